@@ -1,0 +1,34 @@
+# lwr: a grid of layerwise rerankers, from data to tables.
+#
+#   snakemake --cores 2                                       the quickstart grid (config/config.yaml)
+#   snakemake --cores 2 --configfile config/other.yaml        another grid
+#
+# The way of one cell: data.smk (collect, retrieve, mine) -> train.smk (base, train) -> score.smk (score)
+# -> evaluate.smk (evaluate, tables). Every path of results/ is named in common.smk.
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+# Snakemake would merge a --configfile into this one, and grids would mix.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/score.smk"
+include: "workflow/rules/evaluate.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        LAYERS_TABLE,
+
+
+onsuccess:
+    print(Path(LAYERS_TABLE[1]).read_text())
+    print(f"Tables: {TABLES}/   models, scores, measures: {RESULTS}/cells/   logs: {LOGS}/")

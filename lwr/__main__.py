@@ -1,0 +1,3 @@
+from lwr.cli import main
+
+main()

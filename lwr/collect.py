@@ -1,0 +1,32 @@
+"""A data set of the config -> a collection on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lwr.beir import Collection, sample_queries, write_collection
+from lwr.config import BeirFolder, Dataset, PythonDocs
+from lwr.sources import beir_folder, python_docs
+
+
+def collect(dataset: Dataset, out: Path) -> None:
+    """Write the collection to the folder `out`, in BEIR layout, with at most `dataset.queries` per split.
+
+    Every later step takes all judged queries of a split: the sample is drawn here, once. Raises BadInput.
+    """
+    whole = read(dataset.source)
+    qrels = {
+        split: {query: judged[query] for query in sample_queries(judged, dataset.queries.get(split))}
+        for split, judged in whole.qrels.items()
+    }
+    asked = {query for judged in qrels.values() for query in judged}
+    queries = {query: text for query, text in whole.queries.items() if query in asked}
+    write_collection(out, whole.corpus, queries, qrels)
+
+
+def read(source: PythonDocs | BeirFolder) -> Collection:
+    match source:
+        case PythonDocs():
+            return python_docs.read(source)
+        case BeirFolder():
+            return beir_folder.read(source)

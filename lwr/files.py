@@ -1,0 +1,157 @@
+"""Files that appear whole or not at all, JSON lines checked on the way in, hashes that order and split."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+KINDS = {str: "a string", int: "a whole number", float: "a decimal number", list: "a list", dict: "an object"}
+
+
+class BadInput(ValueError):
+    """A file that cannot be used as it is: the message says where (`file:line`), what, and how to mend it."""
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a fresh path beside `path` for a file or a folder; it becomes `path` if the block succeeds.
+
+    What stood at `path` is replaced then, and only then: a file by a file, a folder by a folder (else OSError).
+    On failure nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # at the end stands the whole name: writers read the format off its suffix
+    draft = path.with_name(f".draft-{secrets.token_hex(4)}-{path.name}")
+    try:
+        yield draft
+        for file in draft.rglob("*") if draft.is_dir() else [draft]:
+            if file.is_file():
+                _to_disk(file)
+        if draft.is_dir() and path.is_dir():  # os.replace puts nothing over a folder that holds files
+            _remove(path)
+        os.replace(draft, path)
+    finally:
+        _remove(draft)
+
+
+def _to_disk(file: Path) -> None:
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented, UTF-8. Whole or not at all."""
+    with atomic(path) as draft:
+        draft.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """One JSON object a line, UTF-8; gzipped where the name ends in `.gz`. Whole or not at all."""
+    with atomic(path) as draft, _open(draft, "wb") as opened:
+        for row in rows:
+            opened.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+
+
+def read_jsonl(path: Path, required: dict[str, type]) -> Iterator[dict[str, Any]]:
+    """Stream the objects of a JSON lines file, one a line: row *i* (from 1) stands on line *i*.
+
+    `required`: field -> its exact type (`bool` is no `int`); other fields pass unchecked. Raises BadInput.
+    """
+    for number, line in read_lines(path):
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise BadInput(
+                f"{where}: {_short(line)} is not JSON ({error}); write one object a line"
+            ) from None
+        if not isinstance(row, dict):
+            raise BadInput(f"{where}: {_short(line)} is no JSON object; write one object a line")
+        if "\\ud" in line.lower() and not is_utf8(json.dumps(row, ensure_ascii=False)):
+            raise BadInput(f"{where}: half a surrogate pair, which UTF-8 cannot hold; remove that \\ud...")
+        for field, kind in required.items():
+            if field not in row:
+                raise BadInput(f"{where}: field {field!r} is missing; add it ({KINDS[kind]})")
+            if type(row[field]) is not kind:
+                raise BadInput(f"{where}: field {field!r} is {_short(row[field])}; make it {KINDS[kind]}")
+        yield row
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Stream (number from 1, line without its end) of a UTF-8 text file, `.gz` or plain.
+
+    Raises BadInput: no such file, not UTF-8, a byte order mark, a blank line, a broken archive.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    number = 0
+    with _open(path, "rb") as opened:
+        try:
+            for number, raw in enumerate(opened, 1):
+                yield number, _decode(raw, f"{path}:{number}")
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise BadInput(f"{path}:{number + 1}: broken gzip archive ({error}); fetch it again") from None
+
+
+def _decode(raw: bytes, where: str) -> str:
+    try:
+        line = raw.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        problem = f"byte {error.start} is {raw[error.start]:#x} ({error.reason})"
+        raise BadInput(f"{where}: not UTF-8: {problem}; save the file as UTF-8") from None
+    if line.startswith("\ufeff"):
+        raise BadInput(f"{where}: starts with a byte order mark; save the file as UTF-8 without BOM")
+    if not line.strip():
+        raise BadInput(f"{where}: a blank line; remove it")
+    return line
+
+
+@contextmanager
+def _open(path: Path, mode: str) -> Iterator[IO[bytes]]:
+    with path.open(mode) as opened:
+        if path.suffix == ".gz":  # no name and no time in the archive: the same rows make the same bytes
+            with gzip.GzipFile("", mode, fileobj=opened, mtime=0) as inside:
+                yield inside
+        else:
+            yield opened
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def is_utf8(text: str) -> bool:
+    """False where `text` holds a lone surrogate, which no file can."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def hash_share(key: str) -> float:
+    """A number in [0, 1) made of `key` alone (sha256): the same everywhere, blind to all else."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48

@@ -1,0 +1,62 @@
+"""Ranking measures per query, by ir_measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import ir_measures
+import pandas as pd
+
+from lwr.beir import Qrels, read_qrels
+from lwr.config import Split
+from lwr.files import atomic
+from lwr.trec import best_first
+
+
+def rankings(scores: pd.DataFrame, column: str) -> dict[str, dict[str, float]]:
+    """Per query passage id -> score, strictly decreasing, by one column of a table of scores.
+
+    Ties are broken by `trec.best_first`, which knows neither relevance nor the first stage's order: a
+    constant scorer gets what chance gives.
+    """
+    return {
+        query_id: dict(best_first(zip(group["doc_id"], group[column], strict=True)))
+        for query_id, group in scores.groupby("query_id", sort=True)
+    }
+
+
+def per_query(qrels: Qrels, run: dict[str, dict[str, float]], measures: Sequence[str]) -> pd.DataFrame:
+    """Columns query_id, measure, value (float64); every query with a relevant document has a row.
+
+    A query that the run lacks counts 0.
+    """
+    judged = {query: docs for query, docs in qrels.items() if any(grade > 0 for grade in docs.values())}
+    parsed = {ir_measures.parse_measure(name): name for name in measures}
+    values = {
+        (metric.query_id, parsed[metric.measure]): metric.value
+        for metric in ir_measures.iter_calc(list(parsed), judged, run)
+    }
+    rows = [(q, name, values.get((q, name), 0.0)) for name in measures for q in sorted(judged)]
+    return pd.DataFrame(rows, columns=["query_id", "measure", "value"])
+
+
+def evaluate(
+    scores: Path,
+    collection: Path,
+    split: Split,
+    measures: Sequence[str],
+    cell: dict[str, str | int],
+    out: Path,
+) -> None:
+    """Write Parquet: the cell's columns, split, exit, query_id, measure, value; the first stage and every exit.
+
+    exit is `first_stage` or `layer_4`, as the columns of `scores` are named.
+    """
+    qrels = read_qrels(collection, split)
+    table = pd.read_parquet(scores)
+    exits = [column for column in table.columns if column not in ("query_id", "doc_id")]
+    by_exit = [per_query(qrels, rankings(table, column), measures).assign(exit=column) for column in exits]
+    results = pd.concat(by_exit).assign(**cell, split=split)
+    with atomic(out) as unfinished:
+        results[[*cell, "split", "exit", "query_id", "measure", "value"]].to_parquet(unfinished, index=False)

@@ -1,0 +1,91 @@
+"""All exits of all candidates in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from lwr.batching import batches_of, pad
+from lwr.beir import read_corpus, read_queries
+from lwr.config import Score, Split
+from lwr.files import BadInput, atomic
+from lwr.progress import progress
+from lwr.prompt import Row
+from lwr.reranker import LayerwiseReranker
+from lwr.trec import Run, read_run
+
+QUERIES_AT_ONCE = 64  # their candidates are sorted by length together, and held in memory together
+
+
+@torch.inference_mode()
+def score_rows(
+    reranker: LayerwiseReranker,
+    rows: Sequence[Row],
+    layers: Sequence[int],
+    tokens_per_batch: int = 8192,
+    precision: str = "float32",
+) -> np.ndarray:
+    """float32 [layers, rows]: the scores of tokenised pairs. The reranker must be in evaluation mode."""
+    device = reranker.heads[0].device
+    scores = np.empty((len(layers), len(rows)), dtype=np.float32)
+    for batch in batches_of(rows, tokens_per_batch):
+        features = pad([rows[i] for i in batch], reranker.tokenizer)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            encoded = reranker.encode({name: t.to(device) for name, t in features.items()}, layers)
+        scores[:, batch] = torch.stack(encoded).cpu().numpy()
+    return scores
+
+
+def score(
+    model: Path, collection: Path, split: Split, run: Path, settings: Score, out: Path, label: str = "score"
+) -> None:
+    """Write Parquet: query_id, doc_id, first_stage (float64), layer_k (float32) for every exit k.
+
+    One row per candidate of `run`, in the run's order. Memory holds the texts of the candidates, not the corpus.
+    """
+    reranker = LayerwiseReranker.from_pretrained(model)
+    candidates = read_run(run)
+    tables = _tables(reranker, collection, split, candidates, settings)
+    chunks = -(-len(candidates) // QUERIES_AT_ONCE)
+    with atomic(out) as unfinished:
+        writer = None
+        for table in progress(tables, chunks, label):
+            writer = writer or pq.ParquetWriter(unfinished, table.schema)
+            writer.write_table(table)
+        writer.close()
+
+
+def _tables(
+    reranker: LayerwiseReranker, collection: Path, split: Split, candidates: Run, settings: Score
+) -> Iterator[pa.Table]:
+    queries = read_queries(collection)
+    texts = candidate_texts(collection, split, candidates)
+    query_ids = list(candidates)
+    for start in range(0, len(query_ids), QUERIES_AT_ONCE):
+        some = query_ids[start : start + QUERIES_AT_ONCE]
+        pairs = [(query, doc, first_stage) for query in some for doc, first_stage in candidates[query]]
+        rows = reranker.prompt.rows([(queries[query], texts[doc]) for query, doc, _ in pairs])
+        scores = score_rows(reranker, rows, reranker.exits, settings.tokens_per_batch, settings.precision)
+        query_ids, doc_ids, first_stage = zip(*pairs, strict=True)
+        columns = {"query_id": query_ids, "doc_id": doc_ids, "first_stage": first_stage}
+        columns |= {f"layer_{k}": by_layer for k, by_layer in zip(reranker.exits, scores, strict=True)}
+        yield pa.table(columns)
+
+
+def candidate_texts(collection: Path, split: Split, candidates: Run) -> dict[str, str]:
+    """doc_id -> text of the passages that a run names, from one reading of the corpus.
+
+    Raises BadInput where the corpus lacks one.
+    """
+    wanted = {doc for ranked in candidates.values() for doc, _ in ranked}
+    texts = {p.doc_id: p.full_text for p in read_corpus(collection, split) if p.doc_id in wanted}
+    if missing := wanted - texts.keys():
+        raise BadInput(
+            f"{collection}/corpus.jsonl: no passage {min(missing)!r}, which the run names; retrieve again"
+        )
+    return texts

@@ -1,0 +1,45 @@
+"""A collection that someone else made: a folder in BEIR layout, checked line by line and copied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lwr.beir import SPLITS, Collection, Qrels, read_corpus, read_qrels, read_queries
+from lwr.config import BeirFolder, Split
+from lwr.files import BadInput, hash_share
+
+
+def read(source: BeirFolder) -> Collection:
+    """The folder's corpus and judged queries, with dev and test split off train where asked.
+
+    All splits search the same corpus, but for passages whose `metadata.split` says otherwise.
+    Raises BadInput for anything broken in the folder, a missing split included.
+    """
+    folder = Path(source.path).expanduser()
+    queries = read_queries(folder)
+    qrels = _splits(folder, source, set(queries))
+    return Collection(read_corpus(folder), queries, qrels)
+
+
+def _splits(folder: Path, source: BeirFolder, query_ids: set[str]) -> dict[Split, Qrels]:
+    shares = {"dev": source.dev_from_train, "test": source.test_from_train}
+    there = {split: (folder / "qrels" / f"{split}.tsv").is_file() for split in SPLITS}
+    for split, share in shares.items():
+        key = f"{split}_from_train"
+        if there[split] and share:
+            raise BadInput(f"{folder}: qrels/{split}.tsv is there, so {key} must be 0 (or remove the file)")
+        if not there[split] and not share:
+            raise BadInput(f"{folder}: no qrels/{split}.tsv; add it, or set {key} to take queries of train")
+    present = [split for split in SPLITS if there[split] or split == "train"]
+    qrels = {split: read_qrels(folder, split, query_ids) for split in present}
+    return _split_off(qrels, shares)
+
+
+def _split_off(qrels: dict[Split, Qrels], shares: dict[Split, float]) -> dict[Split, Qrels]:
+    """Move the train queries with the lowest hashes to test, those above them to dev, the rest stay."""
+    parts: dict[Split, Qrels] = {"train": {}, "dev": qrels.get("dev", {}), "test": qrels.get("test", {})}
+    for query_id, judged in qrels["train"].items():
+        at = hash_share(query_id)
+        in_test, in_dev = at < shares["test"], at < shares["test"] + shares["dev"]
+        parts["test" if in_test else "dev" if in_dev else "train"][query_id] = judged
+    return parts

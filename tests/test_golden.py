@@ -1,0 +1,129 @@
+"""Scores, losses and gradients of upstream's own implementation, number by number."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from lwr.base_model import load_base_model
+from lwr.batching import pad
+from lwr.config import Base, Template
+from lwr.prompt import Prompt, Row, yes_ids, yes_token
+from lwr.reranker import LayerwiseReranker
+
+CASES = ["long", "truncating"]
+
+
+def numbers(golden: Path, file: str) -> dict:
+    return json.loads((golden / file).read_text(encoding="utf-8"))
+
+
+def upstream_rows(golden: Path, case: dict, tokenizer) -> list[Row]:
+    """The case's pairs in upstream's order: the positive first, then the negatives as upstream drew them."""
+    prompt = Prompt(tokenizer, Template(), case["query_max_len"], case["passage_max_len"])
+    rows = []
+    for group, texts in zip(numbers(golden, "groups.json"), case["texts_in_order"], strict=True):
+        passages = [passage_of(text, group["pos"] + group["neg"]) for text in texts]
+        rows += prompt.rows([(group["query"], passage) for passage in passages], group["prompt"])
+    return rows
+
+
+def passage_of(text: str, passages: list[str]) -> str:
+    """The passage that `text` (a whole decoded row) was made of, of which a cut row holds the beginning alone."""
+    written = text.split("\nB: ")[1].split("\n")[0]
+    (passage,) = [passage for passage in passages if passage.startswith(written)]
+    return passage
+
+
+def upstream_features(rows: list[Row], tokenizer) -> dict[str, torch.Tensor]:
+    """Our rows end where the answer would stand. Upstream's trainer appends all tokens of `Yes` and reads the
+    state one before the last of them, which it marks in `labels`; here `Yes` is two tokens."""
+    answered = [Row(row.input_ids + yes_ids(tokenizer), None) for row in rows]
+    features = pad(answered, tokenizer)
+    labels = torch.full_like(features["input_ids"], -100)
+    for label, row in zip(labels, answered, strict=True):
+        label[len(row) - 1] = yes_token(tokenizer)
+    return features | {"labels": labels}
+
+
+@pytest.fixture
+def layerwise(golden) -> LayerwiseReranker:
+    return LayerwiseReranker.from_pretrained(golden / "minicpm-layerwise-tiny", device="cpu")
+
+
+@pytest.fixture(params=CASES)
+def case(golden, request) -> dict:
+    return numbers(golden, "training.json")[request.param]
+
+
+def test_token_ids(golden, layerwise, case):
+    tokenizer = layerwise.tokenizer
+    rows = upstream_rows(golden, case, tokenizer)
+    assert [row.input_ids + yes_ids(tokenizer) for row in rows] == case["input_ids"]
+
+
+def test_training_scores_and_loss(golden, layerwise, case):
+    rows = upstream_rows(golden, case, layerwise.tokenizer)
+    output = layerwise.train()(upstream_features(rows, layerwise.tokenizer), groups=4)
+    assert_scores(output.scores, case["scores"], layerwise.exits)
+    assert output.loss.item() == pytest.approx(case["loss"], rel=1e-4)
+
+
+def test_training_gradients(golden, layerwise, case):
+    rows = upstream_rows(golden, case, layerwise.tokenizer)
+    layerwise.train()(upstream_features(rows, layerwise.tokenizer), groups=4).loss.backward()
+    for layer in layerwise.exits:
+        expected = case["head_grad_norm"][str(layer)]
+        assert layerwise.head(layer).grad.norm().item() == pytest.approx(expected, rel=1e-3)
+
+    # MiniCPM scales what a weight gives: y = s·(w·x). Here the scale is folded in: y = (s·w)·x. The same loss has
+    # therefore 1/s of upstream's gradient at a folded weight, and upstream's own at every other.
+    config = numbers(golden, "minicpm-layerwise-tiny/config.json")
+    residual = config["scale_depth"] / math.sqrt(config["num_hidden_layers"])
+    scales = {
+        "embed_tokens.weight": config["scale_emb"],
+        "layers.0.self_attn.q_proj.weight": 1,
+        "layers.5.mlp.down_proj.weight": residual,
+        "norm.weight": 1,
+    }
+    weights = dict(layerwise.backbone.named_parameters())
+    upstream = {name.removeprefix("model."): norm for name, norm in case["grad_norm"].items()}
+    assert upstream.keys() == scales.keys()
+    for name, norm in upstream.items():
+        assert weights[name].grad.norm().item() == pytest.approx(norm / scales[name], rel=1e-3), name
+
+
+def test_raw_model_with_yes_heads(golden, case):
+    loaded = load_base_model(Base(model=str(golden / "minicpm-raw-tiny")), with_vocabulary=True)
+    assert yes_token(loaded.tokenizer) == case["raw_yes_token_id"]
+    reranker = LayerwiseReranker(
+        loaded.backbone, loaded.tokenizer, train_batch_size=4, start_layer=2, initial_heads=loaded.yes_row
+    )
+    rows = upstream_rows(golden, case, loaded.tokenizer)
+    output = reranker.train()(upstream_features(rows, loaded.tokenizer))
+    assert_scores(output.scores, case["raw_scores"], reranker.exits)
+    assert output.loss.item() == pytest.approx(case["raw_loss"], rel=1e-4)
+
+
+@torch.no_grad()
+def test_released_reranker(golden, layerwise):
+    inference = numbers(golden, "inference.json")
+    pairs = [tuple(pair) for pair in inference["pairs"]]
+
+    def scores(max_length: int, layers: list[int]) -> list[torch.Tensor]:
+        rows = layerwise.prompt.use_inference_lengths(max_length).rows(pairs)
+        return layerwise.encode(pad(rows, layerwise.tokenizer), layers)
+
+    assert_scores(scores(inference["max_length"], layerwise.exits), inference["scores"], layerwise.exits)
+    assert_scores(scores(inference["max_length"], [3]), {"3": inference["cutoff_3_alone"]}, [3])
+    assert_scores(scores(28, [3]), {"3": inference["cutoff_3_max_length_28"]}, [3])
+
+
+def assert_scores(scores: list[torch.Tensor], expected: dict[str, list[float]], layers: list[int]) -> None:
+    assert list(expected) == [str(layer) for layer in layers]
+    for layer, by_row in zip(layers, scores, strict=True):
+        torch.testing.assert_close(by_row.detach(), torch.tensor(expected[str(layer)]), atol=1e-4, rtol=0)

@@ -1,0 +1,96 @@
+"""The house itself: floors, one list of dependencies, and what the README promises."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+FLOORS = [
+    {"__init__"},
+    {"checkpoint", "files", "progress", "provenance"},
+    {"config"},
+    {"beir", "trec"},
+    {"collect", "measures", "mine", "prompt", "retrieve", "sources", "tables"},
+    {"base_model", "batching", "depth", "loss", "minicpm"},
+    {"groups", "reranker"},
+    {"score"},
+    {"train"},
+    {"cli"},
+    {"__main__"},
+]
+"""What a room may import: rooms below its floor; on its own floor none but the few named in NEIGHBOURS."""
+NEIGHBOURS = {("collect", "sources"), ("base_model", "minicpm")}
+
+
+def rooms() -> list[Path]:
+    return sorted((ROOT / "lwr").rglob("*.py"))
+
+
+def imports_of(file: Path) -> set[str]:
+    """The rooms that a file imports: `beir` for both `from lwr.beir import x` and `from lwr import beir`."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "lwr":
+            found |= {
+                alias.name if (ROOT / "lwr" / f"{alias.name}.py").exists() else "__init__"
+                for alias in node.names
+            }
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lwr."):
+            found.add(node.module.split(".")[1])
+    return found
+
+
+def room_of(file: Path) -> str:
+    return "sources" if file.parent.name == "sources" else file.stem
+
+
+@pytest.mark.parametrize("file", rooms(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_room_imports_only_from_floors_below(file):
+    floor_of = {room: floor for floor, names in enumerate(FLOORS) for room in names}
+    room = room_of(file)
+    for other in imports_of(file) - {room}:
+        below = floor_of[other] < floor_of[room]
+        assert below or (room, other) in NEIGHBOURS, f"{room} must not import {other}"
+
+
+@pytest.mark.parametrize("file", rooms(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_nothing_in_the_library_knows_snakemake(file):
+    assert not re.search(r"^\s*(import|from) snakemake", file.read_text(encoding="utf-8"), re.M)
+
+
+def locked() -> dict[str, str]:
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").split("\n")
+    return {canonicalize_name(r.name): str(r.specifier) for r in map(Requirement, filter(None, lines))}
+
+
+def declared() -> list[Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    return [Requirement(line) for line in [*project["dependencies"], *extras["dev"], *extras["slurm"]]]
+
+
+def test_the_lock_pins_every_declared_dependency():
+    pins = locked()
+    for requirement in declared():
+        if requirement.name != "lwr":
+            pin = pins[canonicalize_name(requirement.name)]
+            assert re.fullmatch(r"==[\w.]+", pin)
+            assert requirement.specifier.contains(pin.removeprefix("=="))
+    assert pins["torch"] == "==2.13.0"
+
+
+def test_conda_users_get_the_same_lock():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    python, *_, from_pip = environment["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert from_pip == {"pip": ["--requirement requirements.lock", "--editable ."]}
+    assert project["requires-python"] == ">=3.11,<3.12"
+    assert python == "python=3.11"

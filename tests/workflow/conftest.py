@@ -1,0 +1,87 @@
+"""A copy of the house in which the tiny grid has run: tests may edit it, and ask what Snakemake would do."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tiny
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@dataclass(frozen=True)
+class House:
+    """A folder with the Snakefile, lwr/, and config/test.yaml of its own."""
+
+    folder: Path
+
+    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "config/test.yaml", *arguments]
+        paths = {"PYTHONPATH": str(self.folder), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        run = subprocess.run(
+            command, cwd=self.folder, env=os.environ | paths, capture_output=True, text=True, timeout=300
+        )
+        if check:
+            assert run.returncode == 0, run.stdout + run.stderr
+        return run
+
+    def plan(self, *arguments: str) -> list[tuple[str, dict[str, str]]]:
+        """(rule, wildcards) of each job that would run; `all` aside."""
+        out = self.snakemake("--dry-run", *arguments)
+        jobs = re.findall(
+            r"^rule (\w+):\n((?:    .*\n)*)", re.sub(r"^\[.*\]\n", "", out.stdout + out.stderr, flags=re.M), re.M
+        )
+        return [(rule, _wildcards(about)) for rule, about in jobs if rule != "all"]
+
+    def rules(self, *arguments: str) -> set[str]:
+        return {rule for rule, _ in self.plan(*arguments)}
+
+    def edit_config(self, edit) -> None:
+        path = self.folder / "config/test.yaml"
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        edit(config)
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+
+    def tables(self) -> dict[str, bytes]:
+        return {file.name: file.read_bytes() for file in (self.folder / "results/test/tables").iterdir()}
+
+
+def _wildcards(about: str) -> dict[str, str]:
+    found = re.search(r"^    wildcards: (.*)$", about, re.M)
+    return dict(pair.split("=", 1) for pair in found[1].split(", ")) if found else {}
+
+
+def copy_house(folder: Path) -> House:
+    for part in ("Snakefile", "workflow", "lwr", "config", "environment.yml"):
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, folder / part)
+    for name in ("llama", "bert"):
+        tiny.save(name, folder / "checkpoints" / f"tiny-{name}")
+    return House(folder)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> House:
+    """The tiny grid, run once; look, don't touch."""
+    house = copy_house(tmp_path_factory.mktemp("house"))
+    run = house.snakemake()
+    (house.folder / "printed.txt").write_text(run.stdout + run.stderr, encoding="utf-8")
+    return house
+
+
+@pytest.fixture
+def house(finished, tmp_path) -> House:
+    """A copy of the finished house, with times and Snakemake's memory, to change at will."""
+    shutil.copytree(finished.folder, tmp_path / "house", copy_function=shutil.copy2)
+    return House(tmp_path / "house")

@@ -1,0 +1,64 @@
+# The typed config, every path of results/ (named here once), wildcard constraints, and code digests.
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from lwr.config import Config, explain
+from lwr.provenance import code_digest
+
+try:
+    GRID = Config.model_validate(config)
+except ValidationError as error:
+    raise WorkflowError(explain(error, ", ".join(map(str, workflow.configfiles)))) from None
+
+SPLITS = ["train", "dev", "test"]
+SCORED = ["dev", "test"]  # chosen on dev, reported on test
+
+RESULTS = GRID.results
+LOGS = f"{RESULTS}/logs"
+
+COLLECTION = f"{RESULTS}/collections/{{dataset}}"
+CORPUS = f"{COLLECTION}/corpus.jsonl"
+QUERIES = f"{COLLECTION}/queries.jsonl"
+QRELS = f"{COLLECTION}/qrels"
+RUN = f"{COLLECTION}/runs/{{split}}.trec"
+GROUPS = f"{COLLECTION}/groups.jsonl"
+
+BASE_MODEL = f"{RESULTS}/base_models/{{base_model}}.json"
+
+CELL = "{dataset}/{base_model}/start{start_layer}/{variant}/seed{seed}"
+CELLS = f"{RESULTS}/cells/{CELL}"
+MODEL = f"{CELLS}/model"
+SCORES = f"{CELLS}/scores/{{split}}.parquet"
+MEASURES = f"{CELLS}/measures/{{split}}.parquet"
+
+TABLES = f"{RESULTS}/tables"
+LAYERS_TABLE = [f"{TABLES}/layers.{kind}" for kind in ("csv", "md", "tex")]
+
+
+wildcard_constraints:
+    dataset="[^/]+",
+    base_model="[^/]+",
+    start_layer=r"\d+",
+    variant="[^/]+",
+    seed=r"-?\d+",
+    split="train|dev|test",
+
+
+def of_each_cell(template, **fixed):
+    """The path of every cell of the grid."""
+    return [template.format(**vars(cell), **fixed) for cell in GRID.cells()]
+
+
+def settings(section):
+    """A slice of the config as the commands take it; where it stands in params, its edits cause reruns."""
+    return json.dumps(section if isinstance(section, dict) else section.slice())
+
+
+# An edit in lwr/ re-runs the steps that import the edited file, and no others.
+CODE = {
+    step: code_digest(step)
+    for step in ("collect", "retrieve", "mine", "checkpoint", "train", "score", "measures", "tables")
+}

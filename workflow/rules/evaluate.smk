@@ -1,0 +1,52 @@
+# From scores to measures to the tables people read.
+
+
+rule evaluate:
+    input:
+        scores=SCORES,
+        qrels=QRELS,
+    output:
+        MEASURES,
+    params:
+        folder=COLLECTION,
+        measures=lambda w: ",".join(GRID.measures_of(w.dataset)),
+        cell=lambda w: settings(
+            {
+                "dataset": w.dataset,
+                "base_model": w.base_model,
+                "start_layer": int(w.start_layer),
+                "variant": w.variant,
+                "seed": int(w.seed),
+            }
+        ),
+        code=CODE["measures"],
+    log:
+        f"{LOGS}/evaluate/{CELL}/{{split}}.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        "lwr evaluate --scores {input.scores:q} --collection {params.folder:q} --split {wildcards.split}"
+        " --measures {params.measures:q} --cell {params.cell:q} --out {output:q} 2>&1 | tee {log:q}"
+
+
+rule tables:
+    input:
+        of_each_cell(MEASURES, split="test"),
+    output:
+        LAYERS_TABLE,
+    params:
+        folder=TABLES,
+        primary=GRID.measures[0],
+        code=CODE["tables"],
+    log:
+        f"{LOGS}/tables.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        "lwr tables {input:q} --primary {params.primary:q} --out {params.folder:q} 2>&1 | tee {log:q}"
