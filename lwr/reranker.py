@@ -214,7 +214,7 @@ class LayerwiseReranker(nn.Module):
     def gradient_checkpointing_enable(self, **_) -> None:
         """Keep one state per block and compute the rest again on the way back."""
         # The reentrant kind would cut the graph at the states that the hooks hand out.
-        self.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        self.backbone.activation_checkpointing_enable({"use_reentrant": False})
 
     # --- on disk ---------------------------------------------------------------------------------------
 
@@ -227,6 +227,7 @@ class LayerwiseReranker(nn.Module):
         if adapter and self.base is None:
             raise ValueError("an adapter must name its base model: construct with base=, or merge() first")
         self.backbone.save_pretrained(folder)
+        self.config.save_pretrained(folder)  # an adapter alone would not write it
         layers = self.exits[-1:] if self.shared_head else self.exits
         names = ["shared"] if self.shared_head else [f"layer_{k}" for k in layers]
         save_file(
@@ -237,8 +238,8 @@ class LayerwiseReranker(nn.Module):
         about = {
             "lwr": __version__,
             "base": self.base and self.base.identity(),
-            "base_fingerprint": self.base and fingerprint(fetch(self.base.model, self.base.revision)),
             "adapter": adapter,
+            "base_fingerprint": fingerprint(fetch(self.base.model, self.base.revision)) if adapter else None,
             "depth": self.trunk.depth,
             "start_layer": self.start_layer,
             "shared_head": self.shared_head,
@@ -279,8 +280,9 @@ class LayerwiseReranker(nn.Module):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         heads = _read_heads(folder, about)
         if about["adapter"]:
-            backbone = load_base_model(base.model_copy(update={"attention": attention})).backbone
+            _part(folder, "adapter_model.safetensors")
             _same_base(folder, base, about["base_fingerprint"])
+            backbone = load_base_model(base.model_copy(update={"attention": attention})).backbone
         else:
             backbone = AutoModel.from_pretrained(
                 folder,
@@ -328,12 +330,14 @@ class LayerwiseReranker(nn.Module):
 BiEncoderModel = LayerwiseReranker  # upstream's name
 
 
+def _part(folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
+        raise ValueError(f"{folder}: {name} is missing; without it a reranker scores nothing (pickles are not read)")
+    return folder / name
+
+
 def _read_heads(folder: Path, about: dict[str, Any]) -> dict[int, Tensor]:
-    file = folder / "heads.safetensors"
-    if not file.is_file():
-        raise ValueError(
-            f"{folder}: heads.safetensors is missing; without its heads a reranker scores nothing"
-        )
+    file = _part(folder, "heads.safetensors")
     tensors = load_file(file)
     exits = range(about["start_layer"], about["depth"] + 1)
     names = {k: "shared" if about["shared_head"] else f"layer_{k}" for k in exits}

@@ -1,0 +1,149 @@
+"""The depth mechanism on every architecture: what it sees, where it stops, what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaModel, T5Config, T5Model
+
+from lwr.depth import UnsupportedBackbone, find_trunk, run_to
+
+EVERY_LAYER = list(range(1, tiny.LAYERS + 1))
+NORMS = {"lfm2": "embedding_norm", "modernbert": "final_norm", "bert": None, "xlm-roberta": None}
+"""The final norm's name where it is not `norm`; None: each block normalises its own output."""
+
+architectures = pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+
+
+def inputs() -> dict[str, torch.Tensor]:
+    ids = torch.randint(3, tiny.VOCABULARY, (2, 7))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+@pytest.fixture
+def blocks_run(monkeypatch):
+    """blocks_run(trunk, run): the blocks, counted from 1, whose forward `run()` calls."""
+
+    def watch(trunk, run) -> list[int]:
+        called = []
+
+        def counted(k, forward):
+            def count_and_run(*args, **kwargs):
+                called.append(k)
+                return forward(*args, **kwargs)
+
+            return count_and_run
+
+        for k, block in enumerate(trunk.blocks, start=1):
+            monkeypatch.setattr(block, "forward", counted(k, block.forward))
+        run()
+        monkeypatch.undo()
+        return called
+
+    return watch
+
+
+@architectures
+@torch.no_grad()
+def test_every_layer_is_what_transformers_reports(architecture):
+    backbone = tiny.backbone(architecture)
+    trunk = find_trunk(backbone)
+    features = inputs()
+    expected = backbone(**features, output_hidden_states=True)
+    name = NORMS.get(architecture, "norm")
+    norm = nn.Identity() if name is None else backbone.get_submodule(name)
+    states = run_to(backbone, trunk, EVERY_LAYER, trunk.norm, **features)
+    for k in EVERY_LAYER[:-1]:
+        torch.testing.assert_close(states[k - 1], norm(expected.hidden_states[k]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(states[-1], expected.last_hidden_state, atol=1e-5, rtol=0)
+    assert not torch.allclose(states[0], states[1], atol=0.1), "layers must differ for this test to mean anything"
+
+
+@architectures
+@torch.no_grad()
+def test_an_early_exit_runs_no_deeper_block_and_changes_nothing(architecture, blocks_run):
+    backbone = tiny.backbone(architecture)
+    trunk = find_trunk(backbone)
+    features = inputs()
+    full = run_to(backbone, trunk, EVERY_LAYER, trunk.norm, **features)
+    for k in EVERY_LAYER:
+        alone = []
+        ran = blocks_run(trunk, lambda k=k: alone.extend(run_to(backbone, trunk, [k], trunk.norm, **features)))
+        assert ran == list(range(1, k + 1))
+        assert torch.equal(alone[0], full[k - 1])
+
+
+@architectures
+def test_trunk(architecture):
+    backbone = tiny.backbone(architecture)
+    trunk = find_trunk(backbone)
+    assert trunk.depth == tiny.LAYERS
+    assert trunk.causal == (architecture in tiny.DECODERS)
+    unread = {p for module in trunk.unused for p in module.parameters()}
+    names = {name for name, p in backbone.named_parameters() if p in unread}
+    assert names == {name for name, _ in backbone.named_parameters() if name.startswith("pooler.")}
+
+
+@torch.no_grad()
+def test_layers_come_in_the_order_asked_for():
+    backbone = tiny.backbone("llama")
+    trunk = find_trunk(backbone)
+    features = inputs()
+    second, last, first = run_to(backbone, trunk, [2, 4, 1], trunk.norm, **features)
+    for state, k in ((second, 2), (last, 4), (first, 1)):
+        assert torch.equal(state, run_to(backbone, trunk, [k], trunk.norm, **features)[0])
+
+
+@torch.no_grad()
+def test_no_hook_stays_behind():
+    backbone = tiny.backbone("llama")
+    trunk = find_trunk(backbone)
+
+    def fail(_):
+        raise RuntimeError("in the middle of a pass")
+
+    run_to(backbone, trunk, [2], trunk.norm, **inputs())
+    with pytest.raises(RuntimeError, match="in the middle of a pass"):
+        run_to(backbone, trunk, [2], fail, **inputs())
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in backbone.modules())
+
+
+def test_looking_at_a_backbone_leaves_its_mode():
+    backbone = tiny.backbone("llama").train()
+    find_trunk(backbone)
+    assert backbone.training
+
+
+# --- refusals ------------------------------------------------------------------------------------------
+
+
+def test_two_lists_of_the_same_length_are_refused():
+    backbone = tiny.backbone("llama")
+    backbone.extra = nn.ModuleList(nn.Identity() for _ in range(tiny.LAYERS))
+    with pytest.raises(UnsupportedBackbone, match="LlamaModel: expected one list of its 4 blocks, found 2"):
+        find_trunk(backbone)
+
+
+def test_an_encoder_with_a_decoder_is_refused():
+    t5 = T5Model(T5Config(vocab_size=50, d_model=16, d_kv=4, d_ff=16, num_layers=5, num_heads=2))
+    with pytest.raises(UnsupportedBackbone, match="T5Model: expected one list of its 5 blocks, found 2"):
+        find_trunk(t5)
+
+
+class _TwiceNormed(LlamaModel):
+    def __init__(self, config):
+        super().__init__(config)
+        self.another = nn.LayerNorm(config.hidden_size)
+
+    def forward(self, **inputs):
+        output = super().forward(**inputs)
+        output.last_hidden_state = self.another(output.last_hidden_state)
+        return output
+
+
+def test_more_than_a_norm_after_the_last_block_is_refused():
+    backbone = _TwiceNormed(LlamaConfig(**tiny.SHAPE)).eval()
+    with pytest.raises(UnsupportedBackbone, match="stands more than one norm"):
+        find_trunk(backbone)
