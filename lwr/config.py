@@ -63,8 +63,40 @@ class BeirFolder(Section):
         return self
 
 
+class IrDatasets(Section):
+    """A collection by its `ir_datasets` ids, which share one corpus (`pip install ir_datasets`)."""
+
+    kind: Literal["ir_datasets"]
+    splits: dict[Split, str] = Field(description="split: id, such as `beir/scifact/train`")
+    dev_from_train: float = Field(
+        0.0, ge=0, lt=1, description="share of the train queries (by hash) taken as dev"
+    )
+
+
+class HubDataset(Section):
+    """A Hugging Face data set in the hub's BEIR form (`pip install datasets`)."""
+
+    kind: Literal["hub"]
+    id: str = Field(description="of corpus and queries, such as `BeIR/scifact`")
+    qrels: str = Field(description="of the judgements, such as `BeIR/scifact-qrels`")
+    revision: str = Field(description="commit hash of `id`")
+    qrels_revision: str = Field(description="commit hash of `qrels`")
+    dev_from_train: float = Field(
+        0.0, ge=0, lt=1, description="share of the train queries (by hash) taken as dev"
+    )
+
+
+class FlagEmbedding(Section):
+    """Training groups made elsewhere: FlagEmbedding's JSON lines. To train on; `tests` says what to rank."""
+
+    kind: Literal["flag_embedding"]
+    path: str = Field(description="a .jsonl file, or a folder of them")
+
+
 class FirstStage(Section):
-    """The retriever whose candidates are reranked: BM25."""
+    """The retriever whose candidates are reranked: BM25, or runs made elsewhere."""
+
+    runs: dict[Split, str] = Field({}, description="split: TREC run to take instead of BM25's")
 
     depth: Count = Field(100, description="candidates per query")
     k1: float = Field(0.9, ge=0)
@@ -73,6 +105,16 @@ class FirstStage(Section):
 
 class Mining(Section):
     """Training groups: one positive and hard negatives from the first stage of the train queries."""
+
+    samples: Count = Field(1, description="groups per query, with other negatives each")
+    teacher_run: str | None = Field(
+        None, description="TREC run with a teacher's scores of the train candidates; they go into the groups"
+    )
+    margin: float | None = Field(
+        None,
+        description="drop as a likely false negative what scores above the positive's score less this, by "
+        "the teacher's scores or else the first stage's; null: keep all",
+    )
 
     negatives: Count = Field(7, description="negatives per group, kept in the file")
     depth: tuple[int, int] = Field(
@@ -85,7 +127,15 @@ class Mining(Section):
 
 
 class Dataset(Section):
-    source: Annotated[PythonDocs | BeirFolder, Field(discriminator="kind")]
+    source: Annotated[
+        PythonDocs | BeirFolder | IrDatasets | HubDataset | FlagEmbedding, Field(discriminator="kind")
+    ]
+    train: bool = Field(True, description="false: no cell trains on it, others only rank its dev and test")
+    tests: list[str] = Field(
+        [],
+        description="data sets whose dev and test are ranked by what trains on this one; none: this one. "
+        "Looks at dev while training are at the first of them",
+    )
     first_stage: FirstStage = FirstStage()
     mining: Mining = Mining()
     queries: dict[Literal["dev", "test"], Count] = Field(
@@ -302,10 +352,15 @@ class Config(Section):
             merged |= patch.model_dump(exclude_unset=True)
         return Train.model_validate(merged)
 
+    def tests_of(self, dataset: str) -> list[str]:
+        """The data sets that a reranker trained on `dataset` ranks."""
+        return self.datasets[dataset].tests or [dataset]
+
     def cells(self) -> list[Cell]:
         return [
             Cell(dataset, base_model, start_layer, variant, seed)
-            for dataset in self.datasets
+            for dataset, about in self.datasets.items()
+            if about.train
             for base_model in self.base_models
             for start_layer in self.start_layers_of(base_model)
             for variant in self.variants

@@ -85,11 +85,13 @@ def _after(block: nn.Module, see: Callable[[Tensor], None]):
 def find_trunk(backbone: PreTrainedModel) -> Trunk:
     """Blocks, final norm and direction of a backbone, read off forward passes over three tokens.
 
-    Raises UnsupportedBackbone where there is not one list of blocks, or where more than one norm stands
+    Its cache is turned off for good: nothing here generates. Raises UnsupportedBackbone where there is not one list of blocks, or where more than one norm stands
     between the last block and the output.
     """
     kind = type(backbone).__name__
-    depth = backbone.config.get_text_config().num_hidden_layers
+    config = backbone.config.get_text_config()
+    config.use_cache = False
+    depth = config.num_hidden_layers
     lists = [m for m in backbone.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     if len(lists) != 1:
         raise UnsupportedBackbone(

@@ -139,7 +139,7 @@ class LayerwiseReranker(nn.Module):
         if self.trunk.causal:
             positions = features.get("position_ids")
             counted = (mask.cumsum(dim=1) - 1).clamp(min=0)  # padding on the left must not shift positions
-            inputs |= {"position_ids": counted if positions is None else positions, "use_cache": False}
+            inputs["position_ids"] = counted if positions is None else positions
         return inputs
 
     def _pooler(self, mask: Tensor, labels: Tensor | None):

@@ -25,9 +25,9 @@ class House:
 
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "config/test.yaml", *arguments]
-        paths = {"PYTHONPATH": str(self.folder), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        own_code = {"PYTHONPATH": str(self.folder)}
         run = subprocess.run(
-            command, cwd=self.folder, env=os.environ | paths, capture_output=True, text=True, timeout=300
+            command, cwd=self.folder, env=os.environ | own_code, capture_output=True, text=True, timeout=300
         )
         if check:
             assert run.returncode == 0, run.stdout + run.stderr

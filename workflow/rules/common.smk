@@ -1,6 +1,8 @@
 # The typed config, every path of results/ (named here once), wildcard constraints, and code digests.
 
 import json
+import os
+import sys
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,6 +14,9 @@ try:
     GRID = Config.model_validate(config)
 except ValidationError as error:
     raise WorkflowError(explain(error, ", ".join(map(str, workflow.configfiles)))) from None
+
+# Rules call the `lwr` that is installed beside this Snakemake, activated or not.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 SPLITS = ["train", "dev", "test"]
 SCORED = ["dev", "test"]  # chosen on dev, reported on test
