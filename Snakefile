@@ -23,9 +23,13 @@ include: "workflow/rules/score.smk"
 include: "workflow/rules/evaluate.smk"
 
 
+# Not the tables alone: what a run leaves behind is part of the result, and made again where it is lost.
 rule all:
     default_target: True
     input:
+        of_each_cell(MODEL),
+        of_each_cell(SCORES, split="test"),
+        of_each_cell(MEASURES, split="test"),
         LAYERS_TABLE,
 
 

@@ -177,6 +177,7 @@ def score(
     run: Annotated[Path, Option(help="TREC run with the candidates.", exists=True)],
     settings: Settings,
     out: Out,
+    shard: Annotated[str, Option(help="K/N: only every N-th query, from the K-th (1..N) on.")] = "1/1",
     label: Annotated[str, Option(help="Stands before each line of progress.")] = "score",
 ) -> None:
     """Score all candidates at all exits in one pass; Parquet with one column per exit.
@@ -193,7 +194,25 @@ def score(
     from lwr.score import score
 
     _quiet()
-    score(model, collection, split, run, read_settings(settings, config.Score), out, label)
+    score(model, collection, split, run, read_settings(settings, config.Score), out, shard, label)
+
+
+@app.command()
+def gather(
+    shards: Annotated[list[Path], typer.Argument(help="Parquet files of all shards, in order.", exists=True)],
+    out: Out,
+) -> None:
+    """Put the shards of a scored split together again, in the order of the run.
+
+    Example:
+
+    ```
+    lwr gather test.1.parquet test.2.parquet --out test.parquet
+    ```
+    """
+    from lwr.gather import gather
+
+    gather(shards, out)
 
 
 @app.command()
@@ -241,6 +260,28 @@ def tables(
     from lwr.tables import write_tables
 
     write_tables(measures, primary, out)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def launch(
+    step: Annotated[list[str], typer.Argument(help="A step and its options.")],
+    gpus: Annotated[int, Option(help="GPUs to lease, where the machine has any.", min=0)] = 1,
+    processes: Annotated[int, Option(help="More than one: `accelerate launch`.", min=1)] = 1,
+) -> None:
+    """Run a step on GPUs of its own, in one process or several.
+
+    Each leased GPU is locked for as long as the step lives, so that steps side by side don't share one. Under
+    SLURM nothing is leased. Options for accelerate go into the environment: `LWR_ACCELERATE="--num_machines 2 …"`.
+
+    Example:
+
+    ```
+    lwr launch --gpus 2 --processes 2 -- train --base '{model: Qwen/Qwen3-0.6B}' …
+    ```
+    """
+    from lwr.launch import launch
+
+    launch(step, gpus, processes)
 
 
 def _quiet() -> None:

@@ -278,6 +278,7 @@ class Base(Section):
 
 class Score(Section):
     tokens_per_batch: Count = Field(8192, description="padded tokens in one forward pass")
+    shards: Count = Field(1, description="jobs that share the queries of one split")
     precision: Literal["float32", "bfloat16"] = "float32"
 
 

@@ -85,10 +85,12 @@ def _after(block: nn.Module, see: Callable[[Tensor], None]):
 def find_trunk(backbone: PreTrainedModel) -> Trunk:
     """Blocks, final norm and direction of a backbone, read off forward passes over three tokens.
 
-    Its cache is turned off for good: nothing here generates. Raises UnsupportedBackbone where there is not one list of blocks, or where more than one norm stands
-    between the last block and the output.
+    Its cache is turned off for good: nothing here generates. Raises UnsupportedBackbone where there is not one
+    list of blocks, or where more than one norm stands between the last block and the output.
     """
     kind = type(backbone).__name__
+    if backbone.config.is_encoder_decoder:
+        raise UnsupportedBackbone(f"{kind}: an encoder with a decoder; give one of the two")
     config = backbone.config.get_text_config()
     config.use_cache = False
     depth = config.num_hidden_layers
@@ -101,14 +103,15 @@ def find_trunk(backbone: PreTrainedModel) -> Trunk:
     blocks = lists[0]
 
     state: dict[str, Tensor] = {}
-    later: list[tuple[nn.Module, object]] = []  # modules that ran after the last block, with their outputs
+    later: list[tuple[nn.Module, Tensor]] = []  # modules that ran after the last block, with their outputs
     inside = set(blocks.modules())
+    outside = [m for m in backbone.modules() if m not in inside and blocks not in m.modules()]
 
     def after_block(_, __, output):
         state["last"] = output if isinstance(output, Tensor) else output[0]
 
     def after_any(module, _, output):
-        if "last" in state and module not in inside and module is not backbone:
+        if "last" in state and isinstance(output, Tensor):
             later.append((module, output))
 
     def final_state(*ids: int) -> Tensor:
@@ -119,21 +122,22 @@ def find_trunk(backbone: PreTrainedModel) -> Trunk:
     backbone.eval()
     with ExitStack() as hooks:
         hooks.enter_context(blocks[-1].register_forward_hook(after_block))
-        for module in backbone.modules():
-            if module is not blocks[-1]:
-                hooks.enter_context(module.register_forward_hook(after_any))
+        for module in outside:
+            hooks.enter_context(module.register_forward_hook(after_any))
         output = final_state(1, 2, 3)
-    causal = torch.equal(output[:, :2], final_state(1, 2, 4)[:, :2])
+    felt = (output - final_state(1, 2, 4)).norm(dim=-1)[0]  # how each token feels that the third is another
+    causal = bool(felt[:2].max() < 1e-3 * felt[2])  # not 0: experts compute in batches that the others shape
     backbone.train(training)
 
-    if output is state["last"]:
+    if torch.equal(state["last"], output):
         norm = nn.Identity()
     else:
-        norm = next((module for module, result in later if result is output), None)
+        norm = next((module for module, result in later if torch.equal(result, output)), None)
         if norm is None or not torch.equal(norm(state["last"]), output):
             raise UnsupportedBackbone(
                 f"{kind}: between its last block and its output stands more than one norm, "
                 "so a shallower hidden state cannot be treated as the deepest is"
             )
-    unused = [module for module, result in later if isinstance(result, Tensor) and result is not output]
+    parts = set(norm.modules())
+    unused = [m for m, result in later if m not in parts and not torch.equal(result, output)]
     return Trunk(blocks, norm, causal, unused)

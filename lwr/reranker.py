@@ -332,7 +332,9 @@ BiEncoderModel = LayerwiseReranker  # upstream's name
 
 def _part(folder: Path, name: str) -> Path:
     if not (folder / name).is_file():
-        raise ValueError(f"{folder}: {name} is missing; without it a reranker scores nothing (pickles are not read)")
+        raise ValueError(
+            f"{folder}: {name} is missing; without it a reranker scores nothing (pickles are not read)"
+        )
     return folder / name
 
 

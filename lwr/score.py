@@ -42,22 +42,41 @@ def score_rows(
 
 
 def score(
-    model: Path, collection: Path, split: Split, run: Path, settings: Score, out: Path, label: str = "score"
+    model: Path,
+    collection: Path,
+    split: Split,
+    run: Path,
+    settings: Score,
+    out: Path,
+    shard: str = "1/1",
+    label: str = "score",
 ) -> None:
     """Write Parquet: query_id, doc_id, first_stage (float64), layer_k (float32) for every exit k.
 
-    One row per candidate of `run`, in the run's order. Memory holds the texts of the candidates, not the corpus.
+    One row per candidate of `run`, in the run's order. shard: `K/N` takes every N-th query from the K-th on.
+    Memory holds the texts of the candidates, not the corpus. Raises BadInput where corpus and run don't fit.
     """
     reranker = LayerwiseReranker.from_pretrained(model)
-    candidates = read_run(run)
-    tables = _tables(reranker, collection, split, candidates, settings)
+    candidates = _shard(read_run(run), shard)
     chunks = -(-len(candidates) // QUERIES_AT_ONCE)
-    with atomic(out) as unfinished:
-        writer = None
-        for table in progress(tables, chunks, label):
-            writer = writer or pq.ParquetWriter(unfinished, table.schema)
+    with atomic(out) as unfinished, pq.ParquetWriter(unfinished, _schema(reranker)) as writer:
+        for table in progress(_tables(reranker, collection, split, candidates, settings), chunks, label):
             writer.write_table(table)
-        writer.close()
+
+
+def _shard(candidates: Run, shard: str) -> Run:
+    try:
+        number, count = (int(part) for part in shard.split("/"))
+    except ValueError:
+        number = count = 0
+    if not 1 <= number <= count:
+        raise ValueError(f"shard {shard!r}: write K/N with K in 1..N, such as 1/4")
+    return dict(list(candidates.items())[number - 1 :: count])
+
+
+def _schema(reranker: LayerwiseReranker) -> pa.Schema:
+    fixed = [("query_id", pa.string()), ("doc_id", pa.string()), ("first_stage", pa.float64())]
+    return pa.schema(fixed + [(f"layer_{k}", pa.float32()) for k in reranker.exits])
 
 
 def _tables(
@@ -74,7 +93,7 @@ def _tables(
         query_ids, doc_ids, first_stage = zip(*pairs, strict=True)
         columns = {"query_id": query_ids, "doc_id": doc_ids, "first_stage": first_stage}
         columns |= {f"layer_{k}": by_layer for k, by_layer in zip(reranker.exits, scores, strict=True)}
-        yield pa.table(columns)
+        yield pa.table(columns, schema=_schema(reranker))
 
 
 def candidate_texts(collection: Path, split: Split, candidates: Run) -> dict[str, str]:

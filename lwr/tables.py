@@ -9,7 +9,7 @@ import pandas as pd
 
 from lwr.files import atomic
 
-CELL = ["dataset", "base_model", "start_layer", "variant"]
+CELL = ["dataset", "trained_on", "base_model", "start_layer", "variant"]
 FIRST_STAGE = "first_stage"
 
 
@@ -59,7 +59,7 @@ def _shares(cell: pd.DataFrame, primary: str) -> pd.DataFrame:
 def _one_first_stage(table: pd.DataFrame) -> pd.DataFrame:
     """Each cell carries its first stage; a data set has one, and a reader wants it once, before the exits."""
     first = table[table["layer"] == 0].drop_duplicates("dataset")
-    first = first.assign(base_model="", start_layer=0, variant="", seeds=1)
+    first = first.assign(trained_on="", base_model="", start_layer=0, variant="", seeds=1)
     exits = table[table["layer"] > 0]
     order = {dataset: i for i, dataset in enumerate(first["dataset"])}
     both = pd.concat([first, exits])
@@ -71,6 +71,8 @@ def _one_first_stage(table: pd.DataFrame) -> pd.DataFrame:
 def readable(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """The same as text: three decimals, `mean ± sd` where there are several seeds, shares in per cent."""
     rows = pd.DataFrame({"data set": table["dataset"]})
+    if any(table["trained_on"].ne(table["dataset"]) & table["layer"].gt(0)):
+        rows["trained on"] = table["trained_on"]
     rows["base model"] = table["base_model"]
     rows["start"] = table["start_layer"].astype(str).where(table["layer"] > 0, "")
     rows["variant"] = table["variant"]

@@ -6,13 +6,15 @@ import pytest
 import tiny
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaModel, T5Config, T5Model
+from transformers import AutoConfig, AutoModel, LlamaConfig, LlamaModel, T5Config, T5EncoderModel, T5Model
 
 from lwr.depth import UnsupportedBackbone, find_trunk, run_to
 
 EVERY_LAYER = list(range(1, tiny.LAYERS + 1))
 NORMS = {"lfm2": "embedding_norm", "modernbert": "final_norm", "bert": None, "xlm-roberta": None}
 """The final norm's name where it is not `norm`; None: each block normalises its own output."""
+
+T5 = {"vocab_size": 50, "d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 5, "num_heads": 2}
 
 architectures = pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 
@@ -86,6 +88,24 @@ def test_trunk(architecture):
     assert names == {name for name, _ in backbone.named_parameters() if name.startswith("pooler.")}
 
 
+@pytest.mark.parametrize("architecture", ["mixtral", "qwen3_moe"])
+def test_a_decoder_of_experts_is_causal(architecture):
+    # an expert computes all its tokens at once: a later token may change the last bits of an earlier one
+    shape = tiny.SHAPE | {"hidden_size": 512, "head_dim": 128, "moe_intermediate_size": 64}
+    assert find_trunk(AutoModel.from_config(AutoConfig.for_model(architecture, **shape))).causal
+
+
+def test_the_encoder_of_an_encoder_with_a_decoder_is_a_backbone():
+    trunk = find_trunk(T5EncoderModel(T5Config(**T5)))
+    assert (trunk.depth, trunk.causal, type(trunk.norm).__name__) == (5, False, "T5LayerNorm")
+    assert not trunk.unused
+
+
+def test_a_final_norm_whose_output_is_reshaped_is_found():
+    gpt2 = AutoModel.from_config(AutoConfig.for_model("gpt2", n_embd=32, n_head=4, n_layer=3, vocab_size=50))
+    assert find_trunk(gpt2).norm is gpt2.ln_f
+
+
 @torch.no_grad()
 def test_layers_come_in_the_order_asked_for():
     backbone = tiny.backbone("llama")
@@ -127,8 +147,8 @@ def test_two_lists_of_the_same_length_are_refused():
 
 
 def test_an_encoder_with_a_decoder_is_refused():
-    t5 = T5Model(T5Config(vocab_size=50, d_model=16, d_kv=4, d_ff=16, num_layers=5, num_heads=2))
-    with pytest.raises(UnsupportedBackbone, match="T5Model: expected one list of its 5 blocks, found 2"):
+    t5 = T5Model(T5Config(**T5))
+    with pytest.raises(UnsupportedBackbone, match="T5Model: an encoder with a decoder"):
         find_trunk(t5)
 
 

@@ -15,10 +15,10 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"__init__"},
-    {"checkpoint", "files", "progress", "provenance"},
+    {"checkpoint", "files", "launch", "progress", "provenance"},
     {"config"},
     {"beir", "trec"},
-    {"collect", "measures", "mine", "prompt", "retrieve", "sources", "tables"},
+    {"collect", "gather", "measures", "mine", "prompt", "retrieve", "sources", "tables"},
     {"base_model", "batching", "depth", "loss", "minicpm"},
     {"groups", "reranker"},
     {"score"},
@@ -27,7 +27,7 @@ FLOORS = [
     {"__main__"},
 ]
 """What a room may import: rooms below its floor; on its own floor none but the few named in NEIGHBOURS."""
-NEIGHBOURS = {("collect", "sources"), ("base_model", "minicpm")}
+NEIGHBOURS = {("launch", "progress"), ("collect", "sources"), ("base_model", "minicpm")}
 
 
 def rooms() -> list[Path]:

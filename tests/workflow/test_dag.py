@@ -36,7 +36,6 @@ def test_a_second_run_does_nothing(finished):
 
 def test_without_one_cells_scores_only_what_follows_from_them_runs(house):
     shutil.rmtree(house.folder / "results/test/cells/json-docs/tiny-bert/start4/default/seed1/scores")
-    shutil.rmtree(house.folder / "results/test/cells/json-docs/tiny-bert/start4/default/seed1/measures")
     plan = house.plan()
     assert {rule for rule, _ in plan} == {"score", "evaluate", "tables"}
     assert cells(plan, "score") == cells(plan, "evaluate") == {("tiny-bert", "4", "1")}

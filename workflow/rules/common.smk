@@ -18,9 +18,6 @@ except ValidationError as error:
 # Rules call the `lwr` that is installed beside this Snakemake, activated or not.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
-SPLITS = ["train", "dev", "test"]
-SCORED = ["dev", "test"]  # chosen on dev, reported on test
-
 RESULTS = GRID.results
 LOGS = f"{RESULTS}/logs"
 
@@ -36,8 +33,10 @@ BASE_MODEL = f"{RESULTS}/base_models/{{base_model}}.json"
 CELL = "{dataset}/{base_model}/start{start_layer}/{variant}/seed{seed}"
 CELLS = f"{RESULTS}/cells/{CELL}"
 MODEL = f"{CELLS}/model"
-SCORES = f"{CELLS}/scores/{{split}}.parquet"
-MEASURES = f"{CELLS}/measures/{{split}}.parquet"
+# {tested}: the data set that is ranked; most often the one that was trained on.
+SCORES = f"{CELLS}/scores/{{tested}}/{{split}}.parquet"
+SHARD = f"{CELLS}/scores/{{tested}}/{{split}}.shards/{{shard}}.parquet"
+MEASURES = f"{CELLS}/measures/{{tested}}/{{split}}.parquet"
 
 TABLES = f"{RESULTS}/tables"
 LAYERS_TABLE = [f"{TABLES}/layers.{kind}" for kind in ("csv", "md", "tex")]
@@ -49,12 +48,28 @@ wildcard_constraints:
     start_layer=r"\d+",
     variant="[^/]+",
     seed=r"-?\d+",
+    tested="[^/]+",
     split="train|dev|test",
+    shard=r"\d+",
 
 
 def of_each_cell(template, **fixed):
-    """The path of every cell of the grid."""
-    return [template.format(**vars(cell), **fixed) for cell in GRID.cells()]
+    """The path for every cell of the grid and every data set that it ranks."""
+    return [
+        template.format(**vars(cell), tested=tested, **fixed)
+        for cell in GRID.cells()
+        for tested in GRID.tests_of(cell.dataset)
+    ]
+
+
+def of_tested(template):
+    """Input function: the path of a collection, for the data set that is ranked."""
+    return lambda w: template.format(dataset=w.tested, split=w.get("split"))
+
+
+def of_dev(template):
+    """Input function: the path of a collection, for the data set that training looks at."""
+    return lambda w: template.format(dataset=GRID.tests_of(w.dataset)[0], split="dev")
 
 
 def settings(section):
@@ -65,5 +80,15 @@ def settings(section):
 # An edit in lwr/ re-runs the steps that import the edited file, and no others.
 CODE = {
     step: code_digest(step)
-    for step in ("collect", "retrieve", "mine", "checkpoint", "train", "score", "measures", "tables")
+    for step in (
+        "collect",
+        "retrieve",
+        "mine",
+        "checkpoint",
+        "train",
+        "score",
+        "gather",
+        "measures",
+        "tables",
+    )
 }

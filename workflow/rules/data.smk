@@ -6,10 +6,6 @@ rule collect:
         corpus=CORPUS,
         queries=QUERIES,
         qrels=directory(QRELS),
-    params:
-        folder=COLLECTION,
-        dataset=lambda w: settings(GRID.datasets[w.dataset].collection()),
-        code=CODE["collect"],
     log:
         f"{LOGS}/collect/{{dataset}}.log",
     conda:
@@ -17,6 +13,10 @@ rule collect:
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        folder=COLLECTION,
+        dataset=lambda w: settings(GRID.datasets[w.dataset].collection()),
+        code=CODE["collect"],
     shell:
         "lwr collect --dataset {params.dataset:q} --out {params.folder:q} 2>&1 | tee {log:q}"
 
@@ -28,10 +28,6 @@ rule retrieve:
         qrels=QRELS,
     output:
         RUN,
-    params:
-        folder=COLLECTION,
-        settings=lambda w: settings(GRID.datasets[w.dataset].first_stage),
-        code=CODE["retrieve"],
     log:
         f"{LOGS}/retrieve/{{dataset}}.{{split}}.log",
     conda:
@@ -39,6 +35,10 @@ rule retrieve:
     resources:
         mem_mb=8000,
         runtime=120,
+    params:
+        folder=COLLECTION,
+        settings=lambda w: settings(GRID.datasets[w.dataset].first_stage),
+        code=CODE["retrieve"],
     shell:
         "lwr retrieve --collection {params.folder:q} --split {wildcards.split}"
         " --settings {params.settings:q} --out {output:q} 2>&1 | tee {log:q}"
@@ -52,10 +52,6 @@ rule mine:
         run=expand(RUN, split="train", allow_missing=True),
     output:
         GROUPS,
-    params:
-        folder=COLLECTION,
-        settings=lambda w: settings(GRID.datasets[w.dataset].mining),
-        code=CODE["mine"],
     log:
         f"{LOGS}/mine/{{dataset}}.log",
     conda:
@@ -63,6 +59,10 @@ rule mine:
     resources:
         mem_mb=8000,
         runtime=60,
+    params:
+        folder=COLLECTION,
+        settings=lambda w: settings(GRID.datasets[w.dataset].mining),
+        code=CODE["mine"],
     shell:
         "lwr mine --collection {params.folder:q} --run {input.run:q}"
         " --settings {params.settings:q} --out {output:q} 2>&1 | tee {log:q}"

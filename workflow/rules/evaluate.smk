@@ -4,15 +4,23 @@
 rule evaluate:
     input:
         scores=SCORES,
-        qrels=QRELS,
+        qrels=of_tested(QRELS),
     output:
         MEASURES,
+    log:
+        f"{LOGS}/evaluate/{CELL}/{{tested}}/{{split}}.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
     params:
-        folder=COLLECTION,
-        measures=lambda w: ",".join(GRID.measures_of(w.dataset)),
+        folder=of_tested(COLLECTION),
+        measures=lambda w: ",".join(GRID.measures_of(w.tested)),
         cell=lambda w: settings(
             {
-                "dataset": w.dataset,
+                "dataset": w.tested,
+                "trained_on": w.dataset,
                 "base_model": w.base_model,
                 "start_layer": int(w.start_layer),
                 "variant": w.variant,
@@ -20,13 +28,6 @@ rule evaluate:
             }
         ),
         code=CODE["measures"],
-    log:
-        f"{LOGS}/evaluate/{CELL}/{{split}}.log",
-    conda:
-        "../../environment.yml"
-    resources:
-        mem_mb=4000,
-        runtime=60,
     shell:
         "lwr evaluate --scores {input.scores:q} --collection {params.folder:q} --split {wildcards.split}"
         " --measures {params.measures:q} --cell {params.cell:q} --out {output:q} 2>&1 | tee {log:q}"
@@ -37,10 +38,6 @@ rule tables:
         of_each_cell(MEASURES, split="test"),
     output:
         LAYERS_TABLE,
-    params:
-        folder=TABLES,
-        primary=GRID.measures[0],
-        code=CODE["tables"],
     log:
         f"{LOGS}/tables.log",
     conda:
@@ -48,5 +45,9 @@ rule tables:
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        folder=TABLES,
+        primary=GRID.measures[0],
+        code=CODE["tables"],
     shell:
         "lwr tables {input:q} --primary {params.primary:q} --out {params.folder:q} 2>&1 | tee {log:q}"

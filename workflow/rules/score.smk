@@ -1,27 +1,52 @@
-# All exits of all candidates in one pass.
+# All exits of all candidates in one pass, in one job or in shards.
+
+SHARDS = GRID.score.shards
 
 
 rule score:
     input:
         model=MODEL,
-        corpus=CORPUS,
-        queries=QUERIES,
-        run=RUN,
+        corpus=of_tested(CORPUS),
+        queries=of_tested(QUERIES),
+        run=of_tested(RUN),
     output:
-        SCORES,
-    params:
-        folder=COLLECTION,
-        settings=settings(GRID.score),
-        label=f"score {CELL} {{split}}",
-        code=CODE["score"],
+        SCORES if SHARDS == 1 else temp(SHARD),
     log:
-        f"{LOGS}/score/{CELL}/{{split}}.log",
+        f"{LOGS}/score/{CELL}/{{tested}}/{{split}}{'' if SHARDS == 1 else '.{shard}'}.log",
     conda:
         "../../environment.yml"
     resources:
         gpu=1,
         mem_mb=16000,
         runtime=480,
+    params:
+        folder=of_tested(COLLECTION),
+        settings=settings(GRID.score.model_copy(update={"shards": 1})),
+        shard="1/1" if SHARDS == 1 else f"{{shard}}/{SHARDS}",
+        label=f"score {CELL} {{tested}} {{split}}",
+        code=CODE["score"],
     shell:
-        "lwr score --model {input.model:q} --collection {params.folder:q} --split {wildcards.split}"
-        " --run {input.run:q} --settings {params.settings:q} --out {output:q} --label {params.label:q} 2>&1 | tee {log:q}"
+        "lwr launch --gpus {resources.gpu} --"
+        " score --model {input.model:q} --collection {params.folder:q} --split {wildcards.split}"
+        " --run {input.run:q} --settings {params.settings:q} --shard {params.shard} --out {output:q}"
+        " --label {params.label:q} 2>&1 | tee {log:q}"
+
+
+if SHARDS > 1:
+
+    rule gather:
+        input:
+            expand(SHARD, shard=range(1, SHARDS + 1), allow_missing=True),
+        output:
+            SCORES,
+        log:
+            f"{LOGS}/gather/{CELL}/{{tested}}/{{split}}.log",
+        conda:
+            "../../environment.yml"
+        resources:
+            mem_mb=8000,
+            runtime=60,
+        params:
+            code=CODE["gather"],
+        shell:
+            "lwr gather {input:q} --out {output:q} 2>&1 | tee {log:q}"

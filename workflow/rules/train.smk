@@ -4,10 +4,6 @@
 rule base:
     output:
         BASE_MODEL,
-    params:
-        base=lambda w: settings(GRID.base_models[w.base_model].identity()),
-        start_layers=lambda w: ",".join(map(str, GRID.start_layers_of(w.base_model))),
-        code=CODE["checkpoint"],
     log:
         f"{LOGS}/base/{{base_model}}.log",
     conda:
@@ -15,35 +11,41 @@ rule base:
     resources:
         mem_mb=4000,
         runtime=120,
+    params:
+        base=lambda w: settings(GRID.base_models[w.base_model].identity()),
+        start_layers=lambda w: ",".join(map(str, GRID.start_layers_of(w.base_model))),
+        code=CODE["checkpoint"],
     shell:
         "lwr base --base {params.base:q} --start-layers {params.start_layers} --out {output:q} 2>&1 | tee {log:q}"
 
 
 rule train:
     input:
-        base=BASE_MODEL,
+        base=ancient(BASE_MODEL),  # only that it was checked: what it is stands in params
         groups=GROUPS,
-        corpus=CORPUS,
-        queries=QUERIES,
-        qrels=QRELS,
-        dev_run=expand(RUN, split="dev", allow_missing=True),
+        dev_corpus=of_dev(CORPUS),
+        dev_queries=of_dev(QUERIES),
+        dev_qrels=of_dev(QRELS),
+        dev_run=of_dev(RUN),
     output:
         directory(MODEL),
-    params:
-        folder=COLLECTION,
-        base=lambda w: settings(GRID.base_models[w.base_model].identity()),
-        settings=lambda w: settings(GRID.train_settings(w.base_model, w.variant)),
-        label=f"train {CELL}",
-        code=CODE["train"],
     log:
         f"{LOGS}/train/{CELL}.log",
     conda:
         "../../environment.yml"
     resources:
         gpu=1,
+        processes=1,
         mem_mb=16000,
         runtime=1440,
+    params:
+        folder=of_dev(COLLECTION),
+        base=lambda w: settings(GRID.base_models[w.base_model].identity()),
+        settings=lambda w: settings(GRID.train_settings(w.base_model, w.variant)),
+        label=f"train {CELL}",
+        code=CODE["train"],
     shell:
-        "lwr train --base {params.base:q} --start-layer {wildcards.start_layer} --settings {params.settings:q}"
+        "lwr launch --gpus {resources.gpu} --processes {resources.processes} --"
+        " train --base {params.base:q} --start-layer {wildcards.start_layer} --settings {params.settings:q}"
         " --groups {input.groups:q} --collection {params.folder:q} --dev-run {input.dev_run:q}"
         " --seed {wildcards.seed} --out {output:q} --label {params.label:q} 2>&1 | tee {log:q}"
