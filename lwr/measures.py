@@ -10,7 +10,7 @@ import pandas as pd
 
 from lwr.beir import Qrels, read_qrels
 from lwr.config import Split
-from lwr.files import atomic
+from lwr.files import BadInput, atomic
 from lwr.trec import best_first
 
 
@@ -51,10 +51,12 @@ def evaluate(
 ) -> None:
     """Write Parquet: the cell's columns, split, exit, query_id, measure, value; the first stage and every exit.
 
-    exit is `first_stage` or `layer_4`, as the columns of `scores` are named.
+    exit is `first_stage` or `layer_4`, as the columns of `scores` are named. Raises BadInput.
     """
     qrels = read_qrels(collection, split)
     table = pd.read_parquet(scores)
+    if table.duplicated(["query_id", "doc_id"]).any():
+        raise BadInput(f"{scores}: a candidate stands twice for one query; score again")
     exits = [column for column in table.columns if column not in ("query_id", "doc_id")]
     by_exit = [per_query(qrels, rankings(table, column), measures).assign(exit=column) for column in exits]
     results = pd.concat(by_exit).assign(**cell, split=split)

@@ -30,11 +30,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Token limits. `pair` covers everything up to the passage's last token; what stands after is never cut."""
+    """Token limits of a query, of a passage, and of the whole row with the fixed text around them."""
 
     query: int
     passage: int
-    pair: int
+    row: int
 
 
 @dataclass(frozen=True)
@@ -82,35 +82,35 @@ class Prompt:
         query_max_len: int = 32,
         passage_max_len: int = 224,
     ):
-        """query_max_len, passage_max_len: tokens, with upstream's training meaning (see `lengths`).
+        """query_max_len, passage_max_len: tokens, with upstream's training meaning: a long query may lend a
+        quarter of the passage's tokens and a long passage half of the query's; the whole row, with the tokens
+        that would answer `Yes`, stays within the sum.
 
         Raises ValueError where the fixed text alone fills the pair.
         """
         self.tokenizer, self.template = tokenizer, template
         self.query_max_len, self.passage_max_len = query_max_len, passage_max_len
-        self.lengths = self._training_lengths()
-
-    def _training_lengths(self) -> Lengths:
-        """A long query may lend a quarter of the passage's tokens and a long passage half of the query's;
-        the whole, with the token that would answer `Yes`, stays within the sum."""
-        q, p = self.query_max_len, self.passage_max_len
-        frame = self.frame()
-        answer = 0 if self.template is None else len(yes_ids(self.tokenizer))
-        lengths = Lengths(q + p // 4, p + q // 2, q + p - len(frame.after) - answer)
-        fixed = len(frame.before) + len(frame.between)
-        if lengths.pair <= fixed:
-            raise ValueError(
-                f"query_max_len {q} + passage_max_len {p} tokens leave no room for query and passage: the prompt "
-                f"itself takes {fixed + len(frame.after) + answer}; raise passage_max_len"
-            )
-        return lengths
+        q, p = query_max_len, passage_max_len
+        answer = 0 if template is None else len(yes_ids(tokenizer))
+        self.lengths = Lengths(q + p // 4, p + q // 2, q + p - answer)
+        self._room(self.frame())
 
     def use_inference_lengths(self, max_length: int) -> Self:
-        """Upstream's lengths of `compute_score(max_length=...)`: the instruction comes on top of them."""
-        after = len(self.frame().after)
-        pair = max_length - after if self.template is None else max_length + after
-        self.lengths = Lengths(max_length * 3 // 4, max_length, pair)
+        """Upstream's lengths of `compute_score(max_length=...)`: what stands after the passage comes on top, twice."""
+        after = 0 if self.template is None else len(self.frame().after)
+        self.lengths = Lengths(max_length * 3 // 4, max_length, max_length + 2 * after)
+        self._room(self.frame())
         return self
+
+    def _room(self, frame: Frame) -> int:
+        """Tokens left for query and passage. Raises ValueError where there are none."""
+        fixed = len(frame.before) + len(frame.between) + len(frame.after)
+        if self.lengths.row <= fixed:
+            raise ValueError(
+                f"rows of {self.lengths.row} tokens leave no room for query and passage: the prompt itself takes "
+                f"{fixed}; raise passage_max_len"
+            )
+        return self.lengths.row - fixed
 
     @lru_cache(maxsize=64)  # noqa: B019 - a prompt lives as long as its model
     def frame(self, instruction: str | None = None) -> Frame:
@@ -141,15 +141,15 @@ class Prompt:
         return dict(zip(distinct, ids, strict=True))
 
     def row(self, query: list[int], passage: list[int], instruction: str | None = None) -> Row:
-        """The pair of two tokenised texts; the passage is cut first, the fixed text never."""
+        """The pair of two tokenised texts; the passage is cut first, then the query, the fixed text never."""
         frame = self.frame(instruction)
-        first = (frame.before + query)[: self.lengths.pair]
-        second = (frame.between + passage)[: self.lengths.pair - len(first)]
-        ids = first + second + frame.after
+        room = self._room(frame)
+        query = query[:room]
+        first = frame.before + query + frame.between
+        second = passage[: room - len(query)] + frame.after
         if frame.types is None:
-            return Row(ids, None)
-        split = min(len(first) + len(frame.between), len(first) + len(second))
-        return Row(ids, [frame.types[0]] * split + [frame.types[1]] * (len(ids) - split))
+            return Row(first + second, None)
+        return Row(first + second, [frame.types[0]] * len(first) + [frame.types[1]] * len(second))
 
     def rows(self, pairs: Sequence[tuple[str, str]], instruction: str | None = None) -> list[Row]:
         queries = self.queries(query for query, _ in pairs)

@@ -84,15 +84,13 @@ def _tables(
 ) -> Iterator[pa.Table]:
     queries = read_queries(collection)
     texts = candidate_texts(collection, split, candidates)
-    query_ids = list(candidates)
-    for start in range(0, len(query_ids), QUERIES_AT_ONCE):
-        some = query_ids[start : start + QUERIES_AT_ONCE]
+    asked = list(candidates)
+    for start in range(0, len(asked), QUERIES_AT_ONCE):
+        some = asked[start : start + QUERIES_AT_ONCE]
         pairs = [(query, doc, first_stage) for query in some for doc, first_stage in candidates[query]]
         rows = reranker.prompt.rows([(queries[query], texts[doc]) for query, doc, _ in pairs])
         scores = score_rows(reranker, rows, reranker.exits, settings.tokens_per_batch, settings.precision)
-        query_ids, doc_ids, first_stage = zip(*pairs, strict=True)
-        columns = {"query_id": query_ids, "doc_id": doc_ids, "first_stage": first_stage}
-        columns |= {f"layer_{k}": by_layer for k, by_layer in zip(reranker.exits, scores, strict=True)}
+        columns = [*map(list, zip(*pairs, strict=True)), *scores]
         yield pa.table(columns, schema=_schema(reranker))
 
 

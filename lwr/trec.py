@@ -13,8 +13,13 @@ from lwr.files import BadInput, atomic, hash_share, read_lines
 Run = dict[str, list[tuple[str, float]]]  # query id -> (passage id, score), best first
 
 
+def sort_key(doc_id: str, score: float) -> tuple[float, float]:
+    """Sorts best first: by score as a float32; equal scores by the id's hash, which knows nothing of relevance."""
+    return -float(np.float32(score)), hash_share(doc_id)
+
+
 def best_first(scored: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Sort (passage id, score) by score; equal scores by the id's hash, which knows nothing of relevance.
+    """Sort (passage id, score) by `sort_key`.
 
     The scores returned are float32 values, as trec_eval compares them, and strictly decreasing: one that is
     not below its predecessor becomes the next float32 below it. Raises ValueError for one that is not finite.
@@ -24,7 +29,7 @@ def best_first(scored: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
         if not np.isfinite(np.float32(score)):
             raise ValueError(f"the score of {doc_id!r} is {score}: not a finite float32")
     last = np.float32(np.inf)
-    for doc_id, score in sorted(scored, key=lambda pair: (-np.float32(pair[1]), hash_share(pair[0]))):
+    for doc_id, score in sorted(scored, key=lambda pair: sort_key(*pair)):
         last = min(np.float32(score), np.nextafter(last, np.float32(-np.inf)))
         ranked.append((doc_id, float(last)))
     return ranked
@@ -71,3 +76,8 @@ def read_run(path: Path) -> Run:
         if not math.isfinite(run[query_id][doc_id]):
             raise BadInput(f"{where}: score {score!r} is not finite; write a finite one")
     return {query_id: sorted(docs.items(), key=lambda pair: -pair[1]) for query_id, docs in run.items()}
+
+
+def read_tag(path: Path) -> str:
+    """The tag of a run that `read_run` accepts and that holds a line: its first line's."""
+    return next(read_lines(path))[1].split()[-1]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from lwr.beir import Passage, write_collection
+from lwr.bm25 import words
 from lwr.config import FirstStage
 from lwr.files import BadInput
-from lwr.retrieve import candidates, retrieve, words
+from lwr.retrieve import retrieve
 from lwr.trec import read_run
 
 CORPUS = [
@@ -73,9 +74,9 @@ def test_bm25_parameters_count(collection):
 def test_scores_are_lucenes(collection):
     n, length, mean = 9, 1, (4 + 6 + 2 + 6 * 2) / 9
     [(_, score)] = run_of(collection, k1=0.9, b=0.4)["q-zebra"]
-    length = len(words(["Zebras stripes"])[0])
+    length = len(words("Zebras stripes"))
     corpus = [p.full_text for p in CORPUS if p.split is None]
-    mean = sum(map(len, words(corpus))) / n
+    mean = sum(len(words(text)) for text in corpus) / n
     expected = np.log(1 + (n - 1 + 0.5) / 1.5) / (1 + 0.9 * (1 - 0.4 + 0.4 * length / mean))
     assert score == pytest.approx(expected, rel=1e-5)
 
@@ -100,7 +101,42 @@ def test_a_corpus_without_words_is_an_error(tmp_path):
         retrieve(tmp_path / "c", tmp_path / "run", "dev", FirstStage())
 
 
-def test_candidates_keep_all_that_tie_with_the_last():
-    scores = np.array([0, 3, 1, 2, 2, 0, 2], dtype=np.float32)
-    assert candidates(scores, 2).tolist() == [1, 3, 4, 6]
-    assert candidates(scores, 10).tolist() == [1, 2, 3, 4, 6]
+def given(folder, *lines):
+    (folder / "given.trec").write_text("".join(f"{line} theirs\n" for line in lines))
+    return {"runs": {"dev": str(folder / "given.trec")}}
+
+
+def test_a_run_made_elsewhere_is_taken_instead_cut_to_depth_and_with_its_own_tag(collection, tmp_path):
+    runs = given(tmp_path, "q-stop Q0 twin1 1 5", "q-stop Q0 cat 2 9.5", "q-stop Q0 titled 3 -1", "q-cat 0 cat 7 0")
+    run = run_of(collection, **runs, depth=2)
+    assert run == {"q-cat": [("cat", 0.0)], "q-stop": [("cat", 9.5), ("twin1", 5.0)]}
+    assert (tmp_path / "dev.run").read_text().splitlines()[0] == "q-cat Q0 cat 1 0.0 theirs"
+    assert "heldout" in dict(run_of(collection, "test", **runs)["q-test"])  # test has none: BM25
+
+
+def test_ties_of_a_given_run_are_broken_as_ours(collection, tmp_path):
+    twins = [f"q-twin Q0 twin{i} {i + 1} 2.5" for i in range(6)]
+    runs = given(tmp_path, *twins)
+    ranked = run_of(collection, **runs, depth=3)["q-twin"]
+    assert run_of(collection, **given(tmp_path, *reversed(twins)), depth=3)["q-twin"] == ranked
+    assert len({score for _, score in ranked}) == 3
+
+
+def test_queries_of_others_in_a_given_run_are_left_out_and_counted(collection, tmp_path, capsys):
+    runs = given(tmp_path, "q-cat Q0 cat 1 5", "q-test Q0 heldout 1 5", "else Q0 where 1 5")
+    assert run_of(collection, **runs).keys() == {"q-cat"}
+    assert "given.trec: 1 of the 5 queries of dev, 2 queries of others left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("q-cat Q0 cat 1 5 6", "given.trec:1: .* has 7 columns"),
+        ("elsewhere Q0 cat 1 5", "given.trec: holds none of the 5 queries of dev"),
+        ("q-cat Q0 heldout 1 5", "given.trec: 1 passages are not in the corpus of dev, as 'heldout'"),
+    ],
+)
+def test_a_given_run_that_does_not_fit_is_an_error(collection, tmp_path, line, says):
+    with pytest.raises(BadInput, match=says):
+        run_of(collection, **given(tmp_path, line))
+    assert not (tmp_path / "dev.run").exists()

@@ -48,7 +48,7 @@ class House:
         path = self.folder / "config/test.yaml"
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         edit(config)
-        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
     def tables(self) -> dict[str, bytes]:
         return {file.name: file.read_bytes() for file in (self.folder / "results/test/tables").iterdir()}

@@ -55,3 +55,49 @@ def test_the_same_seed_gives_the_same_tables(finished, tmp_path):
     other = type(finished)(again)
     other.snakemake()
     assert other.tables() == finished.tables()
+
+
+def test_a_touched_source_file_reruns_nothing(house):
+    (house.folder / "lwr/loss.py").touch()
+    (house.folder / "config/test.yaml").touch()
+    assert house.plan() == []
+
+
+@pytest.mark.parametrize(
+    ("room", "steps"),
+    [
+        ("trec", {"retrieve", "mine", "train", "score", "evaluate", "tables"}),  # a low floor, under nearly all
+        ("loss", {"train", "score", "evaluate", "tables"}),
+        ("tables", {"tables"}),
+        ("cli", set()),
+    ],
+)
+def test_a_real_edit_reruns_the_steps_that_import_it_and_what_follows(house, room, steps):
+    with (house.folder / f"lwr/{room}.py").open("a", encoding="utf-8") as source:
+        source.write("\n# an edit\n")
+    assert house.rules() == steps
+
+
+def test_another_base_models_settings_retrain_its_cells_alone(house):
+    house.edit_config(lambda config: config["base_models"]["tiny-bert"].update(pooling="first"))
+    plan = house.plan()
+    assert cells(plan, "train") == cells(plan, "score") == {("tiny-bert", "4", "1")}
+    assert {rule for rule, _ in plan} == {"base", "train", "score", "evaluate", "tables"}
+
+
+def test_an_added_start_layer_trains_only_its_own_cells(house):
+    house.edit_config(lambda config: config["start_layers"].append(3))
+    plan = house.plan()
+    assert cells(plan, "train") == cells(plan, "score") == {("tiny-llama", "3", "1")}
+
+
+def test_another_measure_only_measures_again(house):
+    house.edit_config(lambda config: config["measures"].append("P@1"))
+    assert house.rules() == {"evaluate", "tables"}
+
+
+def test_shards_give_the_same_tables(finished, house):
+    house.edit_config(lambda config: config.update(score={"shards": 3}))
+    assert sum(rule == "score" for rule, _ in house.plan()) == 3 * len(CELLS)
+    house.snakemake()
+    assert house.tables() == finished.tables()

@@ -13,15 +13,14 @@ rule base:
         runtime=120,
     params:
         base=lambda w: settings(GRID.base_models[w.base_model].identity()),
-        start_layers=lambda w: ",".join(map(str, GRID.start_layers_of(w.base_model))),
         code=CODE["checkpoint"],
     shell:
-        "lwr base --base {params.base:q} --start-layers {params.start_layers} --out {output:q} 2>&1 | tee {log:q}"
+        "lwr base --base {params.base:q} --out {output:q} 2>&1 | tee {log:q}"
 
 
 rule train:
     input:
-        base=ancient(BASE_MODEL),  # only that it was checked: what it is stands in params
+        base=BASE_MODEL,
         groups=GROUPS,
         dev_corpus=of_dev(CORPUS),
         dev_queries=of_dev(QUERIES),
