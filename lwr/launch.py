@@ -36,6 +36,7 @@ def launch(step: list[str], gpus: int, processes: int) -> None:
         extra = shlex.split(os.environ.get("LWR_ACCELERATE", ""))
         command = [
             *(sys.executable, "-m", "accelerate.commands.launch"),
+            "--multi_gpu",  # the launcher of several processes; on a CPU they are gloo's all the same
             *("--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"),
             *("--dynamo_backend", "no", *extra, "-m", "lwr", *step),
         ]

@@ -26,7 +26,7 @@ from lwr.groups import Group, collate, read_groups
 from lwr.measures import per_query
 from lwr.progress import clock, say
 from lwr.prompt import Row
-from lwr.provenance import code_digest, provenance
+from lwr.provenance import Meter, code_digest, provenance
 from lwr.reranker import LayerwiseReranker
 from lwr.score import candidate_texts, score_rows
 from lwr.trec import best_first, read_run
@@ -85,7 +85,7 @@ def train(
 
     Raises ValueError or BadInput on what cannot be trained, before the first step.
     """
-    started = time.time()
+    meter = Meter()
     set_seed(seed)
     reranker = build(base, start_layer, settings)
     data = read_groups(groups, reranker.prompt, settings.group_size, seed)
@@ -112,7 +112,12 @@ def train(
         with atomic(out) as unfinished:
             reranker.save_pretrained(unfinished)
             write_jsonl(unfinished / "training.jsonl", trainer.state.log_history)
-            write_json(unfinished / "provenance.json", provenance(started, **facts))
+            write_json(
+                unfinished / "provenance.json",
+                provenance(
+                    meter, **facts, processes=trainer.args.world_size, device=str(trainer.args.device)
+                ),
+            )
         shutil.rmtree(work, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
 
@@ -244,13 +249,12 @@ class LayerwiseTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self.parts:
-            for name, by_exit in zip(
-                ("contrastive", "distillation"), torch.stack(self.parts).mean(0), strict=True
-            ):
-                logs |= {
-                    f"{name}_layer_{k}": x for k, x in zip(self.reranker.exits, by_exit.tolist(), strict=True)
-                }
+            contrastive, distillation = self.accelerator.reduce(
+                torch.stack(self.parts).mean(0), "mean"
+            ).tolist()
             self.parts.clear()
+            for i, k in enumerate(self.reranker.exits):
+                logs |= {f"contrastive_layer_{k}": contrastive[i], f"distillation_layer_{k}": distillation[i]}
         super().log(logs, start_time)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:

@@ -24,7 +24,16 @@ class House:
     folder: Path
 
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "config/test.yaml", *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--cores",
+            "2",
+            "--configfile",
+            "config/test.yaml",
+            *arguments,
+        ]
         own_code = {"PYTHONPATH": str(self.folder)}
         run = subprocess.run(
             command, cwd=self.folder, env=os.environ | own_code, capture_output=True, text=True, timeout=300
@@ -37,7 +46,9 @@ class House:
         """(rule, wildcards) of each job that would run; `all` aside."""
         out = self.snakemake("--dry-run", *arguments)
         jobs = re.findall(
-            r"^rule (\w+):\n((?:    .*\n)*)", re.sub(r"^\[.*\]\n", "", out.stdout + out.stderr, flags=re.M), re.M
+            r"^rule (\w+):\n((?:    .*\n)*)",
+            re.sub(r"^\[.*\]\n", "", out.stdout + out.stderr, flags=re.M),
+            re.M,
         )
         return [(rule, _wildcards(about)) for rule, about in jobs if rule != "all"]
 

@@ -66,7 +66,10 @@ def test_a_touched_source_file_reruns_nothing(house):
 @pytest.mark.parametrize(
     ("room", "steps"),
     [
-        ("trec", {"retrieve", "mine", "train", "score", "evaluate", "tables"}),  # a low floor, under nearly all
+        (
+            "trec",
+            {"retrieve", "mine", "train", "score", "evaluate", "tables"},
+        ),  # a low floor, under nearly all
         ("loss", {"train", "score", "evaluate", "tables"}),
         ("tables", {"tables"}),
         ("cli", set()),
@@ -101,3 +104,9 @@ def test_shards_give_the_same_tables(finished, house):
     assert sum(rule == "score" for rule, _ in house.plan()) == 3 * len(CELLS)
     house.snakemake()
     assert house.tables() == finished.tables()
+
+
+@pytest.mark.parametrize("name", ["report.zip", "report.html"])
+def test_snakemakes_own_report_holds_the_tables(house, name):
+    house.snakemake("--report", name)
+    assert (house.folder / name).stat().st_size > 10_000

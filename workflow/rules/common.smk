@@ -1,9 +1,9 @@
 # The typed config, every path of results/ (named here once), wildcard constraints, and code digests.
 
 import json
-import os
 import sys
 from pathlib import Path
+from shlex import quote
 
 from pydantic import ValidationError
 
@@ -15,8 +15,8 @@ try:
 except ValidationError as error:
     raise WorkflowError(explain(error, ", ".join(map(str, workflow.configfiles)))) from None
 
-# Rules call the `lwr` that is installed beside this Snakemake, activated or not.
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+# Rules call the `lwr` that is installed beside this Snakemake, activated or not; and fail where any part of a pipe does.
+shell.prefix(f'set -euo pipefail; PATH={quote(str(Path(sys.executable).parent))}:"$PATH"; ')
 
 RESULTS = GRID.results
 LOGS = f"{RESULTS}/logs"
@@ -70,6 +70,11 @@ def of_tested(template):
 def of_dev(template):
     """Input function: the path of a collection, for the data set that training looks at."""
     return lambda w: template.format(dataset=GRID.tests_of(w.dataset)[0], split="dev")
+
+
+def folder_of(path):
+    """The collection, or other folder, that a file of it lies in."""
+    return str(Path(path).parent)
 
 
 def settings(section):

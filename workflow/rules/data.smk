@@ -14,7 +14,7 @@ rule collect:
         mem_mb=4000,
         runtime=60,
     params:
-        folder=COLLECTION,
+        folder=lambda w, output: folder_of(output.corpus),
         dataset=lambda w: settings(GRID.datasets[w.dataset].collection()),
         code=CODE["collect"],
     shell:
@@ -36,7 +36,7 @@ rule retrieve:
         mem_mb=8000,
         runtime=120,
     params:
-        folder=COLLECTION,
+        folder=lambda w, input: folder_of(input.corpus),
         settings=lambda w: settings(GRID.datasets[w.dataset].first_stage),
         code=CODE["retrieve"],
     shell:
@@ -60,7 +60,7 @@ rule mine:
         mem_mb=8000,
         runtime=60,
     params:
-        folder=COLLECTION,
+        folder=lambda w, input: folder_of(input.corpus),
         settings=lambda w: settings(GRID.datasets[w.dataset].mining),
         code=CODE["mine"],
     shell:

@@ -15,7 +15,7 @@ rule evaluate:
         mem_mb=4000,
         runtime=60,
     params:
-        folder=of_tested(COLLECTION),
+        folder=lambda w, input: folder_of(input.qrels),
         measures=lambda w: ",".join(GRID.measures_of(w.tested)),
         cell=lambda w: settings(
             {
@@ -37,7 +37,15 @@ rule tables:
     input:
         of_each_cell(MEASURES, split="test"),
     output:
-        LAYERS_TABLE,
+        [
+            report(
+                table,
+                caption="../report/layers.rst",
+                category="Quality by layer",
+                labels={"table": "layers", "format": Path(table).suffix[1:]},
+            )
+            for table in LAYERS_TABLE
+        ],
     log:
         f"{LOGS}/tables.log",
     conda:
@@ -46,7 +54,7 @@ rule tables:
         mem_mb=4000,
         runtime=60,
     params:
-        folder=TABLES,
+        folder=lambda w, output: folder_of(output[0]),
         primary=GRID.measures[0],
         code=CODE["tables"],
     shell:

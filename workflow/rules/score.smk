@@ -20,7 +20,7 @@ rule score:
         mem_mb=16000,
         runtime=480,
     params:
-        folder=of_tested(COLLECTION),
+        folder=lambda w, input: folder_of(input.corpus),
         settings=settings(GRID.score.model_copy(update={"shards": 1})),
         shard="1/1" if SHARDS == 1 else f"{{shard}}/{SHARDS}",
         label=f"score {CELL} {{tested}} {{split}}",

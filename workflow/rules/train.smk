@@ -38,7 +38,7 @@ rule train:
         mem_mb=16000,
         runtime=1440,
     params:
-        folder=of_dev(COLLECTION),
+        folder=lambda w, input: folder_of(input.dev_corpus),
         base=lambda w: settings(GRID.base_models[w.base_model].identity()),
         settings=lambda w: settings(GRID.train_settings(w.base_model, w.variant)),
         label=f"train {CELL}",
