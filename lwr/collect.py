@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from lwr.beir import Collection, sample_queries, write_collection
-from lwr.config import BeirFolder, Dataset, PythonDocs
-from lwr.sources import beir_folder, python_docs
+from lwr.config import BeirFolder, Dataset, FlagEmbedding, HubDataset, IrDatasets, PythonDocs
+from lwr.files import BadInput
+from lwr.sources import beir_folder, hub, ir_datasets_ids, python_docs
 
 
 def collect(dataset: Dataset, out: Path) -> None:
@@ -24,9 +25,16 @@ def collect(dataset: Dataset, out: Path) -> None:
     write_collection(out, whole.corpus, queries, qrels)
 
 
-def read(source: PythonDocs | BeirFolder) -> Collection:
+def read(source: PythonDocs | BeirFolder | IrDatasets | HubDataset | FlagEmbedding) -> Collection:
+    """The collection of a source. Raises BadInput, also for groups made elsewhere: they have none."""
     match source:
         case PythonDocs():
             return python_docs.read(source)
         case BeirFolder():
             return beir_folder.read(source)
+        case IrDatasets():
+            return ir_datasets_ids.read(source)
+        case HubDataset():
+            return hub.read(source)
+        case FlagEmbedding():
+            raise BadInput(f"{source.path}: groups made elsewhere are no collection; `lwr groups` takes them")

@@ -2,26 +2,38 @@
 
 No torch here: the workflow reads this file each time it starts. A step never sees the whole config, only
 its slice (`Config.train_settings(cell)` and friends), which is also what the workflow watches for reruns.
+
+What a section says of itself is checked here; whether a grid fits together, and fits the checkpoints and
+folders that it names, in grid.py. config/README.md and config/schema.json are generated from this file.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
-
-from lwr.checkpoint import count_layers
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # stands in a path of results/
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1, json_schema_extra={"unit": "share"})]
+Layers, Steps, Tokens, Queries, Passages, Groups = (
+    Annotated[int, Field(ge=1, json_schema_extra={"unit": unit})]
+    for unit in ("layers", "steps", "tokens", "queries", "passages", "groups")
+)
 Split = Literal["train", "dev", "test"]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def slice(self, **which: Any) -> dict[str, Any]:
         """What differs from the defaults, as plain JSON values: short enough to read in a command."""
@@ -36,8 +48,8 @@ class PythonDocs(Section):
 
     kind: Literal["python_docs"]
     packages: list[str] = Field(["stdlib"], description="`stdlib` or the import names of installed packages")
-    dev_share: float = Field(0.2, gt=0, lt=1, description="share of the modules (by hash) that are dev")
-    test_share: float = Field(0.3, gt=0, lt=1, description="share of the modules (by hash) that are test")
+    dev_share: Share = Field(0.2, gt=0, description="of the modules (by hash) that are dev")
+    test_share: Share = Field(0.3, gt=0, description="of the modules (by hash) that are test")
 
     @model_validator(mode="after")
     def _something_is_left_to_train(self) -> Self:
@@ -51,10 +63,8 @@ class BeirFolder(Section):
 
     kind: Literal["beir"]
     path: str = Field(description="the folder; relative to where the workflow is started")
-    dev_from_train: float = Field(
-        0.0, ge=0, lt=1, description="no qrels/dev.tsv? share of the train queries (by hash) taken as dev"
-    )
-    test_from_train: float = Field(0.0, ge=0, lt=1, description="the same for test")
+    dev_from_train: Share = Field(0.0, description="no qrels/dev.tsv? of the train queries (by hash), dev")
+    test_from_train: Share = Field(0.0, description="the same for test")
 
     @model_validator(mode="after")
     def _something_is_left_to_train(self) -> Self:
@@ -68,9 +78,7 @@ class IrDatasets(Section):
 
     kind: Literal["ir_datasets"]
     splits: dict[Split, str] = Field(description="split: id, such as `beir/scifact/train`")
-    dev_from_train: float = Field(
-        0.0, ge=0, lt=1, description="share of the train queries (by hash) taken as dev"
-    )
+    dev_from_train: Share = Field(0.0, description="of the train queries (by hash) taken as dev")
 
 
 class HubDataset(Section):
@@ -81,9 +89,7 @@ class HubDataset(Section):
     qrels: str = Field(description="of the judgements, such as `BeIR/scifact-qrels`")
     revision: str = Field(description="commit hash of `id`")
     qrels_revision: str = Field(description="commit hash of `qrels`")
-    dev_from_train: float = Field(
-        0.0, ge=0, lt=1, description="share of the train queries (by hash) taken as dev"
-    )
+    dev_from_train: Share = Field(0.0, description="of the train queries (by hash) taken as dev")
 
 
 class FlagEmbedding(Section):
@@ -97,16 +103,15 @@ class FirstStage(Section):
     """The retriever whose candidates are reranked: BM25, or runs made elsewhere."""
 
     runs: dict[Split, str] = Field({}, description="split: TREC run to take instead of BM25's")
-
-    depth: Count = Field(100, description="candidates per query")
-    k1: float = Field(0.9, ge=0)
-    b: float = Field(0.4, ge=0, le=1)
+    depth: Passages = Field(100, description="candidates per query")
+    k1: float = Field(0.9, ge=0, description="BM25: how slowly a repeated word stops to count")
+    b: float = Field(0.4, ge=0, le=1, description="BM25: how much long passages are held back")
 
 
 class Mining(Section):
     """Training groups: one positive and hard negatives from the first stage of the train queries."""
 
-    samples: Count = Field(1, description="groups per query, with other negatives each")
+    samples: Groups = Field(1, description="per query, with other negatives each")
     teacher_run: str | None = Field(
         None, description="TREC run with a teacher's scores of the train candidates; they go into the groups"
     )
@@ -115,18 +120,24 @@ class Mining(Section):
         description="drop as a likely false negative what scores above the positive's score less this, by "
         "the teacher's scores or else the first stage's; null: keep all",
     )
-
-    negatives: Count = Field(7, description="negatives per group, kept in the file")
-    depth: tuple[int, int] = Field(
+    negatives: Passages = Field(7, description="negatives per group, kept in the file")
+    depth: tuple[Count, Count] = Field(
         (1, 50), description="ranks of the first stage to draw from, both included"
     )
-    groups: Count | None = Field(
-        None, description="groups at most (a seeded sample of the queries); null: all"
-    )
-    seed: int = 0
+    groups: Groups | None = Field(None, description="at most (a seeded sample of the queries); null: all")
+    seed: int = Field(0, description="of the negatives and of the sample")
+
+    @field_validator("depth")
+    @classmethod
+    def _from_high_to_low(cls, depth: tuple[int, int]) -> tuple[int, int]:
+        if depth[0] > depth[1]:
+            raise ValueError(f"[{depth[0]}, {depth[1]}] holds no rank; the first rank stands first")
+        return depth
 
 
 class Dataset(Section):
+    """One collection: where it comes from, its first stage, and the training groups made of it."""
+
     source: Annotated[
         PythonDocs | BeirFolder | IrDatasets | HubDataset | FlagEmbedding, Field(discriminator="kind")
     ]
@@ -138,8 +149,8 @@ class Dataset(Section):
     )
     first_stage: FirstStage = FirstStage()
     mining: Mining = Mining()
-    queries: dict[Literal["dev", "test"], Count] = Field(
-        {}, description="queries at most per split (a sample by hash); a split not named keeps all"
+    queries: dict[Literal["dev", "test"], Queries] = Field(
+        {}, description="at most per split (a sample by hash); a split not named keeps all"
     )
 
     def collection(self) -> dict[str, Any]:
@@ -151,9 +162,11 @@ class Dataset(Section):
 
 
 class Lora(Section):
-    rank: Count = 32
-    alpha: float = Field(64, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    """A low-rank adapter on a frozen backbone."""
+
+    rank: Count = Field(32, description="of the two matrices that are learnt")
+    alpha: float = Field(64, gt=0, description="the adapter counts alpha / rank")
+    dropout: Share = Field(0.0, description="of the adapter's inputs, while training")
     targets: str | list[str] = Field("all-linear", description="module names, or `all-linear`")
 
 
@@ -164,8 +177,8 @@ class Distillation(Section):
         "deepest",
         description="`next`: the next deeper exit; `anchors`: the next deeper layer divisible by `every`",
     )
-    every: Count | None = Field(None, description="distance of the anchors, in layers")
-    temperature: float = Field(1.0, gt=0)
+    every: Layers | None = Field(None, description="distance of the anchors")
+    temperature: float = Field(1.0, gt=0, description="divides the scores of both; higher is softer")
 
     @model_validator(mode="after")
     def _anchors_need_a_distance(self) -> Self:
@@ -177,28 +190,24 @@ class Distillation(Section):
 class Train(Section):
     """One training run. A step of the optimiser sees `groups_per_batch` x `accumulation` x processes groups."""
 
-    steps: Count | None = Field(None, description="optimiser steps; null: `epochs` decides")
-    epochs: float = Field(1.0, gt=0)
-    groups_per_batch: Count = Field(4, description="groups in one forward pass of one process")
+    steps: Steps | None = Field(None, description="of the optimiser; null: `epochs` decides")
+    epochs: float = Field(1.0, gt=0, description="how often each group is seen")
+    groups_per_batch: Groups = Field(4, description="in one forward pass of one process")
     accumulation: Count = Field(1, description="forward passes per optimiser step")
-    group_size: int = Field(8, ge=2, description="passages per group: one positive, the rest negatives")
+    group_size: Passages = Field(8, ge=2, description="per group: one positive, the rest negatives")
     lr: float = Field(1e-4, gt=0, description="peak learning rate of backbone or adapter")
     head_lr: float = Field(1e-3, gt=0, description="peak learning rate of the heads")
-    weight_decay: float = Field(0.01, ge=0)
-    warmup: float = Field(
-        0.1, ge=0, lt=1, description="share of the steps with a rising rate; then linear to 0"
-    )
-    max_grad_norm: float = Field(1.0, gt=0)
-    query_max_len: Count = Field(
-        32, description="tokens; upstream's key: long queries may lend from the passage"
-    )
-    passage_max_len: Count = Field(224, description="tokens; a whole pair never exceeds the sum of the two")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's, on the matrices of backbone or adapter")
+    warmup: Share = Field(0.1, description="of the steps, with a rising rate; then linear to 0")
+    max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are cut to this length")
+    query_max_len: Tokens = Field(32, description="upstream's key: long queries may lend from the passage")
+    passage_max_len: Tokens = Field(224, description="a whole pair never exceeds the sum of the two")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16: autocast; weights under an optimiser and heads stay float32"
     )
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(False, description="less memory for a third more time")
     lora: Lora | None = Field(None, description="null: full fine-tuning")
-    heads: Literal["per_exit", "shared"] = "per_exit"
+    heads: Literal["per_exit", "shared"] = Field("per_exit", description="one for each exit, or one for all")
     head_init: Literal["yes_token", "checkpoint", "random"] = Field(
         "random",
         description="`yes_token`: the language-model head's row of `Yes`, as upstream (decoders); "
@@ -206,32 +215,36 @@ class Train(Section):
     )
     distillation: Distillation = Distillation()
     exit_weights: dict[int, float] = Field({}, description="layer: weight of its loss; 1 where not named")
-    eval_steps: Count | None = Field(
+    eval_steps: Steps | None = Field(
         None, description="dev nDCG@10 per exit every so many steps; null: never"
     )
-    eval_queries: Count = Field(50, description="dev queries of that look")
+    eval_queries: Queries = Field(50, description="dev queries of that look")
     keep: Literal["last", "best"] = Field(
         "last", description="`best`: the evaluated step with the highest dev nDCG@10, by `keep_by`"
     )
     keep_by: Literal["mean", "deepest"] | int = Field("mean", description="mean of the exits, or one exit")
-    checkpoint_steps: Count | None = Field(
+    checkpoint_steps: Steps | None = Field(
         500,
         description="a killed training goes on from the last of these; with `keep: best`, of `eval_steps`",
     )
-    log_steps: Count = Field(10, description="steps between two lines of progress")
-    report_to: list[Literal["tensorboard", "wandb"]] = []
+    log_steps: Steps = Field(10, description="between two lines of progress")
+    report_to: list[Literal["tensorboard", "wandb"]] = Field([], description="who else gets the logs")
 
-    @model_validator(mode="after")
-    def _best_needs_a_look(self) -> Self:
-        if self.keep == "best" and self.eval_steps is None:
-            raise ValueError("`keep: best` compares evaluated steps: set `eval_steps`")
-        return self
+    @field_validator("keep")
+    @classmethod
+    def _best_needs_a_look(cls, keep: str, info: ValidationInfo) -> str:
+        if keep == "best" and info.data.get("eval_steps", 1) is None:  # absent: it has a problem of its own
+            raise ValueError("`best` compares evaluated steps: set `eval_steps`")
+        return keep
 
 
 def _patch_of(section: type[Section]) -> type[Section]:
-    """The section with every key optional: what a base model or a variant may override."""
+    """The section with every key optional: what a base model or a variant may override.
+
+    None stands for a key that is not given; given ones keep the section's types and bounds.
+    """
     fields = {
-        name: (field.annotation | None, Field(None, description=field.description))
+        name: (Annotated[field.annotation, *field.metadata], Field(None, description=field.description))
         for name, field in section.model_fields.items()
     }
     return create_model(f"{section.__name__}Override", __base__=Section, **fields)
@@ -245,12 +258,13 @@ class Template(Section):
 
     prefix: str = Field("", description="after the bos token, before the query; never cut")
     query: str = Field("A: {query}", description="cut to fit")
-    between: str = "\n"
+    between: str = Field("\n", description="between the two; never cut")
     passage: str = Field("B: {passage}", description="cut to fit")
     after: list[str] = Field(["\n", "{instruction}"], description="pieces tokenised one by one; never cut")
-    instruction: str = (
+    instruction: str = Field(
         "Given a query A and a passage B, determine whether the passage contains an answer to the query "
-        "by providing a prediction of either 'Yes' or 'No'."
+        "by providing a prediction of either 'Yes' or 'No'.",
+        description="stands for {instruction}; training groups may bring their own",
     )
 
 
@@ -259,7 +273,7 @@ class Base(Section):
 
     model: str = Field(description="folder, hub id, or `package:NAME/FOLDER` inside an installed package")
     revision: str | None = Field(None, description="commit hash of a hub id")
-    num_layers: Count | None = Field(None, description="cut to its first blocks; null: all")
+    num_layers: Layers | None = Field(None, description="cut to its first blocks; null: all")
     pooling: Literal["last", "first", "mean"] | None = Field(
         None, description="token(s) a head reads; null: `last` for decoders, `mean` for encoders"
     )
@@ -267,9 +281,11 @@ class Base(Section):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of frozen weights; keep float32 for full fine-tuning"
     )
-    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
-    start_layers: list[Count] | None = Field(None, min_length=1, description="instead of the grid's")
-    train: TrainOverride = TrainOverride()
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = Field(
+        "sdpa", description="how transformers computes it"
+    )
+    start_layers: list[Layers] | None = Field(None, min_length=1, description="instead of the grid's")
+    train: TrainOverride = Field(TrainOverride(), description="keys of `train` that differ for this model")
 
     def identity(self) -> dict[str, Any]:
         """The part that makes another model of it (what `lwr base` and `lwr train` get)."""
@@ -277,9 +293,13 @@ class Base(Section):
 
 
 class Score(Section):
-    tokens_per_batch: Count = Field(8192, description="padded tokens in one forward pass")
+    """Scoring all candidates at all exits."""
+
+    tokens_per_batch: Tokens = Field(8192, description="in one forward pass, padding included")
     shards: Count = Field(1, description="jobs that share the queries of one split")
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the backbone; heads: float32"
+    )
 
 
 # --- the grid ------------------------------------------------------------------------------------------
@@ -300,53 +320,24 @@ class Config(Section):
     """A grid: every data set x base model x start layer x variant x seed is one cell."""
 
     results: str = Field("results", description="folder that everything is written to")
-    datasets: dict[Name, Dataset] = Field(min_length=1)
-    base_models: dict[Name, Base] = Field(min_length=1)
-    start_layers: list[Count] = Field(min_length=1, description="first layer with a head")
+    datasets: dict[Name, Dataset] = Field(min_length=1, description="name: a collection")
+    base_models: dict[Name, Base] = Field(min_length=1, description="name: a checkpoint")
+    start_layers: list[Layers] = Field(min_length=1, description="first layers with a head")
     variants: dict[Name, TrainOverride] = Field(
         {"default": TrainOverride()}, min_length=1, description="name: keys of `train` that differ"
     )
-    seeds: list[int] = Field([1], min_length=1)
+    seeds: list[int] = Field([1], min_length=1, description="of heads, data order and dropout")
     train: Train = Train()
     score: Score = Score()
     measures: list[str] = Field(
         ["nDCG@10", "RR@10", "AP@100", "R@100", "P@1"], min_length=1, description="as ir_measures names them"
     )
 
-    @model_validator(mode="after")
-    def _every_cell_makes_sense(self) -> Self:
-        problems = [
-            f"base_models.{name}: {problem}"
-            for name, base in self.base_models.items()
-            for problem in self._depth_problems(name, base)
-        ]
-        problems += [
-            f"{key}: {value} stands twice"
-            for key in ("start_layers", "seeds", "measures")
-            for value in {v for v in getattr(self, key) if getattr(self, key).count(v) > 1}
-        ]
-        if problems:
-            raise ValueError("\n".join(problems))
-        for base, variant in itertools.product(self.base_models, self.variants):
-            self._train(base, variant)
-        return self
-
-    def _depth_problems(self, name: str, base: Base) -> Iterator[str]:
-        layers = count_layers(base.model, base.revision)
-        if layers is None:  # a hub id not downloaded yet: `lwr base` looks again before anything trains
-            return
-        if base.num_layers is not None and base.num_layers > layers:
-            yield f"num_layers is {base.num_layers}, but {base.model} has {layers} layers"
-        depth = min(base.num_layers or layers, layers)
-        key = "start_layers" if base.start_layers is None else f"base_models.{name}.start_layers"
-        for start in self.start_layers_of(name):
-            if start > depth:
-                yield f"{key} asks for {start}, but the last layer is {depth}"
-
     def start_layers_of(self, base_model: str) -> list[int]:
         return self.base_models[base_model].start_layers or self.start_layers
 
-    def _train(self, base_model: str, variant: str) -> Train:
+    def train_of(self, base_model: str, variant: str) -> Train:
+        """`train`, then what the base model overrides, then the variant. Raises ValidationError."""
         patches = [self.base_models[base_model].train, self.variants[variant]]
         merged = self.train.model_dump(exclude_unset=True)
         for patch in patches:
@@ -370,22 +361,8 @@ class Config(Section):
 
     def train_settings(self, base_model: str, variant: str) -> dict[str, Any]:
         """What `lwr train` needs to know of this config for one base model under one variant."""
-        return self._train(base_model, variant).slice()
+        return self.train_of(base_model, variant).slice()
 
     def measures_of(self, dataset: str) -> list[str]:
         """The grid's measures, and the recall that the first stage leaves to a reranker."""
         return list(dict.fromkeys([*self.measures, f"R@{self.datasets[dataset].first_stage.depth}"]))
-
-
-def explain(error: ValidationError, source: str) -> str:
-    """All problems of a config or a part of it, one line each: where, what, and the nearest right key."""
-    lines = []
-    for problem in error.errors():
-        place = ".".join(str(part) for part in problem["loc"]) or "config"
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{place}: no such key")
-        elif problem["type"] == "value_error":
-            lines.append(f"{place}: {problem['ctx']['error']}")
-        else:
-            lines.append(f"{place}: {problem['msg']}, not {problem['input']!r}")
-    return f"{source}:\n" + "\n".join(f"  {line}" for line in lines)

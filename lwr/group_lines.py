@@ -22,10 +22,11 @@ def read_group_lines(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(read_jsonl(path, {"query": str, "pos": list, "neg": list}), 1):
             where = f"{path}:{number}"
             _check_texts(line, where)
-            if taught not in (None, _is_taught(line, where)):
-                has = "no teacher scores, but lines before it have" if taught else "teacher scores, but not every line has"
-                raise BadInput(f"{where} has {has}; score all lines or none")
-            taught = _is_taught(line, where)
+            is_taught = _is_taught(line, where)
+            if taught not in (None, is_taught):
+                has = "has" if is_taught else "lacks"
+                raise BadInput(f"{where}: {has} teacher scores, unlike the lines before; score all lines or none")
+            taught = is_taught
             yield line
     if taught is None:
         raise BadInput(

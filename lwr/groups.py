@@ -55,12 +55,14 @@ def _draw(line: dict[str, Any], group_size: int, rng: random.Random) -> _Texts:
     repeats = -(-wanted // len(line["neg"]))
     positive = rng.randrange(len(line["pos"]))
     negatives = rng.sample(list(range(len(line["neg"]))) * repeats, wanted)
-    taught = line.get("pos_scores") is not None
+    teacher = None
+    if line.get("pos_scores") is not None:
+        teacher = [float(line["pos_scores"][positive]), *(float(line["neg_scores"][i]) for i in negatives)]
     return _Texts(
         line["query"],
         [line["pos"][positive], *(line["neg"][i] for i in negatives)],
         line.get("prompt"),
-        [line["pos_scores"][positive], *(line["neg_scores"][i] for i in negatives)] if taught else None,
+        teacher,
     )
 
 

@@ -93,13 +93,13 @@ class Prompt:
         q, p = query_max_len, passage_max_len
         answer = 0 if template is None else len(yes_ids(tokenizer))
         self.lengths = Lengths(q + p // 4, p + q // 2, q + p - answer)
-        self._room(self.frame())
+        self._room(self.frame(None))
 
     def use_inference_lengths(self, max_length: int) -> Self:
         """Upstream's lengths of `compute_score(max_length=...)`: what stands after the passage comes on top, twice."""
-        after = 0 if self.template is None else len(self.frame().after)
+        after = 0 if self.template is None else len(self.frame(None).after)
         self.lengths = Lengths(max_length * 3 // 4, max_length, max_length + 2 * after)
-        self._room(self.frame())
+        self._room(self.frame(None))
         return self
 
     def _room(self, frame: Frame) -> int:
@@ -113,7 +113,8 @@ class Prompt:
         return self.lengths.row - fixed
 
     @lru_cache(maxsize=64)  # noqa: B019 - a prompt lives as long as its model
-    def frame(self, instruction: str | None = None) -> Frame:
+    def frame(self, instruction: str | None) -> Frame:
+        """instruction: None takes the template's."""
         if self.template is None:
             return Frame.of_pair(self.tokenizer)
         return Frame.of_template(self.tokenizer, self.template, instruction or self.template.instruction)

@@ -25,7 +25,11 @@ PASSAGES = {f"d{i}": "def decode(s): return s " + "and more " * (i % 5) + str(i)
 def reranker(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     reranker = LayerwiseReranker(
-        tiny.backbone("bert"), tiny.tokenizer(encoder=True), start_layer=3, query_max_len=16, passage_max_len=48
+        tiny.backbone("bert"),
+        tiny.tokenizer(encoder=True),
+        start_layer=3,
+        query_max_len=16,
+        passage_max_len=48,
     )
     reranker.save_pretrained(folder)
     return folder

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from lwr.beir import SPLITS, Collection, Qrels, read_corpus, read_qrels, read_queries
 from lwr.config import BeirFolder, Split
-from lwr.files import BadInput, hash_share
+from lwr.files import BadInput
+from lwr.sources.splits import split_off
 
 
 def read(source: BeirFolder) -> Collection:
@@ -32,14 +33,4 @@ def _splits(folder: Path, source: BeirFolder, query_ids: set[str]) -> dict[Split
             raise BadInput(f"{folder}: no qrels/{split}.tsv; add it, or set {key} to take queries of train")
     present = [split for split in SPLITS if there[split] or split == "train"]
     qrels = {split: read_qrels(folder, split, query_ids) for split in present}
-    return _split_off(qrels, shares)
-
-
-def _split_off(qrels: dict[Split, Qrels], shares: dict[Split, float]) -> dict[Split, Qrels]:
-    """Move the train queries with the lowest hashes to test, those above them to dev, the rest stay."""
-    parts: dict[Split, Qrels] = {"train": {}, "dev": qrels.get("dev", {}), "test": qrels.get("test", {})}
-    for query_id, judged in qrels["train"].items():
-        at = hash_share(query_id)
-        in_test, in_dev = at < shares["test"], at < shares["test"] + shares["dev"]
-        parts["test" if in_test else "dev" if in_dev else "train"][query_id] = judged
-    return parts
+    return split_off(qrels.pop("train"), shares["dev"], shares["test"]) | qrels
