@@ -57,14 +57,15 @@ def load_base_model(base: Base, with_vocabulary: bool = False) -> BaseModel:
         trust_remote_code=False,
         output_loading_info=True,
     )
-    missing = [
-        name for name in info["missing_keys"] if not name.startswith("pooler.")
-    ]  # no head reads a pooler
-    if missing:
-        raise ValueError(
-            f"{base.model}: its checkpoint lacks {len(missing)} tensors, {sorted(missing)[0]} for one"
-        )
-    yes_row = yes_row_of(model, tokenizer) if with_vocabulary else None
+    missing = set(info["missing_keys"])
+    vocabulary = {
+        name for name in missing if with_vocabulary and not name.startswith(model.base_model_prefix)
+    }
+    # no head reads a pooler
+    needed = {name for name in missing - vocabulary if not name.startswith("pooler.")}
+    if needed:
+        raise ValueError(f"{base.model}: its checkpoint lacks {len(needed)} tensors, {min(needed)} for one")
+    yes_row = yes_row_of(model, tokenizer) if with_vocabulary and not vocabulary else None
     return BaseModel(model.base_model.eval(), tokenizer, yes_row, {})
 
 

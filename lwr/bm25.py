@@ -12,6 +12,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import IO
 
@@ -26,13 +27,13 @@ STOP_WORDS = frozenset(  # Lucene's
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these "
     "they this to was will with".split()
 )
-STEMMER = Stemmer.Stemmer("english")
+STEM = lru_cache(2**16)(Stemmer.Stemmer("english", 0).stemWord)  # faster than the stemmer's own cache
 SMALLEST = float(np.finfo(np.float32).smallest_subnormal)  # a candidate scores at least this: above 0
 
 
 def words(text: str) -> list[str]:
     """Lower-cased words of two letters and more, without English stop words, stemmed (Snowball English)."""
-    return STEMMER.stemWords([word for word in WORD.findall(text.lower()) if word not in STOP_WORDS])
+    return [STEM(word) for word in WORD.findall(text.lower()) if word not in STOP_WORDS]
 
 
 @dataclass(frozen=True)

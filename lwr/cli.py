@@ -12,6 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from typer import Option
 
 from lwr import config
+from lwr.config_errors import explain
 from lwr.files import BadInput
 
 app = typer.Typer(
@@ -22,7 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="""Train, measure and ship **layerwise rerankers**: a relevance head at every layer.
 
-    The steps of the workflow, in its order: collect, retrieve, mine, base, train, score, evaluate, tables.
+    The steps of the workflow, in its order: collect, retrieve, mine (or groups), base, train, score,
+    evaluate, tables.
     `snakemake --cores 2` runs them all for a whole grid; each can be run alone.
 
     Options that take SETTINGS take a YAML or JSON file, or the text itself: `'{steps: 100, lr: 1e-4}'`.
@@ -48,7 +50,42 @@ def read_settings(text: str, section: type[Section]) -> Section:
     try:
         return TypeAdapter(section).validate_python(values)
     except ValidationError as error:
-        raise BadInput(config.explain(error, "settings" if is_text else text)) from None
+        raise BadInput(explain(error, section, values, "settings" if is_text else text)) from None
+
+
+@app.command()
+def check(
+    file: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="YAML file of a grid.", exists=True, dir_okay=False)
+    ],
+) -> None:
+    """Say what a grid holds, or all that is wrong with it: file, line, key and the way out. Runs nothing.
+
+    Example: `lwr check config/config.yaml`
+    """
+    from lwr.config_file import read
+    from lwr.grid import summary
+
+    try:
+        typer.echo(summary(read(file)))
+    except BadInput as error:  # plain lines, so that an editor or a terminal finds file:line
+        typer.secho(str(error), fg="red", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def schema(
+    readme: Annotated[
+        bool, Option("--readme", help="Every key as tables for people: config/README.md.")
+    ] = False,
+) -> None:
+    """Print the JSON schema of a config file, for editors.
+
+    Example: `lwr schema > config/schema.json && lwr schema --readme > config/README.md`
+    """
+    from lwr import config_docs
+
+    typer.echo(config_docs.readme() if readme else config_docs.schema_text(), nl=False)
 
 
 @app.command()
@@ -72,7 +109,7 @@ def collect(
 
 @app.command()
 def retrieve(collection: Collection, split: SplitName, settings: Settings, out: Out) -> None:
-    """First stage: the BM25 candidates of a split's queries, as a TREC run.
+    """First stage: the candidates of a split's queries, by BM25 or from a run made elsewhere, as a TREC run.
 
     SETTINGS: the keys under `first_stage`.
 
@@ -112,8 +149,30 @@ def mine(
 
 
 @app.command()
+def groups(
+    source: Annotated[
+        str, Option(metavar="SETTINGS", help="The keys under `datasets: NAME: source:`; flag_embedding.")
+    ],
+    out: Out,
+) -> None:
+    """Adopt training groups made elsewhere: FlagEmbedding's JSON lines, checked and brought into one file.
+
+    Example:
+
+    ```
+    lwr groups --source '{kind: flag_embedding, path: their/groups}' --out groups.jsonl
+    ```
+    """
+    from lwr.sources.flag_embedding import adopt
+
+    adopt(read_settings(source, config.FlagEmbedding), out)
+
+
+@app.command()
 def base(
-    base: Annotated[str, Option(metavar="SETTINGS", help="A base model: the keys under `base_models: NAME:`.")],
+    base: Annotated[
+        str, Option(metavar="SETTINGS", help="A base model: the keys under `base_models: NAME:`.")
+    ],
     out: Out,
 ) -> None:
     """Fetch a base model once, check that it can be read, and write down what it is (JSON).

@@ -25,9 +25,9 @@ from pydantic import (
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # stands in a path of results/
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1, json_schema_extra={"unit": "share"})]
-Layers, Steps, Tokens, Queries, Passages, Groups = (
+Layers, Steps, Tokens, Queries, Passages, Groups, Ranks, Jobs = (
     Annotated[int, Field(ge=1, json_schema_extra={"unit": unit})]
-    for unit in ("layers", "steps", "tokens", "queries", "passages", "groups")
+    for unit in ("layers", "steps", "tokens", "queries", "passages", "groups", "ranks", "jobs")
 )
 Split = Literal["train", "dev", "test"]
 
@@ -121,7 +121,7 @@ class Mining(Section):
         "the teacher's scores or else the first stage's; null: keep all",
     )
     negatives: Passages = Field(7, description="negatives per group, kept in the file")
-    depth: tuple[Count, Count] = Field(
+    depth: tuple[Ranks, Ranks] = Field(
         (1, 50), description="ranks of the first stage to draw from, both included"
     )
     groups: Groups | None = Field(None, description="at most (a seeded sample of the queries); null: all")
@@ -156,6 +156,11 @@ class Dataset(Section):
     def collection(self) -> dict[str, Any]:
         """What `lwr collect` gets."""
         return self.slice(include={"source", "queries"})
+
+    def retrieval(self, split: Split) -> dict[str, Any]:
+        """What `lwr retrieve` gets for a split: of the runs made elsewhere, its own alone."""
+        runs = {name: run for name, run in self.first_stage.runs.items() if name == split}
+        return self.first_stage.model_copy(update={"runs": runs}).slice()
 
 
 # --- training ------------------------------------------------------------------------------------------
@@ -194,7 +199,9 @@ class Train(Section):
     epochs: float = Field(1.0, gt=0, description="how often each group is seen")
     groups_per_batch: Groups = Field(4, description="in one forward pass of one process")
     accumulation: Count = Field(1, description="forward passes per optimiser step")
-    group_size: Passages = Field(8, ge=2, description="per group: one positive, the rest negatives")
+    group_size: Annotated[Passages, Field(ge=2)] = Field(
+        8, description="per group: one positive, the rest negatives"
+    )
     lr: float = Field(1e-4, gt=0, description="peak learning rate of backbone or adapter")
     head_lr: float = Field(1e-3, gt=0, description="peak learning rate of the heads")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's, on the matrices of backbone or adapter")
@@ -205,7 +212,9 @@ class Train(Section):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16: autocast; weights under an optimiser and heads stay float32"
     )
-    gradient_checkpointing: bool = Field(False, description="less memory for a third more time")
+    gradient_checkpointing: bool = Field(
+        False, description="less memory, more time: it computes blocks twice"
+    )
     lora: Lora | None = Field(None, description="null: full fine-tuning")
     heads: Literal["per_exit", "shared"] = Field("per_exit", description="one for each exit, or one for all")
     head_init: Literal["yes_token", "checkpoint", "random"] = Field(
@@ -214,7 +223,9 @@ class Train(Section):
         "`checkpoint`: the heads of a layerwise checkpoint",
     )
     distillation: Distillation = Distillation()
-    exit_weights: dict[int, float] = Field({}, description="layer: weight of its loss; 1 where not named")
+    exit_weights: dict[int, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="layer: weight of its loss; 1 where not named"
+    )
     eval_steps: Steps | None = Field(
         None, description="dev nDCG@10 per exit every so many steps; null: never"
     )
@@ -244,10 +255,11 @@ def _patch_of(section: type[Section]) -> type[Section]:
     None stands for a key that is not given; given ones keep the section's types and bounds.
     """
     fields = {
-        name: (Annotated[field.annotation, *field.metadata], Field(None, description=field.description))
+        name: Annotated[field.annotation, *field.metadata, Field(None, description=field.description)]
         for name, field in section.model_fields.items()
     }
-    return create_model(f"{section.__name__}Override", __base__=Section, **fields)
+    name, doc = f"{section.__name__}Override", f"Keys of `{section.__name__.lower()}` that differ."
+    return create_model(name, __base__=Section, __doc__=doc, **fields)
 
 
 TrainOverride = _patch_of(Train)
@@ -296,7 +308,7 @@ class Score(Section):
     """Scoring all candidates at all exits."""
 
     tokens_per_batch: Tokens = Field(8192, description="in one forward pass, padding included")
-    shards: Count = Field(1, description="jobs that share the queries of one split")
+    shards: Jobs = Field(1, description="jobs that share the queries of one split")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the backbone; heads: float32"
     )

@@ -118,8 +118,10 @@ def find_trunk(backbone: PreTrainedModel) -> Trunk:
         ids = torch.tensor([ids], device=backbone.device)
         return backbone(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
 
-    training = backbone.training
-    backbone.eval()
+    training, attention = backbone.training, backbone.config._attn_implementation
+    backbone.eval().set_attn_implementation(
+        "eager"
+    )  # it may still be on the CPU, where flash attention is not
     with ExitStack() as hooks:
         hooks.enter_context(blocks[-1].register_forward_hook(after_block))
         for module in outside:
@@ -127,7 +129,7 @@ def find_trunk(backbone: PreTrainedModel) -> Trunk:
         output = final_state(1, 2, 3)
     felt = (output - final_state(1, 2, 4)).norm(dim=-1)[0]  # how each token feels that the third is another
     causal = bool(felt[:2].max() < 1e-3 * felt[2])  # not 0: experts compute in batches that the others shape
-    backbone.train(training)
+    backbone.train(training).set_attn_implementation(attention)
 
     if torch.equal(state["last"], output):
         norm = nn.Identity()

@@ -25,7 +25,9 @@ def read_group_lines(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
             is_taught = _is_taught(line, where)
             if taught not in (None, is_taught):
                 has = "has" if is_taught else "lacks"
-                raise BadInput(f"{where}: {has} teacher scores, unlike the lines before; score all lines or none")
+                raise BadInput(
+                    f"{where}: {has} teacher scores, unlike the lines before; score all lines or none"
+                )
             taught = is_taught
             yield line
     if taught is None:
@@ -51,7 +53,11 @@ def _is_taught(line: dict[str, Any], where: str) -> bool:
     if scores == {"pos": None, "neg": None}:
         return False
     for key, numbers in scores.items():
-        if not isinstance(numbers, list) or len(numbers) != len(line[key]) or not all(map(_is_number, numbers)):
+        if (
+            not isinstance(numbers, list)
+            or len(numbers) != len(line[key])
+            or not all(map(_is_number, numbers))
+        ):
             raise BadInput(f"{where}: field '{key}_scores' must hold one number for each text of {key!r}")
     return True
 

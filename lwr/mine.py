@@ -24,6 +24,11 @@ class Choice:
     hard: list[str]  # candidates at the ranks asked for, none of them relevant
     scores: dict[str, float]  # of all these: the teacher's, or the first stage's where it found them
 
+    def scored(self) -> Choice:
+        """Only what has a score; nothing where that leaves positives or candidates alone."""
+        positives, hard = ([d for d in ids if d in self.scores] for ids in (self.positives, self.hard))
+        return Choice(self.query_id, positives if hard else [], hard, self.scores)
+
 
 @dataclass(frozen=True)
 class Group:
@@ -71,24 +76,25 @@ def read_choices(collection: Path, queries: Queries, run: Path, mining: Mining) 
     are counted in the log.
     """
     qrels, ranked = read_qrels(collection, "train", queries), read_run(run)
-    teacher = None if mining.teacher_run is None else read_run(Path(mining.teacher_run).expanduser())
+    teacher = None if mining.teacher_run is None else read_run(Path(mining.teacher_run))
     first, last = mining.depth
     choices, unscored = [], 0
     for query_id in sorted(ranked):
         if query_id not in qrels:
             raise BadInput(f"{run}: query {query_id!r} is not judged for train; give the run of train")
-        relevant = sorted((doc_id for doc_id, grade in qrels[query_id].items() if grade > 0), key=hash_share)
-        hard = [doc_id for doc_id, _ in ranked[query_id][first - 1 : last] if doc_id not in relevant]
+        positives = sorted((doc_id for doc_id, grade in qrels[query_id].items() if grade > 0), key=hash_share)
+        hard = [doc_id for doc_id, _ in ranked[query_id][first - 1 : last] if doc_id not in positives]
         scores = dict(ranked[query_id] if teacher is None else teacher.get(query_id, ()))
-        scores = {doc_id: scores[doc_id] for doc_id in [*relevant, *hard] if doc_id in scores}
-        choice = Choice(query_id, relevant, hard, scores)
-        if teacher is not None and relevant:
-            choice = Choice(query_id, *([d for d in ids if d in scores] for ids in (relevant, hard)), scores)
-            unscored += not (choice.positives and choice.hard)
-        if choice.positives and (choice.hard or teacher is None):
+        choice = Choice(query_id, positives, hard, {d: scores[d] for d in [*positives, *hard] if d in scores})
+        if teacher is not None and positives:
+            choice = choice.scored()
+            unscored += not choice.positives
+        if choice.positives:
             choices.append(choice)
     if unscored:
-        say(f"mine: {unscored} queries without a positive or without a candidate that the teacher scored")
+        say(
+            f"mine: {unscored} queries make no group: the teacher scored no positive of them, or no candidate"
+        )
     return choices
 
 

@@ -57,29 +57,36 @@ def load_minicpm(
     full_depth = config["num_hidden_layers"]
     depth = num_layers or full_depth
 
-    embeddings = tensors["model.embed_tokens.weight"].float()
-    heads = _layerwise_heads(config, tensors, tokenizer)
-    # A tied language-model head shares the *unscaled* embeddings: it is untied by the folding.
-    vocabulary_head = None if heads else tensors.get("lm_head.weight", embeddings).float()
-
     residual = config["scale_depth"] / math.sqrt(full_depth)
+
+    def scale(name: str) -> float:
+        if name == "model.embed_tokens.weight":
+            return config["scale_emb"]
+        closes_a_branch = name.endswith(("o_proj.weight", "down_proj.weight"))
+        return residual if closes_a_branch else 1.0
+
     state = {
-        name.removeprefix("model."): tensor.float() * (residual if _closes_a_branch(name) else 1.0)
+        name.removeprefix("model."): tensor.float() * scale(name)
         for name, tensor in tensors.items()
         if name.startswith("model.") and _block_of(name) < depth
     }
-    state["embed_tokens.weight"] = embeddings * config["scale_emb"]
-
     shape = {key: config[key] for key in SAME_IN_LLAMA if config.get(key) is not None}
     llama = LlamaConfig(**shape, num_hidden_layers=depth, tie_word_embeddings=False, use_cache=False)
     llama._attn_implementation = attention
     backbone = LlamaModel(llama)
-    backbone.load_state_dict(state)
-    return MiniCPM(backbone.to(dtype).eval(), vocabulary_head, {k: w for k, w in heads.items() if k <= depth})
+    try:
+        backbone.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: {error}") from None
 
-
-def _closes_a_branch(name: str) -> bool:
-    return name.endswith(("o_proj.weight", "down_proj.weight"))
+    heads = _layerwise_heads(folder, config, tensors, tokenizer)
+    # A tied language-model head shares the *unscaled* embeddings: it is untied by the folding.
+    vocabulary = tensors.get("lm_head.weight", tensors["model.embed_tokens.weight"])
+    return MiniCPM(
+        backbone.to(dtype).eval(),
+        None if heads else vocabulary.float(),
+        {k: head for k, head in heads.items() if k <= depth},
+    )
 
 
 def _block_of(name: str) -> int:
@@ -89,19 +96,23 @@ def _block_of(name: str) -> int:
 
 
 def _layerwise_heads(
-    config: dict[str, Any], tensors: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase
+    folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase
 ) -> dict[int, Tensor]:
     """The relevance heads of a layerwise checkpoint by layer; empty for a raw language model.
 
-    `head_type: simple` has one output; `complex` one per vocabulary entry, of which `Yes` is read.
+    A head has one row, or (`head_type: complex`) one per vocabulary entry, of which `Yes` is read.
     `head_multi: false` is one head that serves all layers.
     """
     if config.get("head_type", "raw") == "raw":
         return {}
-    exits = range(config["start_layer"], config["num_hidden_layers"] + 1)
-    row = yes_token(tokenizer) if config["head_type"] == "complex" else 0
-    middle = (lambda i: f"{i}.") if config["head_multi"] else (lambda _: "")
-    return {k: tensors[f"lm_head.{middle(i)}linear_head.weight"][row].float() for i, k in enumerate(exits)}
+    heads = {}
+    for i, k in enumerate(range(config["start_layer"], config["num_hidden_layers"] + 1)):
+        name = f"lm_head.{i}.linear_head.weight" if config["head_multi"] else "lm_head.linear_head.weight"
+        if name not in tensors:
+            raise ValueError(f"{folder}: no tensor {name!r}, which its config.json promises")
+        row = 0 if len(tensors[name]) == 1 else yes_token(tokenizer)
+        heads[k] = tensors[name][row].float()
+    return heads
 
 
 def _read_safetensors(folder: Path) -> dict[str, Tensor]:

@@ -119,9 +119,9 @@ class LayerwiseReranker(nn.Module):
     def encode(self, features: Mapping[str, Tensor], layers: Sequence[int] | None = None) -> list[Tensor]:
         """Scores at each of `layers` (default: every exit), each float32 [batch]; no deeper block runs.
 
-        features: `input_ids`, `attention_mask` int64 [batch, tokens], padded on either side; optionally
-        `token_type_ids`, `position_ids`, and upstream's `labels`, whose one entry above -100 marks the answer:
-        then the token before it is read.
+        features: `input_ids`, `attention_mask` int64 [batch, tokens], padded on either side (an encoder with
+        learnt positions, as BERT: on the right); optionally `token_type_ids`, `position_ids`, and upstream's
+        `labels`, whose one entry above -100 marks the answer: then the token before it is read.
         """
         layers = self.exits if layers is None else list(layers)
         unknown = [k for k in layers if k not in self.exits]
@@ -213,7 +213,7 @@ class LayerwiseReranker(nn.Module):
 
     def gradient_checkpointing_enable(self, **_) -> None:
         """Keep one state per block and compute the rest again on the way back."""
-        # The reentrant kind would cut the graph at the states that the hooks hand out.
+        # The reentrant kind fails under DDP and passes over keyword arguments.
         self.backbone.activation_checkpointing_enable({"use_reentrant": False})
 
     # --- on disk ---------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ def retrieve(collection: Path, out: Path, split: Split, first_stage: FirstStage)
     queries = read_queries(collection)
     asked = {query_id: queries[query_id] for query_id in sorted(read_qrels(collection, split, queries))}
     if split in first_stage.runs:
-        given = Path(first_stage.runs[split]).expanduser()
+        given = Path(first_stage.runs[split])
         run = adopt(given, collection, split, asked, first_stage.depth)
         write_run(out, run, read_tag(given))
     else:
@@ -38,7 +38,9 @@ def search(
     Candidates score above 0: they share a word with the query.
     """
     asked = {query_id: bm25.words(text) for query_id, text in queries.items()}
-    vocabulary = {word: number for number, word in enumerate(sorted({w for ws in asked.values() for w in ws}))}
+    vocabulary = {
+        word: number for number, word in enumerate(sorted({w for ws in asked.values() for w in ws}))
+    }
     numbered = {query_id: [vocabulary[word] for word in words] for query_id, words in asked.items()}
     texts = ((passage.doc_id, passage.full_text) for passage in read_corpus(collection, split))
     with TemporaryFile(dir=scratch) as file:

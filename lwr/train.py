@@ -160,7 +160,10 @@ def last_whole_checkpoint(work: Path) -> Path | None:
 
 def _arguments(settings: Train, reranker: LayerwiseReranker, seed: int, work: Path) -> TrainingArguments:
     keep_best = settings.keep == "best"
-    keep_by = reranker.exits[-1] if settings.keep_by == "deepest" else settings.keep_by
+    exits = reranker.exits
+    keep_by = exits[-1] if settings.keep_by == "deepest" else settings.keep_by
+    if keep_best and keep_by not in ("mean", *exits):
+        raise ValueError(f"keep_by is {keep_by}, but exits are {exits[0]}..{exits[-1]}")
     checkpoint_steps = settings.eval_steps if keep_best else settings.checkpoint_steps
     return TrainingArguments(
         output_dir=str(work),

@@ -12,8 +12,10 @@ from lwr.config import Base
 from lwr.depth import find_trunk, run_to
 from lwr.prompt import yes_token
 
+CUT = ["llama", "qwen2", "gemma3_text", "qwen3_5_text", "lfm2", "bert", "modernbert"]
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma3_text", "qwen3_5_text", "lfm2", "bert", "modernbert"])
+
+@pytest.mark.parametrize("architecture", CUT)
 @torch.no_grad()
 def test_a_cut_model_is_the_first_blocks_of_the_full_one(architecture, tmp_path):
     folder = str(tiny.save(architecture, tmp_path))
@@ -27,7 +29,9 @@ def test_a_cut_model_is_the_first_blocks_of_the_full_one(architecture, tmp_path)
         assert torch.equal(in_full, in_cut)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "lfm2"])  # the last two tie the vocabulary's rows
+@pytest.mark.parametrize(
+    "architecture", ["llama", "gemma3_text", "lfm2"]
+)  # the last two tie the vocabulary's rows
 def test_the_row_of_yes(architecture, tmp_path):
     folder = tiny.save(architecture, tmp_path)
     loaded = load_base_model(Base(model=str(folder)), with_vocabulary=True)
@@ -72,5 +76,5 @@ def test_a_checkpoint_without_its_pooler_is_enough(tmp_path):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(ValueError, match="nowhere holds no config.json"):
+    with pytest.raises(ValueError, match=r"nowhere holds no config\.json"):
         load_base_model(Base(model=str(tmp_path / "nowhere")))

@@ -50,7 +50,6 @@ def test_title_and_metadata_may_be_missing_null_or_someone_elses(tmp_path):
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"_id": "a"}, "id 'a' stands twice"),
         ({"_id": "a b"}, "id 'a b' is empty or holds whitespace"),
         ({"_id": ""}, "id '' is empty"),
         ({"_id": 7}, "field '_id' is 7; make it a string"),
@@ -109,6 +108,8 @@ def test_qrels_without_header_are_refused(tmp_path, rows):
     [
         ({"train": {"q1": {"d9": 1}}}, "1 passages judged for train are not in its corpus, as 'd9'"),
         ({"train": {"q1": {"d3": 1}}}, "judged for train are not in its corpus"),  # d3 is in test's alone
+        ({"train": {"blank": {"d1": 1}}}, "'blank' is judged for train but has no text"),
+        ({"train": {"a b": {"d1": 1}}}, "id 'a b' is empty or holds whitespace"),
         ({"train": {"q1": {"d1": 1}}, "dev": {}}, "no query is left for dev"),
         ({"train": {"q9": {"d1": 1}}}, "'q9' is judged for train but has no text"),
         ({"train": {"q1": {"d1": 1}}, "test": {"q1": {"d1": 1}}}, "judged for train and test"),
@@ -117,8 +118,29 @@ def test_qrels_without_header_are_refused(tmp_path, rows):
 def test_a_collection_that_does_not_fit_together_is_not_written(tmp_path, qrels, says):
     out = tmp_path / "out"
     with pytest.raises(BadInput, match=says):
-        write_collection(out, CORPUS, QUERIES, qrels)
+        write_collection(out, CORPUS, QUERIES | {"blank": " ", "a b": "text"}, qrels)
     assert not out.exists() or not list(out.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("passage", "says"),
+    [
+        (CORPUS[0], "corpus.jsonl:4: id 'd1' stands twice"),
+        (Passage("a b", "", "t"), "corpus.jsonl:4: id 'a b' is empty or holds whitespace"),
+    ],
+)
+def test_a_bad_id_is_found_when_a_corpus_is_written(tmp_path, passage, says):
+    with pytest.raises(BadInput, match=says):
+        write_collection(tmp_path / "out", [*CORPUS, passage, Passage("d9", "", "t")], QUERIES, QRELS)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_ids_with_the_same_hash_are_two_ids(tmp_path, monkeypatch):
+    monkeypatch.setattr("lwr.beir.hash", lambda text: 7, raising=False)
+    write_collection(tmp_path / "good", CORPUS, QUERIES, QRELS)
+    assert list(read_corpus(tmp_path / "good")) == CORPUS
+    with pytest.raises(BadInput, match=r"corpus\.jsonl:4: id 'd2' stands twice"):
+        write_collection(tmp_path / "bad", [*CORPUS, CORPUS[1]], QUERIES, QRELS)
 
 
 def test_a_sample_of_queries_grows_without_changing():

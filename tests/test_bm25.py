@@ -10,7 +10,21 @@ from lwr import bm25
 from lwr.bm25 import candidates, words
 from lwr.trec import best_first
 
-VOCABULARY = ["cat", "cats", "Dog's", "running", "runner", "the", "zebra", "of", "x", "naïve", "co-op", "2nd", "42"]
+VOCABULARY = [
+    "cat",
+    "cats",
+    "Dog's",
+    "running",
+    "runner",
+    "the",
+    "zebra",
+    "of",
+    "x",
+    "naïve",
+    "co-op",
+    "2nd",
+    "42",
+]
 
 
 def texts(passages, seed=0):
@@ -22,12 +36,20 @@ def texts(passages, seed=0):
 
 
 def search(corpus, queries, depth=100, k1=0.9, b=0.4):
-    vocabulary = {word: n for n, word in enumerate(sorted({w for text in queries.values() for w in words(text)}))}
+    vocabulary = {
+        word: n for n, word in enumerate(sorted({w for text in queries.values() for w in words(text)}))
+    }
     numbered = {query: [vocabulary[word] for word in words(text)] for query, text in queries.items()}
     return bm25.search(bm25.build(corpus, vocabulary, BytesIO()), numbered, depth, k1, b)
 
 
-QUERIES = {"q1": "Cats running", "q2": "zebra zebra dog", "q3": "co-op the runner 2nd", "q4": "nothing", "q5": "of"}
+QUERIES = {
+    "q1": "Cats running",
+    "q2": "zebra zebra dog",
+    "q3": "co-op the runner 2nd",
+    "q4": "nothing",
+    "q5": "of",
+}
 
 
 @pytest.mark.parametrize(("k1", "b"), [(0.9, 0.4), (1.5, 0.75), (0.0, 0.0)])
@@ -63,7 +85,9 @@ def test_the_size_of_a_block_changes_nothing(block, monkeypatch):
 
 def test_a_corpus_is_read_once_and_as_a_stream(monkeypatch):
     monkeypatch.setattr(bm25, "BLOCK", 10)
-    assert search(iter(texts(35)), {"q": "cat"}, depth=3)["q"] == search(texts(35), {"q": "cat"}, depth=3)["q"]
+    assert (
+        search(iter(texts(35)), {"q": "cat"}, depth=3)["q"] == search(texts(35), {"q": "cat"}, depth=3)["q"]
+    )
 
 
 def test_candidates_keep_all_that_tie_with_the_last():

@@ -7,6 +7,7 @@ import tiny
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, LlamaConfig, LlamaModel, T5Config, T5EncoderModel, T5Model
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lwr.depth import UnsupportedBackbone, find_trunk, run_to
 
@@ -24,27 +25,18 @@ def inputs() -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-@pytest.fixture
-def blocks_run(monkeypatch):
-    """blocks_run(trunk, run): the blocks, counted from 1, whose forward `run()` calls."""
+def count_blocks(trunk, called: list[int], monkeypatch) -> None:
+    """From now on the forward of each block writes down its number, from 1."""
 
-    def watch(trunk, run) -> list[int]:
-        called = []
+    def counted(k, forward):
+        def count_and_run(*args, **kwargs):
+            called.append(k)
+            return forward(*args, **kwargs)
 
-        def counted(k, forward):
-            def count_and_run(*args, **kwargs):
-                called.append(k)
-                return forward(*args, **kwargs)
+        return count_and_run
 
-            return count_and_run
-
-        for k, block in enumerate(trunk.blocks, start=1):
-            monkeypatch.setattr(block, "forward", counted(k, block.forward))
-        run()
-        monkeypatch.undo()
-        return called
-
-    return watch
+    for k, block in enumerate(trunk.blocks, start=1):
+        monkeypatch.setattr(block, "forward", counted(k, block.forward))
 
 
 @architectures
@@ -60,21 +52,25 @@ def test_every_layer_is_what_transformers_reports(architecture):
     for k in EVERY_LAYER[:-1]:
         torch.testing.assert_close(states[k - 1], norm(expected.hidden_states[k]), atol=1e-5, rtol=0)
     torch.testing.assert_close(states[-1], expected.last_hidden_state, atol=1e-5, rtol=0)
-    assert not torch.allclose(states[0], states[1], atol=0.1), "layers must differ for this test to mean anything"
+    assert not torch.allclose(states[0], states[1], atol=0.1), (
+        "layers must differ for this test to mean anything"
+    )
 
 
 @architectures
 @torch.no_grad()
-def test_an_early_exit_runs_no_deeper_block_and_changes_nothing(architecture, blocks_run):
+def test_an_early_exit_runs_no_deeper_block_and_changes_nothing(architecture, monkeypatch):
     backbone = tiny.backbone(architecture)
     trunk = find_trunk(backbone)
     features = inputs()
     full = run_to(backbone, trunk, EVERY_LAYER, trunk.norm, **features)
+    blocks_run: list[int] = []
+    count_blocks(trunk, blocks_run, monkeypatch)
     for k in EVERY_LAYER:
-        alone = []
-        ran = blocks_run(trunk, lambda k=k: alone.extend(run_to(backbone, trunk, [k], trunk.norm, **features)))
-        assert ran == list(range(1, k + 1))
-        assert torch.equal(alone[0], full[k - 1])
+        blocks_run.clear()
+        (alone,) = run_to(backbone, trunk, [k], trunk.norm, **features)
+        assert blocks_run == list(range(1, k + 1))
+        assert torch.equal(alone, full[k - 1])
 
 
 @architectures
@@ -134,6 +130,17 @@ def test_looking_at_a_backbone_leaves_its_mode():
     backbone = tiny.backbone("llama").train()
     find_trunk(backbone)
     assert backbone.training
+
+
+def test_looking_at_a_backbone_does_without_its_attention():
+    def attention(*_, **__):
+        raise RuntimeError("no kernel for this device")
+
+    ALL_ATTENTION_FUNCTIONS.register("gpu_only", attention)
+    backbone = tiny.backbone("llama")
+    backbone.set_attn_implementation("gpu_only")
+    assert find_trunk(backbone).causal
+    assert backbone.config._attn_implementation == "gpu_only"
 
 
 # --- refusals ------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 import tiny
 import torch
@@ -87,7 +86,9 @@ def test_a_line_may_bring_its_own_instruction(read):
 
 def test_scores_of_a_teacher_follow_their_texts(read):
     line = LINE | {"pos": ["p0", "p1"], "pos_scores": [10.0, 11.5], "neg_scores": [0.25, 1, -2.0]}
-    score_of = dict(zip([*line["pos"], *line["neg"]], [*line["pos_scores"], *line["neg_scores"]], strict=True))
+    score_of = dict(
+        zip([*line["pos"], *line["neg"]], [*line["pos_scores"], *line["neg_scores"]], strict=True)
+    )
     for group in read([line] * 9, group_size=4):
         assert group.teacher == [score_of[text] for text in passages(group)]
 
@@ -103,9 +104,15 @@ def test_scores_of_a_teacher_follow_their_texts(read):
         (LINE | {"neg": []}, "field 'neg' must be a list of one text or more"),
         (LINE | {"pos": [None]}, "field 'pos' must be a list of one text or more"),
         (LINE | {"prompt": 3}, "field 'prompt' is 3; make it a string"),
-        (LINE | {"pos_scores": [1.0], "neg_scores": [1.0]}, "field 'neg_scores' must hold one number for each text"),
+        (
+            LINE | {"pos_scores": [1.0], "neg_scores": [1.0]},
+            "field 'neg_scores' must hold one number for each text",
+        ),
         (LINE | {"pos_scores": [1.0]}, "field 'neg_scores' must hold one number for each text"),
-        (LINE | {"pos_scores": ["1"], "neg_scores": [1, 2, 3]}, "field 'pos_scores' must hold one number for each"),
+        (
+            LINE | {"pos_scores": ["1"], "neg_scores": [1, 2, 3]},
+            "field 'pos_scores' must hold one number for each",
+        ),
     ],
 )
 def test_a_bad_line_is_named(read, tmp_path, line, says):
@@ -151,7 +158,9 @@ def test_teacher_scores_are_grouped_as_the_rows_are(read):
 def test_a_last_batch_of_fewer_groups_has_the_mean_over_its_own(read):
     lines = [LINE | {"query": f"query number {i}"} for i in range(7)]
     groups = read(lines, group_size=4)
-    model = LayerwiseReranker(tiny.backbone("llama"), tiny.tokenizer(encoder=False), 4, start_layer=2, template=SHORT)
+    model = LayerwiseReranker(
+        tiny.backbone("llama"), tiny.tokenizer(encoder=False), 4, start_layer=2, template=SHORT
+    )
     model.heads.requires_grad_(False).apply(lambda heads: [torch.nn.init.normal_(head) for head in heads])
 
     def loss(some: list[Group]) -> torch.Tensor:
@@ -165,7 +174,11 @@ def test_a_last_batch_of_fewer_groups_has_the_mean_over_its_own(read):
 
 def test_an_external_teacher_reaches_the_loss(read):
     scored = LINE | {"pos_scores": [9.0], "neg_scores": [1, 2, 3]}
-    model = LayerwiseReranker(tiny.backbone("llama"), tiny.tokenizer(encoder=False), 4, start_layer=2, template=SHORT)
-    with_teacher, without = (model.train()(**collate(read([line] * 2), model.tokenizer)) for line in (scored, LINE))
+    model = LayerwiseReranker(
+        tiny.backbone("llama"), tiny.tokenizer(encoder=False), 4, start_layer=2, template=SHORT
+    )
+    with_teacher, without = (
+        model.train()(**collate(read([line] * 2), model.tokenizer)) for line in (scored, LINE)
+    )
     assert torch.equal(with_teacher.parts.contrastive, without.parts.contrastive)
     assert (with_teacher.parts.distillation > without.parts.distillation).all()

@@ -80,7 +80,9 @@ def test_parts_are_per_exit(scores):
 def test_each_exit_learns_from_the_teacher_it_is_given(scores):
     teachers = [2, None, 3, None]
     distillation = layerwise_loss(scores, teachers).distillation
-    expected = [0 if t is None else soft_cross_entropy(s, scores[t]) for s, t in zip(scores, teachers, strict=True)]
+    expected = [
+        0 if t is None else soft_cross_entropy(s, scores[t]) for s, t in zip(scores, teachers, strict=True)
+    ]
     assert distillation.tolist() == pytest.approx(expected, rel=1e-5)
 
 
@@ -102,7 +104,9 @@ def test_temperature(scores, temperature):
 
 
 def test_temperature_leaves_the_labels_alone(scores):
-    assert torch.equal(layerwise_loss(scores, DEEPEST, 4.0).contrastive, layerwise_loss(scores, DEEPEST).contrastive)
+    assert torch.equal(
+        layerwise_loss(scores, DEEPEST, 4.0).contrastive, layerwise_loss(scores, DEEPEST).contrastive
+    )
 
 
 def test_weights_count_all_terms_of_an_exit(scores):

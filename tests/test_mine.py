@@ -4,7 +4,7 @@ from lwr.beir import Passage, write_collection
 from lwr.config import Mining
 from lwr.files import BadInput, read_jsonl
 from lwr.mine import mine
-from lwr.trec import write_run
+from lwr.trec import best_first, write_run
 
 N = 30
 KEYS = {"query": str, "pos": list, "neg": list, "query_id": str, "pos_id": list, "neg_id": list}
@@ -24,7 +24,8 @@ def collection(tmp_path):
     return tmp_path / "collection"
 
 
-def groups_of(collection, run, **settings):
+def lines_of(collection, run, **settings):
+    """The groups from a run in which each passage scores 1 less than the one before it."""
     folder = collection.parent
     write_run(
         folder / "train.run",
@@ -32,7 +33,11 @@ def groups_of(collection, run, **settings):
         "t",
     )
     mine(collection, folder / "train.run", folder / "groups.jsonl", Mining(**settings))
-    return {row["query_id"]: row for row in read_jsonl(folder / "groups.jsonl", KEYS)}
+    return list(read_jsonl(folder / "groups.jsonl", KEYS))
+
+
+def groups_of(collection, run, **settings):
+    return {row["query_id"]: row for row in lines_of(collection, run, **settings)}
 
 
 ALL = [f"d{i}" for i in range(N)]
@@ -107,3 +112,101 @@ def test_a_query_without_a_relevant_passage_makes_no_group(tmp_path):
     qrels = {"train": {"q1": {"d1": 1}, "q2": {"d1": 0}}}
     write_collection(tmp_path / "collection", corpus, {"q1": "one", "q2": "two"}, qrels)
     assert groups_of(tmp_path / "collection", {"q1": ["d1"], "q2": ["d1"]}).keys() == {"q1"}
+
+
+# --- several groups of one query -----------------------------------------------------------------------
+
+
+def test_samples_share_no_negative_and_positives_take_turns(collection):
+    lines = lines_of(collection, RUN, samples=3, negatives=5)
+    assert [line["query_id"] for line in lines] == sorted(3 * [f"q{i}" for i in range(20)])
+    for i in range(0, len(lines), 3):
+        negatives = [doc_id for line in lines[i : i + 3] for doc_id in line["neg_id"]]
+        assert len(set(negatives)) == 15
+        first, second, third = (line["pos_id"] for line in lines[i : i + 3])
+        assert first == third != second
+
+
+def test_the_first_sample_is_the_only_one_of_one(collection):
+    assert lines_of(collection, RUN, samples=2)[::2] == lines_of(collection, RUN)
+
+
+def test_further_samples_need_enough_candidates_of_their_own(collection):
+    lines = lines_of(collection, {"q1": ALL[:12], "q2": ALL[:3]}, samples=9, negatives=5)
+    assert [line["query_id"] for line in lines] == ["q1", "q1", "q2"]  # 10 are left of 12; q2 is filled up
+    assert all(len(line["neg_id"]) == 5 for line in lines)
+
+
+def test_groups_bounds_the_samples_too(collection):
+    lines = lines_of(collection, RUN, samples=3, groups=7, negatives=5)
+    assert len(lines) == 7
+    assert len({line["query_id"] for line in lines}) == 3
+
+
+# --- likely false negatives ----------------------------------------------------------------------------
+
+
+def test_what_scores_above_the_positive_less_the_margin_is_no_negative(collection, capsys):
+    run = {"q9": ["d20", "d21", "d10", "d22", "d23", "d24"], "q8": ["d8", "d1"]}  # d9, too, answers q9
+    assert groups_of(collection, run, negatives=2, margin=1.0)["q9"]["pos_id"] == ["d10"]
+    assert "mine: 2 likely false negatives dropped from 2 groups" in capsys.readouterr().err
+    hard = ["d20", "d21", "d22", "d23", "d24"]
+    for margin, dropped in [(-2.0, 0), (0.0, 2), (1.0, 2), (1.5, 3)]:
+        negatives = groups_of(collection, run, negatives=20, margin=margin)["q9"]["neg_id"]
+        assert set(negatives[: 5 - dropped]) == set(hard[dropped:])
+        assert not set(negatives) & set(hard[:dropped])  # not from the corpus either
+
+
+def test_where_the_positive_was_not_found_nothing_can_be_compared(collection):
+    run = {"q9": ["d20", "d21", "d22"]}
+    assert set(groups_of(collection, run, negatives=3, margin=100.0)["q9"]["neg_id"]) == {"d20", "d21", "d22"}
+
+
+# --- a teacher -----------------------------------------------------------------------------------------
+
+
+def teacher(collection, scores):
+    path = collection.parent / "teacher.run"
+    write_run(path, {query: best_first(docs.items()) for query, docs in scores.items()}, "teacher")
+    return {"teacher_run": str(path)}
+
+
+def test_a_teachers_scores_stand_beside_the_texts(collection):
+    by_teacher = {"q9": {"d9": 0.5, "d20": 3.25, "d21": -1.0, "d22": 0.0}}
+    group = groups_of(
+        collection, {"q9": ["d20", "d21", "d22"]}, negatives=3, **teacher(collection, by_teacher)
+    )["q9"]
+    assert group["pos_scores"] == [0.5]
+    assert dict(zip(group["neg_id"], group["neg_scores"], strict=True)) == {
+        "d20": 3.25,
+        "d21": -1.0,
+        "d22": 0.0,
+    }
+
+
+def test_only_what_the_teacher_scored_stands_in_a_group(collection, capsys):
+    run = {"q3": ALL, "q4": ALL, "q5": ALL, "q6": ALL}
+    by_teacher = {
+        "q3": {"d4": 1.0, "d20": 0.5, "d21": 0.25},
+        "q4": {"d20": 1.0},
+        "q5": {"d5": 1.0, "d6": 0.0},
+    }
+    groups = groups_of(collection, run, negatives=7, **teacher(collection, by_teacher))
+    assert groups.keys() == {"q3"}
+    assert groups["q3"]["pos_id"] == ["d4"]
+    assert set(groups["q3"]["neg_id"]) == {"d20", "d21"}  # no other fills up
+    assert "mine: 3 queries make no group: the teacher scored" in capsys.readouterr().err
+
+
+def test_the_margin_is_the_teachers_where_there_is_one(collection):
+    by_teacher = {"q9": {"d9": 0.0, "d20": 3.25, "d21": -1.0, "d22": -3.0}}
+    run = {"q9": ["d9", "d20", "d21", "d22"]}
+    settings = {"negatives": 3, **teacher(collection, by_teacher)}
+    assert groups_of(collection, run, margin=2.0, **settings)["q9"]["neg_id"] == ["d22"]
+    with pytest.raises(BadInput, match=r"teacher.run: nothing to make a group of"):
+        groups_of(collection, run, margin=9.0, **settings)
+
+
+def test_a_teacher_of_other_queries_is_refused(collection):
+    with pytest.raises(BadInput, match=r"teacher.run: nothing to make a group of; score train candidates"):
+        groups_of(collection, RUN, **teacher(collection, {"q20": {"held": 1.0}}))

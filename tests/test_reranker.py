@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from pathlib import Path
-
 import pytest
 import tiny
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
-from lwr.base_model import load_base_model
 from lwr.batching import pad
-from lwr.config import Base, Lora, Template
-from lwr.minicpm import is_minicpm
+from lwr.config import Lora, Template
 from lwr.prompt import yes_token
 from lwr.reranker import BiEncoderModel, LayerwiseReranker
 
@@ -44,7 +37,9 @@ def reranker(architecture: str, start_layer: int = 1, **options) -> LayerwiseRer
     return LayerwiseReranker(backbone, tokenizer, 2, start_layer, **options).eval()
 
 
-def features(model: LayerwiseReranker, passages: list[str] = PASSAGES, side: str = "right") -> dict[str, Tensor]:
+def features(
+    model: LayerwiseReranker, passages: list[str] = PASSAGES, side: str = "right"
+) -> dict[str, Tensor]:
     return pad_on(side, model.prompt.rows([(QUERY, passage) for passage in passages]), model.tokenizer)
 
 
@@ -96,8 +91,19 @@ def test_an_encoder_can_read_its_first_token(architecture):
 @architectures
 def test_padding_on_the_left_equals_padding_on_the_right(architecture):
     if architecture == "bert":
-        pytest.skip("BERT counts positions from the row's first token, padding too; its tokenizers pad on the right")
+        pytest.skip(
+            "BERT counts positions from the row's first token, padding too; its tokenizers pad on the right"
+        )
     model = reranker(architecture)
+    close(scores(model, side="left"), scores(model, side="right"))
+
+
+def test_learnt_positions_of_a_decoder_count_from_the_first_real_token():
+    # the decoders above turn by the distance of two tokens, which padding does not change
+    torch.manual_seed(0)
+    gpt2 = AutoModel.from_config(AutoConfig.for_model("gpt2", **tiny.SHAPE)).eval()
+    model = LayerwiseReranker(gpt2, tiny.tokenizer(encoder=False), start_layer=1, template=SHORT).eval()
+    nn.init.normal_(model.heads[0])
     close(scores(model, side="left"), scores(model, side="right"))
 
 
@@ -105,7 +111,9 @@ def test_padding_on_the_left_equals_padding_on_the_right(architecture):
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_batch_equals_one_by_one(architecture, side):
     if architecture == "bert" and side == "left":
-        pytest.skip("BERT counts positions from the row's first token, padding too; its tokenizers pad on the right")
+        pytest.skip(
+            "BERT counts positions from the row's first token, padding too; its tokenizers pad on the right"
+        )
     model = reranker(architecture)
     alone = torch.cat([scores(model, passages=[passage]) for passage in PASSAGES], dim=1)
     close(scores(model, side=side), alone)
@@ -171,7 +179,9 @@ def test_heads_start_from_the_row_of_yes():
         assert torch.equal(model.head(k).data, row)
     model.head(2).data.zero_()
     assert model.head(3).norm() > 0, "the heads start alike but are not one"
-    assert torch.equal(causal_lm.lm_head.weight[yes_token(tokenizer)], row), "nor are they the vocabulary's row"
+    assert torch.equal(causal_lm.lm_head.weight[yes_token(tokenizer)], row), (
+        "nor are they the vocabulary's row"
+    )
 
 
 def test_heads_start_at_random_without_a_vocabulary():
@@ -185,7 +195,9 @@ def test_heads_start_at_random_without_a_vocabulary():
 
 
 def test_a_missing_initial_head_is_refused():
-    with pytest.raises(ValueError, match=r"no head for layers \[1, 2\]: the checkpoint has heads at \[3, 4\]"):
+    with pytest.raises(
+        ValueError, match=r"no head for layers \[1, 2\]: the checkpoint has heads at \[3, 4\]"
+    ):
         reranker("llama", initial_heads={3: torch.zeros(tiny.HIDDEN), 4: torch.zeros(tiny.HIDDEN)})
 
 
@@ -235,7 +247,9 @@ def test_lora_reaches_every_linear_map_of_every_block(architecture):
     assert all(".layers." in name or ".layer." in name for name in adapted)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "lfm2", "qwen3_5_text", "bert", "modernbert"])
+@pytest.mark.parametrize(
+    "architecture", ["llama", "gemma3_text", "lfm2", "qwen3_5_text", "bert", "modernbert"]
+)
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_gradient_checkpointing_changes_nothing(architecture, lora):
     def gradients(checkpointing: bool) -> dict[str, Tensor]:
@@ -306,9 +320,15 @@ def test_upstreams_documented_usage(side):
     inputs = {"input_ids": [], "attention_mask": [], "labels": []}
     for row in ids:
         padding = longest - len(row)
-        columns = {"input_ids": row, "attention_mask": [1] * len(row), "labels": [-100] * (len(row) - 1) + row[-1:]}
+        columns = {
+            "input_ids": row,
+            "attention_mask": [1] * len(row),
+            "labels": [-100] * (len(row) - 1) + row[-1:],
+        }
         for (name, values), filler in zip(columns.items(), (0, 0, -100), strict=True):
-            inputs[name].append([filler] * padding + values if side == "left" else values + [filler] * padding)
+            inputs[name].append(
+                [filler] * padding + values if side == "left" else values + [filler] * padding
+            )
     inputs = {name: torch.tensor(values) for name, values in inputs.items()}
 
     m = BiEncoderModel(model, tokenizer, train_batch_size=2, start_layer=2)

@@ -90,7 +90,11 @@ def test_merging_folds_the_adapter_in(architecture, tmp_path):
 def test_everything_that_makes_a_score_is_saved(tmp_path):
     template = Template(prefix="<s>", query="Q {query}", between=" ", passage="P {passage}", after=["?"])
     model = untrained(
-        tiny.save("llama", tmp_path / "base"), template=template, pooling="mean", query_max_len=9, passage_max_len=21
+        tiny.save("llama", tmp_path / "base"),
+        template=template,
+        pooling="mean",
+        query_max_len=9,
+        passage_max_len=21,
     )
     model.save_pretrained(tmp_path / "saved")
     loaded = load(tmp_path / "saved")

@@ -107,7 +107,9 @@ def given(folder, *lines):
 
 
 def test_a_run_made_elsewhere_is_taken_instead_cut_to_depth_and_with_its_own_tag(collection, tmp_path):
-    runs = given(tmp_path, "q-stop Q0 twin1 1 5", "q-stop Q0 cat 2 9.5", "q-stop Q0 titled 3 -1", "q-cat 0 cat 7 0")
+    runs = given(
+        tmp_path, "q-stop Q0 twin1 1 5", "q-stop Q0 cat 2 9.5", "q-stop Q0 titled 3 -1", "q-cat 0 cat 7 0"
+    )
     run = run_of(collection, **runs, depth=2)
     assert run == {"q-cat": [("cat", 0.0)], "q-stop": [("cat", 9.5), ("twin1", 5.0)]}
     assert (tmp_path / "dev.run").read_text().splitlines()[0] == "q-cat Q0 cat 1 0.0 theirs"

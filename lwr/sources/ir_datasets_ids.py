@@ -17,7 +17,7 @@ def read(source: IrDatasets) -> Collection:
     """The corpus that the ids share, streamed, and the queries and judgements of each.
 
     A text is what ir_datasets calls the default one: title and body, where there are both. Raises BadInput for
-    an unknown id, ids over different corpora, or where the package is not installed.
+    an unknown id, ids over different corpora, a corpus without such texts, or a package that is not installed.
     """
     try:
         import ir_datasets
@@ -33,8 +33,13 @@ def read(source: IrDatasets) -> Collection:
     if len(corpora) != 1:
         raise BadInput(f"splits: must share one corpus, not {len(corpora)}: {', '.join(sorted(corpora))}")
     corpus = corpora.pop()
+    documents = ir_datasets.load(corpus)
+    if "default_text" not in dir(documents.docs_cls()):  # those of a few corpora: images, clinical trials
+        raise BadInput(
+            f"{corpus}: its documents have no default text; write them out as a folder in BEIR layout"
+        )
     return Collection(
-        (Passage(doc.doc_id, "", doc.default_text().strip()) for doc in ir_datasets.load(corpus).docs_iter()),
+        (Passage(doc.doc_id, "", doc.default_text().strip()) for doc in documents.docs_iter()),
         {query.query_id: query.default_text() for part in parts.values() for query in part.queries_iter()},
         with_dev({split: _qrels(part) for split, part in parts.items()}, source.dev_from_train, corpus),
     )

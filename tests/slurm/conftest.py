@@ -1,12 +1,13 @@
 """A real SLURM of one node and two GPUs, started by hand: no systemd, no root, nothing in /etc is touched.
 
 Its GPUs are two character devices, so that SLURM hands out CUDA_VISIBLE_DEVICES and makes a third job wait.
-It keeps finished jobs in memory: what ran when is read off `scontrol show job` afterwards.
+It remembers ended jobs: what ran when is read off `scontrol show job` afterwards.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import secrets
 import shutil
@@ -26,11 +27,12 @@ from workflow.conftest import House, copy_house
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol")
 INSTALL = "apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge"
-SEARCH = f"{os.environ['PATH']}:/usr/sbin:/sbin"  # where Debian puts daemons, and not every PATH looks
+PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"  # daemons live where not every user's PATH looks
+USER = pwd.getpwuid(os.getuid()).pw_name
 GPUS = 2
 
-# More memory and CPUs than this machine has (config_overrides), so that GPUs are what jobs wait for.
-CONF = """
+# The node claims more CPUs and memory than are there (config_overrides): GPUs are what jobs shall wait for.
+CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser={user}
@@ -64,31 +66,31 @@ MinJobAge=3600
 KillWait=5
 MailProg=/bin/true
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 CPUs=64 RealMemory=256000 Gres=gpu:{gpus} State=UNKNOWN
-PartitionName=cpu Nodes=n1 Default=YES MaxTime=INFINITE State=UP
-PartitionName=gpu Nodes=n1 MaxTime=INFINITE State=UP
+PartitionName=cpu Nodes=n1 Default=YES State=UP
+PartitionName=gpu Nodes=n1 State=UP
 """
-GRES = """
+GRES = """\
 NodeName=n1 Name=gpu File=/dev/null
 NodeName=n1 Name=gpu File=/dev/zero
 """
 
-# The plugin looks at its jobs every 40 s and less and less often: with jobs of seconds, a test would only wait.
+# The plugin looks at its jobs every 40 s, then less and less often; here they take seconds.
 SNAKEMAKE = """
 import asyncio
+from snakemake.cli import main
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
 async def half_a_second(self):
     await asyncio.sleep(0.5)
 
 RemoteExecutor.sleep = half_a_second
-from snakemake.cli import main
 main()
 """
-# The profile as it is, but for what this SLURM lacks (accounting) and the tests' two cores.
-PROFILE = [
+# The profile as it stands, but for the accounting that this SLURM lacks, for short jobs, and for few cores.
+ARGUMENTS = [
     *("--profile", "workflow/profiles/slurm", "--configfile", "config/test.yaml"),
     *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1"),
-    *("--set-threads", "train=1", "score=1", "--latency-wait", "5"),
+    *("--set-threads", "train=1", "score=1"),
 ]
 
 
@@ -97,146 +99,149 @@ class Job:
     """What `scontrol show job` tells of one."""
 
     id: str
-    run: str
+    run: str  # the same for all jobs of one Snakemake
     rule: str
     state: str
-    reason: str
     partition: str
     gpus: int
-    memory: str
-    start: float | None
-    end: float | None
+    megabytes: int
+    limit: str  # of its time, [days-]hours:minutes:seconds
+    start: float
+    end: float
 
     @classmethod
     def read(cls, line: str) -> Job:
-        facts = dict(re.findall(r"(?:^|\s)([\w/:]+)=(\S*)", line))
-        tres = dict(re.findall(r"([\w/]+)=([^,]+)", facts["TRES"]))
+        facts = dict(re.findall(r"([\w/]+)=(\S*)", line))
         return cls(
             id=facts["JobId"],
             run=facts["JobName"],
             rule=facts["Comment"].removeprefix("rule_").partition("_wildcards_")[0],
             state=facts["JobState"],
-            reason=facts["Reason"],
             partition=facts["Partition"],
-            gpus=int(tres.get("gres/gpu", 0)),
-            memory=tres["mem"],
+            gpus=int(facts.get("TresPerJob", "gres:gpu:0").removeprefix("gres:gpu:")),
+            megabytes=int(facts["MinMemoryNode"].removesuffix("M")),
+            limit=facts["TimeLimit"],
             start=_seconds(facts["StartTime"]),
             end=_seconds(facts["EndTime"]),
         )
 
 
-def _seconds(time: str) -> float | None:
-    return None if time == "Unknown" else datetime.fromisoformat(time).timestamp()
+def _seconds(time: str) -> float:
+    return float("inf") if time == "Unknown" else datetime.fromisoformat(time).timestamp()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A Snakemake at work."""
+
+    process: subprocess.Popen
+    printed_to: Path
+
+    def end(self) -> int:
+        """Wait for it; its exit status."""
+        return self.process.wait(timeout=240)
+
+    def finish(self) -> str:
+        """Wait for its success; what it printed."""
+        assert self.end() == 0, self.printed()
+        return self.printed()
+
+    def printed(self) -> str:
+        return self.printed_to.read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class Slurm:
-    environment: dict[str, str]
+    environment: dict[str, str]  # of those who talk to it
+    gpus: int = GPUS
 
     def tell(self, *command: str) -> str:
-        """What a command of SLURM's client prints."""
+        """What one of SLURM's commands answers."""
         return subprocess.run(
-            command, env=self.environment, check=True, capture_output=True, text=True, timeout=60
+            command, env=self.environment, check=True, stdout=subprocess.PIPE, text=True, timeout=60
         ).stdout
 
     def jobs(self, *states: str, rule: str | None = None) -> list[Job]:
-        """Jobs in any of the states, or in all; of a rule, or of all."""
+        """Jobs, also ended ones, in any of the states (none: in all) and of a rule (None: of all)."""
         lines = self.tell("scontrol", "show", "job", "--oneliner").splitlines()
         jobs = [Job.read(line) for line in lines if line.startswith("JobId=")]
-        return [j for j in jobs if (not states or j.state in states) and rule in (None, j.rule)]
+        return [job for job in jobs if (not states or job.state in states) and rule in (None, job.rule)]
 
-    def wait_for(self, *states: str, rule: str) -> Job:
-        return wait(lambda: next(iter(self.jobs(*states, rule=rule)), None))
+    def clear(self) -> None:
+        """Cancel what is left, and wait till it is gone."""
+        self.tell("scancel", "--user", USER)
+        self.wait(lambda: not self.jobs("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"))
 
-    def wait_until_idle(self) -> None:
-        wait(lambda: not self.jobs("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"))
+    @staticmethod
+    def wait(ready: Callable[[], object], seconds: float = 120) -> None:
+        """Till `ready` returns something true."""
+        end = time.monotonic() + seconds
+        while not ready():
+            if time.monotonic() > end:
+                raise TimeoutError(f"not within {seconds:.0f} s")
+            time.sleep(0.1)
 
     @contextmanager
-    def snakemake(self, house: House, *arguments: str) -> Iterator[subprocess.Popen]:
-        """Snakemake on this SLURM while the block lasts; it is killed where it outlives it."""
-        command = [sys.executable, "-c", SNAKEMAKE, *PROFILE, *arguments]
-        environment = self.environment | {"PYTHONPATH": str(house.folder)}
-        with open(house.folder / "printed.txt", "w", encoding="utf-8") as printed:
+    def snakemake(self, house: House, *arguments: str) -> Iterator[Run]:
+        """A Snakemake that submits to this SLURM, and lives no longer than the block."""
+        printed_to = house.folder / "printed.txt"
+        with printed_to.open("w", encoding="utf-8") as printed:
             process = subprocess.Popen(
-                command, cwd=house.folder, env=environment, stdout=printed, stderr=subprocess.STDOUT
+                [sys.executable, "-c", SNAKEMAKE, *ARGUMENTS, *arguments],
+                cwd=house.folder,
+                env=self.environment | {"PYTHONPATH": str(house.folder)},
+                stdout=printed,
+                stderr=subprocess.STDOUT,
             )
-            try:
-                yield process
-            finally:
-                process.kill()
-                process.wait()
-
-    def run(self, house: House, *arguments: str, during: Callable[[], None] = lambda: None) -> str:
-        """Run Snakemake to its end, and something beside it; return what it printed."""
-        with self.snakemake(house, *arguments) as process:
-            during()
-            code = process.wait(timeout=240)
-        printed = (house.folder / "printed.txt").read_text(encoding="utf-8")
-        assert code == 0, printed
-        return printed
-
-
-def wait(ready: Callable[[], object], seconds: float = 120):
-    """Return what `ready` returns, once it is true."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := ready():
-            return found
-        time.sleep(0.2)
-    raise TimeoutError(f"not within {seconds:.0f} s")
+        try:
+            yield Run(process, printed_to)
+        finally:
+            process.kill()
+            process.wait()
 
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Slurm]:
-    """Two GPUs behind a SLURM, for the session."""
-    missing = [name for name in PROGRAMS if shutil.which(name, path=SEARCH) is None]
+    missing = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
     if missing:
-        pytest.skip(f"no {', '.join(missing)} on this machine: {INSTALL}")
+        pytest.skip(f"no {', '.join(missing)} here: {INSTALL}")
     with ExitStack() as stack:
-        # a short path: those of unix sockets end at 108 characters
+        # in /tmp itself: the path of a unix socket has no more than 108 characters
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp")))
         folder.chmod(0o711)  # munged wants its socket within everyone's reach
-        environment = _lay_out(folder)
-        slurm = Slurm(environment)
-        key, socket_ = folder / "munge.key", folder / "munge.socket"
-        key.write_bytes(secrets.token_bytes(128))
-        key.chmod(0o600)
-        munged = [
-            *("munged", "--foreground", "--key-file", str(key), "--socket", str(socket_)),
-            *("--pid-file", str(folder / "munged.pid"), "--log-file", str(folder / "munged.log")),
-            *("--seed-file", str(folder / "munged.seed")),
-        ]
-        conf = environment["SLURM_CONF"]
-        stack.enter_context(_daemon(munged, environment))
-        wait(socket_.exists, 10)
-        stack.enter_context(_daemon(["slurmctld", "-D", "-c", "-i", "-f", conf], environment))
-        stack.enter_context(_daemon(["slurmd", "-D", "-f", conf, "-N", "n1"], environment))
-        wait(lambda: _state(slurm) == "idle", 30)
+        slurm = Slurm(_lay_out(folder))
+        conf = slurm.environment["SLURM_CONF"]
+        own = [f"--{file}-file={folder}/munge.{file}" for file in ("key", "pid", "log", "seed")]
         try:
-            yield slurm
-        finally:
-            slurm.tell("scancel", "--state=PENDING")
-            slurm.tell("scancel", "--user", environment["SLURM_TEST_USER"])
-            slurm.wait_until_idle()
+            stack.enter_context(_daemon("munged", "-F", f"--socket={folder}/munge.socket", *own))
+            slurm.wait((folder / "munge.socket").exists, 10)
+            stack.enter_context(_daemon("slurmctld", "-D", "-c", "-i", "-f", conf))
+            stack.enter_context(_daemon("slurmd", "-D", "-f", conf, "-N", "n1"))
+            slurm.wait(lambda: _node(slurm) == "idle", 30)
+        except TimeoutError as error:
+            logs = "".join(f"\n{log}:\n{log.read_text()}" for log in folder.glob("*.log"))
+            raise RuntimeError(f"SLURM did not start {error}{logs}") from error
+        yield slurm
+        slurm.clear()
 
 
 def _lay_out(folder: Path) -> dict[str, str]:
-    """Configuration files, and the environment of everything that talks to this SLURM."""
+    """Write all that the daemons read. Returns the environment of those who talk to them."""
     for name in ("state", "spool", "bin"):
         (folder / name).mkdir()
-    user = subprocess.check_output(["id", "-un"], text=True).strip()
-    facts = {"host": socket.gethostname().partition(".")[0], "user": user, "ports": _free_ports(2)}
+    key = folder / "munge.key"
+    key.write_bytes(secrets.token_bytes(128))
+    key.chmod(0o600)
+    host = socket.gethostname().partition(".")[0]
     conf = folder / "slurm.conf"
-    conf.write_text(CONF.format(folder=folder, gpus=GPUS, **facts), encoding="utf-8")
-    (folder / "gres.conf").write_text(GRES, encoding="utf-8")
-    # A job's own srun forgets SLURM_CONF, which no cluster with an /etc/slurm needs.
+    conf.write_text(CONF.format(folder=folder, host=host, user=USER, ports=_free_ports(2), gpus=GPUS))
+    (folder / "gres.conf").write_text(GRES)
+    # Inside a job, the plugin drops SLURM_CONF before it calls srun; a cluster has its configuration in /etc.
     srun = folder / "bin/srun"
-    srun.write_text(
-        f'#!/bin/sh\nSLURM_CONF={conf} exec {shutil.which("srun", path=SEARCH)} "$@"\n', encoding="utf-8"
-    )
+    srun.write_text(f'#!/bin/sh\nSLURM_CONF={conf} exec {shutil.which("srun", path=PATH)} "$@"\n')
     srun.chmod(0o755)
-    mine = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH", "SRUN"))}
-    return mine | {"SLURM_CONF": str(conf), "PATH": f"{folder}/bin:{SEARCH}", "SLURM_TEST_USER": user}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH", "SRUN"))}
+    return inherited | {"SLURM_CONF": str(conf), "PATH": f"{folder}/bin:{PATH}"}
 
 
 def _free_ports(count: int) -> list[int]:
@@ -248,12 +253,9 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def _daemon(command: list[str], environment: dict[str, str]) -> Iterator[None]:
+def _daemon(name: str, *arguments: str) -> Iterator[None]:
     process = subprocess.Popen(
-        [shutil.which(command[0], path=SEARCH), *command[1:]],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        [shutil.which(name, path=PATH), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         yield
@@ -263,24 +265,45 @@ def _daemon(command: list[str], environment: dict[str, str]) -> Iterator[None]:
             process.wait(20)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
 
 
-def _state(slurm: Slurm) -> str | None:
+def _node(slurm: Slurm) -> str | None:
+    """State of the node; None while the daemons don't answer yet."""
     try:
-        return slurm.tell("sinfo", "-h", "-N", "-o", "%T").split()[0]
-    except (subprocess.CalledProcessError, IndexError):
-        return None  # still starting
+        return slurm.tell("sinfo", "-h", "-N", "-n", "n1", "-o", "%T").split()[0]
+    except subprocess.CalledProcessError:
+        return None
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    house: House
+    jobs: list[Job]
 
 
 @pytest.fixture(scope="session")
-def undisturbed(slurm, tmp_path_factory) -> House:
-    """A grid of four cells, run once on SLURM; look, don't touch."""
-    house = copy_house(_made(tmp_path_factory.mktemp("slurm") / "house"))
-    house.edit_config(lambda config: config.update(start_layers=[2], seeds=[1, 2]))
-    slurm.run(house)
-    return house
-
-
-def _made(folder: Path) -> Path:
+def undisturbed(slurm, tmp_path_factory) -> Undisturbed:
+    """A grid of four cells that has run on SLURM, and its jobs; look, don't touch."""
+    folder = tmp_path_factory.mktemp("slurm") / "house"
     folder.mkdir()
-    return folder
+    house = copy_house(folder)
+    house.edit_config(_four_cells)
+    before = slurm.jobs()
+    with slurm.snakemake(house) as run:
+        run.finish()
+    return Undisturbed(house, [job for job in slurm.jobs() if job not in before])
+
+
+def _four_cells(config: dict) -> None:
+    config |= {"start_layers": [2], "seeds": [1, 2]}
+    # long enough to be caught at work, after a checkpoint
+    config["train"] |= {"steps": 60, "log_steps": 20, "checkpoint_steps": 5}
+
+
+@pytest.fixture
+def house(slurm, undisturbed, tmp_path) -> Iterator[House]:
+    """A copy of it to change at will. Its jobs end with the test."""
+    shutil.copytree(undisturbed.house.folder, tmp_path / "house", copy_function=shutil.copy2)
+    yield House(tmp_path / "house")
+    slurm.clear()

@@ -1,9 +1,94 @@
-import pytest
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+"""The tiny grid on a real SLURM: it finishes, its jobs wait for GPUs, and lost jobs and a lost Snakemake are mended.
 
-def test_x(slurm, undisturbed):
-    print(slurm.tell("scontrol", "show", "job", "-d", "--oneliner"))
-    for j in slurm.jobs(): print(j)
-    print((undisturbed.folder / "printed.txt").read_text())
-    import shutil
-    shutil.copytree(undisturbed.folder, "/tmp/sl/house", copy_function=shutil.copy2)
+About four minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import shutil
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # one SLURM for all of them
+
+BERT = "results/test/cells/json-docs/tiny-bert/start4/default"
+
+
+def most_at_once(jobs) -> int:
+    return max(sum(job.start <= moment < job.end for job in jobs) for moment in {job.start for job in jobs})
+
+
+def wait_for_checkpoint(slurm, cell) -> None:
+    slurm.wait(lambda: any(cell.glob("model.checkpoints-*/checkpoint-*/whole")))
+
+
+def log_of_training(house, seed) -> str:
+    log = house.folder / f"results/test/logs/train/json-docs/tiny-bert/start4/default/seed{seed}.log"
+    return log.read_text(encoding="utf-8")
+
+
+def test_most_at_once_counts_jobs_side_by_side():
+    def jobs(*times):
+        return [SimpleNamespace(start=start, end=end) for start, end in times]
+
+    assert most_at_once(jobs((0, 2), (2, 3), (2, 4), (3, 5))) == 2
+    assert most_at_once(jobs((0, 2), (1, 3), (1, 4))) == 3
+
+
+def test_a_grid_of_four_cells_finishes(undisturbed):
+    assert {job.state for job in undisturbed.jobs} == {"COMPLETED"}
+    assert [job.rule for job in undisturbed.jobs].count("train") == 4
+    table = undisturbed.house.folder / "results/test/tables/layers.csv"
+    models = list(pd.read_csv(table)["base_model"])
+    assert (models.count("tiny-llama"), models.count("tiny-bert")) == (3, 1)  # exits
+
+
+def test_gpu_jobs_wait_for_gpus(slurm, undisturbed):
+    on_gpu = [job for job in undisturbed.jobs if job.rule in ("train", "score")]
+    others = [job for job in undisturbed.jobs if job not in on_gpu]
+    assert {(job.partition, job.gpus) for job in on_gpu} == {("gpu", 1)}
+    assert {(job.partition, job.gpus) for job in others} == {("cpu", 0)}
+    assert len(on_gpu) > slurm.gpus  # some had to wait
+    assert most_at_once(on_gpu) == slurm.gpus
+
+
+def test_a_cancelled_training_is_submitted_again_with_more_and_goes_on(slurm, undisturbed, house):
+    cell = house.folder / BERT / "seed1"
+    shutil.rmtree(cell)
+    with slurm.snakemake(house) as run:
+        wait_for_checkpoint(slurm, cell)
+        [lost] = slurm.jobs("RUNNING", rule="train")
+        slurm.tell("scancel", lost.id)
+        printed = run.finish()
+    first, second = [job for job in slurm.jobs(rule="train") if job.run == lost.run]
+    assert (first.state, second.state) == ("CANCELLED", "COMPLETED")
+    assert second.megabytes == 2 * first.megabytes
+    assert (first.limit, second.limit) == ("1-00:00:00", "2-00:00:00")
+    assert f"SLURM-job '{lost.id}' failed" in printed
+    assert "going on from" in log_of_training(house, 1)
+    assert house.tables() == undisturbed.house.tables()
+
+
+def test_after_the_loss_of_snakemake_one_command_finishes_the_grid(slurm, undisturbed, house):
+    shutil.rmtree(house.folder / BERT)
+    with slurm.snakemake(house) as run:
+        wait_for_checkpoint(slurm, house.folder / BERT / "seed1")
+        run.process.kill()
+    orphans = slurm.jobs("RUNNING")
+    assert {job.rule for job in orphans} == {"train"}  # SLURM knows nothing of Snakemake's end
+
+    with slurm.snakemake(house) as run:
+        assert run.end() != 0
+    assert "--unlock" in run.printed()
+
+    # As the README says: cancel what still runs, unlock, run again.
+    slurm.tell("scancel", "--name", orphans[0].run)
+    slurm.wait(lambda: not slurm.jobs("RUNNING", "COMPLETING"))
+    with slurm.snakemake(house, "--unlock") as run:
+        run.finish()
+    with slurm.snakemake(house) as run:
+        run.finish()
+    assert "going on from" in log_of_training(house, 1)
+    assert house.tables() == undisturbed.house.tables()

@@ -1,19 +1,19 @@
 # The typed config, every path of results/ (named here once), wildcard constraints, and code digests.
 
 import json
+import re
 import sys
 from pathlib import Path
 from shlex import quote
 
-from pydantic import ValidationError
-
-from lwr.config import Config, explain
+from lwr.config_file import load
+from lwr.files import BadInput
 from lwr.provenance import code_digest
 
 try:
-    GRID = Config.model_validate(config)
-except ValidationError as error:
-    raise WorkflowError(explain(error, ", ".join(map(str, workflow.configfiles)))) from None
+    GRID = load(config, [Path(file) for file in workflow.configfiles])
+except BadInput as error:
+    raise WorkflowError(str(error)) from None
 
 # Rules call the `lwr` that is installed beside this Snakemake, activated or not; and fail where any part of a pipe does.
 shell.prefix(f'set -euo pipefail; PATH={quote(str(Path(sys.executable).parent))}:"$PATH"; ')
@@ -72,6 +72,11 @@ def of_dev(template):
     return lambda w: template.format(dataset=GRID.tests_of(w.dataset)[0], split="dev")
 
 
+def one_of(names):
+    """A wildcard constraint: one of these names; of none, what nothing matches."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
 def folder_of(path):
     """The collection, or other folder, that a file of it lies in."""
     return str(Path(path).parent)
@@ -89,6 +94,7 @@ CODE = {
         "collect",
         "retrieve",
         "mine",
+        "sources/flag_embedding",
         "checkpoint",
         "train",
         "score",

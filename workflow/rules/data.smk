@@ -1,4 +1,9 @@
-# Collections, their first stage, and training groups.
+# Collections, their first stage, and training groups: mined from a collection, or made elsewhere.
+
+from lwr.sources import flag_embedding
+
+ADOPTED = [name for name, dataset in GRID.datasets.items() if dataset.source.kind == "flag_embedding"]
+COLLECTED = [name for name in GRID.datasets if name not in ADOPTED]
 
 
 rule collect:
@@ -8,6 +13,8 @@ rule collect:
         qrels=directory(QRELS),
     log:
         f"{LOGS}/collect/{{dataset}}.log",
+    wildcard_constraints:
+        dataset=one_of(COLLECTED),
     conda:
         "../../environment.yml"
     resources:
@@ -26,6 +33,7 @@ rule retrieve:
         corpus=CORPUS,
         queries=QUERIES,
         qrels=QRELS,
+        given=lambda w: GRID.datasets[w.dataset].first_stage.runs.get(w.split, []),
     output:
         RUN,
     log:
@@ -37,7 +45,7 @@ rule retrieve:
         runtime=120,
     params:
         folder=lambda w, input: folder_of(input.corpus),
-        settings=lambda w: settings(GRID.datasets[w.dataset].first_stage),
+        settings=lambda w: settings(GRID.datasets[w.dataset].retrieval(w.split)),
         code=CODE["retrieve"],
     shell:
         "lwr retrieve --collection {params.folder:q} --split {wildcards.split}"
@@ -50,10 +58,13 @@ rule mine:
         queries=QUERIES,
         qrels=QRELS,
         run=expand(RUN, split="train", allow_missing=True),
+        teacher=lambda w: GRID.datasets[w.dataset].mining.teacher_run or [],
     output:
         GROUPS,
     log:
         f"{LOGS}/mine/{{dataset}}.log",
+    wildcard_constraints:
+        dataset=one_of(COLLECTED),
     conda:
         "../../environment.yml"
     resources:
@@ -66,3 +77,24 @@ rule mine:
     shell:
         "lwr mine --collection {params.folder:q} --run {input.run:q}"
         " --settings {params.settings:q} --out {output:q} 2>&1 | tee {log:q}"
+
+
+rule groups:
+    input:
+        lambda w: flag_embedding.files(GRID.datasets[w.dataset].source),
+    output:
+        GROUPS,
+    log:
+        f"{LOGS}/groups/{{dataset}}.log",
+    wildcard_constraints:
+        dataset=one_of(ADOPTED),
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        source=lambda w: settings(GRID.datasets[w.dataset].source),
+        code=CODE["sources/flag_embedding"],
+    shell:
+        "lwr groups --source {params.source:q} --out {output:q} 2>&1 | tee {log:q}"
