@@ -37,5 +37,15 @@ rule all:
 
 
 onsuccess:
-    print(Path(LAYERS_TABLE[1]).read_text())
+    if Path(LAYERS_TABLE[1]).exists():  # not on this disk where results lie in a bucket
+        print(Path(LAYERS_TABLE[1]).read_text())
     print(f"Tables: {TABLES}/   models, scores, measures: {RESULTS}/cells/   logs: {LOGS}/")
+
+
+onerror:
+    print("What failed, and its log:")
+    for rule, log_file in failures("".join(Path(file).read_text() for file in log)):
+        print(f"  {rule}  {log_file}")
+    print(
+        "Mend it and run the same command again: what is done stays, trainings go on from their checkpoints."
+    )

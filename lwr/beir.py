@@ -162,8 +162,9 @@ def write_collection(
 
 
 def _check_unique(corpus: Path, hashes: array[int]) -> None:
-    """Refuse a corpus file in which an id stands twice; `hashes`: of its ids, by line."""
-    ordered = np.sort(np.array(hashes))
+    """Refuse a corpus file in which an id stands twice; `hashes`: of its ids, sorted here in place."""
+    ordered = np.frombuffer(hashes, dtype=np.int64)
+    ordered.sort()
     suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
     seen: set[str] = set()
     for number, row in enumerate(read_jsonl(corpus, {"_id": str}) if suspects else (), 1):

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 import typer
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from safetensors import SafetensorError
 from typer import Option
 
 from lwr import config
@@ -352,6 +353,9 @@ def main() -> None:
         app()
     try:
         app()
+    except SafetensorError as error:
+        typer.secho(f"lwr: a checkpoint is damaged ({error}); fetch or train it again", fg="red", err=True)
+        raise SystemExit(1) from None
     except (ValueError, OSError, FloatingPointError) as error:
         typer.secho(f"lwr: {error}", fg="red", err=True)
         raise SystemExit(1) from None

@@ -192,6 +192,7 @@ def _arguments(settings: Train, reranker: LayerwiseReranker, seed: int, work: Pa
         greater_is_better=True if keep_best else None,
         remove_unused_columns=False,
         report_to=list(settings.report_to),
+        ddp_find_unused_parameters=False,  # what no head reads is frozen
         disable_tqdm=True,
     )
 

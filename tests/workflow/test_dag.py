@@ -110,3 +110,15 @@ def test_shards_give_the_same_tables(finished, house):
 def test_snakemakes_own_report_holds_the_tables(house, name):
     house.snakemake("--report", name)
     assert (house.folder / name).stat().st_size > 10_000
+
+
+def test_a_failed_run_ends_in_the_list_of_what_failed(house):
+    shutil.rmtree(house.folder / "results/test/cells/json-docs/tiny-llama")
+    (house.folder / "checkpoints/tiny-llama/model.safetensors").write_bytes(b"cut short")
+    run = house.snakemake("--keep-going", check=False)
+    assert run.returncode != 0
+    listed = (run.stdout + run.stderr).partition("What failed, and its log:\n")[2].splitlines()[:2]
+    logs = [
+        f"  train  results/test/logs/train/json-docs/tiny-llama/start{k}/default/seed1.log" for k in (2, 4)
+    ]
+    assert sorted(listed) == logs

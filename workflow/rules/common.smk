@@ -77,6 +77,12 @@ def one_of(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
+def failures(text):
+    """(rule, log file) of each job that failed, once, from what Snakemake printed."""
+    found = re.findall(r"^Error in rule (\w+):.*?^    log: (\S+)", text, re.MULTILINE | re.DOTALL)
+    return list(dict.fromkeys(found))
+
+
 def folder_of(path):
     """The collection, or other folder, that a file of it lies in."""
     return str(Path(path).parent)
