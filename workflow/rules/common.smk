@@ -79,7 +79,7 @@ def one_of(names):
 
 def failures(text):
     """(rule, log file) of each job that failed, once, from what Snakemake printed."""
-    found = re.findall(r"^Error in rule (\w+):.*?^    log: (\S+)", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^Error in rule\s(\w+):.*?^    log: (\S+)", text, re.MULTILINE | re.DOTALL)
     return list(dict.fromkeys(found))
 
 
