@@ -102,7 +102,9 @@ class FlagEmbedding(Section):
 class FirstStage(Section):
     """The retriever whose candidates are reranked: BM25, or runs made elsewhere."""
 
-    runs: dict[Split, str] = Field({}, description="split: TREC run to take instead of BM25's")
+    runs: dict[Split, str] = Field(
+        {}, description="split: TREC run to take instead of BM25's; cut to `depth`, keeps its tag"
+    )
     depth: Passages = Field(100, description="candidates per query")
     k1: float = Field(0.9, ge=0, description="BM25: how slowly a repeated word stops to count")
     b: float = Field(0.4, ge=0, le=1, description="BM25: how much long passages are held back")
@@ -113,7 +115,9 @@ class Mining(Section):
 
     samples: Groups = Field(1, description="per query, with other negatives each")
     teacher_run: str | None = Field(
-        None, description="TREC run with a teacher's scores of the train candidates; they go into the groups"
+        None,
+        description="TREC run with a teacher's scores of the train candidates and positives; the scores go "
+        "into the groups, and only what has one stands in a group",
     )
     margin: float | None = Field(
         None,

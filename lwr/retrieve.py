@@ -38,10 +38,9 @@ def search(
     Candidates score above 0: they share a word with the query.
     """
     asked = {query_id: bm25.words(text) for query_id, text in queries.items()}
-    vocabulary = {
-        word: number for number, word in enumerate(sorted({w for ws in asked.values() for w in ws}))
-    }
-    numbered = {query_id: [vocabulary[word] for word in words] for query_id, words in asked.items()}
+    distinct = sorted({word for found in asked.values() for word in found})
+    vocabulary = {word: number for number, word in enumerate(distinct)}
+    numbered = {query_id: [vocabulary[word] for word in found] for query_id, found in asked.items()}
     texts = ((passage.doc_id, passage.full_text) for passage in read_corpus(collection, split))
     with TemporaryFile(dir=scratch) as file:
         index = bm25.build(texts, vocabulary, file)

@@ -82,7 +82,7 @@ def test_scores_are_lucenes(collection):
 
 
 def test_the_run_does_not_depend_on_the_process(collection):
-    # Python's string hashes do, and bm25s numbers its vocabulary in the order of a set
+    # Python's string hashes do, and with them the order of a set of words
     runs = []
     for seed in ("1", "2"):
         out = collection.parent / f"seed{seed}.run"
