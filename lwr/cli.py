@@ -62,7 +62,11 @@ def check(
 ) -> None:
     """Say what a grid holds, or all that is wrong with it: file, line, key and the way out. Runs nothing.
 
-    Example: `lwr check config/config.yaml`
+    Example:
+
+    ```
+    lwr check config/config.yaml
+    ```
     """
     from lwr.config_file import read
     from lwr.grid import summary
@@ -82,7 +86,12 @@ def schema(
 ) -> None:
     """Print the JSON schema of a config file, for editors.
 
-    Example: `lwr schema > config/schema.json && lwr schema --readme > config/README.md`
+    Example:
+
+    ```
+    lwr schema > config/schema.json
+    lwr schema --readme > config/README.md
+    ```
     """
     from lwr import config_docs
 
