@@ -33,13 +33,24 @@ def local_folder(model: str) -> Path | None:
 
 
 def fetch(model: str, revision: str | None) -> Path:
-    """The checkpoint's folder, downloaded from the hub (at `revision`) where it is not local."""
+    """The checkpoint's folder, downloaded from the hub (at `revision`) where it is not local.
+
+    Raises ValueError where neither has it.
+    """
     folder = local_folder(model)
     if folder is not None:
         return folder
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
 
-    return Path(snapshot_download(model, revision=revision, allow_patterns=FILES))
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=FILES))
+    except (OSError, HfHubHTTPError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{model}: no such folder here, and the hub does not give it at revision {revision} ({reason}); "
+            "correct the name, or fetch it once where there is internet"
+        ) from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def read_run(path: Path) -> Run:
         where, columns = f"{path}:{number}", line.split()
         if len(columns) != 6:
             raise BadInput(
-                f"{where}: {line!r} has {len(columns)} columns; write query Q0 passage rank score tag"
+                f"{where}: {line[:80]!r} has {len(columns)} columns; write query Q0 passage rank score tag"
             )
         query_id, _, doc_id, _, score, _ = columns
         if doc_id in run.setdefault(query_id, {}):

@@ -78,3 +78,12 @@ def test_a_checkpoint_without_its_pooler_is_enough(tmp_path):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere holds no config\.json"):
         load_base_model(Base(model=str(tmp_path / "nowhere")))
+
+
+def test_a_model_that_is_neither_here_nor_on_the_hub_is_named(monkeypatch):
+    def offline(*_, **__):
+        raise ConnectionError("no route\nand a long story")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    with pytest.raises(ValueError, match=r"some/model: no such folder here.*at revision abc \(no route\)"):
+        load_base_model(Base(model="some/model", revision="abc"))
