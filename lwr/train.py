@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 import sys
 import time
@@ -20,6 +21,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from lwr.base_model import load_base_model
 from lwr.beir import Qrels, read_qrels, read_queries, sample_queries
+from lwr.checkpoint import fetch, fingerprint
 from lwr.config import Base, Train
 from lwr.files import atomic, sha256, write_json, write_jsonl
 from lwr.groups import Group, collate, read_groups
@@ -92,10 +94,12 @@ def train(
     look = settings.eval_steps and read_look(reranker, collection, dev_run, settings.eval_queries)
     facts = {
         "base": base.identity(),
+        "base_fingerprint": fingerprint(fetch(base.model, base.revision)),
         "start_layer": start_layer,
         "settings": settings.model_dump(),
         "seed": seed,
         "groups_sha256": sha256(groups),
+        "processes": int(os.environ.get("WORLD_SIZE", 1)),
         "code": code_digest("train"),
     }
     identity = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
@@ -112,12 +116,7 @@ def train(
         with atomic(out) as unfinished:
             reranker.save_pretrained(unfinished)
             write_jsonl(unfinished / "training.jsonl", trainer.state.log_history)
-            write_json(
-                unfinished / "provenance.json",
-                provenance(
-                    meter, **facts, processes=trainer.args.world_size, device=str(trainer.args.device)
-                ),
-            )
+            write_json(unfinished / "provenance.json", provenance(meter, **facts, gpu=_gpu()))
         shutil.rmtree(work, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
 
@@ -150,6 +149,14 @@ def build(base: Base, start_layer: int, settings: Train) -> LayerwiseReranker:
     if settings.gradient_checkpointing:
         reranker.gradient_checkpointing_enable()
     return reranker
+
+
+def _gpu() -> dict[str, str | int] | None:
+    """Name and peak memory of the device this process trained on; None for a CPU."""
+    if not torch.cuda.is_available():
+        return None
+    peak = torch.cuda.max_memory_allocated() // 2**20
+    return {"name": torch.cuda.get_device_name(), "peak_memory_mib": peak}
 
 
 def last_whole_checkpoint(work: Path) -> Path | None:

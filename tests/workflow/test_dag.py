@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from importlib.metadata import version
 
 import pandas as pd
 import pytest
+
+from lwr.checkpoint import fingerprint
+from lwr.files import sha256
 
 pytestmark = pytest.mark.xdist_group("workflow")  # the finished grid is made once
 
@@ -28,6 +33,21 @@ def test_the_run_ends_by_printing_the_table_and_where_everything_is(finished):
     printed = (finished.folder / "printed.txt").read_text(encoding="utf-8")
     assert (finished.folder / "results/test/tables/layers.md").read_text(encoding="utf-8") in printed
     assert "results/test/tables/" in printed
+
+
+def test_a_model_says_where_it_came_from(finished):
+    model = finished.folder / "results/test/cells/json-docs/tiny-llama/start2/default/seed1/model"
+    came = json.loads((model / "provenance.json").read_text(encoding="utf-8"))
+    assert came["base"] == {"model": "./checkpoints/tiny-llama"}
+    assert came["base_fingerprint"] == fingerprint(finished.folder / "checkpoints/tiny-llama")
+    assert came["groups_sha256"] == sha256(
+        finished.folder / "results/test/collections/json-docs/groups.jsonl"
+    )
+    assert (came["seed"], came["settings"]["steps"], came["processes"], came["gpu"]) == (1, 4, 1, None)
+    assert came["packages"]["torch"].startswith(version("torch"))
+    assert came["wall_seconds"] > 0
+    assert came["peak_memory_mib"] > 100
+    assert "energy_joules" in came
 
 
 def test_a_second_run_does_nothing(finished):
