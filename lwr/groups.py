@@ -12,8 +12,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from lwr.batching import pad
+from lwr.config import Template
 from lwr.group_lines import read_group_lines
 from lwr.prompt import Prompt, Row
+
+UPSTREAMS = Template().instruction
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ def read_groups(path: Path, prompt: Prompt, group_size: int, seed: int) -> list[
     """The groups of a file of FlagEmbedding's training lines (`lwr.group_lines`).
 
     Of several positives one is drawn, of the negatives group_size - 1, repeated where they are fewer, by `seed`
-    and line. A line's `prompt` stands instead of the template's instruction. Raises BadInput.
+    and line. A line's `prompt`, unless it is upstream's default, stands instead of the template's instruction.
+    Raises BadInput.
     """
     texts = [
         _draw(line, group_size, random.Random(f"{seed}:{number}"))
@@ -61,7 +65,8 @@ def _draw(line: dict[str, Any], group_size: int, rng: random.Random) -> _Texts:
     return _Texts(
         line["query"],
         [line["pos"][positive], *(line["neg"][i] for i in negatives)],
-        line.get("prompt"),
+        # upstream's stands in every line that nobody thought about: it is no wish against the template's
+        None if line.get("prompt") == UPSTREAMS else line.get("prompt"),
         teacher,
     )
 

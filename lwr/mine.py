@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lwr.beir import Queries, read_corpus, read_qrels, read_queries
-from lwr.config import Mining
+from lwr.config import Mining, Template
 from lwr.files import BadInput, hash_share, write_jsonl
 from lwr.progress import say
 from lwr.trec import read_run
@@ -179,6 +179,7 @@ def _line(
         "query": queries[group.choice.query_id],
         "pos": [texts[group.positive]],
         "neg": [texts[doc_id] for doc_id in negatives],
+        "prompt": Template().instruction,  # upstream's trainer asks for it in each line
         "query_id": group.choice.query_id,
         "pos_id": [group.positive],
         "neg_id": negatives,

@@ -84,6 +84,11 @@ def test_a_line_may_bring_its_own_instruction(read):
     assert texts(own)[0].endswith("open()?Is it?")
 
 
+def test_upstreams_instruction_in_a_line_is_no_wish_against_the_template(read):
+    (group,) = read([LINE | {"prompt": Template().instruction}])
+    assert texts(group)[0].endswith("open()?")
+
+
 def test_scores_of_a_teacher_follow_their_texts(read):
     line = LINE | {"pos": ["p0", "p1"], "pos_scores": [10.0, 11.5], "neg_scores": [0.25, 1, -2.0]}
     score_of = dict(

@@ -7,7 +7,15 @@ from lwr.mine import mine
 from lwr.trec import best_first, write_run
 
 N = 30
-KEYS = {"query": str, "pos": list, "neg": list, "query_id": str, "pos_id": list, "neg_id": list}
+KEYS = {
+    "query": str,
+    "pos": list,
+    "neg": list,
+    "prompt": str,
+    "query_id": str,
+    "pos_id": list,
+    "neg_id": list,
+}
 
 
 @pytest.fixture
