@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 import yaml
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from typer import Option
 
@@ -38,6 +38,9 @@ Out = Annotated[Path, Option(help="What is written: whole, or not at all.")]
 Collection = Annotated[Path, Option(help="Folder in BEIR layout, as `lwr collect` writes it.", exists=True)]
 SplitName = Annotated[config.Split, Option()]
 Settings = Annotated[str, Option(metavar="SETTINGS")]
+BaseModelSettings = Annotated[
+    str, Option(metavar="SETTINGS", help="A base model: the keys under `base_models: NAME:`.")
+]
 
 
 def read_settings(text: str, section: type[Section]) -> Section:
@@ -49,7 +52,7 @@ def read_settings(text: str, section: type[Section]) -> Section:
     except (OSError, yaml.YAMLError) as error:
         raise BadInput(f"settings {text!r}: {error}; give a YAML or JSON file, or {{key: value}}") from None
     try:
-        return TypeAdapter(section).validate_python(values)
+        return section.model_validate(values)
     except ValidationError as error:
         raise BadInput(explain(error, section, values, "settings" if is_text else text)) from None
 
@@ -180,9 +183,7 @@ def groups(
 
 @app.command()
 def base(
-    base: Annotated[
-        str, Option(metavar="SETTINGS", help="A base model: the keys under `base_models: NAME:`.")
-    ],
+    base: BaseModelSettings,
     out: Out,
 ) -> None:
     """Fetch a base model once, check that it can be read, and write down what it is (JSON).
@@ -202,9 +203,7 @@ def base(
 
 @app.command()
 def train(
-    base: Annotated[
-        str, Option(metavar="SETTINGS", help="A base model: the keys under `base_models: NAME:`.")
-    ],
+    base: BaseModelSettings,
     start_layer: Annotated[int, Option(help="First layer with a head.", min=1)],
     settings: Settings,
     groups: Annotated[Path, Option(help="JSON lines, as `lwr mine` writes them.", exists=True)],

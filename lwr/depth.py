@@ -119,9 +119,8 @@ def find_trunk(backbone: PreTrainedModel) -> Trunk:
         return backbone(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
 
     training, attention = backbone.training, backbone.config._attn_implementation
-    backbone.eval().set_attn_implementation(
-        "eager"
-    )  # it may still be on the CPU, where flash attention is not
+    # eager: the backbone may still be on the CPU, where flash attention is not
+    backbone.eval().set_attn_implementation("eager")
     with ExitStack() as hooks:
         hooks.enter_context(blocks[-1].register_forward_hook(after_block))
         for module in outside:

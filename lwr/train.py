@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -25,13 +25,13 @@ from lwr.checkpoint import fetch, fingerprint
 from lwr.config import Base, Train
 from lwr.files import atomic, sha256, write_json, write_jsonl
 from lwr.groups import Group, collate, read_groups
-from lwr.measures import per_query
+from lwr.measures import per_query, rankings
 from lwr.progress import clock, say
 from lwr.prompt import Row
 from lwr.provenance import Meter, code_digest, provenance
 from lwr.reranker import LayerwiseReranker
 from lwr.score import candidate_texts, score_rows
-from lwr.trec import best_first, read_run
+from lwr.trec import read_run
 
 WHOLE = "whole"  # a file in each checkpoint, written last
 
@@ -50,14 +50,14 @@ class DevLook:
         reranker.eval()
         scores = score_rows(reranker, self.rows, reranker.exits, precision=precision)
         reranker.train(training)
-        return {k: self._mean_ndcg(by_layer) for k, by_layer in zip(reranker.exits, scores, strict=True)}
+        table = pd.DataFrame(self.pairs, columns=["query_id", "doc_id"])
+        return {
+            k: self._mean_ndcg(table.assign(score=by_layer))
+            for k, by_layer in zip(reranker.exits, scores, strict=True)
+        }
 
-    def _mean_ndcg(self, scores: np.ndarray) -> float:
-        run: dict[str, list[tuple[str, float]]] = {}
-        for (query, doc), score in zip(self.pairs, scores, strict=True):
-            run.setdefault(query, []).append((doc, float(score)))
-        ranked = {query: dict(best_first(scored)) for query, scored in run.items()}
-        return float(per_query(self.qrels, ranked, ["nDCG@10"])["value"].mean())
+    def _mean_ndcg(self, table: pd.DataFrame) -> float:
+        return float(per_query(self.qrels, rankings(table, "score"), ["nDCG@10"])["value"].mean())
 
 
 def read_look(reranker: LayerwiseReranker, collection: Path, dev_run: Path, queries: int) -> DevLook:
