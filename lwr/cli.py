@@ -284,7 +284,7 @@ def evaluate(
     collection: Collection,
     split: SplitName,
     measures: Annotated[str, Option(help="As ir_measures names them, with commas.")],
-    cell: Annotated[str, Option(help="The cell, written into each row: `{dataset: …, base_model: …, …}`.")],
+    cell: Annotated[str, Option(help="The cell, written into each row: `{dataset: …, trained_on: …, …}`.")],
     out: Out,
 ) -> None:
     """Measure every exit and the first stage, per query; Parquet with one row per exit, query and measure.
@@ -294,7 +294,8 @@ def evaluate(
     ```
     lwr evaluate --scores test.parquet --collection results/collections/python-docs \\
       --split test --measures nDCG@10,RR@10 \\
-      --cell '{dataset: python-docs, base_model: minilm, start_layer: 2, variant: default, seed: 1}' \\
+      --cell '{dataset: python-docs, trained_on: python-docs, base_model: minilm, start_layer: 2,
+      variant: default, seed: 1}' \\
       --out measures.parquet
     ```
     """
@@ -316,7 +317,7 @@ def tables(
     Example:
 
     ```
-    lwr tables results/cells/*/*/*/*/*/measures/test.parquet --primary nDCG@10 \\
+    lwr tables results/cells/*/*/*/*/*/measures/*/test.parquet --primary nDCG@10 \\
       --out results/tables
     ```
     """

@@ -43,10 +43,10 @@ class Group:
 def mine(collection: Path, run: Path, out: Path, mining: Mining) -> None:
     """Write the groups of the train queries that `run` holds to `out`: JSON lines, sorted by query id.
 
-    Keys are FlagEmbedding's (`query`, `pos`, `neg`: texts; with a teacher `pos_scores` and `neg_scores`) and the
-    ids beside them (`query_id`, `pos_id`, `neg_id`). Where hard negatives are too few, any of the corpus fill up
-    a group; with a teacher only what it scored stands in a group, which may then have fewer. Memory holds runs
-    and groups with their texts, not the corpus.
+    Keys are FlagEmbedding's (`query`, `pos`, `neg`: texts; `prompt`: upstream's instruction; with a teacher
+    `pos_scores` and `neg_scores`) and the ids beside them (`query_id`, `pos_id`, `neg_id`). Where hard negatives
+    are too few, any of the corpus fill up a group; with a teacher only what it scored stands in a group, which
+    may then have fewer. Memory holds runs and groups with their texts, not the corpus.
 
     Raises BadInput where runs and collection do not fit, the corpus is too small for `mining.negatives`, or no
     group comes out.
