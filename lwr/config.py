@@ -188,6 +188,7 @@ class Distillation(Section):
     )
     every: Layers | None = Field(None, description="distance of the anchors")
     temperature: float = Field(1.0, gt=0, description="divides the scores of both; higher is softer")
+    external: bool = Field(True, description="learn from the teacher scores that groups bring, too")
 
     @model_validator(mode="after")
     def _anchors_need_a_distance(self) -> Self:
@@ -301,11 +302,12 @@ class Base(Section):
         "sdpa", description="how transformers computes it"
     )
     start_layers: list[Layers] | None = Field(None, min_length=1, description="instead of the grid's")
+    variants: list[Name] | None = Field(None, min_length=1, description="these of the grid's; null: all")
     train: TrainOverride = Field(TrainOverride(), description="keys of `train` that differ for this model")
 
     def identity(self) -> dict[str, Any]:
         """The part that makes another model of it (what `lwr base` and `lwr train` get)."""
-        return self.slice(exclude={"start_layers", "train"})
+        return self.slice(exclude={"start_layers", "variants", "train"})
 
 
 class Score(Section):
@@ -352,6 +354,9 @@ class Config(Section):
     def start_layers_of(self, base_model: str) -> list[int]:
         return self.base_models[base_model].start_layers or self.start_layers
 
+    def variants_of(self, base_model: str) -> list[str]:
+        return self.base_models[base_model].variants or list(self.variants)
+
     def train_of(self, base_model: str, variant: str) -> Train:
         """`train`, then what the base model overrides, then the variant. Raises ValidationError."""
         patches = [self.base_models[base_model].train, self.variants[variant]]
@@ -371,7 +376,7 @@ class Config(Section):
             if about.train
             for base_model in self.base_models
             for start_layer in self.start_layers_of(base_model)
-            for variant in self.variants
+            for variant in self.variants_of(base_model)
             for seed in self.seeds
         ]
 

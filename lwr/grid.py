@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,10 +17,10 @@ from lwr.config_errors import Loc, Problem, nearest
 def problems_of_parts(config: Config) -> list[Problem]:
     """What is wrong with each part, whatever stands in the others."""
     layers, missing = _layers(config)
-    found = [*_repeated(config), *_files(config), *_measures(config), *missing]
+    found = [*_repeated(config), *_files(config), *_measures(config), *_variants(config), *missing]
     for base, last in layers.items():
         found += _depth(config, base, last)
-        for variant in config.variants:
+        for variant in _known_variants(config, base):
             found += _keep(config, base, variant, last)
     return list(dict.fromkeys(found))
 
@@ -69,10 +68,23 @@ def _layers(config: Config) -> tuple[dict[str, int | None], list[Problem]]:
 def _repeated(config: Config) -> Iterator[Problem]:
     lists = {(key,): getattr(config, key) for key in ("start_layers", "seeds", "measures")}
     lists |= {("base_models", n, "start_layers"): b.start_layers or [] for n, b in config.base_models.items()}
+    lists |= {("base_models", n, "variants"): b.variants or [] for n, b in config.base_models.items()}
     lists |= {("datasets", name, "tests"): about.tests for name, about in config.datasets.items()}
     for loc, values in lists.items():
         for value in dict.fromkeys(v for v in values if values.count(v) > 1):
             yield Problem(loc, f"{value} stands twice")
+
+
+def _variants(config: Config) -> Iterator[Problem]:
+    for name, base in config.base_models.items():
+        for place, variant in enumerate(base.variants or []):
+            if variant not in config.variants:
+                loc = ("base_models", name, "variants", place)
+                yield Problem(loc, f"no variant {variant}{nearest(variant, config.variants)}")
+
+
+def _known_variants(config: Config, base: str) -> list[str]:
+    return [variant for variant in config.variants_of(base) if variant in config.variants]
 
 
 def _files(config: Config) -> Iterator[Problem]:
@@ -199,7 +211,8 @@ def _exit_weights(config: Config) -> Iterator[Problem]:
 def _trainings(config: Config) -> dict[tuple[str, str], Train]:
     """By base model and variant, those that `_keep` has nothing to say against."""
     trainings = {}
-    for pair in itertools.product(config.base_models, config.variants):
+    pairs = ((base, variant) for base in config.base_models for variant in _known_variants(config, base))
+    for pair in pairs:
         with contextlib.suppress(ValidationError):
             trainings[pair] = config.train_of(*pair)
     return trainings

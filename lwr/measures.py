@@ -26,6 +26,11 @@ def rankings(scores: pd.DataFrame, column: str) -> dict[str, dict[str, float]]:
     }
 
 
+def exits_of(scores: pd.DataFrame) -> list[str]:
+    """The columns of a table of scores that rank: `first_stage`, then `layer_k` of every exit."""
+    return [column for column in scores.columns if column == "first_stage" or column.startswith("layer_")]
+
+
 def per_query(qrels: Qrels, run: dict[str, dict[str, float]], measures: Sequence[str]) -> pd.DataFrame:
     """Columns query_id, measure, value (float64); every query with a relevant document has a row.
 
@@ -57,8 +62,9 @@ def evaluate(
     table = pd.read_parquet(scores)
     if table.duplicated(["query_id", "doc_id"]).any():
         raise BadInput(f"{scores}: a candidate stands twice for one query; score again")
-    exits = [column for column in table.columns if column not in ("query_id", "doc_id")]
-    by_exit = [per_query(qrels, rankings(table, column), measures).assign(exit=column) for column in exits]
+    by_exit = [
+        per_query(qrels, rankings(table, column), measures).assign(exit=column) for column in exits_of(table)
+    ]
     results = pd.concat(by_exit).assign(**cell, split=split)
     with atomic(out) as unfinished:
         results[[*cell, "split", "exit", "query_id", "measure", "value"]].to_parquet(unfinished, index=False)

@@ -187,9 +187,8 @@ class LayerwiseReranker(nn.Module):
             raise ValueError(f"{len(scores[0])} rows do not make {groups} groups; pass groups=")
         grouped = torch.stack(scores).view(len(scores), groups, -1)
         teachers = teachers_of(self.exits, self.distillation)
-        loss = layerwise_loss(
-            grouped, teachers, self.distillation.temperature, self.exit_weights, teacher_scores
-        )
+        external = teacher_scores if self.distillation.external else None
+        loss = layerwise_loss(grouped, teachers, self.distillation.temperature, self.exit_weights, external)
         return RerankerOutput(loss.total, scores, loss)
 
     def add_lora(self, lora: Lora) -> None:

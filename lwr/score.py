@@ -51,10 +51,11 @@ def score(
     shard: str = "1/1",
     label: str = "score",
 ) -> None:
-    """Write Parquet: query_id, doc_id, first_stage (float64), layer_k (float32) for every exit k.
+    """Write Parquet: query_id, doc_id, tokens (int32), first_stage (float64), layer_k (float32) for every exit k.
 
-    One row per candidate of `run`, in the run's order. shard: `K/N` takes every N-th query from the K-th on.
-    Memory holds the texts of the candidates, not the corpus. Raises BadInput where corpus and run don't fit.
+    One row per candidate of `run`, in the run's order; tokens: the pair's length as the backbone reads it.
+    shard: `K/N` takes every N-th query from the K-th on. Memory holds the texts of the candidates, not the corpus.
+    Raises BadInput where corpus and run don't fit.
     """
     reranker = LayerwiseReranker.from_pretrained(model)
     candidates = _shard(read_run(run), shard)
@@ -75,8 +76,9 @@ def _shard(candidates: Run, shard: str) -> Run:
 
 
 def _schema(reranker: LayerwiseReranker) -> pa.Schema:
-    fixed = [("query_id", pa.string()), ("doc_id", pa.string()), ("first_stage", pa.float64())]
-    return pa.schema(fixed + [(f"layer_{k}", pa.float32()) for k in reranker.exits])
+    pair = [("query_id", pa.string()), ("doc_id", pa.string()), ("tokens", pa.int32())]
+    first_stage = ("first_stage", pa.float64())
+    return pa.schema([*pair, first_stage] + [(f"layer_{k}", pa.float32()) for k in reranker.exits])
 
 
 def _tables(
@@ -90,7 +92,8 @@ def _tables(
         pairs = [(query, doc, first_stage) for query in some for doc, first_stage in candidates[query]]
         rows = reranker.prompt.rows([(queries[query], texts[doc]) for query, doc, _ in pairs])
         scores = score_rows(reranker, rows, reranker.exits, settings.tokens_per_batch, settings.precision)
-        columns = [*map(list, zip(*pairs, strict=True)), *scores]
+        query_ids, doc_ids, first_stage = map(list, zip(*pairs, strict=True))
+        columns = [query_ids, doc_ids, list(map(len, rows)), first_stage, *scores]
         yield pa.table(columns, schema=_schema(reranker))
 
 

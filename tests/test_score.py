@@ -60,7 +60,7 @@ def test_every_candidate_is_scored_once_in_the_runs_order(reranker, collection, 
     table = scored(reranker, collection)
     expected = [(q, d, s) for q, docs in read_run(collection / "test.trec").items() for d, s in docs]
     assert list(table[["query_id", "doc_id", "first_stage"]].itertuples(index=False, name=None)) == expected
-    assert list(table.columns[3:]) == ["layer_3", "layer_4"]
+    assert list(table.columns[4:]) == ["layer_3", "layer_4"]
     assert table["layer_4"].nunique() > len(table) / 2
 
 
