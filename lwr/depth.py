@@ -1,7 +1,7 @@
-"""The one mechanism: watch a backbone's blocks during its own forward pass, and stop where nobody looks deeper.
+"""The one mechanism: watch a backbone's blocks in its own forward pass, let rows go, stop where nobody looks deeper.
 
 The blocks of a Hugging Face backbone live in one `ModuleList`. A forward pre-hook on block k sees the hidden
-state after k blocks, whatever the architecture does inside; no forward pass is written again here.
+state after k blocks and may change it, whatever the architecture does inside; no forward pass is written again.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,47 +39,87 @@ class _DeepEnough(Exception):
 
 
 def run_to(
-    backbone: nn.Module, trunk: Trunk, layers: Sequence[int], read: Callable[[Tensor], Tensor], **inputs
-) -> list[Tensor]:
-    """One forward pass; `read(hidden state)` at each of `layers`, in that order. No later block runs.
+    backbone: nn.Module,
+    trunk: Trunk,
+    layers: Sequence[int],
+    look: Callable[[int, Tensor], Tensor | None],
+    **inputs,
+) -> None:
+    """One forward pass with a `look(layer, hidden state)` at each of `layers`, ascending. No later block runs.
 
-    The hidden state of layer k in 1..depth is [batch, tokens, hidden], after k blocks and *before* the final
-    norm: `read` applies `trunk.norm`, so that it may do so to the positions it keeps alone.
+    The hidden state of layer k in 1..depth is [rows, tokens, hidden], after k blocks and *before* the final
+    norm: `look` applies `trunk.norm`, so that it may do so to the positions it keeps alone. It returns None, or
+    the rows that go on: int64 positions among those that are there. Later blocks compute nothing for the others.
+
     Hooks run outside Hugging Face's gradient checkpointing, hence once, and what they compute is kept.
     """
     deepest = max(layers)
-    seen: dict[int, Tensor] = {}
+    left: Tensor | None = None  # rows of the batch; None: nobody was let go
 
-    def see(layer: int, hidden: Tensor) -> None:
-        if layer in layers:
-            seen[layer] = read(hidden)
+    def at(layer: int, hidden: Tensor) -> Tensor:
+        nonlocal left
+        kept = look(layer, hidden) if layer in layers else None
         if layer == deepest and layer < trunk.depth:
             raise _DeepEnough
+        if kept is None:
+            return hidden
+        left = kept if left is None else left[kept]
+        return hidden[kept]
+
+    def before(layer: int, args: tuple, kwargs: dict[str, Any]):
+        hidden = at(layer, args[0] if args else kwargs["hidden_states"])
+        if left is None:
+            return None
+        # the model's own loop doesn't know that rows are gone: all but the hidden state comes whole each time
+        batch = len(inputs["input_ids"])
+        others = {name: _of_rows(value, left, batch) for name, value in kwargs.items()}
+        if args:
+            return (hidden, *(_of_rows(value, left, batch) for value in args[1:])), others
+        return (), others | {"hidden_states": hidden}
 
     with ExitStack() as hooks:
         for k in range(1, min(deepest, trunk.depth - 1) + 1):
-            hooks.enter_context(_before(trunk.blocks[k], lambda hidden, k=k: see(k, hidden)))
+            hooks.enter_context(
+                trunk.blocks[k].register_forward_pre_hook(
+                    lambda _, args, kwargs, k=k: before(k, args, kwargs), with_kwargs=True
+                )
+            )
         if deepest == trunk.depth:
-            hooks.enter_context(_after(trunk.blocks[-1], lambda hidden: see(trunk.depth, hidden)))
+            hooks.enter_context(
+                trunk.blocks[-1].register_forward_hook(
+                    lambda _, __, output: look(trunk.depth, _hidden_state(output))
+                )
+            )
         try:
             backbone(**inputs)
         except _DeepEnough:
             pass
-    return [seen[k] for k in layers]
 
 
-def _before(block: nn.Module, see: Callable[[Tensor], None]):
-    def hook(_, args, kwargs):
-        see(args[0] if args else kwargs["hidden_states"])
+def _of_rows(value: Any, rows: Tensor, batch: int) -> Any:
+    """An argument of a block, for some rows of the batch alone: masks, positions, rotary tables, also in tuples."""
+    if isinstance(value, Tensor) and value.ndim > 1 and len(value) == batch:
+        return value[rows]
+    if isinstance(value, tuple):
+        return tuple(_of_rows(part, rows, batch) for part in value)
+    return value
 
-    return block.register_forward_pre_hook(hook, with_kwargs=True)
+
+def _hidden_state(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Of what a block returns."""
+    return output if isinstance(output, Tensor) else output[0]
 
 
-def _after(block: nn.Module, see: Callable[[Tensor], None]):
-    def hook(_, __, output):
-        see(output if isinstance(output, Tensor) else output[0])
-
-    return block.register_forward_hook(hook)
+def find_blocks(backbone: PreTrainedModel) -> nn.ModuleList:
+    """Raises UnsupportedBackbone where there is not one list of them."""
+    depth = backbone.config.get_text_config().num_hidden_layers
+    lists = [m for m in backbone.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    if len(lists) != 1:
+        raise UnsupportedBackbone(
+            f"{type(backbone).__name__}: expected one list of its {depth} blocks, found {len(lists)}; "
+            "a backbone must keep all its blocks in a single ModuleList"
+        )
+    return lists[0]
 
 
 @torch.no_grad()
@@ -93,14 +134,7 @@ def find_trunk(backbone: PreTrainedModel) -> Trunk:
         raise UnsupportedBackbone(f"{kind}: an encoder with a decoder; give one of the two")
     config = backbone.config.get_text_config()
     config.use_cache = False
-    depth = config.num_hidden_layers
-    lists = [m for m in backbone.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-    if len(lists) != 1:
-        raise UnsupportedBackbone(
-            f"{kind}: expected one list of its {depth} blocks, found {len(lists)}; "
-            "a backbone must keep all its blocks in a single ModuleList"
-        )
-    blocks = lists[0]
+    blocks = find_blocks(backbone)
 
     state: dict[str, Tensor] = {}
     later: list[tuple[nn.Module, Tensor]] = []  # modules that ran after the last block, with their outputs
@@ -108,7 +142,7 @@ def find_trunk(backbone: PreTrainedModel) -> Trunk:
     outside = [m for m in backbone.modules() if m not in inside and blocks not in m.modules()]
 
     def after_block(_, __, output):
-        state["last"] = output if isinstance(output, Tensor) else output[0]
+        state["last"] = _hidden_state(output)
 
     def after_any(module, _, output):
         if "last" in state and isinstance(output, Tensor):

@@ -7,7 +7,7 @@ whose construction, `encode` and `forward` work here unchanged on any causal mod
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -124,12 +124,44 @@ class LayerwiseReranker(nn.Module):
         `labels`, whose one entry above -100 marks the answer: then the token before it is read.
         """
         layers = self.exits if layers is None else list(layers)
+        self._known(layers)
+        pool, scores = self._pooler(features), {}
+
+        def look(layer: int, hidden: Tensor) -> None:
+            scores[layer] = self._score(layer, pool(hidden, slice(None)))
+
+        run_to(self.backbone, self.trunk, layers, look, **self._backbone_inputs(features))
+        return [scores[k] for k in layers]
+
+    def cascade(self, features: Mapping[str, Tensor], keep: Mapping[int, int], last: int) -> Tensor:
+        """Scores float32 [exits used, batch] of one forward pass that lets rows go; NaN for those that had left.
+
+        features: the candidates of one query, as `encode` takes them. keep: layer -> how many go on from there, the
+        best by their scores (of equals the first in the batch). last: the layer where who is left is scored.
+        """
+        layers = [*sorted(keep), last]
+        self._known(layers)
+        pool, batch = self._pooler(features), len(features["input_ids"])
+        scores = torch.full((len(layers), batch), torch.nan, device=features["input_ids"].device)
+        rows = torch.arange(batch, device=scores.device)
+
+        def look(layer: int, hidden: Tensor) -> Tensor | None:
+            nonlocal rows
+            here = self._score(layer, pool(hidden, rows))
+            scores[layers.index(layer), rows] = here
+            if layer == last:
+                return None
+            best = here.argsort(descending=True, stable=True)[: keep[layer]].sort().values
+            rows = rows[best]
+            return best
+
+        run_to(self.backbone, self.trunk, layers, look, **self._backbone_inputs(features))
+        return scores
+
+    def _known(self, layers: Sequence[int]) -> None:
         unknown = [k for k in layers if k not in self.exits]
         if unknown:
             raise ValueError(f"layers {unknown} have no head; exits are {self.exits[0]}..{self.exits[-1]}")
-        pool = self._pooler(features["attention_mask"], features.get("labels"))
-        states = run_to(self.backbone, self.trunk, layers, pool, **self._backbone_inputs(features))
-        return [self._score(k, state) for k, state in zip(layers, states, strict=True)]
 
     def _backbone_inputs(self, features: Mapping[str, Tensor]) -> dict[str, Any]:
         mask = features["attention_mask"]
@@ -142,20 +174,20 @@ class LayerwiseReranker(nn.Module):
             inputs["position_ids"] = counted if positions is None else positions
         return inputs
 
-    def _pooler(self, mask: Tensor, labels: Tensor | None):
-        """hidden state [batch, tokens, hidden] -> normalised [batch, hidden]."""
-        norm = self.trunk.norm
+    def _pooler(self, features: Mapping[str, Tensor]) -> Callable[[Tensor, slice | Tensor], Tensor]:
+        """(hidden state [rows, tokens, hidden], which rows of the batch) -> normalised [rows, hidden]."""
+        norm, mask, labels = self.trunk.norm, features["attention_mask"], features.get("labels")
         if self.pooling == "mean":
             weight = mask.unsqueeze(-1)
-            return lambda hidden: (norm(hidden) * weight).sum(dim=1) / weight.sum(dim=1)
+            return lambda hidden, rows: (norm(hidden) * weight[rows]).sum(dim=1) / weight[rows].sum(dim=1)
         if labels is not None:
             position = labels.argmax(dim=1) - 1
         elif self.pooling == "last":
             position = mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)
         else:
             position = mask.argmax(dim=1)
-        rows = torch.arange(len(mask), device=mask.device)
-        return lambda hidden: norm(hidden[rows, position])
+        every = torch.arange(len(mask), device=mask.device)
+        return lambda hidden, rows: norm(hidden[every[: len(hidden)], position[rows]])
 
     def head(self, layer: int) -> Tensor:
         """float32 [hidden]."""

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from lwr.base_model import load_base_model
 from lwr.config import Base
-from lwr.depth import find_trunk, run_to
+from lwr.depth import find_trunk
 from lwr.prompt import yes_token
 
 CUT = ["llama", "qwen2", "gemma3_text", "qwen3_5_text", "lfm2", "bert", "modernbert"]
@@ -22,7 +22,7 @@ def test_a_cut_model_is_the_first_blocks_of_the_full_one(architecture, tmp_path)
     full, cut = (load_base_model(Base(model=folder, num_layers=n)).backbone for n in (None, 2))
     ids = torch.randint(3, tiny.VOCABULARY, (2, 9))
     features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    of_full, of_cut = (run_to(b, find_trunk(b), [1, 2], find_trunk(b).norm, **features) for b in (full, cut))
+    of_full, of_cut = (tiny.normed_states(b, [1, 2], **features) for b in (full, cut))
     assert [find_trunk(b).depth for b in (full, cut)] == [tiny.LAYERS, 2]
     assert cut.config.num_hidden_layers == 2
     for in_full, in_cut in zip(of_full, of_cut, strict=True):

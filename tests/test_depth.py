@@ -43,12 +43,11 @@ def count_blocks(trunk, called: list[int], monkeypatch) -> None:
 @torch.no_grad()
 def test_every_layer_is_what_transformers_reports(architecture):
     backbone = tiny.backbone(architecture)
-    trunk = find_trunk(backbone)
     features = inputs()
     expected = backbone(**features, output_hidden_states=True)
     name = NORMS.get(architecture, "norm")
     norm = nn.Identity() if name is None else backbone.get_submodule(name)
-    states = run_to(backbone, trunk, EVERY_LAYER, trunk.norm, **features)
+    states = tiny.normed_states(backbone, EVERY_LAYER, **features)
     for k in EVERY_LAYER[:-1]:
         torch.testing.assert_close(states[k - 1], norm(expected.hidden_states[k]), atol=1e-5, rtol=0)
     torch.testing.assert_close(states[-1], expected.last_hidden_state, atol=1e-5, rtol=0)
@@ -63,13 +62,15 @@ def test_an_early_exit_runs_no_deeper_block_and_changes_nothing(architecture, mo
     backbone = tiny.backbone(architecture)
     trunk = find_trunk(backbone)
     features = inputs()
-    full = run_to(backbone, trunk, EVERY_LAYER, trunk.norm, **features)
+    full = tiny.normed_states(backbone, EVERY_LAYER, **features)
     blocks_run: list[int] = []
     count_blocks(trunk, blocks_run, monkeypatch)
     for k in EVERY_LAYER:
         blocks_run.clear()
-        (alone,) = run_to(backbone, trunk, [k], trunk.norm, **features)
+        states = []
+        run_to(backbone, trunk, [k], lambda _, hidden, to=states: to.append(trunk.norm(hidden)), **features)
         assert blocks_run == list(range(1, k + 1))
+        (alone,) = states
         assert torch.equal(alone, full[k - 1])
 
 
@@ -102,14 +103,55 @@ def test_a_final_norm_whose_output_is_reshaped_is_found():
     assert find_trunk(gpt2).norm is gpt2.ln_f
 
 
+# --- rows that leave -----------------------------------------------------------------------------------
+
+
+def uneven(rows: int, tokens: int, side: str) -> dict[str, torch.Tensor]:
+    """Rows of different lengths, padded on one side."""
+    ids = torch.randint(3, tiny.VOCABULARY, (rows, tokens))
+    mask = (torch.arange(tokens) < torch.linspace(tokens // 2, tokens, rows).long()[:, None]).long()
+    return {"input_ids": ids, "attention_mask": mask if side == "right" else mask.flip(1)}
+
+
+def states_of_those_left(backbone, keep: dict[int, torch.Tensor], **features) -> list[torch.Tensor]:
+    """The hidden state at every layer while `keep` lets rows go."""
+    trunk, states = find_trunk(backbone), []
+
+    def look(layer: int, hidden: torch.Tensor) -> torch.Tensor | None:
+        states.append(hidden)
+        return keep.get(layer)
+
+    run_to(backbone, trunk, EVERY_LAYER, look, **features)
+    return states
+
+
+@architectures
+@pytest.mark.parametrize(
+    ("rows", "tokens"), [(8, 13), (8, 8), (4, 9)]
+)  # a batch as long as a row, or as deep
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @torch.no_grad()
-def test_layers_come_in_the_order_asked_for():
+def test_who_stays_is_computed_bit_for_bit_as_if_nobody_left(architecture, rows, tokens, attention):
+    side = "right" if architecture in tiny.ENCODERS else "left"
+    backbone = tiny.backbone(architecture)
+    backbone.set_attn_implementation(attention)
+    features = uneven(rows, tokens, side)
+    if architecture in tiny.DECODERS:
+        features["position_ids"] = (features["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    full = states_of_those_left(backbone, {}, **features)
+    first, then = torch.tensor([0, 2, 3]), torch.tensor([1, 2])
+    left = states_of_those_left(backbone, {1: first, 3: then}, **features)
+    for k, rows_there in enumerate([torch.arange(rows), first, first, first[then]]):
+        assert torch.equal(left[k], full[k][rows_there])
+
+
+@torch.no_grad()
+def test_a_batch_of_one_row_keeps_it():
     backbone = tiny.backbone("llama")
-    trunk = find_trunk(backbone)
-    features = inputs()
-    second, last, first = run_to(backbone, trunk, [2, 4, 1], trunk.norm, **features)
-    for state, k in ((second, 2), (last, 4), (first, 1)):
-        assert torch.equal(state, run_to(backbone, trunk, [k], trunk.norm, **features)[0])
+    features = uneven(1, 6, "right")
+    full = states_of_those_left(backbone, {}, **features)
+    left = states_of_those_left(backbone, {1: torch.tensor([0])}, **features)
+    assert all(torch.equal(a, b) for a, b in zip(left, full, strict=True))
 
 
 @torch.no_grad()
@@ -117,10 +159,10 @@ def test_no_hook_stays_behind():
     backbone = tiny.backbone("llama")
     trunk = find_trunk(backbone)
 
-    def fail(_):
+    def fail(*_):
         raise RuntimeError("in the middle of a pass")
 
-    run_to(backbone, trunk, [2], trunk.norm, **inputs())
+    tiny.normed_states(backbone, [2], **inputs())
     with pytest.raises(RuntimeError, match="in the middle of a pass"):
         run_to(backbone, trunk, [2], fail, **inputs())
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in backbone.modules())

@@ -16,7 +16,7 @@ from torch import Tensor
 from lwr.base_model import load_base_model
 from lwr.batching import pad
 from lwr.config import Base, Lora
-from lwr.depth import find_trunk, run_to
+from lwr.depth import find_trunk
 from lwr.prompt import yes_token
 from lwr.reranker import LayerwiseReranker
 
@@ -144,7 +144,7 @@ def test_every_layer_is_minicpms(tmp_path, factor, cut):
     layers = list(range(1, (cut or LAYERS) + 1))
     features = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids[None])}
     assert trunk.depth == len(layers)
-    for k, state in zip(layers, run_to(backbone, trunk, layers, trunk.norm, **features), strict=True):
+    for k, state in zip(layers, tiny.normed_states(backbone, layers, **features), strict=True):
         torch.testing.assert_close(
             state[0], minicpm_states(tensors, ids, factor)[k - 1], atol=1e-5, rtol=1e-5
         )

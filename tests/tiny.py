@@ -14,6 +14,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from lwr.depth import find_trunk, run_to
+
 LAYERS, HIDDEN, VOCABULARY = 4, 32, 600
 SHAPE = {
     "hidden_size": HIDDEN,
@@ -95,6 +97,17 @@ def tokenizer(encoder: bool) -> PreTrainedTokenizerFast:
         if encoder
         else ["input_ids", "attention_mask"],
     )
+
+
+def normed_states(backbone: PreTrainedModel, layers: list[int], **features) -> list[torch.Tensor]:
+    """What stands at some layers after the final norm, as the depth mechanism sees it."""
+    trunk, states = find_trunk(backbone), {}
+
+    def look(layer: int, hidden: torch.Tensor) -> None:
+        states[layer] = trunk.norm(hidden)
+
+    run_to(backbone, trunk, layers, look, **features)
+    return [states[k] for k in layers]
 
 
 def save(architecture: str, folder: Path) -> Path:
