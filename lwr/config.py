@@ -320,6 +320,23 @@ class Score(Section):
     )
 
 
+class Cascade(Section):
+    """The search for a cascade: which exits, and how many candidates survive them; on dev, for the least FLOPs."""
+
+    epsilon: Share = Field(0.01, description="of the deepest exit's dev nDCG@10, what a cascade may lose")
+    stages: Annotated[Layers, Field(ge=2, le=4)] = Field(3, description="exits of a cascade, at most")
+    exits: Annotated[Layers, Field(ge=2)] = Field(8, description="exits that are tried, evenly spread")
+    keep: list[Passages] | None = Field(
+        None, min_length=1, description="numbers of survivors that are tried; null: a ladder from 1 to 1000"
+    )
+
+
+class Cost(Section):
+    """Measuring the time and memory of each exit and of the cascade, all in one run."""
+
+    queries: Queries | None = Field(20, description="of test, whose lists are ranked; null: nothing is timed")
+
+
 # --- the grid ------------------------------------------------------------------------------------------
 
 
@@ -347,8 +364,15 @@ class Config(Section):
     seeds: list[int] = Field([1], min_length=1, description="of heads, data order and dropout")
     train: Train = Train()
     score: Score = Score()
+    cascade: Cascade = Cascade()
+    cost: Cost = Cost()
     measures: list[str] = Field(
         ["nDCG@10", "RR@10", "AP@100", "R@100", "P@1"], min_length=1, description="as ir_measures names them"
+    )
+    margin: float = Field(
+        0.02,
+        gt=0,
+        description="of the first measure: an exit that loses less than this is as good as another",
     )
 
     def start_layers_of(self, base_model: str) -> list[int]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import ir_measures
 import pandas as pd
 
-from lwr.beir import Qrels, read_qrels
-from lwr.config import Split
-from lwr.files import BadInput, atomic
+from lwr.beir import Qrels
 from lwr.trec import best_first
 
 
@@ -46,25 +43,8 @@ def per_query(qrels: Qrels, run: dict[str, dict[str, float]], measures: Sequence
     return pd.DataFrame(rows, columns=["query_id", "measure", "value"])
 
 
-def evaluate(
-    scores: Path,
-    collection: Path,
-    split: Split,
-    measures: Sequence[str],
-    cell: dict[str, str | int],
-    out: Path,
-) -> None:
-    """Write Parquet: the cell's columns, split, exit, query_id, measure, value; the first stage and every exit.
-
-    exit is `first_stage` or `layer_4`, as the columns of `scores` are named. Raises BadInput.
-    """
-    qrels = read_qrels(collection, split)
-    table = pd.read_parquet(scores)
-    if table.duplicated(["query_id", "doc_id"]).any():
-        raise BadInput(f"{scores}: a candidate stands twice for one query; score again")
-    by_exit = [
-        per_query(qrels, rankings(table, column), measures).assign(exit=column) for column in exits_of(table)
-    ]
-    results = pd.concat(by_exit).assign(**cell, split=split)
-    with atomic(out) as unfinished:
-        results[[*cell, "split", "exit", "query_id", "measure", "value"]].to_parquet(unfinished, index=False)
+def ties(scores: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Columns query_id, measure (`ties`), value: the share of a query's candidates that score as another one does."""
+    tied = scores.duplicated(["query_id", column], keep=False)
+    shares = tied.groupby(scores["query_id"], sort=True).mean()
+    return pd.DataFrame({"query_id": shares.index, "measure": "ties", "value": shares.to_numpy()})

@@ -1,0 +1,57 @@
+"""One scored split: TREC runs of every exit and of the cascade, and what they are worth per query."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from lwr.beir import read_qrels
+from lwr.cascade import Schedule, cascaded
+from lwr.config import Split
+from lwr.files import BadInput, atomic
+from lwr.measures import exits_of, per_query, rankings, ties
+from lwr.trec import write_run
+
+
+def evaluate(
+    scores: Path,
+    collection: Path,
+    split: Split,
+    measures: Sequence[str],
+    cascade: Path,
+    cell: dict[str, str | int],
+    out: Path,
+    runs: Path,
+) -> None:
+    """Write Parquet: the cell's columns, split, exit, query_id, measure, value; and a TREC run per exit.
+
+    exit: `first_stage`, `layer_4`, … as the columns of `scores` are named, and `cascade` where the schedule chosen
+    in the file `cascade` is more than the deepest exit. Beside `measures` there is `ties`: the share of a query's
+    candidates that an exit scores as it does another one. runs: a folder, of `layer_4.trec` and so on. Raises BadInput.
+    """
+    qrels = read_qrels(collection, split)
+    table = pd.read_parquet(scores)
+    if table.duplicated(["query_id", "doc_id"]).any():
+        raise BadInput(f"{scores}: a candidate stands twice for one query; score again")
+    by_exit = {exit: rankings(table, exit) for exit in exits_of(table)}
+    decided = json.loads(cascade.read_text(encoding="utf-8"))
+    if decided["chosen"] != decided["deepest"]:
+        by_exit["cascade"] = {
+            query: dict(ranked)
+            for query, ranked in cascaded(table, Schedule.parse(decided["chosen"])).items()
+        }
+    judged = {query for query, docs in qrels.items() if any(grade > 0 for grade in docs.values())}
+    values = [per_query(qrels, run, measures).assign(exit=exit) for exit, run in by_exit.items()]
+    tied = [ties(table, exit).assign(exit=exit) for exit in exits_of(table)]
+    results = pd.concat([*values, *tied]).assign(**cell, split=split)
+    results = results[results["query_id"].isin(judged)]
+    with atomic(runs) as unfinished:
+        for exit, run in by_exit.items():
+            write_run(
+                unfinished / f"{exit}.trec", {query: list(docs.items()) for query, docs in run.items()}, exit
+            )
+    with atomic(out) as unfinished:
+        results[[*cell, "split", "exit", "query_id", "measure", "value"]].to_parquet(unfinished, index=False)
