@@ -4,7 +4,8 @@
 #   snakemake --cores 2 --configfile config/other.yaml        another grid
 #
 # The way of one cell: data.smk (collect, retrieve, mine) -> train.smk (base, train) -> score.smk (score)
-# -> evaluate.smk (evaluate, tables). Every path of results/ is named in common.smk.
+# -> choose.smk (cascade, cost) -> evaluate.smk (evaluate) -> report.smk (compare, tables, advise, figures, report).
+# Every path of results/ is named in common.smk.
 
 from snakemake.utils import min_version
 
@@ -23,7 +24,9 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/score.smk"
+include: "workflow/rules/choose.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
 
 
 # Not the tables alone: what a run leaves behind is part of the result, and made again where it is lost.
@@ -31,15 +34,25 @@ rule all:
     default_target: True
     input:
         of_each_cell(MODEL),
+        of_each_cell(SCORES, split="dev"),
         of_each_cell(SCORES, split="test"),
+        of_each_cell(MEASURES, split="dev"),
         of_each_cell(MEASURES, split="test"),
+        of_each_cell(RUNS, split="test"),
         LAYERS_TABLE,
+        OTHER_TABLES,
+        COMPARISONS,
+        RECOMMENDATION,
+        FIGURE_FILES,
+        REPORT,
 
 
 onsuccess:
     if Path(LAYERS_TABLE[1]).exists():  # not on this disk where results lie in a bucket
         print(Path(LAYERS_TABLE[1]).read_text())
-    print(f"Tables: {TABLES}/   models, scores, measures: {RESULTS}/cells/   logs: {LOGS}/")
+        print(Path(RECOMMENDATION).read_text())
+    print(f"Open {REPORT}: recommendation, figures and tables in one page, which works offline.")
+    print(f"Tables: {TABLES}/   models, scores, runs, measures: {RESULTS}/cells/   logs: {LOGS}/")
 
 
 onerror:

@@ -37,8 +37,8 @@ class Schedule:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises ValueError where `text` is not written as above, or its layers don't ascend."""
-        *keep, last = text.split()
         try:
+            *keep, last = text.split()
             stages = [tuple(map(int, stage.split(":"))) for stage in keep]
             schedule = cls(tuple((layer, survivors) for layer, survivors in stages), int(last))
         except ValueError:
@@ -146,20 +146,22 @@ def measure(
 
     seeds: the same queries and candidates, ranked by each seed's training.
     """
-    judged = [(candidates, *_gains(candidates, qrels)) for candidates in seeds]
-    by_layer = np.stack(
-        [np.zeros_like(seeds[0].tokens), *flops(shape, seeds[0].tokens)]
-    )  # layer 0: filled up
-    full = by_layer[max(seeds[0].places)].sum()
+    judged = [(candidates, *_gains(candidates, qrels), _flops(candidates, shape)) for candidates in seeds]
     rows = []
     for schedule in tried:
         quality, cost = [], []
-        for candidates, gains, ideal in judged:
+        for candidates, gains, ideal, by_layer in judged:
             order, read = replay(candidates, schedule)
             quality.append(ndcg(gains, ideal, order).mean())
-            cost.append(np.take_along_axis(by_layer, read[None], axis=0).sum() / full)
+            spent = np.take_along_axis(by_layer, read[None], axis=0).sum()
+            cost.append(spent / by_layer[max(candidates.places)].sum())
         rows.append((str(schedule), float(np.mean(cost)), float(np.mean(quality))))
     return pd.DataFrame(rows, columns=["schedule", "flops", "quality"])
+
+
+def _flops(candidates: Candidates, shape: Shape) -> np.ndarray:
+    """float64 [1 + layers, queries, widest list], of each pair up to each layer; none up to layer 0."""
+    return np.stack([np.zeros_like(candidates.tokens), *flops(shape, candidates.tokens)])
 
 
 def _gains(candidates: Candidates, qrels: Qrels) -> tuple[np.ndarray, np.ndarray]:
@@ -254,4 +256,7 @@ def _seeds(paths: Sequence[Path], collection: Path, split: Split) -> tuple[list[
         raise BadInput(
             f"{collection}/qrels/{split}.tsv: no query has a relevant passage; a cascade needs some"
         )
-    return [read_candidates(pd.read_parquet(path), sorted(judged)) for path in paths], judged
+    seeds = [read_candidates(pd.read_parquet(path), sorted(judged)) for path in paths]
+    if not seeds[0].docs.size:
+        raise BadInput(f"{paths[0]}: no judged query of {split} has a candidate; retrieve and score again")
+    return seeds, judged

@@ -404,6 +404,10 @@ class Config(Section):
             for seed in self.seeds
         ]
 
+    def arms(self) -> list[Cell]:
+        """The first cell of each arm: of what differs in seeds alone."""
+        return [cell for cell in self.cells() if cell.seed == self.seeds[0]]
+
     def train_settings(self, base_model: str, variant: str) -> dict[str, Any]:
         """What `lwr train` needs to know of this config for one base model under one variant."""
         return self.train_of(base_model, variant).slice()

@@ -45,6 +45,6 @@ def per_query(qrels: Qrels, run: dict[str, dict[str, float]], measures: Sequence
 
 def ties(scores: pd.DataFrame, column: str) -> pd.DataFrame:
     """Columns query_id, measure (`ties`), value: the share of a query's candidates that score as another one does."""
-    tied = scores.duplicated(["query_id", column], keep=False)
+    tied = scores.astype({column: "float32"}).duplicated(["query_id", column], keep=False)  # as runs compare
     shares = tied.groupby(scores["query_id"], sort=True).mean()
     return pd.DataFrame({"query_id": shares.index, "measure": "ties", "value": shares.to_numpy()})

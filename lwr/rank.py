@@ -27,7 +27,7 @@ def rank(
     The reranker must be in evaluation mode.
     """
     rows = reranker.prompt.rows([(query, passage) for passage in passages])
-    if not schedule.keep:
+    if not schedule.keep or not rows:
         (scores,) = score_rows(reranker, rows, [schedule.last], tokens_per_batch, precision)
         return np.argsort(-scores, kind="stable")
     device = reranker.heads[0].device

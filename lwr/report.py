@@ -24,8 +24,8 @@ from lwr.files import atomic
 CAPTIONS = {
     "quality": (
         "Quality by layer",
-        "Where a line flattens, deeper layers buy little. Exits whose bars lie below the dashed first stage are "
-        "worse than not reranking at all. Points of several arms stand side by side for legibility.",
+        "Where a line flattens, deeper layers buy little. Exits below the dashed line rank worse than the first "
+        "stage alone. Points of several arms stand side by side for legibility.",
     ),
     "gain": (
         "Gain kept at each depth",
@@ -58,11 +58,15 @@ TABLES = {
     "cost": ("Measured cost", "Per list of candidates, on the device named."),
     "cascades": (
         "Cascades",
-        "All schedules that no other beats on dev; 2:20 4:10 6 keeps 20, then 10 passages.",
+        "Schedules that no other beats on dev, and the deepest exit. 2:20 4:10 6: the best 20 at layer 2, of these the "
+        "best 10 at layer 4, are ranked at layer 6. FLOPs are shares of the deepest exit's.",
     ),
     "comparisons": ("Comparisons", "Paired over test queries; p Holm counts all comparisons of its family."),
 }
-ABOUT = ("split", "family", "seeds", "queries", "candidates", "device", "front")
+ABOUT = (
+    *("split", "family", "measure", "margin", "epsilon", "deepest", "front"),
+    *("seeds", "queries", "candidates", "device", "precision"),
+)
 NUMBER = re.compile(r"(-?[\d.,]+(e-?\d+)?( (±|to) .*)?)?")
 
 
@@ -147,7 +151,7 @@ def _rounded(column: pd.Series) -> pd.Series:
 
 
 def _short(number: float, decimals: int) -> str:
-    tiny = number != 0 and abs(number) < 0.001
+    tiny = number != 0 and abs(number) < 0.0005
     return f"{number:.1e}" if tiny else f"{number:,.{decimals}f}"
 
 

@@ -194,10 +194,13 @@ class LayerwiseReranker(nn.Module):
         return self.heads[0 if self.shared_head else layer - self.start_layer]
 
     def _score(self, layer: int, state: Tensor) -> Tensor:
-        with torch.autocast(
-            state.device.type, enabled=False
-        ):  # bfloat16 scores tie, and ties decide rankings
-            return state.float() @ self.head(layer).float()
+        """state [rows, hidden] -> float32 [rows], of each row whatever stands beside it in the batch.
+
+        A matrix-vector product would round by a row's place, and equal passages would not score alike. bfloat16
+        scores tie, and ties decide rankings.
+        """
+        with torch.autocast(state.device.type, enabled=False):
+            return (state.float() * self.head(layer).float()).sum(dim=-1)
 
     # --- training --------------------------------------------------------------------------------------
 

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import math
 
-import ir_measures
 import numpy as np
 import pandas as pd
 import pytest
 
-from lwr.beir import Passage, write_collection
-from lwr.files import BadInput
-from lwr.measures import evaluate, per_query, rankings
+from lwr.measures import exits_of, per_query, rankings, ties
 
 DOCS = [f"d{i}" for i in range(20)]
 QRELS = {"q1": {"d3": 1}, "q2": {"d0": 1, "d7": 1}, "q3": {"d5": 0}}
-CELL = {
-    "dataset": "made-up",
-    "trained_on": "made-up",
-    "base_model": "m",
-    "start_layer": 1,
-    "variant": "v",
-    "seed": 1,
-}
 
 
 def mean(run, measure, qrels=QRELS) -> float:
@@ -81,41 +70,36 @@ def test_scores_are_strictly_decreasing_in_the_precision_that_trec_eval_has():
             assert (np.diff(scores) < 0).all()
 
 
-@pytest.fixture
-def collection(tmp_path):
-    qrels = {"test": {query: docs for query, docs in QRELS.items() if query != "q3"}}
-    corpus = [Passage(doc, "", f"text {doc}") for doc in DOCS]
-    write_collection(tmp_path, corpus, {query: query for query in qrels["test"]}, qrels)
-    return tmp_path
+def test_the_columns_that_rank_are_the_first_stage_and_every_exit():
+    names = ["query_id", "doc_id", "tokens", "first_stage", "layer_3", "layer_10"]
+    assert exits_of(pd.DataFrame(columns=names)) == ["first_stage", "layer_3", "layer_10"]
+    assert exits_of(pd.DataFrame(columns=["query_id", "doc_id", "layer_1"])) == ["layer_1"]
 
 
-def test_evaluate_writes_a_row_per_exit_query_and_measure(collection):
-    scores = table(lambda query, doc: float(doc[1:])).assign(first_stage=lambda t: -t["layer_1"])
-    scores.to_parquet(collection / "scores.parquet")
-    evaluate(
-        collection / "scores.parquet",
-        collection,
-        "test",
-        ["nDCG@10", "R@20"],
-        CELL,
-        collection / "out.parquet",
-    )
-    out = pd.read_parquet(collection / "out.parquet")
-    assert list(out.columns) == [*CELL, "split", "exit", "query_id", "measure", "value"]
-    assert len(out) == 2 * 2 * 2
-    first = out[(out["exit"] == "first_stage") & (out["measure"] == "nDCG@10")].set_index("query_id")["value"]
-    run = {q: {d: -float(d[1:]) for d in DOCS} for q in ("q1", "q2")}
-    expected = {
-        m.query_id: m.value
-        for m in ir_measures.iter_calc([ir_measures.nDCG @ 10], QRELS, run)
-        if m.query_id != "q3"
-    }
-    assert first.to_dict() == pytest.approx(expected)
+def shares(scores: list[float], dtype: str = "float32") -> float:
+    """`ties` of one query whose passages have these scores; another query has the first of them too."""
+    rows = [("q1", f"d{i}", score) for i, score in enumerate(scores)] + [("q2", "d0", scores[0])]
+    made = pd.DataFrame(rows, columns=["query_id", "doc_id", "layer_1"]).astype({"layer_1": dtype})
+    values = ties(made, "layer_1")
+    assert list(values.columns) == ["query_id", "measure", "value"]
+    assert set(values["measure"]) == {"ties"}
+    of_query = values.set_index("query_id")["value"]
+    assert of_query["q2"] == 0  # a score that another query's passage has is no tie
+    return of_query["q1"]
 
 
-def test_a_candidate_scored_twice_is_refused(collection):
-    scores = table(lambda *_: 1.0)
-    pd.concat([scores, scores.head(1)]).to_parquet(collection / "scores.parquet")
-    with pytest.raises(BadInput, match="stands twice"):
-        evaluate(collection / "scores.parquet", collection, "test", ["P@1"], CELL, collection / "out.parquet")
-    assert not (collection / "out.parquet").exists()
+def test_ties_are_the_share_of_passages_that_another_one_equals():
+    assert shares([1.0] * 4) == 1
+    assert shares([1.0, 2.0, 3.0]) == 0
+    assert shares([1.0, 2.0, 1.0, 3.0]) == 0.5
+    assert shares([1.0, 2.0, 1.0, 2.0, 3.0]) == pytest.approx(4 / 5)
+    assert shares([0.0, -0.0]) == 1
+
+
+def test_the_next_float32_is_no_tie():
+    assert shares([0.1, float(np.nextafter(np.float32(0.1), np.float32(1)))]) == 0
+
+
+def test_what_float32_does_not_tell_apart_is_a_tie():
+    # a first stage comes in float64, but trec.sort_key ranks it as a float32
+    assert shares([0.1, 0.1 + 1e-12], dtype="float64") == 1

@@ -69,6 +69,7 @@ def test_one_more_seed_trains_only_its_own_cells(house):
         assert cells(plan, rule) == {(model, start, "2") for model, start in CELLS}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_tables(finished, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(finished.folder, again, ignore=shutil.ignore_patterns("results", ".snakemake"))
@@ -119,6 +120,7 @@ def test_another_measure_only_measures_again(house):
     assert house.rules() == {"evaluate", "tables"}
 
 
+@pytest.mark.slow
 def test_shards_give_the_same_tables(finished, house):
     house.edit_config(lambda config: config.update(score={"shards": 3}))
     assert sum(rule == "score" for rule, _ in house.plan()) == 3 * len(CELLS)

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from shlex import quote
 
+import lwr
 from lwr.config_file import load
-from lwr.files import BadInput
+from lwr.files import BadInput, sha256
 from lwr.provenance import code_digest
 
 try:
@@ -30,16 +31,33 @@ GROUPS = f"{COLLECTION}/groups.jsonl"
 
 BASE_MODEL = f"{RESULTS}/base_models/{{base_model}}.json"
 
-CELL = "{dataset}/{base_model}/start{start_layer}/{variant}/seed{seed}"
+# An arm is a cell without its seed: seeds are repetitions of it.
+ARM = "{dataset}/{base_model}/start{start_layer}/{variant}"
+ARMS = f"{RESULTS}/cells/{ARM}"
+CELL = f"{ARM}/seed{{seed}}"
 CELLS = f"{RESULTS}/cells/{CELL}"
 MODEL = f"{CELLS}/model"
 # {tested}: the data set that is ranked; most often the one that was trained on.
 SCORES = f"{CELLS}/scores/{{tested}}/{{split}}.parquet"
 SHARD = f"{CELLS}/scores/{{tested}}/{{split}}.shards/{{shard}}.parquet"
 MEASURES = f"{CELLS}/measures/{{tested}}/{{split}}.parquet"
+RUNS = f"{CELLS}/runs/{{tested}}/{{split}}"
+CASCADE = f"{ARMS}/cascade/{{tested}}.json"
+COST = f"{ARMS}/cost/{{tested}}.json"
 
 TABLES = f"{RESULTS}/tables"
 LAYERS_TABLE = [f"{TABLES}/layers.{kind}" for kind in ("csv", "md", "tex")]
+OTHER_TABLES = [f"{TABLES}/{name}.{kind}" for name in ("cost", "cascades") for kind in ("csv", "md")]
+COMPARISONS = [f"{TABLES}/comparisons.{kind}" for kind in ("csv", "md")]
+RECOMMENDATION = f"{TABLES}/recommendation.md"
+FIGURES = f"{RESULTS}/figures"
+FIGURE_FILES = [
+    f"{FIGURES}/{name}.{kind}"
+    for name in ("quality", "gain", "flops", "latency", "wins", "training")
+    for kind in ("html", "svg", "png", "json")
+]
+REPORT = f"{RESULTS}/report.html"
+REPORT_TEMPLATE = Path(lwr.__file__).parent / "report.html"
 
 
 wildcard_constraints:
@@ -60,6 +78,45 @@ def of_each_cell(template, **fixed):
         for cell in GRID.cells()
         for tested in GRID.tests_of(cell.dataset)
     ]
+
+
+def of_each_arm(template):
+    """The path for every arm of the grid and every data set that it ranks."""
+    return [
+        template.format(**vars(arm), tested=tested)
+        for arm in GRID.arms()
+        for tested in GRID.tests_of(arm.dataset)
+    ]
+
+
+def of_each_training(template):
+    return [template.format(**vars(cell)) for cell in GRID.cells()]
+
+
+def of_seeds(template, **fixed):
+    """The path for every seed of an arm."""
+    return expand(template, seed=GRID.seeds, **fixed, allow_missing=True)
+
+
+def of_first_seed(template, **fixed):
+    """The path for the seed that stands for its arm where one is enough."""
+    return expand(template, seed=GRID.seeds[0], **fixed, allow_missing=True)
+
+
+def arm_of(w):
+    """How measures, cascades and costs name an arm; its data set is the one that is ranked."""
+    return {
+        "dataset": w.tested,
+        "trained_on": w.dataset,
+        "base_model": w.base_model,
+        "start_layer": int(w.start_layer),
+        "variant": w.variant,
+    }
+
+
+def options(name, values):
+    """An option of a command, once for each value."""
+    return " ".join(f"{name} {quote(str(value))}" for value in values)
 
 
 def of_tested(template):
@@ -105,7 +162,12 @@ CODE = {
         "train",
         "score",
         "gather",
-        "measures",
+        "cascade",
+        "evaluate",
+        "cost",
         "tables",
+        "advise",
+        "figures",
+        "report",
     )
 }

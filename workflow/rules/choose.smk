@@ -1,0 +1,61 @@
+# From scores to decisions: a cascade chosen on dev, for all seeds together, and what every exit and it cost.
+
+
+rule cascade:
+    input:
+        model=of_first_seed(MODEL),
+        dev=of_seeds(SCORES, split="dev"),
+        test=of_seeds(SCORES, split="test"),
+        qrels=of_tested(QRELS),
+    output:
+        CASCADE,
+    log:
+        f"{LOGS}/cascade/{ARM}/{{tested}}.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        folder=lambda w, input: folder_of(input.qrels),
+        dev=lambda w, input: options("--dev", input.dev),
+        test=lambda w, input: options("--test", input.test),
+        settings=settings(GRID.cascade),
+        arm=lambda w: settings(arm_of(w)),
+        code=CODE["cascade"],
+    shell:
+        "lwr cascade {params.dev} {params.test} --model {input.model:q} --collection {params.folder:q}"
+        " --settings {params.settings:q} --arm {params.arm:q} --out {output:q} 2>&1 | tee {log:q}"
+
+
+# All cores: two jobs that measure side by side would measure each other.
+rule cost:
+    input:
+        model=of_first_seed(MODEL),
+        corpus=of_tested(CORPUS),
+        queries=of_tested(QUERIES),
+        scores=of_first_seed(SCORES, split="test"),
+        cascade=CASCADE,
+    output:
+        COST,
+    log:
+        f"{LOGS}/cost/{ARM}/{{tested}}.log",
+    conda:
+        "../../environment.yml"
+    threads: workflow.cores or 1
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=120,
+    params:
+        folder=lambda w, input: folder_of(input.corpus),
+        scoring=settings(GRID.score.model_copy(update={"shards": 1})),
+        settings=settings(GRID.cost),
+        arm=lambda w: settings(arm_of(w)),
+        label=f"cost {ARM} {{tested}}",
+        code=CODE["cost"],
+    shell:
+        "lwr launch --gpus {resources.gpu} --"
+        " cost --model {input.model:q} --collection {params.folder:q} --scores {input.scores:q}"
+        " --cascade {input.cascade:q} --scoring {params.scoring:q} --settings {params.settings:q}"
+        " --arm {params.arm:q} --label {params.label:q} --out {output:q} 2>&1 | tee {log:q}"

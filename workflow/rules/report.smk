@@ -1,0 +1,134 @@
+# What people read: comparisons, tables, the recommendation, figures, and all of it in one page.
+
+EVERY_MEASURE = of_each_cell(MEASURES, split="dev") + of_each_cell(MEASURES, split="test")
+
+
+def shown(files, category):
+    """Files that stand in Snakemake's own report, too."""
+    labels = {file: {"what": Path(file).stem, "format": Path(file).suffix[1:]} for file in files}
+    text = "../report/layers.rst" if files == LAYERS_TABLE else None
+    return [report(file, caption=text, category=category, labels=labels[file]) for file in files]
+
+
+rule compare:
+    input:
+        EVERY_MEASURE,
+    output:
+        shown(COMPARISONS, "Comparisons"),
+    log:
+        f"{LOGS}/compare.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    params:
+        folder=lambda w, output: folder_of(output[0]),
+        primary=GRID.measures[0],
+        margin=GRID.margin,
+        code=CODE["tables"],
+    shell:
+        "lwr compare {input:q} --primary {params.primary:q} --margin {params.margin} --out {params.folder:q}"
+        " 2>&1 | tee {log:q}"
+
+
+rule tables:
+    input:
+        measures=EVERY_MEASURE,
+        costs=of_each_arm(COST),
+        cascades=of_each_arm(CASCADE),
+    output:
+        shown(LAYERS_TABLE, "Quality by layer"),
+        shown(OTHER_TABLES, "Cost and cascades"),
+    log:
+        f"{LOGS}/tables.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        folder=lambda w, output: folder_of(output[0]),
+        costs=lambda w, input: options("--cost", input.costs),
+        cascades=lambda w, input: options("--cascade", input.cascades),
+        primary=GRID.measures[0],
+        code=CODE["tables"],
+    shell:
+        "lwr tables {input.measures:q} {params.costs} {params.cascades} --primary {params.primary:q}"
+        " --out {params.folder:q} 2>&1 | tee {log:q}"
+
+
+rule advise:
+    input:
+        COMPARISONS,
+        LAYERS_TABLE,
+        OTHER_TABLES,
+    output:
+        RECOMMENDATION,
+    log:
+        f"{LOGS}/advise.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        results=RESULTS,
+        code=CODE["advise"],
+    shell:
+        "lwr advise --results {params.results:q} --out {output:q} 2>&1 | tee {log:q}"
+
+
+rule figures:
+    input:
+        COMPARISONS,
+        LAYERS_TABLE,
+        OTHER_TABLES,
+        measures=of_each_cell(MEASURES, split="test"),
+        models=of_each_training(MODEL),
+    output:
+        shown(FIGURE_FILES, "Figures"),
+    log:
+        f"{LOGS}/figures.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        tables=TABLES,
+        folder=lambda w, output: folder_of(output[0]),
+        models=lambda w, input: options("--training", input.models),
+        primary=GRID.measures[0],
+        code=CODE["figures"],
+    shell:
+        "lwr figures {input.measures:q} --tables {params.tables:q} {params.models} --primary {params.primary:q}"
+        " --out {params.folder:q} 2>&1 | tee {log:q}"
+
+
+rule report:
+    input:
+        COMPARISONS,
+        LAYERS_TABLE,
+        OTHER_TABLES,
+        RECOMMENDATION,
+        FIGURE_FILES,
+        models=of_each_training(MODEL),
+    output:
+        REPORT,
+    log:
+        f"{LOGS}/report.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        tables=TABLES,
+        figures=FIGURES,
+        title=f"Layerwise rerankers: {', '.join(GRID.datasets)}",
+        template=sha256(REPORT_TEMPLATE),
+        code=CODE["report"],
+    shell:
+        "lwr report {input.models:q} --tables {params.tables:q} --figures {params.figures:q}"
+        " --title {params.title:q} --out {output:q} 2>&1 | tee {log:q}"
