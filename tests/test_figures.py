@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
-from made_up import ARM, PRIMARY, Inputs, arm, large, make
+from report_inputs import ARM, PRIMARY, Inputs, arm, large, make
 
 from lwr.figure_data import arm_label, by_exit, read_table, training_losses, won_and_lost
 from lwr.figures import FIGURES, PANELS, curves, flops, gain, latency, quality, wins, write_figures

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_up import LAST, PRIMARY, Inputs, arm, large, make
+from report_inputs import LAST, PRIMARY, Inputs, arm, large, make
 
 from lwr.figures import FIGURES, write_figures
 from lwr.files import write_json

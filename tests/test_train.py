@@ -242,7 +242,7 @@ def test_the_best_step_is_kept(data, tmp_path, keep_by, lora):
     # at this rate the weights are lost soon: the best step is an early one
     settings = {"steps": 8, "eval_steps": 1, "lr": 0.1, "warmup": 0.0, "keep": "best"}
     settings |= {"keep_by": keep_by, "lora": lora}
-    model = run(data, tmp_path / "model", **settings)
+    model = run(data, tmp_path / "model", seed=2, **settings)
     looks = logs(model, "eval_mean")
     key = {"mean": "eval_mean", "deepest": "eval_layer_4", 3: "eval_layer_3"}[keep_by]
     best = max(look[key] for look in looks)

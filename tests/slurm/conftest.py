@@ -90,7 +90,7 @@ main()
 ARGUMENTS = [
     *("--profile", "workflow/profiles/slurm", "--configfile", "config/test.yaml"),
     *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1"),
-    *("--set-threads", "train=1", "score=1"),
+    *("--set-threads", "train=1", "score=1", "cost=1"),
 ]
 
 

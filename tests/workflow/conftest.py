@@ -22,6 +22,7 @@ class House:
     """A folder with the Snakefile, lwr/, and config/test.yaml of its own."""
 
     folder: Path
+    config: str = "config/test.yaml"
 
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         command = [
@@ -31,12 +32,12 @@ class House:
             "--cores",
             "2",
             "--configfile",
-            "config/test.yaml",
+            self.config,
             *arguments,
         ]
         own_code = {"PYTHONPATH": str(self.folder)}
         run = subprocess.run(
-            command, cwd=self.folder, env=os.environ | own_code, capture_output=True, text=True, timeout=300
+            command, cwd=self.folder, env=os.environ | own_code, capture_output=True, text=True, timeout=1200
         )
         if check:
             assert run.returncode == 0, run.stdout + run.stderr
@@ -96,3 +97,16 @@ def house(finished, tmp_path) -> House:
     """A copy of the finished house, with times and Snakemake's memory, to change at will."""
     shutil.copytree(finished.folder, tmp_path / "house", copy_function=shutil.copy2)
     return House(tmp_path / "house")
+
+
+@pytest.fixture(scope="session")
+def scifact(tmp_path_factory) -> House:
+    """config/scifact.yaml, run once: some minutes."""
+    collection = ROOT.parent / "shared" / "data" / "scifact"
+    if not collection.is_dir():
+        pytest.skip(f"BEIR's SciFact lies beside the checkout, in {collection}: not there")
+    house = House(copy_house(tmp_path_factory.mktemp("scifact")).folder, "config/scifact.yaml")
+    (house.folder / "data").mkdir()
+    (house.folder / "data/scifact").symlink_to(collection)
+    house.snakemake()
+    return house

@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 import pandas as pd
 import pytest
+from steps import DECIDED, MEASURED, READ, SCORED
 
 from lwr.checkpoint import fingerprint
 from lwr.files import sha256
@@ -21,9 +22,14 @@ def cells(plan, rule):
     return {(w["base_model"], w["start_layer"], w["seed"]) for name, w in plan if name == rule}
 
 
+def arms(plan, rule):
+    """For the steps of which a cell's seeds share one."""
+    return {(w["base_model"], w["start_layer"]) for name, w in plan if name == rule}
+
+
 def test_the_grid_ends_in_a_table_of_every_cell_and_exit(finished):
     table = pd.read_csv(finished.folder / "results/test/tables/layers.csv", keep_default_na=False)
-    exits = table[table["layer"] > 0]
+    exits = table[(table["layer"] > 0) & (table["exit"] != "cascade")]
     assert {(m, str(s)) for m, s in zip(exits["base_model"], exits["start_layer"], strict=True)} == CELLS
     assert list(exits[exits["base_model"] == "tiny-llama"]["layer"]) == [2, 3, 4, 4]
     assert (table["layer"] == 0).sum() == 1
@@ -32,7 +38,27 @@ def test_the_grid_ends_in_a_table_of_every_cell_and_exit(finished):
 def test_the_run_ends_by_printing_the_table_and_where_everything_is(finished):
     printed = (finished.folder / "printed.txt").read_text(encoding="utf-8")
     assert (finished.folder / "results/test/tables/layers.md").read_text(encoding="utf-8") in printed
+    assert (finished.folder / "results/test/tables/recommendation.md").read_text(encoding="utf-8") in printed
+    assert "Open results/test/report.html: " in printed
     assert "results/test/tables/" in printed
+
+
+def test_every_arm_has_a_cascade_and_a_cost_and_each_file_that_people_read_is_there(finished):
+    results = finished.folder / "results/test"
+    for model, start in CELLS:
+        arm = results / f"cells/json-docs/{model}/start{start}/default"
+        decided = json.loads((arm / "cascade/json-docs.json").read_text(encoding="utf-8"))
+        assert (decided["base_model"], decided["start_layer"]) == (model, int(start))
+        cost = json.loads((arm / "cost/json-docs.json").read_text(encoding="utf-8"))
+        assert [exit["exit"] for exit in cost["exits"]][-1] == (
+            "layer_4" if decided["chosen"] == "4" else "cascade"
+        )
+    kinds = {"layers": ["csv", "md", "tex"], "recommendation": ["md"]}
+    kinds |= {name: ["csv", "md"] for name in ("cost", "cascades", "comparisons")}
+    tables = {f"{name}.{kind}" for name, endings in kinds.items() for kind in endings}
+    assert {file.name for file in (results / "tables").iterdir()} == tables
+    assert "quality.svg" in {file.name for file in (results / "figures").iterdir()}
+    assert "Recommendation" in (results / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_model_says_where_it_came_from(finished):
@@ -57,16 +83,25 @@ def test_a_second_run_does_nothing(finished):
 def test_without_one_cells_scores_only_what_follows_from_them_runs(house):
     shutil.rmtree(house.folder / "results/test/cells/json-docs/tiny-bert/start4/default/seed1/scores")
     plan = house.plan()
-    assert {rule for rule, _ in plan} == {"score", "evaluate", "tables"}
+    assert {rule for rule, _ in plan} == SCORED
     assert cells(plan, "score") == cells(plan, "evaluate") == {("tiny-bert", "4", "1")}
+    assert arms(plan, "cascade") == arms(plan, "cost") == {("tiny-bert", "4")}
+
+
+def test_a_lost_report_is_made_again_alone(house):
+    (house.folder / "results/test/report.html").unlink()
+    assert house.rules() == {"report"}
 
 
 def test_one_more_seed_trains_only_its_own_cells(house):
     house.edit_config(lambda config: config["seeds"].append(2))
     plan = house.plan()
-    assert {rule for rule, _ in plan} == {"train", "score", "evaluate", "tables"}
-    for rule in ("train", "score", "evaluate"):
+    assert {rule for rule, _ in plan} == {"train", *SCORED}
+    for rule in ("train", "score"):
         assert cells(plan, rule) == {(model, start, "2") for model, start in CELLS}
+    # a cascade is chosen for all seeds together, and each seed measures it
+    assert cells(plan, "evaluate") == {(*cell, seed) for cell in CELLS for seed in "12"}
+    assert arms(plan, "cascade") == arms(plan, "cost") == CELLS
 
 
 @pytest.mark.slow
@@ -87,12 +122,11 @@ def test_a_touched_source_file_reruns_nothing(house):
 @pytest.mark.parametrize(
     ("room", "steps"),
     [
-        (
-            "trec",
-            {"retrieve", "mine", "train", "score", "evaluate", "tables"},
-        ),  # a low floor, under nearly all
-        ("loss", {"train", "score", "evaluate", "tables"}),
-        ("tables", {"tables"}),
+        ("trec", {"retrieve", "mine", "train", *SCORED}),  # a low floor, under nearly all
+        ("loss", {"train", *SCORED}),
+        ("cascade", DECIDED),
+        ("tables", READ),
+        ("advise", {"advise", "report"}),
         ("cli", set()),
     ],
 )
@@ -106,7 +140,7 @@ def test_another_base_models_settings_retrain_its_cells_alone(house):
     house.edit_config(lambda config: config["base_models"]["tiny-bert"].update(pooling="first"))
     plan = house.plan()
     assert cells(plan, "train") == cells(plan, "score") == {("tiny-bert", "4", "1")}
-    assert {rule for rule, _ in plan} == {"base", "train", "score", "evaluate", "tables"}
+    assert {rule for rule, _ in plan} == {"base", "train", *SCORED}
 
 
 def test_an_added_start_layer_trains_only_its_own_cells(house):
@@ -117,7 +151,19 @@ def test_an_added_start_layer_trains_only_its_own_cells(house):
 
 def test_another_measure_only_measures_again(house):
     house.edit_config(lambda config: config["measures"].append("P@1"))
-    assert house.rules() == {"evaluate", "tables"}
+    assert house.rules() == MEASURED
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "steps"),
+    [
+        ("cost", {"queries": 1}, {"cost", *READ} - {"compare"}),
+        ("margin", 0.5, READ - {"tables"}),
+    ],
+)
+def test_another_setting_of_a_late_step_reruns_it_and_what_follows(house, section, values, steps):
+    house.edit_config(lambda config: config.update({section: values}))
+    assert house.rules() == steps
 
 
 @pytest.mark.slow

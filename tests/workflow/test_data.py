@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from steps import SCORED
 
 from lwr.files import write_jsonl
 
@@ -16,7 +17,7 @@ def test_a_given_run_is_retrieved_again_for_its_split_alone(house):
     )
     plan = house.plan()
     assert [w["split"] for rule, w in plan if rule == "retrieve"] == ["test"]
-    assert {rule for rule, _ in plan} == {"retrieve", "score", "evaluate", "tables"}
+    assert {rule for rule, _ in plan} == {"retrieve", *SCORED}
 
 
 def test_groups_made_elsewhere_are_adopted_and_nothing_is_collected_or_mined_for_them(house):
@@ -30,7 +31,7 @@ def test_groups_made_elsewhere_are_adopted_and_nothing_is_collected_or_mined_for
     )
     plan = house.plan()
     assert [w["dataset"] for rule, w in plan if rule == "groups"] == ["theirs"]
-    assert {rule for rule, _ in plan} == {"groups", "train", "score", "evaluate", "tables"}
+    assert {rule for rule, _ in plan} == {"groups", "train", *SCORED}
     house.snakemake("--until", "groups")
     assert len((house.folder / "results/test/collections/theirs/groups.jsonl").read_text().splitlines()) == 18
     (house.folder / "theirs/b.jsonl").write_text('{"query": "q", "pos": ["yes"], "neg": ["other"]}\n')
