@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from lwr.layout import SHARING_PAYS
 from lwr.prompt import Row
 
 
@@ -33,14 +34,26 @@ def pad(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, Te
     return features
 
 
-def batches_of(rows: Sequence[Row], tokens_per_batch: int) -> list[list[int]]:
+def batches_of(rows: Sequence[Row], tokens_per_batch: int, may_share: bool = False) -> list[list[int]]:
     """Indices of the rows, longest first, in batches of at most `tokens_per_batch` padded tokens.
 
+    may_share: what a batch's rows all start with is computed once; where that pays, a batch has rows of one query.
     A row longer than the budget is a batch of its own.
     """
+    starts = [tuple(row.input_ids[: row.before_passage]) for row in rows] if may_share else []
+    by_query = may_share and _pays(starts, rows, tokens_per_batch)
     batches: list[list[int]] = []
-    for index in sorted(range(len(rows)), key=lambda i: -len(rows[i])):
-        if not batches or (len(batches[-1]) + 1) * len(rows[batches[-1][0]]) > tokens_per_batch:
+    for i in sorted(range(len(rows)), key=lambda i: (starts[i] if by_query else (), -len(rows[i]))):
+        batch = batches[-1] if batches else []
+        full = (len(batch) + 1) * max(len(rows[j]) for j in [*batch[:1], i]) > tokens_per_batch
+        if not batch or full or (by_query and starts[batch[0]] != starts[i]):
             batches.append([])
-        batches[-1].append(index)
+        batches[-1].append(i)
     return batches
+
+
+def _pays(starts: Sequence[tuple[int, ...]], rows: Sequence[Row], tokens_per_batch: int) -> bool:
+    """Whether batches of one query each save enough, and are not too small to keep a machine busy."""
+    distinct, tokens = set(starts), sum(map(len, rows))
+    saved = sum(map(len, starts)) - sum(map(len, distinct))
+    return saved >= SHARING_PAYS * tokens and tokens >= len(distinct) * tokens_per_batch / 4

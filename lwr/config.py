@@ -30,6 +30,7 @@ Layers, Steps, Tokens, Queries, Passages, Groups, Ranks, Jobs = (
     for unit in ("layers", "steps", "tokens", "queries", "passages", "groups", "ranks", "jobs")
 )
 Split = Literal["train", "dev", "test"]
+Recompute = Literal["nothing", "cheap", "blocks"]
 
 
 class Section(BaseModel):
@@ -217,8 +218,11 @@ class Train(Section):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16: autocast; weights under an optimiser and heads stay float32"
     )
-    gradient_checkpointing: bool = Field(
-        False, description="less memory, more time: it computes blocks twice"
+    recompute: Recompute = Field(
+        "cheap",
+        description="on the way back, instead of keeping it: `cheap` what stands between the matrix products of "
+        "feed-forward layers, `blocks` all but the states between blocks (least memory, a third more time); or "
+        "`nothing`",
     )
     lora: Lora | None = Field(None, description="null: full fine-tuning")
     heads: Literal["per_exit", "shared"] = Field("per_exit", description="one for each exit, or one for all")
@@ -313,7 +317,9 @@ class Base(Section):
 class Score(Section):
     """Scoring all candidates at all exits."""
 
-    tokens_per_batch: Tokens = Field(8192, description="in one forward pass, padding included")
+    tokens_per_batch: Tokens | None = Field(
+        None, description="in one forward pass, padding included; null: 2048 on a CPU, 16384 on a GPU"
+    )
     shards: Jobs = Field(1, description="jobs that share the queries of one split")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the backbone; heads: float32"

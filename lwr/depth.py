@@ -43,18 +43,21 @@ def run_to(
     trunk: Trunk,
     layers: Sequence[int],
     look: Callable[[int, Tensor], Tensor | None],
+    dim: int = 0,
     **inputs,
 ) -> None:
     """One forward pass with a `look(layer, hidden state)` at each of `layers`, ascending. No later block runs.
 
     The hidden state of layer k in 1..depth is [rows, tokens, hidden], after k blocks and *before* the final
     norm: `look` applies `trunk.norm`, so that it may do so to the positions it keeps alone. It returns None, or
-    the rows that go on: int64 positions among those that are there. Later blocks compute nothing for the others.
+    what goes on: int64 positions along `dim` of the hidden state, rows (0) or, of rows packed into one sequence,
+    tokens (1). Later blocks compute nothing for the others.
 
     Hooks run outside Hugging Face's gradient checkpointing, hence once, and what they compute is kept.
     """
     deepest = max(layers)
-    left: Tensor | None = None  # rows of the batch; None: nobody was let go
+    size = inputs["input_ids"].shape[: dim + 1]
+    left: Tensor | None = None  # positions of the batch along dim; None: nobody was let go
 
     def at(layer: int, hidden: Tensor) -> Tensor:
         nonlocal left
@@ -64,17 +67,16 @@ def run_to(
         if kept is None:
             return hidden
         left = kept if left is None else left[kept]
-        return hidden[kept]
+        return hidden.index_select(dim, kept)
 
     def before(layer: int, args: tuple, kwargs: dict[str, Any]):
         hidden = at(layer, args[0] if args else kwargs["hidden_states"])
         if left is None:
             return None
         # the model's own loop doesn't know that rows are gone: all but the hidden state comes whole each time
-        batch = len(inputs["input_ids"])
-        others = {name: _of_rows(value, left, batch) for name, value in kwargs.items()}
+        others = {name: _of_those_left(value, left, size) for name, value in kwargs.items()}
         if args:
-            return (hidden, *(_of_rows(value, left, batch) for value in args[1:])), others
+            return (hidden, *(_of_those_left(value, left, size) for value in args[1:])), others
         return (), others | {"hidden_states": hidden}
 
     with ExitStack() as hooks:
@@ -96,12 +98,15 @@ def run_to(
             pass
 
 
-def _of_rows(value: Any, rows: Tensor, batch: int) -> Any:
-    """An argument of a block, for some rows of the batch alone: masks, positions, rotary tables, also in tuples."""
-    if isinstance(value, Tensor) and value.ndim > 1 and len(value) == batch:
-        return value[rows]
+def _of_those_left(value: Any, left: Tensor, size: torch.Size) -> Any:
+    """An argument of a block, at some positions alone: masks, positions, rotary tables, also in tuples.
+
+    size: how a tensor begins that has them, [batch] or [1, tokens].
+    """
+    if isinstance(value, Tensor) and value.ndim > 1 and value.shape[: len(size)] == size:
+        return value.index_select(len(size) - 1, left)
     if isinstance(value, tuple):
-        return tuple(_of_rows(part, rows, batch) for part in value)
+        return tuple(_of_those_left(part, left, size) for part in value)
     return value
 
 

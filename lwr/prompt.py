@@ -23,6 +23,7 @@ class Row:
 
     input_ids: list[int]
     token_type_ids: list[int] | None  # None where the tokenizer has no types
+    before_passage: int = 0  # tokens that don't depend on the passage
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -149,8 +150,9 @@ class Prompt:
         first = frame.before + query + frame.between
         second = passage[: room - len(query)] + frame.after
         if frame.types is None:
-            return Row(first + second, None)
-        return Row(first + second, [frame.types[0]] * len(first) + [frame.types[1]] * len(second))
+            return Row(first + second, None, len(first))
+        types = [frame.types[0]] * len(first) + [frame.types[1]] * len(second)
+        return Row(first + second, types, len(first))
 
     def rows(self, pairs: Sequence[tuple[str, str]], instruction: str | None = None) -> list[Row]:
         queries = self.queries(query for query, _ in pairs)

@@ -18,7 +18,7 @@ def rank(
     query: str,
     passages: Sequence[str],
     schedule: Schedule,
-    tokens_per_batch: int = 8192,
+    tokens_per_batch: int | None = None,
     precision: str = "float32",
 ) -> np.ndarray:
     """Indices of the passages from best to worst, int64; of equals the first given comes first.

@@ -7,10 +7,10 @@ whose construction, `encode` and `forward` work here unchanged on any causal mod
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -24,11 +24,11 @@ from lwr.base_model import load_base_model, yes_row_of
 from lwr.checkpoint import fetch, fingerprint
 from lwr.config import Base, Distillation, Lora, Template
 from lwr.depth import Trunk, find_trunk, run_to
+from lwr.layout import Packed, Padded, Pooling
 from lwr.loss import LayerwiseLoss, layerwise_loss, teachers_of
 from lwr.minicpm import is_minicpm
+from lwr.packing import find_positions
 from lwr.prompt import Prompt
-
-Pooling = Literal["last", "first", "mean"]
 
 
 @dataclass
@@ -80,6 +80,7 @@ class LayerwiseReranker(nn.Module):
         self.tokenizer = tokenizer
         self.config = self.backbone.config
         self.trunk: Trunk = find_trunk(self.backbone)
+        self.first_position = find_positions(self.backbone, self.trunk)  # None: rows can't be packed
         if not 1 <= start_layer <= self.trunk.depth:
             raise ValueError(f"start_layer is {start_layer}, but layers are 1..{self.trunk.depth}")
         for module in self.trunk.unused:
@@ -125,12 +126,13 @@ class LayerwiseReranker(nn.Module):
         """
         layers = self.exits if layers is None else list(layers)
         self._known(layers)
-        pool, scores = self._pooler(features), {}
+        layout, scores = self._layout(features), {}
+        in_order = layout.rows.argsort()
 
         def look(layer: int, hidden: Tensor) -> None:
-            scores[layer] = self._score(layer, pool(hidden, slice(None)))
+            scores[layer] = self._score(layer, layout.pool(hidden, self.trunk.norm))[in_order]
 
-        run_to(self.backbone, self.trunk, layers, look, **self._backbone_inputs(features))
+        run_to(self.backbone, self.trunk, layers, look, layout.dim, **layout.inputs)
         return [scores[k] for k in layers]
 
     def cascade(self, features: Mapping[str, Tensor], keep: Mapping[int, int], last: int) -> Tensor:
@@ -141,21 +143,19 @@ class LayerwiseReranker(nn.Module):
         """
         layers = [*sorted(keep), last]
         self._known(layers)
-        pool, batch = self._pooler(features), len(features["input_ids"])
+        layout, batch = self._layout(features), len(features["input_ids"])
         scores = torch.full((len(layers), batch), torch.nan, device=features["input_ids"].device)
-        rows = torch.arange(batch, device=scores.device)
 
         def look(layer: int, hidden: Tensor) -> Tensor | None:
-            nonlocal rows
-            here = self._score(layer, pool(hidden, rows))
-            scores[layers.index(layer), rows] = here
+            here = self._score(layer, layout.pool(hidden, self.trunk.norm))
+            scores[layers.index(layer), layout.rows] = here
             if layer == last:
                 return None
-            best = here.argsort(descending=True, stable=True)[: keep[layer]].sort().values
-            rows = rows[best]
-            return best
+            in_order = layout.rows.argsort()
+            best = here[in_order].argsort(descending=True, stable=True)[: keep[layer]]
+            return layout.keep(in_order[best].sort().values)
 
-        run_to(self.backbone, self.trunk, layers, look, **self._backbone_inputs(features))
+        run_to(self.backbone, self.trunk, layers, look, layout.dim, **layout.inputs)
         return scores
 
     def _known(self, layers: Sequence[int]) -> None:
@@ -163,31 +163,15 @@ class LayerwiseReranker(nn.Module):
         if unknown:
             raise ValueError(f"layers {unknown} have no head; exits are {self.exits[0]}..{self.exits[-1]}")
 
-    def _backbone_inputs(self, features: Mapping[str, Tensor]) -> dict[str, Any]:
-        mask = features["attention_mask"]
-        inputs = {"input_ids": features["input_ids"], "attention_mask": mask}
-        if "token_type_ids" in features:
-            inputs["token_type_ids"] = features["token_type_ids"]
-        if self.trunk.causal:
-            positions = features.get("position_ids")
-            counted = (mask.cumsum(dim=1) - 1).clamp(min=0)  # padding on the left must not shift positions
-            inputs["position_ids"] = counted if positions is None else positions
-        return inputs
+    @property
+    def may_share(self) -> bool:
+        """Whether what all rows of a batch start with is computed once, where that pays."""
+        return self.first_position is not None and self.trunk.causal and self.pooling == "last"
 
-    def _pooler(self, features: Mapping[str, Tensor]) -> Callable[[Tensor, slice | Tensor], Tensor]:
-        """(hidden state [rows, tokens, hidden], which rows of the batch) -> normalised [rows, hidden]."""
-        norm, mask, labels = self.trunk.norm, features["attention_mask"], features.get("labels")
-        if self.pooling == "mean":
-            weight = mask.unsqueeze(-1)
-            return lambda hidden, rows: (norm(hidden) * weight[rows]).sum(dim=1) / weight[rows].sum(dim=1)
-        if labels is not None:
-            position = labels.argmax(dim=1) - 1
-        elif self.pooling == "last":
-            position = mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)
-        else:
-            position = mask.argmax(dim=1)
-        every = torch.arange(len(mask), device=mask.device)
-        return lambda hidden, rows: norm(hidden[every[: len(hidden)], position[rows]])
+    def _layout(self, features: Mapping[str, Tensor]) -> Padded | Packed:
+        if self.first_position is None:
+            return Padded(features, self.trunk.causal, self.pooling)
+        return Packed(features, self.pooling, self.first_position, self.may_share)
 
     def head(self, layer: int) -> Tensor:
         """float32 [hidden]."""
@@ -244,11 +228,6 @@ class LayerwiseReranker(nn.Module):
         if isinstance(self.backbone, PeftModel):
             self.backbone = self.backbone.merge_and_unload()
         return self
-
-    def gradient_checkpointing_enable(self, **_) -> None:
-        """Keep one state per block and compute the rest again on the way back."""
-        # The reentrant kind fails under DDP and passes over keyword arguments.
-        self.backbone.activation_checkpointing_enable({"use_reentrant": False})
 
     # --- on disk ---------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from lwr.prompt import Row
 from lwr.reranker import LayerwiseReranker
 from lwr.trec import Run, read_run
 
+CPU_TOKENS, GPU_TOKENS = 2048, 16384  # a CPU's caches hold the states of some thousand tokens
 QUERIES_AT_ONCE = 64  # their candidates are sorted by length together, and held in memory together
 
 
@@ -27,13 +28,17 @@ def score_rows(
     reranker: LayerwiseReranker,
     rows: Sequence[Row],
     layers: Sequence[int],
-    tokens_per_batch: int = 8192,
+    tokens_per_batch: int | None = None,
     precision: str = "float32",
 ) -> np.ndarray:
-    """float32 [layers, rows]: the scores of tokenised pairs. The reranker must be in evaluation mode."""
+    """float32 [layers, rows]: the scores of tokenised pairs. The reranker must be in evaluation mode.
+
+    tokens_per_batch: None takes CPU_TOKENS or GPU_TOKENS.
+    """
     device = reranker.heads[0].device
     scores = np.empty((len(layers), len(rows)), dtype=np.float32)
-    for batch in batches_of(rows, tokens_per_batch):
+    budget = tokens_per_batch or (CPU_TOKENS if device.type == "cpu" else GPU_TOKENS)
+    for batch in batches_of(rows, budget, reranker.may_share):
         features = pad([rows[i] for i in batch], reranker.tokenizer)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             encoded = reranker.encode({name: t.to(device) for name, t in features.items()}, layers)

@@ -29,6 +29,7 @@ from lwr.measures import per_query, rankings
 from lwr.progress import clock, say
 from lwr.prompt import Row
 from lwr.provenance import Meter, code_digest, provenance
+from lwr.recompute import set_recompute
 from lwr.reranker import LayerwiseReranker
 from lwr.score import candidate_texts, score_rows
 from lwr.trec import read_run
@@ -146,8 +147,7 @@ def build(base: Base, start_layer: int, settings: Train) -> LayerwiseReranker:
     )
     if settings.lora is not None:
         reranker.add_lora(settings.lora)
-    if settings.gradient_checkpointing:
-        reranker.gradient_checkpointing_enable()
+    set_recompute(reranker.backbone, reranker.trunk.blocks, settings.recompute)
     return reranker
 
 

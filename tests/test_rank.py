@@ -58,7 +58,7 @@ def watched(model: LayerwiseReranker):
     seen: list[tuple[int, int]] = []
     hooks = [
         block.register_forward_hook(
-            lambda _, args, kwargs, __, k=k: seen.append((k, len((*args, *kwargs.values())[0]))),
+            lambda _, __, kwargs, ___, k=k: seen.append((k, len(kwargs["packing"].rows))),
             with_kwargs=True,
         )
         for k, block in enumerate(model.trunk.blocks, start=1)

@@ -7,11 +7,13 @@ import tiny
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel
 
 from lwr.batching import pad
-from lwr.config import Lora, Template
+from lwr.config import Lora, Recompute, Template
 from lwr.prompt import yes_token
+from lwr.recompute import find_feed_forward, set_recompute
 from lwr.reranker import BiEncoderModel, LayerwiseReranker
 
 QUERY = "how is a string decoded?"
@@ -251,31 +253,53 @@ def test_lora_reaches_every_linear_map_of_every_block(architecture):
     "architecture", ["llama", "gemma3_text", "lfm2", "qwen3_5_text", "bert", "modernbert"]
 )
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_gradient_checkpointing_changes_nothing(architecture, lora):
-    def gradients(checkpointing: bool) -> dict[str, Tensor]:
+@pytest.mark.parametrize("what", ["cheap", "blocks"])
+def test_computing_again_changes_nothing(architecture, lora, what):
+    def gradients(what: Recompute) -> dict[str, Tensor]:
         torch.manual_seed(0)
         model = reranker(architecture)
         if lora:
             with_lora(model)
-        if checkpointing:
-            model.gradient_checkpointing_enable()
+        set_recompute(model.backbone, model.trunk.blocks, what)
         loss = loss_of(model)
         loss.backward()
         return {"loss": loss.detach()} | {name: p.grad for name, p in trained(model).items()}
 
-    off, on = gradients(False), gradients(True)
+    off, on = gradients("nothing"), gradients(what)
     assert off.keys() == on.keys()
     for name in off:
         torch.testing.assert_close(on[name], off[name], msg=name)
 
 
-def test_gradient_checkpointing_computes_blocks_again():
+@pytest.mark.parametrize(
+    ("what", "activations", "norms", "flops"),
+    [("nothing", 1, 1, 2), ("cheap", 2, 1, 2), ("blocks", 2, 2, 2.8)],
+)
+def test_what_is_computed_again(what, activations, norms, flops):
     model = reranker("llama")
-    model.gradient_checkpointing_enable()
-    calls = []
-    model.trunk.blocks[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
-    loss_of(model).backward()
-    assert len(calls) == 2
+    set_recompute(model.backbone, model.trunk.blocks, what)
+    block, calls = model.trunk.blocks[0], []
+    for part in (block.mlp.act_fn, block.post_attention_layernorm):
+        part.register_forward_pre_hook(lambda part, _: calls.append(part))
+    with FlopCounterMode(display=False) as forth:
+        loss = loss_of(model)
+    with FlopCounterMode(display=False) as back:
+        loss.backward()
+    assert calls.count(block.mlp.act_fn) == activations
+    assert calls.count(block.post_attention_layernorm) == norms
+    # of a product y = x W two are on the way back, for x and for W; a block's last one need not be computed again
+    assert back.get_total_flops() / forth.get_total_flops() == pytest.approx(flops, abs=0.2)
+
+
+@architectures
+def test_the_feed_forward_layer_of_a_block(architecture):
+    blocks = reranker(architecture).trunk.blocks
+    names = {
+        name for block in blocks for name, part in block.named_children() if part is find_feed_forward(block)
+    }
+    # several parts of BERT's blocks are as wide as each other, and of this tiny qwen3.5's
+    others = {"bert": set(), "xlm-roberta": set(), "qwen3_5_text": set(), "lfm2": {"feed_forward"}}
+    assert names == others.get(architecture, {"mlp"})
 
 
 def test_one_exit_is_a_plain_cross_encoder():

@@ -147,7 +147,7 @@ def sgd(monkeypatch):
 @pytest.mark.parametrize("architecture", ["llama", "bert"])
 @pytest.mark.parametrize(
     "settings",
-    [{"groups_per_batch": 1, "accumulation": 8}, {"gradient_checkpointing": True}],
+    [{"groups_per_batch": 1, "accumulation": 8}, {"recompute": "nothing"}, {"recompute": "blocks"}],
     ids=["accumulation", "checkpointing"],
 )
 def test_memory_is_saved_at_no_change(data, tmp_path, architecture, settings, sgd):
