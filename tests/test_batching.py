@@ -46,3 +46,22 @@ def test_batches_hold_every_row_once_longest_first_within_the_budget():
     batches = batches_of(rows, tokens_per_batch=16)
     assert [[lengths[i] for i in batch] for batch in batches] == [[30], [9], [8, 4], [4, 3, 2, 1]]
     assert sorted(i for batch in batches for i in batch) == list(range(8))
+
+
+def asked(query: int, *lengths: int) -> list[Row]:
+    """Rows of one query of five tokens, and of passages so long."""
+    return [Row([query] * 5 + [1] * length, None, before_passage=5) for length in lengths]
+
+
+def test_rows_of_one_query_stay_together_where_that_pays():
+    rows = [row for pair in zip(asked(7, 9, 2, 8, 30), asked(6, 9, 9, 1, 2), strict=True) for row in pair]
+    assert batches_of(rows, tokens_per_batch=60, may_share=True) == [[1, 3, 7, 5], [6], [0, 4, 2]]
+    together = [[6], [0, 1, 3, 4], [2, 7, 5]]
+    assert batches_of(rows, tokens_per_batch=60) == together
+    assert batches_of(rows, tokens_per_batch=1000, may_share=True) == [[6, 0, 1, 3, 4, 2, 7, 5]], (
+        "too few to part"
+    )
+    long = [Row(row.input_ids + [1] * 90, None, 5) for row in rows]
+    assert batches_of(long, 200, may_share=True) == batches_of(long, 200), (
+        "five of a hundred tokens don't pay"
+    )
