@@ -1,0 +1,146 @@
+"""Scores of 100 candidates a query: ours, FlagEmbedding's compute_score, CrossEncoder.predict; in turns; Markdown.
+
+    python benchmarks/scoring.py
+
+A round is one query of python-docs with its BM25 candidates, from texts to scores: all contenders take it before the
+next one comes, each time another first. Ratios are of each round; shown are medians and middle halves. Ours scores
+all exits from layer 4 on in one pass, the others the deepest alone. float32, the same weights, the same tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import torch
+from peers import contender, machine, spread
+from workload import LAYERS, START, build
+
+from lwr.cascade import Schedule
+from lwr.flops import flops, shape_of
+from lwr.reranker import LayerwiseReranker
+
+ALL = list(range(START, LAYERS + 1))
+CASCADE = "4:20 7:10 12"
+AT_ONCE = 10  # queries of a call that scores several
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--queries", type=int, default=50)
+    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--environments", type=Path, default=Path.home() / ".cache/lwr-benchmarks")
+    given = options.parse_args()
+    torch.set_num_threads(given.threads)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = build(Path(temporary), given.queries)
+        lists = json.loads((folder / "lists.json").read_text())
+        print(f"{machine(given.threads)}\n")
+        with ExitStack() as open_:
+
+            def side(peer: str, *arguments: str):
+                return open_.enter_context(
+                    contender(peer, given.environments, given.threads, str(folder), *arguments)
+                )
+
+            last, first = side("ours", "last"), side("ours", "first")
+            theirs, classifier = side("flagembedding", "score"), side("cross_encoder")
+            sides = {
+                "FlagEmbedding": (theirs, {"layers": [LAYERS]}),
+                "ours, its prompt": (last, {"layers": ALL}),
+                "CrossEncoder": (classifier, {"layers": [LAYERS]}),
+                "ours": (first, {"layers": ALL}),
+                "ours, half depth": (first, {"layers": [LAYERS // 2]}),
+                "ours, cascade": (first, {"layers": ALL, "cascade": CASCADE}),
+            }
+            times = rounds(sides, len(lists), 1)
+            _same_scores(sides)
+            at_once = {name: sides[name] for name in list(sides)[:4]}
+            many = rounds(at_once, min(len(lists), 5 * AT_ONCE), AT_ONCE)
+        peak = matmul_peak()
+        print(
+            f"{len(lists)} queries of {len(lists[0][1])} candidates. Cascade: `{CASCADE}`. Matrix products reach "
+        )
+        print(f"{peak / 1e9:.0f} GFLOP/s here ({given.threads} threads, float32, 2048 x 256 x 640).\n")
+        print("| contender | seconds a query | lwr is faster | GFLOP a query | of the peak |")
+        print("|:--|--:|--:|--:|--:|")
+        work = _work(folder, lists)
+        for name, seconds in times.items():
+            against = {"FlagEmbedding": "ours, its prompt", "CrossEncoder": "ours"}.get(name)
+            faster = spread(list(np.array(seconds) / times[against])) + "x" if against else ""
+            share = f"{work[name] / np.mean(seconds) / peak:.0%}" if name in work else ""
+            gflop = f"{work[name] / 1e9:.0f}" if name in work else ""
+            print(f"| {name} | {spread(seconds)} | {faster} | {gflop} | {share} |")
+        print()
+        print("| ours | faster than our full depth |\n|:--|--:|")
+        for name in ("ours, half depth", "ours, cascade"):
+            print(
+                f"| {name.removeprefix('ours, ')} | {spread(list(np.array(times['ours']) / times[name]))}x |"
+            )
+        print(f"\n{AT_ONCE} queries in one call:\n")
+        print("| contender | seconds a query | lwr is faster |\n|:--|--:|--:|")
+        for name, seconds in many.items():
+            against = {"FlagEmbedding": "ours, its prompt", "CrossEncoder": "ours"}.get(name)
+            faster = spread(list(np.array(seconds) / many[against])) + "x" if against else ""
+            print(f"| {name} | {spread(list(np.array(seconds) / AT_ONCE))} | {faster} |")
+
+
+def rounds(sides: dict, queries: int, at_once: int) -> dict[str, list[float]]:
+    """Seconds of each side for each round."""
+    names, seconds = list(sides), {name: [] for name in sides}
+    for name in names:
+        ask, task = sides[name]
+        ask(lists_from=0, lists_to=1, **task)  # warms up
+    for turn, start in enumerate(range(0, queries, at_once)):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            ask, task = sides[name]
+            seconds[name].append(ask(lists_from=start, lists_to=start + at_once, **task)["seconds"])
+    return seconds
+
+
+def _same_scores(sides: dict) -> None:
+    for ours, theirs in (("ours, its prompt", "FlagEmbedding"), ("ours", "CrossEncoder")):
+        values = []
+        for name in (ours, theirs):
+            ask, task = sides[name]
+            values.append(np.array(ask(lists_from=0, lists_to=1, **task)["value"]).squeeze())
+        assert abs(values[0] - values[1]).max() < 1e-4, f"{ours} and {theirs} don't score alike"
+
+
+def _work(folder: Path, lists: list) -> dict[str, float]:
+    """FLOPs of our passes over a query, as counted for unpadded rows that share nothing."""
+    work = {}
+    for name, checkpoint in (("ours, its prompt", "last"), ("ours", "first")):
+        reranker = LayerwiseReranker.from_pretrained(folder / checkpoint, device="cpu")
+        pairs = [(query, passage) for query, passages in lists for passage in passages]
+        tokens = np.array([len(row) for row in reranker.prompt.rows(pairs)])
+        by_layer = [0.0, *flops(shape_of(reranker.backbone), tokens).sum(axis=1) / len(lists)]
+        work[name] = by_layer[LAYERS]
+    work["ours, half depth"] = by_layer[LAYERS // 2]
+    schedule, left, before, total = Schedule.parse(CASCADE), len(lists[0][1]), 0, 0.0
+    for layer, survivors in [*schedule.keep, (schedule.last, 0)]:
+        total += left / len(lists[0][1]) * (by_layer[layer] - by_layer[before])
+        left, before = survivors, layer
+    return work | {"ours, cascade": total}
+
+
+def matmul_peak() -> float:
+    """FLOP/s of the best of some products as a block has them."""
+    a, b = torch.randn(2048, 256), torch.randn(256, 640)
+    best = float("inf")
+    for _ in range(200):
+        began = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - began)
+    return 2 * 2048 * 256 * 640 / best
+
+
+if __name__ == "__main__":
+    main()

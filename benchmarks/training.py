@@ -1,0 +1,80 @@
+"""A training step, ours and FlagEmbedding's: the same weights, batch, loss and optimiser, in turns; Markdown.
+
+    python benchmarks/training.py
+
+Forward, backward and AdamW over 4 queries x 8 passages of python-docs as they come, heads at layers 4..12 of 12.
+Ratios are of each round, ours after theirs; shown are medians and middle halves over the rounds. Memory is the
+process's peak within a step above what stood before it (weights, moments), measured in runs of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from contextlib import ExitStack
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from peers import RETURN_MEMORY, contender, machine, spread
+from workload import GROUPS, build
+
+RECOMPUTE = ("nothing", "cheap", "blocks")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--rounds", type=int, default=7)
+    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--environments", type=Path, default=Path.home() / ".cache/lwr-benchmarks")
+    given = options.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = build(Path(temporary), queries=GROUPS)
+        rows = [len(row) for row in json.loads((folder / "batch.json").read_text())]
+        print(f"{machine(given.threads)}\n")
+        print(
+            f"{len(rows)} rows of {min(rows)} to {max(rows)} tokens, {sum(rows):,} in all, "
+            f"{len(rows) * max(rows):,} padded; {given.rounds} rounds.\n"
+        )
+        print(
+            "| what trains | precision | recomputed | seconds, theirs | ours | faster | MiB, theirs | ours | share |"
+        )
+        print("|:--|:--|:--|--:|--:|--:|--:|--:|--:|")
+        for weights, bf16 in product(("all", "lora"), (False, True)):
+            compare(folder, weights, bf16, given.rounds, given.threads, given.environments)
+
+
+def compare(folder: Path, weights: str, bf16: bool, rounds: int, threads: int, environments: Path) -> None:
+    """Print a row for each kind of recomputation."""
+    sides = [("flagembedding", "theirs", ("train", str(GROUPS), weights))]
+    sides += [("ours", what, ("train", str(GROUPS), weights, what)) for what in RECOMPUTE]
+    seconds, peaks, losses = {}, {}, {}
+    with ExitStack() as open_:
+        ask = {
+            name: open_.enter_context(contender(peer, environments, threads, str(folder), *arguments))
+            for peer, name, arguments in sides
+        }
+        for name in ask:
+            losses[name] = ask[name](bf16=bf16)["value"]  # warms up
+        for _ in range(rounds):
+            for name in ask:
+                seconds.setdefault(name, []).append(ask[name](bf16=bf16)["seconds"])
+    for peer, name, arguments in sides:
+        with contender(peer, environments, threads, str(folder), *arguments, **RETURN_MEMORY) as ask_one:
+            peaks[name] = max([ask_one(bf16=bf16)["mib"] for _ in range(3)][1:])
+    for name in RECOMPUTE:
+        assert abs(losses[name] - losses["theirs"]) < (0.05 if bf16 else 1e-3) * losses["theirs"], losses
+        faster = list(np.array(seconds["theirs"]) / seconds[name])
+        print(
+            f"| {weights} | {'bfloat16' if bf16 else 'float32'} | {name} | {spread(seconds['theirs'])} "
+            f"| {spread(seconds[name])} | {spread(faster)} | {peaks['theirs']:,.0f} | {peaks[name]:,.0f} "
+            f"| {peaks[name] / peaks['theirs']:.2f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""FlagEmbedding 1.4.2: its layerwise trainer's model and loss, or its released reranker's compute_score."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from FlagEmbedding import LayerWiseFlagLLMReranker
+from FlagEmbedding.finetune.reranker.decoder_only.layerwise.modeling import CrossDecoderModel
+from FlagEmbedding.finetune.reranker.decoder_only.layerwise.modeling_minicpm_reranker import (
+    LayerWiseMiniCPMForCausalLM,
+)
+from peft import LoraConfig, get_peft_model
+from transformers import AutoTokenizer
+from worker import padded, serve
+
+folder, what, *options = sys.argv[1:]
+folder = Path(folder)
+
+if what == "train":
+    groups, lora = int(options[0]), options[1] == "lora"
+    torch.manual_seed(0)
+    model = LayerWiseMiniCPMForCausalLM.from_pretrained(folder / "upstream", attn_implementation="sdpa")
+    model.config.use_cache = False
+    if lora:
+        names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+        model = get_peft_model(
+            model, LoraConfig(r=32, lora_alpha=64, target_modules=names, modules_to_save=["linear_head"])
+        )
+    reranker = CrossDecoderModel(model, AutoTokenizer.from_pretrained(folder / "upstream"), groups).train()
+    optimizer = torch.optim.AdamW([p for p in reranker.parameters() if p.requires_grad], lr=1e-5)
+    ids, mask = padded(json.loads((folder / "batch.json").read_text()), "left")  # it reads the last position
+    batch = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+    def step(bf16: bool) -> float:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = reranker(batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    serve(step)
+else:
+    reranker = LayerWiseFlagLLMReranker(str(folder / "upstream"), use_fp16=False, devices=["cpu"])
+    lists = json.loads((folder / "lists.json").read_text())
+
+    def score(lists_from: int, lists_to: int, layers: list[int]):
+        pairs = [(query, passage) for query, passages in lists[lists_from:lists_to] for passage in passages]
+        return reranker.compute_score(pairs, cutoff_layers=layers, max_length=1024)
+
+    serve(score)

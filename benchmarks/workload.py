@@ -1,0 +1,101 @@
+"""What all contenders compute: the same weights in each one's own format, the same lists, the same training batch.
+
+A 12-layer Llama of random weights, 256 wide (MiniCPM with scale_emb 1 and scale_depth sqrt(12) is exactly that), with
+heads from layer 4 on; a tokenizer learnt from the passages; lists that BM25 retrieves for python-docs' test queries.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from lwr.export import export
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast, set_seed
+
+from lwr.beir import read_corpus, read_queries
+from lwr.collect import collect
+from lwr.config import Dataset, FirstStage, PythonDocs, Template
+from lwr.reranker import LayerwiseReranker
+from lwr.retrieve import retrieve
+from lwr.trec import read_run
+
+LAYERS, START = 12, 4
+GROUPS, GROUP_SIZE = 4, 8
+LONGEST = 400  # characters of a passage, cut beforehand: then no contender cuts any, and all read the same
+INSTRUCTION = Template().instruction
+LAST = Template()  # upstream's prompt ends in the instruction
+FIRST = Template(prefix=f"{INSTRUCTION}\n", after=["\n", "Is it relevant?"])
+
+
+def build(folder: Path, queries: int = 50, candidates: int = 100) -> Path:
+    """Write lists.json, batch.json and the checkpoints `last`, `first`, `upstream` and `classifier` to the folder."""
+    dataset = Dataset(source=PythonDocs(kind="python_docs"), queries={"test": queries})
+    collect(dataset, folder / "collection")
+    run_file = folder / "test.trec"
+    retrieve(folder / "collection", run_file, "test", FirstStage(depth=candidates))
+    asked, run = read_queries(folder / "collection"), read_run(run_file)
+    texts = {p.doc_id: p.full_text[: LONGEST * 4] for p in read_corpus(folder / "collection", "test")}
+    lists = [(asked[query], [texts[doc] for doc, _ in ranked]) for query, ranked in run.items()]
+    (folder / "lists.json").write_text(json.dumps(lists))
+
+    tokenizer = _tokenizer([*asked.values(), *texts.values(), INSTRUCTION, "Yes No"])
+    set_seed(0)
+    backbone = LlamaModel(
+        LlamaConfig(
+            hidden_size=256,
+            intermediate_size=640,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=8,
+            num_key_value_heads=8,
+            vocab_size=len(tokenizer),
+            max_position_embeddings=2048,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
+    )
+    heads = {k: torch.randn(256) * 0.02 for k in range(START, LAYERS + 1)}
+    for name, template in (("last", LAST), ("first", FIRST)):
+        reranker = LayerwiseReranker(
+            backbone,
+            tokenizer,
+            start_layer=START,
+            initial_heads=heads,
+            template=template,
+            query_max_len=256,
+            passage_max_len=1024,
+        )
+        reranker.save_pretrained(folder / name)
+    export(folder / "last", LAYERS, folder / "upstream", "upstream")
+    export(folder / "first", LAYERS, folder / "classifier", "huggingface")
+
+    pairs = [(query, passage) for query, passages in lists[:GROUPS] for passage in passages[:GROUP_SIZE]]
+    rows = LayerwiseReranker.from_pretrained(folder / "last", device="cpu").prompt.rows(pairs)
+    (folder / "batch.json").write_text(json.dumps([row.input_ids for row in rows]))
+    return folder
+
+
+def _tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE that never joins a line's end with what follows, so that texts may be tokenised apart."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex("\n"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=8000,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        padding_side="left",
+        model_input_names=["input_ids", "attention_mask"],
+    )
