@@ -25,15 +25,21 @@ def _text_of(document: Any) -> Any:
     return document["text"] if isinstance(document, dict) and "text" in document else document
 
 
-def _whole(text: str) -> str:
+def _is_utf8(text: str) -> str:
     r"""JSON can write half a surrogate pair (`\ud800`); no tokenizer takes it, and no answer could hold it."""
     if not is_utf8(text):
         raise ValueError("half a surrogate pair, which UTF-8 cannot hold; remove it")
     return text
 
 
-Passage = Annotated[str, AfterValidator(_whole)]
-Query = Annotated[Passage, StringConstraints(min_length=1)]
+def _whole_number(value: Any) -> Any:
+    """To JSON, 3.0 is 3."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = BeforeValidator(_whole_number)
+Passage = Annotated[str, AfterValidator(_is_utf8)]
+Query = Annotated[str, StringConstraints(min_length=1), AfterValidator(_is_utf8)]
 Document = Annotated[
     Passage,
     BeforeValidator(_text_of),
@@ -46,7 +52,9 @@ Document = Annotated[
         }
     ),
 ]
-Layer = Annotated[int | None, Field(description="Rank by this exit instead of the server's depth.")]
+Layer = Annotated[
+    Annotated[int, Whole] | None, Field(description="Rank by this exit instead of the server's depth.")
+]
 
 
 class Request(BaseModel):
@@ -60,7 +68,9 @@ class RerankRequest(Request):
 
     query: Query
     documents: list[Document] = Field(min_length=1)
-    top_n: int | None = Field(None, ge=1, description="How many of the best are answered; null: all.")
+    top_n: Annotated[int, Field(ge=1), Whole] | None = Field(
+        None, description="How many of the best are answered; null: all."
+    )
     return_documents: bool | None = Field(None, description="null: yes under /v1, no under /v2.")
     layer: Layer = None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -49,9 +50,9 @@ class Gate:
     A client that hangs up takes its request back, unless it is being scored already.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, key: str | None):
-        """key: what `Authorization: Bearer …` must carry, but for OPEN; None: nothing."""
-        self.app, self.limits, self.key = app, limits, key
+    def __init__(self, app: ASGIApp, limits: Limits, key: str | None, posts: Collection[str]):
+        """key: what `Authorization: Bearer …` must carry, but for OPEN; None: nothing. posts: paths with a body."""
+        self.app, self.limits, self.key, self.posts = app, limits, key, posts
         self.inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,7 +62,7 @@ class Gate:
             request = Request(scope)
             if request.url.path not in OPEN:
                 self._authorise(request)
-            if request.method != "POST":
+            if request.method != "POST" or request.url.path not in self.posts:
                 return await self.app(scope, receive, send)
             self._admit(request)
             self.inside += 1

@@ -112,11 +112,11 @@ class Service:
         """depth: None takes all exits. Raises Refused where a limit is passed."""
         most = self.limits
         if len(passages) > most.documents:
-            raise Refused(413, f"{len(passages)} documents; at most {most.documents}, send several requests")
+            raise Refused(422, f"{len(passages)} documents; at most {most.documents}, send several requests")
         longest = max(map(len, [query, *passages]))
         if longest > most.characters:
             raise Refused(
-                413, f"a text has {longest} characters; at most {most.characters}, send parts of it"
+                422, f"a text has {longest} characters; at most {most.characters}, send parts of it"
             )
         depth = self.exits if depth is None else depth
         return await asyncio.wrap_future(self.worker.submit(query, passages, depth))
@@ -148,7 +148,6 @@ def application(
 
     # without FastAPI's own pages of documentation: they load scripts from elsewhere
     app = FastAPI(title="lwr", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
-    app.add_middleware(Gate, limits=limits, key=key)
     _answer_problems(app)
 
     async def rerank(request: say.RerankRequest, version: str, echo: bool) -> say.RerankAnswer:
@@ -211,6 +210,8 @@ def application(
         headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
         return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers=headers)
 
+    posts = [route.path for route in app.routes if "POST" in route.methods]
+    app.add_middleware(Gate, limits=limits, key=key, posts=posts)
     _tell_limits(app, exits, limits, key)
     return app
 

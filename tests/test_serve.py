@@ -357,11 +357,11 @@ def test_odd_characters_are_text(client, text):
 
 
 def test_too_much_is_refused(client):
-    many = problem_of(client.post("/v1/rerank", json=GOOD | {"documents": ["a"] * 51}), 413)
+    many = problem_of(client.post("/v1/rerank", json=GOOD | {"documents": ["a"] * 51}), 422)
     assert many == "51 documents; at most 50, send several requests"
-    long = problem_of(client.post("/v1/rerank", json=GOOD | {"documents": ["a" * 1001]}), 413)
+    long = problem_of(client.post("/v1/rerank", json=GOOD | {"documents": ["a" * 1001]}), 422)
     assert long == "a text has 1001 characters; at most 1000, send parts of it"
-    assert problem_of(client.post("/v1/rerank", json=GOOD | {"query": "a" * 1001}), 413)
+    assert problem_of(client.post("/v1/rerank", json=GOOD | {"query": "a" * 1001}), 422)
     assert "20000" in problem_of(client.post("/v1/rerank", json=GOOD | {"x": "a" * 20_000}), 413)
 
 

@@ -131,8 +131,8 @@ def test_it_lives_on_after_bad_requests(address):
             (b"{", 400),
             (os.urandom(5000), 400),
             (b"[" * 100_000, 400),
-            (json.dumps(GOOD | {"texts": ["a"] * 10_000}).encode(), 413),
-            (json.dumps(GOOD | {"texts": ["a" * 200_000]}).encode(), 413),
+            (json.dumps(GOOD | {"texts": ["a"] * 10_000}).encode(), 422),
+            (json.dumps(GOOD | {"texts": ["a" * 200_000]}).encode(), 422),
             (json.dumps(GOOD | {"query": "\ud800"}).encode(), 422),
             (json.dumps(GOOD | {"query": ""}).encode(), 422),
             (json.dumps(GOOD | {"layer": 99}).encode(), 422),
@@ -195,7 +195,9 @@ def test_the_key_stands_in_no_log_and_no_process_list(model):
 
 @pytest.mark.parametrize("key", [None, KEY])
 def test_schemathesis_finds_nothing(model, key):
-    options = ["--api-key-env", "LWR_TEST_KEY"] if key else []
+    # texts short enough that no body gets too large: 413 is right then, but not what schemathesis expects
+    options = ["--max-characters", "1000", "--max-documents", "20"]
+    options += ["--api-key-env", "LWR_TEST_KEY"] if key else []
     process, address = start(model, *options, LWR_TEST_KEY=KEY)
     command = [
         shutil.which("schemathesis", path=Path(sys.executable).parent),
@@ -207,4 +209,4 @@ def test_schemathesis_finds_nothing(model, key):
     ran = subprocess.run(command, capture_output=True, text=True, timeout=900)
     stop(process)
     assert ran.returncode == 0, ran.stdout[-6000:]
-    assert re.search(r"No issues found", ran.stdout)
+    assert re.search("No issues found", ran.stdout)
