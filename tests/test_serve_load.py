@@ -210,3 +210,78 @@ def test_schemathesis_finds_nothing(model, key):
     stop(process)
     assert ran.returncode == 0, ran.stdout[-6000:]
     assert re.search("No issues found", ran.stdout)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    where = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if where is None:
+        pytest.skip("no chromium, chromium-browser or google-chrome on the path")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=where, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1280, 900), (390, 844)], ids=["desktop", "phone"])
+def test_the_page_in_a_browser(tmp_path, model, address, chromium, size, scheme):
+    width, height = size
+    page = chromium.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+    said, asked = [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    page.wait_for_selector("#shown:not([hidden])")  # the example is ranked unasked
+    assert page.locator("#list li").count() == 8
+
+    texts = TEXTS[:6]
+    page.get_by_label("Query").fill(QUERIES[1])
+    page.get_by_label("Passages").fill("\n".join(texts))
+    page.get_by_role("button", name="Rank").click()
+    page.wait_for_selector("#list:not(:has(:nth-child(7))) > :nth-child(6)")
+
+    offline = LayerwiseReranker.from_pretrained(model, device="cpu")
+    scores = score_rows(offline, offline.prompt.rows([(QUERIES[1], text) for text in texts]), offline.exits)
+    slider, shown, before = page.get_by_label("Depth"), page.locator("#list .text"), len(asked)
+    slider.focus()
+    rankings = []
+    for layer in (4, 3, 2, 1):  # by the keyboard, from the deepest layer up
+        expected = [texts[i] for i in np.argsort(-scores[layer - 1], kind="stable")]
+        assert shown.all_inner_texts() == expected
+        assert page.locator("#layer").inner_text() == str(layer)
+        assert slider.get_attribute("aria-valuetext").startswith(f"layer {layer} of 4, {25 * layer}%")
+        rankings.append(tuple(expected))
+        page.keyboard.press("ArrowLeft")
+    assert len(set(rankings)) > 1
+    assert len(asked) == before, "the slider asks the server for nothing"
+
+    page.locator("#chart .column").nth(2).click()
+    assert page.locator("#layer").inner_text() == "3"
+    page.locator("#list button").nth(1).focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#list [aria-pressed=true]").count() == 1
+    assert page.locator("#chart .followed").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.screenshot(path=tmp_path / "page.png", full_page=True)
+    assert said == []
+    assert all(url.startswith(address) for url in asked)
+
+    page.get_by_label("Passages").fill("")
+    page.get_by_role("button", name="Rank").click()
+    assert "documents" in page.get_by_role("alert").inner_text()
+    page.close()
+
+
+def test_the_page_asks_for_a_key(model, chromium):
+    process, address = start(model, "--api-key-env", "LWR_TEST_KEY", LWR_TEST_KEY=KEY)
+    page = chromium.new_page()
+    page.goto(address)
+    page.get_by_label("API key").fill(KEY)
+    page.get_by_role("button", name="Rank").click()
+    page.wait_for_selector("#shown:not([hidden])")
+    assert page.get_by_role("alert").is_hidden()
+    page.close()
+    stop(process)
