@@ -52,6 +52,8 @@ Document = Annotated[
         }
     ),
 ]
+# of a million wrong ones the first is named, and no list of a million errors is made
+Many = Field(min_length=1, fail_fast=True)
 Layer = Annotated[
     Annotated[int, Whole] | None, Field(description="Rank by this exit instead of the server's depth.")
 ]
@@ -67,7 +69,7 @@ class RerankRequest(Request):
     """Jina's and Cohere's."""
 
     query: Query
-    documents: list[Document] = Field(min_length=1)
+    documents: Annotated[list[Document], Many]
     top_n: Annotated[int, Field(ge=1), Whole] | None = Field(
         None, description="How many of the best are answered; null: all."
     )
@@ -79,7 +81,7 @@ class TeiRequest(Request):
     """TEI's."""
 
     query: Query
-    texts: list[Passage] = Field(min_length=1)
+    texts: Annotated[list[Passage], Many]
     raw_scores: bool = Field(False, description="Scores as the head gives them, not squeezed into 0..1.")
     return_text: bool = False
     layer: Layer = None
@@ -89,7 +91,7 @@ class ScoresRequest(Request):
     """Ours: all exits of all documents."""
 
     query: Query
-    documents: list[Document] = Field(min_length=1)
+    documents: Annotated[list[Document], Many]
 
 
 class Text(BaseModel):

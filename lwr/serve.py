@@ -6,6 +6,7 @@ It reads no file that a request names, and asks no network for anything.
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import Sequence
 from contextlib import asynccontextmanager
@@ -60,6 +61,7 @@ def serve(
     print(f"lwr serve: {name}, exits {first}..{last}, ranks by {depth}", file=sys.stderr, flush=True)
     if key is None and host not in LOOPBACK:
         print(f"lwr serve: whoever reaches {host} may use it; --api-key-env asks for a key", file=sys.stderr)
+    gc.freeze()  # model and libraries stay: no collection between requests need look through them again
     uvicorn.run(
         app,
         host=host,
