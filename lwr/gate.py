@@ -59,10 +59,10 @@ class Gate:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         try:
-            request = Request(scope)
-            if request.url.path not in OPEN:
+            request, path = Request(scope), scope["path"]
+            if path not in OPEN:
                 self._authorise(request)
-            if request.method != "POST" or request.url.path not in self.posts:
+            if request.method != "POST" or path not in self.posts:
                 return await self.app(scope, receive, send)
             self._admit(request)
             self.inside += 1

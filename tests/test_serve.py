@@ -332,6 +332,8 @@ def test_a_key_is_asked_for_where_there_is_one():
             assert answer.headers["www-authenticate"] == "Bearer"
             assert client.get("/v1/models", headers=given).status_code == 401
             assert client.get("/openapi.json", headers=given).status_code == 401
+            forged = given | {"Host": "x/health?"}
+            assert client.post("/v1/rerank", json=GOOD, headers=forged).status_code == 401
         assert client.get("/health").status_code == 200
         assert client.get("/").status_code == 200
         right = {"Authorization": "Bearer sécret".encode()}

@@ -194,7 +194,7 @@ def test_the_key_stands_in_no_log_and_no_process_list(model):
 
 
 @pytest.mark.parametrize("key", [None, KEY])
-def test_schemathesis_finds_nothing(model, key):
+def test_schemathesis_finds_nothing(model, tmp_path, key):
     # texts short enough that no body gets too large: 413 is right then, but not what schemathesis expects
     options = ["--max-characters", "1000", "--max-documents", "20"]
     options += ["--api-key-env", "LWR_TEST_KEY"] if key else []
@@ -206,7 +206,7 @@ def test_schemathesis_finds_nothing(model, key):
     ]
     command += ["--max-examples", "40", "--seed", "1", "--no-color", "--checks", "all"]
     command += ["--header", f"Authorization: Bearer {key}"] if key else []
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=tmp_path)
     stop(process)
     assert ran.returncode == 0, ran.stdout[-6000:]
     assert re.search("No issues found", ran.stdout)
