@@ -18,12 +18,11 @@ import numpy as np
 import torch
 
 from lwr.base_model import load_base_model
-from lwr.cascade import Schedule
 from lwr.config import Base
 from lwr.cost import device
 from lwr.flops import flops, shape_of
-from lwr.rank import rank
 from lwr.reranker import LayerwiseReranker
+from lwr.schedule import Schedule
 
 PLANS = ["1", "2", "3", "4", "5", "2:50 6", "3:20 6", "2:30 4:10 6", "1:50 3:20 6", "1:20 6", "6"]
 CANDIDATES, ONE_BATCH = 100, 10**9
@@ -51,7 +50,8 @@ def main() -> None:
     for turn in range(-1, lists):  # the first list warms up
         for plan in PLANS[turn % len(PLANS) :] + PLANS[: turn % len(PLANS)]:
             began = time.perf_counter()
-            rank(reranker, "what is it", passages, Schedule.parse(plan), ONE_BATCH)
+            rows = reranker.prompt.rows([("what is it", passage) for passage in passages])
+            reranker.rank_rows(rows, Schedule.parse(plan), ONE_BATCH)
             if turn >= 0:
                 seconds[plan].append(time.perf_counter() - began)
 

@@ -21,9 +21,9 @@ import torch
 from peers import contender, machine, spread
 from workload import LAYERS, START, build
 
-from lwr.cascade import Schedule
 from lwr.flops import flops, shape_of
 from lwr.reranker import LayerwiseReranker
+from lwr.schedule import Schedule
 
 ALL = list(range(START, LAYERS + 1))
 CASCADE = "4:20 7:10 12"

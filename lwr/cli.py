@@ -507,7 +507,9 @@ def serve(
     max_documents: Annotated[int, Option(help="Of a request.", min=1)] = 1000,
     max_characters: Annotated[int, Option(help="Of a query or a document.", min=1)] = 100_000,
     max_requests: Annotated[int, Option(help="Inside at once; more are told to come again.", min=1)] = 256,
-    tokens_per_batch: Annotated[int, Option(help="In one forward pass, padding included.", min=1)] = 8192,
+    tokens_per_batch: Annotated[
+        int | None, Option(help="In one forward pass; none: 2048 on a CPU, 16384 on a GPU.", min=1)
+    ] = None,
     precision: Annotated[Literal["float32", "bfloat16"], Option(help="Of the backbone.")] = "float32",
 ) -> None:
     """Serve a reranker over HTTP: /v1/rerank, /v2/rerank, /rerank as Jina, Cohere and TEI have it; a page at /.
@@ -526,8 +528,8 @@ def serve(
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise BadInput(f"lwr serve: the package {error.name} is missing; pip install 'lwr[serve]'") from None
-    from lwr.cascade import Schedule
     from lwr.gate import Limits
+    from lwr.schedule import Schedule
     from lwr.serve import serve
 
     if layer is not None and cascade is not None:

@@ -13,14 +13,13 @@ import pandas as pd
 import torch
 
 from lwr.beir import read_queries, sample_queries
-from lwr.cascade import Schedule
 from lwr.config import Cost, Score
 from lwr.files import write_json
 from lwr.flops import counted, flops, shape_of
 from lwr.progress import progress
 from lwr.provenance import Meter, processor, provenance
-from lwr.rank import rank
 from lwr.reranker import LayerwiseReranker
+from lwr.schedule import Schedule
 from lwr.score import candidate_texts
 
 
@@ -115,7 +114,7 @@ def time_lists(
 
     def ranked(query: str, name: str) -> None:
         passages = [texts[doc] for doc, _ in run[query]]
-        rank(reranker, asked[query], passages, plans[name], scoring.tokens_per_batch, scoring.precision)
+        rank_texts(reranker, asked[query], passages, plans[name], scoring)
 
     for name in names if sample else []:
         ranked(sample[0], name)
@@ -129,6 +128,14 @@ def time_lists(
                 memory[name].append(peak_memory())
     pairs = sum(len(run[query]) for query in sample)
     return {name: _summary(seconds[name], memory[name], pairs) for name in plans}
+
+
+def rank_texts(
+    reranker: LayerwiseReranker, query: str, passages: Sequence[str], schedule: Schedule, scoring: Score
+) -> np.ndarray:
+    """What is timed: places of the passages, best first, int64."""
+    rows = reranker.prompt.rows([(query, passage) for passage in passages])
+    return reranker.rank_rows(rows, schedule, scoring.tokens_per_batch, scoring.precision).order
 
 
 def _summary(seconds: Sequence[float], memory: Sequence[float], pairs: int) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from lwr.beir import read_qrels
-from lwr.cascade import Schedule, cascaded
+from lwr.cascade import cascaded
 from lwr.config import Split
 from lwr.files import BadInput, atomic
 from lwr.measures import exits_of, per_query, rankings, ties
+from lwr.schedule import Schedule
 from lwr.trec import write_run
 
 

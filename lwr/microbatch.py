@@ -10,12 +10,10 @@ from threading import Thread
 
 import numpy as np
 
-from lwr.cascade import Schedule
 from lwr.config import Score
 from lwr.prompt import Row
-from lwr.rank import rank
 from lwr.reranker import LayerwiseReranker
-from lwr.score import score_rows
+from lwr.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -63,13 +61,14 @@ class Worker:
         self._thread.join()
 
     def _run(self) -> None:
+        budget = self.scoring.tokens_per_batch or self.reranker.batch_budget
         while (job := self._waiting.get()) is not None:
             together, tokens = [], 0
             while job is not None:
                 if self._begin(job):
                     together.append(job)
                     tokens += sum(map(len, job.rows))
-                job = self._another() if tokens < self.scoring.tokens_per_batch else None
+                job = self._another() if tokens < budget else None
             at_exits = [job for job in together if not isinstance(job.depth, Schedule)]
             self._answer(at_exits)
             for job in together:
@@ -119,7 +118,7 @@ class Worker:
             return []
         layers = sorted({layer for job in jobs for layer in job.depth})
         how = self.scoring
-        scores = score_rows(self.reranker, rows, layers, how.tokens_per_batch, how.precision)
+        scores = self.reranker.score_rows(rows, layers, how.tokens_per_batch, how.precision)
         if not np.isfinite(scores).all():
             raise FloatingPointError(f"a score in {how.precision} is not finite; look at the weights")
         ends = np.cumsum([len(job.rows) for job in jobs])
@@ -130,9 +129,7 @@ class Worker:
 
     def _ranked(self, job: Job) -> np.ndarray:
         how = self.scoring
-        best_first = rank(
-            self.reranker, job.query, job.passages, job.depth, how.tokens_per_batch, how.precision
-        )
-        scores = np.empty((1, len(best_first)), dtype=np.float32)
-        scores[0, best_first] = 1 / np.arange(1, len(best_first) + 1)
+        order = self.reranker.rank_rows(job.rows, job.depth, how.tokens_per_batch, how.precision).order
+        scores = np.empty((1, len(order)), dtype=np.float32)
+        scores[0, order] = 1 / np.arange(1, len(order) + 1)
         return scores

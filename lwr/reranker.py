@@ -6,29 +6,30 @@ whose construction, `encode` and `forward` work here unchanged on any causal mod
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
-from lwr import __version__
-from lwr.base_model import load_base_model, yes_row_of
-from lwr.checkpoint import fetch, fingerprint
+from lwr import saved
+from lwr.base_model import yes_row_of
+from lwr.batching import batches_of, pad
 from lwr.config import Base, Distillation, Lora, Template
 from lwr.depth import Trunk, find_trunk, run_to
 from lwr.layout import Packed, Padded, Pooling
 from lwr.loss import LayerwiseLoss, layerwise_loss, teachers_of
-from lwr.minicpm import is_minicpm
 from lwr.packing import find_positions
-from lwr.prompt import Prompt
+from lwr.prompt import Prompt, Row
+from lwr.schedule import Schedule
+
+CPU_TOKENS, GPU_TOKENS = 2048, 16384  # a CPU's caches hold the states of some thousand tokens
 
 
 @dataclass
@@ -38,6 +39,16 @@ class RerankerOutput(ModelOutput):
     loss: Tensor | None = None
     scores: list[Tensor] | None = None
     parts: LayerwiseLoss | None = None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """order: int64 [passages], places from best to worst. By place: layers, int64, the last exit that read a passage,
+    and scores, float32, which it had there."""
+
+    order: np.ndarray
+    layers: np.ndarray
+    scores: np.ndarray
 
 
 class LayerwiseReranker(nn.Module):
@@ -186,6 +197,108 @@ class LayerwiseReranker(nn.Module):
         with torch.autocast(state.device.type, enabled=False):
             return (state.float() * self.head(layer).float()).sum(dim=-1)
 
+    # --- ranking texts ---------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def score_rows(
+        self,
+        rows: Sequence[Row],
+        layers: Sequence[int],
+        tokens_per_batch: int | None = None,
+        precision: str = "float32",
+    ) -> np.ndarray:
+        """float32 [layers, rows]: the scores of tokenised pairs, in batches under a budget of tokens.
+
+        tokens_per_batch: None takes `batch_budget`. The reranker must be in evaluation mode.
+        """
+        scores = np.empty((len(layers), len(rows)), dtype=np.float32)
+        for batch in batches_of(rows, tokens_per_batch or self.batch_budget, self.may_share):
+            with self._autocast(precision):
+                encoded = self.encode(self._features([rows[i] for i in batch]), layers)
+            scores[:, batch] = torch.stack(encoded).cpu().numpy()
+        return scores
+
+    @torch.inference_mode()
+    def rank_rows(
+        self,
+        rows: Sequence[Row],
+        schedule: Schedule,
+        tokens_per_batch: int | None = None,
+        precision: str = "float32",
+    ) -> Ranking:
+        """One query's tokenised pairs, ranked by one exit or by a cascade; of equals the first given comes first.
+
+        The candidates of a cascade share one batch, whatever their number; those of one exit are batched.
+        """
+        if not schedule.keep or not rows:
+            (scores,) = self.score_rows(rows, [schedule.last], tokens_per_batch, precision)
+            return Ranking(np.argsort(-scores, kind="stable"), np.full(len(rows), schedule.last), scores)
+        with self._autocast(precision):
+            by_stage = self.cascade(self._features(rows), dict(schedule.keep), schedule.last).cpu().numpy()
+        stage = (~np.isnan(by_stage)).sum(axis=0) - 1  # who left late, stands above who left early
+        scores = by_stage[stage, np.arange(len(rows))]
+        return Ranking(np.lexsort((-scores, -stage)), np.array(schedule.layers)[stage], scores)
+
+    def score(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        layer: int | None = None,
+        *,
+        layers: Sequence[int] | Literal["all"] | None = None,
+        normalize: bool = False,
+    ) -> np.ndarray:
+        """Scores of (query, passage) pairs: float32 [pairs] at one layer, the deepest where none is given, or
+        [layers, pairs] at several, from one pass. normalize: squeezed into 0..1 by the logistic function."""
+        if layer is not None and layers is not None:
+            raise ValueError(f"layer is {layer} and layers {layers}: give one of the two")
+        chosen = [layer or self.exits[-1]] if layers is None else self.exits if layers == "all" else layers
+        scores = self.score_rows(self.prompt.rows(pairs), chosen)
+        scores = _logistic(scores) if normalize else scores
+        return scores[0] if layers is None else scores
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        layer: int | None = None,
+        *,
+        cascade: str | Schedule | None = None,
+        top_k: int | None = None,
+        return_documents: bool = True,
+        normalize: bool = False,
+    ) -> list[dict[str, Any]]:
+        """The documents best first, as sentence-transformers' `CrossEncoder.rank` gives them: corpus_id (place in
+        `documents`), score, text.
+
+        layer: the exit that ranks; None: the deepest. cascade: `2:20 4:10 6` instead; scores are then of the last exit
+        that read a document, told as `layer`, and can only be compared within one.
+        """
+        if layer is not None and cascade is not None:
+            raise ValueError(f"layer is {layer} and cascade {str(cascade)!r}: give one of the two")
+        schedule = Schedule((), layer or self.exits[-1])
+        if cascade is not None:
+            schedule = cascade if isinstance(cascade, Schedule) else Schedule.parse(cascade)
+        ranking = self.rank_rows(self.prompt.rows([(query, text) for text in documents]), schedule)
+        scores = _logistic(ranking.scores) if normalize else ranking.scores
+        ranked = []
+        for i in ranking.order[:top_k].tolist():
+            entry = {"corpus_id": i, "score": float(scores[i])}
+            entry |= {"text": documents[i]} if return_documents else {}
+            ranked.append(entry | ({"layer": int(ranking.layers[i])} if schedule.keep else {}))
+        return ranked
+
+    @property
+    def batch_budget(self) -> int:
+        """Tokens of a forward pass where nobody says how many."""
+        return CPU_TOKENS if self.heads[0].device.type == "cpu" else GPU_TOKENS
+
+    def _features(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        device = self.heads[0].device
+        return {name: tensor.to(device) for name, tensor in pad(rows, self.tokenizer).items()}
+
+    def _autocast(self, precision: str) -> torch.autocast:
+        return torch.autocast(self.heads[0].device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
     # --- training --------------------------------------------------------------------------------------
 
     def forward(
@@ -234,25 +347,9 @@ class LayerwiseReranker(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Weights or adapter, heads, tokenizer, and lwr.json: all that `from_pretrained` needs but the base
         model that an adapter names."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        adapter = isinstance(self.backbone, PeftModel)
-        if adapter and self.base is None:
-            raise ValueError("an adapter must name its base model: construct with base=, or merge() first")
-        self.backbone.save_pretrained(folder)
-        self.config.save_pretrained(folder)  # an adapter alone would not write it
         layers = self.exits[-1:] if self.shared_head else self.exits
         names = ["shared"] if self.shared_head else [f"layer_{k}" for k in layers]
-        save_file(
-            {name: head.detach().cpu().contiguous() for name, head in zip(names, self.heads, strict=True)},
-            folder / "heads.safetensors",
-        )
-        self.tokenizer.save_pretrained(folder)
         about = {
-            "lwr": __version__,
-            "base": self.base and self.base.identity(),
-            "adapter": adapter,
-            "base_fingerprint": fingerprint(fetch(self.base.model, self.base.revision)) if adapter else None,
             "depth": self.trunk.depth,
             "start_layer": self.start_layer,
             "shared_head": self.shared_head,
@@ -261,7 +358,8 @@ class LayerwiseReranker(nn.Module):
             "query_max_len": self.prompt.query_max_len,
             "passage_max_len": self.prompt.passage_max_len,
         }
-        (folder / "lwr.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        heads = dict(zip(names, self.heads, strict=True))
+        saved.write(Path(folder), self.backbone, heads, self.tokenizer, self.base, about)
 
     @classmethod
     def from_pretrained(
@@ -278,93 +376,17 @@ class LayerwiseReranker(nn.Module):
         device: None takes the GPU where there is one.
         Raises ValueError where a part is missing, or an adapter meets another base than it was trained on.
         """
-        folder = fetch(str(model), revision)
-        if not (folder / "lwr.json").is_file():
-            reranker = cls._from_upstream(str(model), revision, dtype, attention)
-        else:
-            reranker = cls._from_saved(folder, dtype, attention)
+        read = saved.read(str(model), revision, dtype, attention)
+        reranker = cls(read.backbone, read.tokenizer, **read.options)
+        if read.adapter is not None:
+            reranker.backbone = PeftModel.from_pretrained(read.backbone, read.adapter).to(dtype)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return reranker.to(device).eval()
-
-    @classmethod
-    def _from_saved(cls, folder: Path, dtype: torch.dtype, attention: str) -> Self:
-        about = json.loads((folder / "lwr.json").read_text(encoding="utf-8"))
-        base = Base(**about["base"]) if about["base"] else None
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        heads = _read_heads(folder, about)
-        if about["adapter"]:
-            _part(folder, "adapter_model.safetensors")
-            _same_base(folder, base, about["base_fingerprint"])
-            backbone = load_base_model(base.model_copy(update={"attention": attention})).backbone
-        else:
-            backbone = AutoModel.from_pretrained(
-                folder,
-                dtype=dtype,
-                attn_implementation=attention,
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
-        template = Template(**(about["template"] or {}))
-        reranker = cls(
-            backbone,
-            tokenizer,
-            start_layer=about["start_layer"],
-            pooling=about["pooling"],
-            shared_head=about["shared_head"],
-            initial_heads=heads,
-            template=template,
-            query_max_len=about["query_max_len"],
-            passage_max_len=about["passage_max_len"],
-            base=base,
-        )
-        if about["adapter"]:
-            reranker.backbone = PeftModel.from_pretrained(backbone, folder).to(dtype)
-        return reranker
-
-    @classmethod
-    def _from_upstream(cls, model: str, revision: str | None, dtype: torch.dtype, attention: str) -> Self:
-        if not is_minicpm(fetch(model, revision)):
-            raise ValueError(f"{model}: no lwr.json; give a folder that save_pretrained wrote")
-        base = Base(model=model, revision=revision, attention=attention)
-        loaded = load_base_model(base)
-        if not loaded.heads:
-            raise ValueError(f"{model}: a raw language model without relevance heads; train it first")
-        shared = all(torch.equal(head, loaded.heads[max(loaded.heads)]) for head in loaded.heads.values())
-        return cls(
-            loaded.backbone.to(dtype),
-            loaded.tokenizer,
-            start_layer=min(loaded.heads),
-            shared_head=shared,
-            initial_heads=loaded.heads,
-            base=base,
-        )
 
 
 BiEncoderModel = LayerwiseReranker  # upstream's name
 
 
-def _part(folder: Path, name: str) -> Path:
-    if not (folder / name).is_file():
-        raise ValueError(
-            f"{folder}: {name} is missing; without it a reranker scores nothing (pickles are not read)"
-        )
-    return folder / name
-
-
-def _read_heads(folder: Path, about: dict[str, Any]) -> dict[int, Tensor]:
-    file = _part(folder, "heads.safetensors")
-    tensors = load_file(file)
-    exits = range(about["start_layer"], about["depth"] + 1)
-    names = {k: "shared" if about["shared_head"] else f"layer_{k}" for k in exits}
-    missing = sorted(set(names.values()) - set(tensors))
-    if missing:
-        raise ValueError(f"{file}: no head named {missing}; it holds {sorted(tensors)}")
-    return {k: tensors[name] for k, name in names.items()}
-
-
-def _same_base(folder: Path, base: Base, expected: str) -> None:
-    if fingerprint(fetch(base.model, base.revision)) != expected:
-        raise ValueError(
-            f"{folder} is an adapter for {base.model} (revision {base.revision}), but what is there now has other "
-            "weights than it was trained on; put that checkpoint back"
-        )
+def _logistic(scores: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-scores))

@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from lwr.batching import batches_of, pad
 from lwr.beir import read_corpus, read_queries
 from lwr.config import Score, Split
 from lwr.files import BadInput, atomic
 from lwr.progress import progress
-from lwr.prompt import Row
 from lwr.reranker import LayerwiseReranker
 from lwr.trec import Run, read_run
 
-CPU_TOKENS, GPU_TOKENS = 2048, 16384  # a CPU's caches hold the states of some thousand tokens
 QUERIES_AT_ONCE = 64  # their candidates are sorted by length together, and held in memory together
-
-
-@torch.inference_mode()
-def score_rows(
-    reranker: LayerwiseReranker,
-    rows: Sequence[Row],
-    layers: Sequence[int],
-    tokens_per_batch: int | None = None,
-    precision: str = "float32",
-) -> np.ndarray:
-    """float32 [layers, rows]: the scores of tokenised pairs. The reranker must be in evaluation mode.
-
-    tokens_per_batch: None takes CPU_TOKENS or GPU_TOKENS.
-    """
-    device = reranker.heads[0].device
-    scores = np.empty((len(layers), len(rows)), dtype=np.float32)
-    budget = tokens_per_batch or (CPU_TOKENS if device.type == "cpu" else GPU_TOKENS)
-    for batch in batches_of(rows, budget, reranker.may_share):
-        features = pad([rows[i] for i in batch], reranker.tokenizer)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            encoded = reranker.encode({name: t.to(device) for name, t in features.items()}, layers)
-        scores[:, batch] = torch.stack(encoded).cpu().numpy()
-    return scores
 
 
 def score(
@@ -96,7 +68,7 @@ def _tables(
         some = asked[start : start + QUERIES_AT_ONCE]
         pairs = [(query, doc, first_stage) for query in some for doc, first_stage in candidates[query]]
         rows = reranker.prompt.rows([(queries[query], texts[doc]) for query, doc, _ in pairs])
-        scores = score_rows(reranker, rows, reranker.exits, settings.tokens_per_batch, settings.precision)
+        scores = reranker.score_rows(rows, reranker.exits, settings.tokens_per_batch, settings.precision)
         query_ids, doc_ids, first_stage = map(list, zip(*pairs, strict=True))
         columns = [query_ids, doc_ids, list(map(len, rows)), first_stage, *scores]
         yield pa.table(columns, schema=_schema(reranker))

@@ -23,12 +23,12 @@ from starlette.exceptions import HTTPException
 
 from lwr import __version__
 from lwr import dialects as say
-from lwr.cascade import Schedule
 from lwr.config import Score
 from lwr.flops import flops, shape_of
 from lwr.gate import OPEN, Gate, Limits, Refused, problem
 from lwr.microbatch import Scored, Worker
 from lwr.reranker import LayerwiseReranker
+from lwr.schedule import Schedule
 
 PAGE = Path(__file__).with_suffix(".html")
 POLICY = (

@@ -31,7 +31,7 @@ from lwr.prompt import Row
 from lwr.provenance import Meter, code_digest, provenance
 from lwr.recompute import set_recompute
 from lwr.reranker import LayerwiseReranker
-from lwr.score import candidate_texts, score_rows
+from lwr.score import candidate_texts
 from lwr.trec import read_run
 
 WHOLE = "whole"  # a file in each checkpoint, written last
@@ -49,7 +49,7 @@ class DevLook:
         """nDCG@10 of each exit, the mean over queries."""
         training = reranker.training
         reranker.eval()
-        scores = score_rows(reranker, self.rows, reranker.exits, precision=precision)
+        scores = reranker.score_rows(self.rows, reranker.exits, precision=precision)
         reranker.train(training)
         table = pd.DataFrame(self.pairs, columns=["query_id", "doc_id"])
         return {

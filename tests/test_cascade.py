@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from lwr.beir import Passage, Qrels, write_collection
 from lwr.cascade import (
     LADDER,
-    Schedule,
     cascaded,
     choose,
     decide,
@@ -31,6 +30,7 @@ from lwr.config import Cascade
 from lwr.files import BadInput
 from lwr.flops import Shape, flops
 from lwr.measures import per_query, rankings
+from lwr.schedule import Schedule
 from lwr.trec import best_first
 
 LAYERS = (2, 3, 5)

@@ -13,13 +13,12 @@ import torch
 
 import lwr.cost
 from lwr.beir import Passage, write_collection
-from lwr.cascade import Schedule
 from lwr.config import Cost, Score
 from lwr.cost import cost, device, parameters
 from lwr.files import write_json
 from lwr.flops import flops, shape_of
-from lwr.rank import rank
 from lwr.reranker import LayerwiseReranker
+from lwr.schedule import Schedule
 from lwr.score import score
 from lwr.trec import write_run
 
@@ -152,7 +151,7 @@ def test_a_processor_is_told_with_its_threads():
 
 
 def test_nothing_is_ranked_where_no_times_are_wanted(costs, monkeypatch):
-    monkeypatch.setattr(lwr.cost, "rank", None)
+    monkeypatch.setattr(lwr.cost, "rank_texts", None)
     exits = costs(queries=None)["exits"]
     assert [exit[name] for exit in exits for name in TIMED] == [None] * 4 * 4
     assert all(exit[name] for exit in exits for name in COUNTED)
@@ -173,14 +172,14 @@ def test_times_are_of_every_exit_and_the_cascade(costs):
 def test_every_exit_ranks_a_list_before_the_next_comes_and_each_time_another_is_first(
     scored, costs, monkeypatch
 ):
-    calls = []
+    calls, rank_texts = [], lwr.cost.rank_texts
 
     def watched(reranker, query, passages, schedule, *settings):
-        order = rank(reranker, query, passages, schedule, *settings)
+        order = rank_texts(reranker, query, passages, schedule, *settings)
         calls.append((query, list(passages), str(schedule), order))
         return order
 
-    monkeypatch.setattr(lwr.cost, "rank", watched)
+    monkeypatch.setattr(lwr.cost, "rank_texts", watched)
     costs(queries=3)
     warm_up, *turns = (calls[i : i + 4] for i in range(0, len(calls), 4))
     plans = ["2", "3", "4", SCHEDULE]
@@ -202,7 +201,7 @@ def test_every_exit_ranks_a_list_before_the_next_comes_and_each_time_another_is_
 
 def test_of_fewer_queries_than_wanted_all_are_timed(costs, monkeypatch):
     calls = []
-    monkeypatch.setattr(lwr.cost, "rank", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(lwr.cost, "rank_texts", lambda *arguments: calls.append(arguments))
     costs(queries=50)
     assert len(calls) == 4 * (1 + len(QUERIES))
 
@@ -215,7 +214,7 @@ def test_percentiles_by_hand(costs, monkeypatch):
         now[0] += max(len(calls) // 4, 1)
         calls.append(None)
 
-    monkeypatch.setattr(lwr.cost, "rank", slow)
+    monkeypatch.setattr(lwr.cost, "rank_texts", slow)
     monkeypatch.setattr(lwr.cost, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     for exit in costs(queries=4)["exits"]:
         assert (exit["p50_ms"], exit["p95_ms"]) == pytest.approx((2500, 3850))

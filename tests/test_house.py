@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"__init__"},
-    {"checkpoint", "files", "gate", "launch", "progress", "provenance"},
+    {"checkpoint", "files", "gate", "launch", "progress", "provenance", "schedule"},
     {"config", "dialects"},
     {"config_errors"},
     {"grid"},
@@ -25,10 +25,10 @@ FLOORS = [
     {"base_model", "depth", "loss", "minicpm", "recompute", "tables"},
     {"packing"},
     {"layout"},
-    {"batching"},
+    {"batching", "saved"},
     {"advise", "figure_data", "figure_style", "flops", "groups", "reranker"},
     {"cascade", "figures", "score"},
-    {"evaluate", "rank", "report", "train"},
+    {"evaluate", "report", "train"},
     {"cost", "microbatch"},
     {"serve"},
     {"cli"},

@@ -11,7 +11,6 @@ import tiny
 from lwr import microbatch
 from lwr.config import Score
 from lwr.reranker import LayerwiseReranker
-from lwr.score import score_rows
 
 QUERY = "load the object"
 TEXTS = [f"def decode{i}(s): return s" + " and more" * (i % 4) for i in range(9)]
@@ -31,19 +30,19 @@ def offline() -> LayerwiseReranker:
 
 def scores_of(model: LayerwiseReranker, query: str, texts: list[str], layer: int) -> np.ndarray:
     rows = model.prompt.rows([(query, text) for text in texts])
-    return score_rows(model, rows, [layer])[0].astype(np.float64)
+    return model.score_rows(rows, [layer])[0].astype(np.float64)
 
 
 def gathered(monkeypatch, jobs: list[tuple], scoring: Score) -> tuple[list, list[tuple[int, list]]]:
     """Answers to jobs that all wait while the first is scored; and each call of `score_rows`: rows, layers."""
-    go, calls, real = Event(), [], microbatch.score_rows
+    go, calls, real = Event(), [], LayerwiseReranker.score_rows
 
     def watched(reranker, rows, layers, *settings):
         go.wait(10)
         calls.append((len(rows), layers))
         return real(reranker, rows, layers, *settings)
 
-    monkeypatch.setattr(microbatch, "score_rows", watched)
+    monkeypatch.setattr(LayerwiseReranker, "score_rows", watched)
     worker = microbatch.Worker(build(), scoring)
     answers = [worker.submit(*job) for job in jobs]
     go.set()
@@ -78,14 +77,14 @@ def test_a_call_ends_where_a_batch_is_full(monkeypatch):
 
 def test_who_gave_up_is_not_scored(monkeypatch):
     worker = microbatch.Worker(build(), Score())
-    go, real, calls = Event(), microbatch.score_rows, []
+    go, real, calls = Event(), LayerwiseReranker.score_rows, []
 
     def watched(reranker, rows, *rest):
         go.wait(10)
         calls.append(len(rows))
         return real(reranker, rows, *rest)
 
-    monkeypatch.setattr(microbatch, "score_rows", watched)
+    monkeypatch.setattr(LayerwiseReranker, "score_rows", watched)
     first = worker.submit(QUERY, TEXTS[:2], [4])
     while not first.running():
         pass
@@ -98,7 +97,7 @@ def test_who_gave_up_is_not_scored(monkeypatch):
 
 
 def test_one_that_fails_fails_alone(monkeypatch, offline):
-    real = microbatch.score_rows
+    real = LayerwiseReranker.score_rows
     usual = max(map(len, offline.prompt.rows([(QUERY, text) for text in TEXTS])))
 
     def fragile(reranker, rows, *rest):
@@ -106,7 +105,7 @@ def test_one_that_fails_fails_alone(monkeypatch, offline):
             raise MemoryError("too long")
         return real(reranker, rows, *rest)
 
-    monkeypatch.setattr(microbatch, "score_rows", fragile)
+    monkeypatch.setattr(LayerwiseReranker, "score_rows", fragile)
     worker = microbatch.Worker(build(), Score())
     answers = [worker.submit(QUERY, [text], [4]) for text in (TEXTS[0], "long " * 200, TEXTS[1])]
     worker.close()

@@ -12,11 +12,10 @@ import tiny
 import torch
 
 from lwr.batching import pad
-from lwr.cascade import Schedule, read_candidates, replay
+from lwr.cascade import read_candidates, replay
 from lwr.files import hash_share
-from lwr.rank import rank
 from lwr.reranker import LayerwiseReranker
-from lwr.score import score_rows
+from lwr.schedule import Schedule
 
 QUERY = "load the object"
 # Of different lengths; in the order in which `lwr.trec` breaks ties, so that `replay` takes equals as they come.
@@ -43,6 +42,10 @@ def build(architecture: str, start_layer: int = 1) -> LayerwiseReranker:
 
 
 reranker = cache(build)
+
+
+def rank(model: LayerwiseReranker, query: str, texts: list[str], schedule: Schedule, **how) -> np.ndarray:
+    return model.rank_rows(model.prompt.rows([(query, text) for text in texts]), schedule, **how).order
 
 
 def features(rows: int, tokens: int = 16) -> dict[str, torch.Tensor]:
@@ -158,7 +161,7 @@ def test_blocks_see_the_survivors_alone_and_none_runs_after_the_last(architectur
 def test_the_ranking_is_that_of_the_replayed_scores(architecture, schedule):
     model, schedule = reranker(architecture), Schedule.parse(schedule)
     rows = model.prompt.rows([(QUERY, text) for text in TEXTS])
-    scores = score_rows(model, rows, model.exits, tokens_per_batch=10**6)
+    scores = model.score_rows(rows, model.exits, tokens_per_batch=10**6)
     recorded = pd.DataFrame(
         {"query_id": "q", "doc_id": list(PASSAGES), "tokens": 1}
         | {f"layer_{k}": of_exit for k, of_exit in zip(model.exits, scores, strict=True)}

@@ -68,7 +68,7 @@ def test_a_score_is_that_of_the_pair_alone(reranker, collection):
     table, model = scored(reranker, collection), LayerwiseReranker.from_pretrained(reranker, device="cpu")
     for line in table.sample(5, random_state=0).itertuples():
         rows = model.prompt.rows([(QUERIES[line.query_id], PASSAGES[line.doc_id])])
-        alone = lwr.score.score_rows(model, rows, [3, 4])[:, 0]
+        alone = model.score_rows(rows, [3, 4])[:, 0]
         np.testing.assert_allclose([line.layer_3, line.layer_4], alone, atol=1e-5)
 
 

@@ -14,11 +14,9 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from lwr import cli
-from lwr.cascade import Schedule
 from lwr.gate import Limits
-from lwr.rank import rank
 from lwr.reranker import LayerwiseReranker
-from lwr.score import score_rows
+from lwr.schedule import Schedule
 from lwr.serve import application
 
 QUERY = "load the object"
@@ -45,7 +43,7 @@ def client():
 
 def scores_of(model: LayerwiseReranker, query: str, texts: list[str], layer: int) -> np.ndarray:
     rows = model.prompt.rows([(query, text) for text in texts])
-    return score_rows(model, rows, [layer])[0].astype(np.float64)
+    return model.score_rows(rows, [layer])[0].astype(np.float64)
 
 
 def squeezed(scores: np.ndarray) -> np.ndarray:
@@ -129,7 +127,8 @@ def test_a_cascade_ranks_and_scores_by_place_and_a_layer_overrides_it(offline):
         ranked = client.post("/v2/rerank", json=asked).json()["results"]
         at_exit = client.post("/v2/rerank", json=asked | {"layer": 3}).json()["results"]
         assert client.get("/v1/models").json()["data"][0]["depth"] == "2:5 3:2 4"
-    assert [result["index"] for result in ranked] == rank(offline, QUERY, TEXTS, schedule).tolist()
+    rows = offline.prompt.rows([(QUERY, text) for text in TEXTS])
+    assert [result["index"] for result in ranked] == offline.rank_rows(rows, schedule).order.tolist()
     np.testing.assert_allclose([result["relevance_score"] for result in ranked], 1 / np.arange(1, 10))
     expected = squeezed(scores_of(offline, QUERY, TEXTS, 3))
     np.testing.assert_allclose(by_index(at_exit, "relevance_score"), expected, atol=1e-5)

@@ -22,7 +22,6 @@ import pytest
 import tiny
 
 from lwr.reranker import LayerwiseReranker
-from lwr.score import score_rows
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +85,7 @@ def squeezed(scores: np.ndarray) -> np.ndarray:
 def test_a_minute_of_64_clients(model, address):
     offline = LayerwiseReranker.from_pretrained(model, device="cpu")
     pairs = [(query, text) for query in QUERIES for text in TEXTS]
-    expected = score_rows(offline, offline.prompt.rows(pairs), offline.exits).reshape(4, len(QUERIES), -1)
+    expected = offline.score_rows(offline.prompt.rows(pairs), offline.exits).reshape(4, len(QUERIES), -1)
     end, worst = time.monotonic() + SECONDS, []
 
     def one(number: int) -> list[float]:
@@ -244,7 +243,7 @@ def test_the_page_in_a_browser(tmp_path, model, address, chromium, size, scheme)
     page.wait_for_selector("#list:not(:has(:nth-child(7))) > :nth-child(6)")
 
     offline = LayerwiseReranker.from_pretrained(model, device="cpu")
-    scores = score_rows(offline, offline.prompt.rows([(QUERIES[1], text) for text in texts]), offline.exits)
+    scores = offline.score_rows(offline.prompt.rows([(QUERIES[1], text) for text in texts]), offline.exits)
     slider, shown, before = page.get_by_label("Depth"), page.locator("#list .text"), len(asked)
     slider.focus()
     rankings = []

@@ -148,7 +148,7 @@ def sgd(monkeypatch):
 @pytest.mark.parametrize(
     "settings",
     [{"groups_per_batch": 1, "accumulation": 8}, {"recompute": "nothing"}, {"recompute": "blocks"}],
-    ids=["accumulation", "checkpointing"],
+    ids=["accumulation", "keeping all", "keeping states alone"],
 )
 def test_memory_is_saved_at_no_change(data, tmp_path, architecture, settings, sgd):
     plain = run(data, tmp_path / "plain", architecture, lr=0.1)

@@ -9,12 +9,10 @@ from pathlib import Path
 import torch
 from worker import padded, serve
 
-from lwr.cascade import Schedule
 from lwr.config import Lora
-from lwr.rank import rank
 from lwr.recompute import set_recompute
 from lwr.reranker import LayerwiseReranker
-from lwr.score import score_rows
+from lwr.schedule import Schedule
 
 folder, what, *options = sys.argv[1:]
 folder = Path(folder)
@@ -45,10 +43,10 @@ else:
     lists = json.loads((folder / "lists.json").read_text())
 
     def score(lists_from: int, lists_to: int, layers: list[int], cascade: str | None = None):
-        if cascade:
-            query, passages = lists[lists_from]
-            return rank(reranker, query, passages, Schedule.parse(cascade)).tolist()
         pairs = [(query, passage) for query, passages in lists[lists_from:lists_to] for passage in passages]
-        return score_rows(reranker, reranker.prompt.rows(pairs), layers)[-1].tolist()
+        rows = reranker.prompt.rows(pairs)
+        if cascade:
+            return reranker.rank_rows(rows, Schedule.parse(cascade)).order.tolist()
+        return reranker.score_rows(rows, layers)[-1].tolist()
 
     serve(score)

@@ -1,0 +1,133 @@
+"""A reranker in a folder: weights or adapter, heads, tokenizer, and lwr.json, which says how they go together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from lwr import __version__
+from lwr.base_model import load_base_model
+from lwr.checkpoint import fetch, fingerprint
+from lwr.config import Base, Template
+from lwr.minicpm import is_minicpm
+
+
+def write(
+    folder: Path,
+    backbone: nn.Module,
+    heads: Mapping[str, Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    base: Base | None,
+    about: Mapping[str, Any],
+) -> None:
+    """heads: `shared`, or `layer_k` for each exit. about: the rest of lwr.json.
+
+    Raises ValueError where an adapter has no base to name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    adapter = isinstance(backbone, PeftModel)
+    if adapter and base is None:
+        raise ValueError("an adapter must name its base model: construct with base=, or merge() first")
+    backbone.save_pretrained(folder)
+    backbone.config.save_pretrained(folder)  # an adapter alone would not write it
+    save_file(
+        {name: head.detach().cpu().contiguous() for name, head in heads.items()}, folder / "heads.safetensors"
+    )
+    tokenizer.save_pretrained(folder)
+    origin = {
+        "lwr": __version__,
+        "base": base and base.identity(),
+        "adapter": adapter,
+        "base_fingerprint": fingerprint(fetch(base.model, base.revision)) if adapter else None,
+    }
+    (folder / "lwr.json").write_text(json.dumps({**origin, **about}, indent=2) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a LayerwiseReranker is made of."""
+
+    backbone: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    adapter: Path | None  # folder of an adapter for the backbone, to be put on once it is wrapped
+    options: dict[str, Any]  # of the constructor
+
+
+def read(model: str, revision: str | None, dtype: torch.dtype, attention: str) -> Saved:
+    """A folder that `write` wrote, or an upstream layerwise checkpoint.
+
+    Raises ValueError where a part is missing, or an adapter meets another base than it was trained on.
+    """
+    folder = fetch(model, revision)
+    if not (folder / "lwr.json").is_file():
+        return _read_upstream(model, revision, dtype, attention)
+    about = json.loads((folder / "lwr.json").read_text(encoding="utf-8"))
+    base = Base(**about["base"]) if about["base"] else None
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    options = {name: about[name] for name in ("start_layer", "pooling", "shared_head")}
+    options |= {name: about[name] for name in ("query_max_len", "passage_max_len")}
+    options |= {
+        "initial_heads": _read_heads(folder, about),
+        "template": Template(**(about["template"] or {})),
+    }
+    if about["adapter"]:
+        _part(folder, "adapter_model.safetensors")
+        _same_base(folder, base, about["base_fingerprint"])
+        backbone = load_base_model(base.model_copy(update={"attention": attention})).backbone
+    else:
+        backbone = AutoModel.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    return Saved(backbone, tokenizer, folder if about["adapter"] else None, options | {"base": base})
+
+
+def _read_upstream(model: str, revision: str | None, dtype: torch.dtype, attention: str) -> Saved:
+    if not is_minicpm(fetch(model, revision)):
+        raise ValueError(f"{model}: no lwr.json; give a folder that save_pretrained wrote")
+    base = Base(model=model, revision=revision, attention=attention)
+    loaded = load_base_model(base)
+    if not loaded.heads:
+        raise ValueError(f"{model}: a raw language model without relevance heads; train it first")
+    shared = all(torch.equal(head, loaded.heads[max(loaded.heads)]) for head in loaded.heads.values())
+    options = {"start_layer": min(loaded.heads), "shared_head": shared, "initial_heads": loaded.heads}
+    return Saved(loaded.backbone.to(dtype), loaded.tokenizer, None, options | {"base": base})
+
+
+def _part(folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
+        raise ValueError(
+            f"{folder}: {name} is missing; without it a reranker scores nothing (pickles are not read)"
+        )
+    return folder / name
+
+
+def _read_heads(folder: Path, about: dict[str, Any]) -> dict[int, Tensor]:
+    file = _part(folder, "heads.safetensors")
+    tensors = load_file(file)
+    exits = range(about["start_layer"], about["depth"] + 1)
+    names = {k: "shared" if about["shared_head"] else f"layer_{k}" for k in exits}
+    missing = sorted(set(names.values()) - set(tensors))
+    if missing:
+        raise ValueError(f"{file}: no head named {missing}; it holds {sorted(tensors)}")
+    return {k: tensors[name] for k, name in names.items()}
+
+
+def _same_base(folder: Path, base: Base, expected: str) -> None:
+    if fingerprint(fetch(base.model, base.revision)) != expected:
+        raise ValueError(
+            f"{folder} is an adapter for {base.model} (revision {base.revision}), but what is there now has other "
+            "weights than it was trained on; put that checkpoint back"
+        )
