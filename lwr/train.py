@@ -24,6 +24,7 @@ from lwr.beir import Qrels, read_qrels, read_queries, sample_queries
 from lwr.checkpoint import fetch, fingerprint
 from lwr.config import Base, Train
 from lwr.files import atomic, sha256, write_json, write_jsonl
+from lwr.flops import shape_of
 from lwr.groups import Group, collate, read_groups
 from lwr.measures import per_query, rankings
 from lwr.progress import clock, say
@@ -32,6 +33,7 @@ from lwr.provenance import Meter, code_digest, provenance
 from lwr.recompute import set_recompute
 from lwr.reranker import LayerwiseReranker
 from lwr.score import candidate_texts
+from lwr.speed import Speed
 from lwr.trec import read_run
 
 WHOLE = "whole"  # a file in each checkpoint, written last
@@ -241,6 +243,12 @@ class LayerwiseTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.reranker, self.settings, self.look = reranker, settings, look
         self.parts: list[Tensor] = []  # [2, exits] of each batch since the last log
+        self.speed = Speed(
+            shape_of(reranker.backbone),
+            arguments.device,
+            torch.bfloat16 if settings.precision == "bfloat16" else torch.float32,
+            frozen=settings.lora is not None,
+        )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         output = model(**inputs)
@@ -256,6 +264,7 @@ class LayerwiseTrainer(Trainer):
                 "lower lr or head_lr, or use precision: float32"
             )
         self.parts.append(parts)
+        self.speed.add(inputs["pair"]["attention_mask"])
         return (output.loss, output) if return_outputs else output.loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -266,6 +275,7 @@ class LayerwiseTrainer(Trainer):
             self.parts.clear()
             for i, k in enumerate(self.reranker.exits):
                 logs |= {f"contrastive_layer_{k}": contrastive[i], f"distillation_layer_{k}": distillation[i]}
+            logs |= self.speed.since_last()
         super().log(logs, start_time)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
@@ -319,6 +329,7 @@ class Watch(TrainerCallback):
             self._say(
                 state,
                 f"loss by layer {self._by_layer(logs, 'contrastive')} (chance {self.chance:.2f}), "
+                f"{logs['tokens_per_second']:,.0f} tokens/s, {logs['mfu']:.0%} of what matrix products reach, "
                 f"{clock(passed)} passed, {clock(left)} left",
             )
         if "eval_mean" in logs:

@@ -27,7 +27,7 @@ FLOORS = [
     {"layout"},
     {"batching", "saved"},
     {"advise", "figure_data", "figure_style", "flops", "groups", "reranker"},
-    {"cascade", "figures", "score"},
+    {"cascade", "figures", "score", "speed"},
     {"evaluate", "report", "train"},
     {"cost", "microbatch"},
     {"serve"},
