@@ -1,0 +1,124 @@
+"""How time and memory grow with passages, their length, exits and model size; a Markdown table.
+
+    python benchmarks/growth.py
+
+Scoring a list and one training step (forward, backward) of Llamas with random weights, float32. Each line differs from
+the first in one thing. Times are medians of rounds that visit all lines in turn; memory is the process's peak above
+what stood before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from peers import RETURN_MEMORY, machine
+from transformers import LlamaConfig, LlamaModel
+
+from lwr.batching import pad
+from lwr.cost import peak_memory, reset_peak_memory
+from lwr.prompt import Row
+from lwr.recompute import set_recompute
+from lwr.reranker import LayerwiseReranker
+
+VOCABULARY, GROUP_SIZE = 8000, 8
+
+
+@dataclass(frozen=True)
+class Case:
+    passages: int = 64
+    tokens: int = 128
+    exits: int = 9
+    layers: int = 12
+    hidden: int = 256
+
+
+BASE = Case()
+CASES = {
+    "": [BASE],
+    "passages": [replace(BASE, passages=n) for n in (16, 32, 128, 256)],
+    "tokens": [replace(BASE, tokens=n) for n in (32, 64, 256, 512)],
+    "exits": [replace(BASE, exits=n) for n in (1, 12)],
+    "layers": [replace(BASE, layers=n) for n in (6, 24)],
+    "hidden": [replace(BASE, hidden=n) for n in (128, 512)],
+}
+
+
+class NoTokenizer:
+    """All that padding asks of one."""
+
+    padding_side, pad_token_id = "right", 0
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--threads", type=int, default=2)
+    given = options.parse_args()
+    if "MALLOC_TRIM_THRESHOLD_" not in os.environ:  # glibc reads it when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | RETURN_MEMORY)
+    torch.set_num_threads(given.threads)
+    cases = [(what, case) for what, some in CASES.items() for case in some]
+    measured: dict[Case, list[list[float]]] = {case: [] for _, case in cases}
+    for turn in range(-1, given.rounds):
+        for _, case in cases:
+            values = measure(case)
+            if turn >= 0:
+                measured[case].append(values)
+    print(f"{machine(given.threads)}; {given.rounds} rounds\n")
+    print("| what differs | passages | tokens | exits | layers | width | score, s | MiB | train, s | MiB |")
+    print("|:--|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+    for what, case in cases:
+        score, score_mib, train, train_mib = np.median(measured[case], axis=0)
+        shape = f"{case.passages} | {case.tokens} | {case.exits} | {case.layers} | {case.hidden}"
+        print(f"| {what} | {shape} | {score:.3f} | {score_mib:.0f} | {train:.3f} | {train_mib:.0f} |")
+
+
+def measure(case: Case) -> list[float]:
+    """Seconds and MiB of scoring, then of a training step."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=case.hidden,
+        intermediate_size=case.hidden * 5 // 2,
+        num_hidden_layers=case.layers,
+        num_attention_heads=case.hidden // 32,
+        num_key_value_heads=case.hidden // 32,
+        vocab_size=VOCABULARY,
+    )
+    reranker = LayerwiseReranker(LlamaModel(config), None, start_layer=case.layers - case.exits + 1)
+    reranker.tokenizer = NoTokenizer()
+    set_recompute(reranker.backbone, reranker.trunk.blocks, "cheap")
+    rng = random.Random(0)
+    rows = [Row(rng.choices(range(3, VOCABULARY), k=case.tokens), None) for _ in range(case.passages)]
+    reranker.eval()
+    scored = _measured(lambda: reranker.score_rows(rows, reranker.exits))
+    reranker.train()
+    batch = pad(rows, reranker.tokenizer)
+    return scored + _measured(lambda: reranker(batch, groups=case.passages // GROUP_SIZE).loss.backward())
+
+
+def _measured(work: Callable) -> list[float]:
+    reset_peak_memory()
+    before = _resident()
+    began = time.perf_counter()
+    work()
+    return [time.perf_counter() - began, peak_memory() - before]
+
+
+def _resident() -> float:
+    """MiB."""
+    return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) / 1024
+
+
+if __name__ == "__main__":
+    main()
