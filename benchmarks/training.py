@@ -2,7 +2,7 @@
 
     python benchmarks/training.py
 
-Forward, backward and AdamW over 4 queries x 8 passages of python-docs as they come, heads at layers 4..12 of 12.
+Forward, backward and AdamW over 4 queries x 8 passages of python-docs as they come, heads at layers 2..12 of 12.
 Ratios are of each round, ours after theirs; shown are medians and middle halves over the rounds. Memory is the
 process's peak within a step above what stood before it (weights, moments), measured in runs of their own.
 """

@@ -1,7 +1,7 @@
 """What all contenders compute: the same weights in each one's own format, the same lists, the same training batch.
 
 A 12-layer Llama of random weights, 256 wide (MiniCPM with scale_emb 1 and scale_depth sqrt(12) is exactly that), with
-heads from layer 4 on; a tokenizer learnt from the passages; lists that BM25 retrieves for python-docs' test queries.
+heads from layer 2 on; a tokenizer learnt from the passages; lists that BM25 retrieves for python-docs' test queries.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lwr.reranker import LayerwiseReranker
 from lwr.retrieve import retrieve
 from lwr.trec import read_run
 
-LAYERS, START = 12, 4
+LAYERS, START = 12, 2
 GROUPS, GROUP_SIZE = 4, 8
 LONGEST = 400  # characters of a passage, cut beforehand: then no contender cuts any, and all read the same
 INSTRUCTION = Template().instruction
