@@ -151,12 +151,14 @@ def _origin(reranker: LayerwiseReranker, layer: int) -> str:
 def _ending(reranker: LayerwiseReranker) -> str:
     if reranker.trunk.causal:
         return ""
-    averaged = reranker.pooling == "mean" and reranker.config.model_type != "modernbert"
-    block = "One more block, of uniform attention, takes the mean over the tokens. " if averaged else ""
-    return f"""
-The reranker's head is linear. Here the score passes the stock head's curves where they are straight, made small by its
-bound. {block}Load it in float32: half precision rounds the score itself.
-"""
+    lines = [
+        "",
+        "The reranker's head is linear. Here the score passes the stock head's curves where they are straight, made",
+        "small by its bound. In half precision the score itself is rounded, by a few thousandths.",
+    ]
+    if reranker.pooling == "mean" and reranker.config.model_type != "modernbert":
+        lines.append("One more block, of uniform attention, takes the mean over the tokens.")
+    return "\n".join([*lines, ""])
 
 
 def _reads(reranker: LayerwiseReranker, pair: PairTokenizer) -> str:
@@ -185,9 +187,12 @@ The model sees {bos}this, tokenised piece by piece:
 def _cuts(reranker: LayerwiseReranker) -> str:
     lengths, frame = reranker.prompt.lengths, reranker.prompt.frame(None)
     room = lengths.row - len(frame.before) - len(frame.between) - len(frame.after)
-    text = f"""\
-Pairs above {lengths.row} tokens lose the passage's end, as in training. Where training cut otherwise, scores differ: a
-query above {lengths.query} tokens was cut to that, and a query never to the passage's length."""
+    lines = [
+        f"Pairs above {lengths.row} tokens lose the passage's end, as in training. Training cut otherwise, so that",
+        f"scores differ, where a query has more than {lengths.query} tokens or more than what is left of its passage.",
+    ]
     if lengths.passage < room:
-        text += f" Beside a\nquery below {room - lengths.passage} tokens, training cut a passage to {lengths.passage}."
-    return text
+        lines.append(
+            f"Beside a query of less than {room - lengths.passage} tokens it cut passages to {lengths.passage}."
+        )
+    return "\n".join(lines)

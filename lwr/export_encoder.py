@@ -20,9 +20,7 @@ State = dict[str, Tensor]
 SMALL = 2.0**-10  # tanh(x) is x here, but for a third of SMALL² of it
 FAINT = 2.0**-14  # of a state that must not be seen beside CLEAR, yet keep its digits in half precision
 CLEAR = 2.0**4  # of the score
-LOUD = (
-    2.0**14
-)  # a constant beside which CLEAR doesn't count in a norm's variance; half precision ends at 2**16
+LOUD = 2.0**14  # beside it CLEAR doesn't count in a norm's variance; half precision ends at 2**16
 STRAIGHT = 8.0  # GELU(x) is x to the last bit of float32 from 7 on
 
 
@@ -51,9 +49,10 @@ def close(config: PretrainedConfig, state: State, head: Tensor, pooling: str) ->
         direction = _add_averaging_block(config, state, f"{base}.encoder.layer", head / scale)
     else:
         direction = head / scale
-    state[f"{dense}.weight"] = _rows(hidden, {0: SMALL * direction})
+    # in every row, so that no weight is too large for half precision
+    state[f"{dense}.weight"] = (SMALL * direction).repeat(hidden, 1)
     state[f"{dense}.bias"] = torch.zeros(hidden)
-    state[f"{out}.weight"] = _at(hidden, {0: scale / SMALL})[None]
+    state[f"{out}.weight"] = torch.full((1, hidden), scale / SMALL / hidden)
     state[f"{out}.bias"] = torch.zeros(1)
 
 
@@ -61,35 +60,41 @@ def _add_averaging_block(config: PretrainedConfig, state: State, blocks: str, w:
     """Add a block after which the first token's state holds w · mean of the states; float [hidden] that reads it.
 
     Without queries and keys, attention is the mean over all tokens that don't pad. Its value is w · state, and its
-    output goes to component 0. The rest of the block must let that through: the state that is added, and two norms.
-    - Component 0 of a state h = weight · n + bias is left out of what the block reads, so that nothing is added to
-      the mean there. Nothing is lost: a LayerNorm's n sums to 0, so n[0] is known from all others.
-    - Components 1 and 2 become ± a constant beside which the variance of the others vanishes: the first norm divides
+    output goes to the last component. The rest of the block must let that through: the state that is added, and norms.
+    - The last component of a state h = weight · n + bias is left out of what the block reads, so that nothing is added
+      to the mean there. Nothing is lost: a LayerNorm's n sums to 0, so its last is known from all others.
+    - Components 0 and 1 become ± a constant beside which the variance of the others vanishes: the first norm divides
       by that constant, the second by 1.
-    - Beside such a constant a norm's own mean is rounded, the same for every component: component 0 is read as its
-      distance from the mean of all the quiet ones.
+    - Beside such a constant a norm's own mean is rounded, the same for every component: the last is read as its
+      distance from the mean of all the quiet ones. (It is the last, for a sum that starts with small terms to keep
+      them.)
     """
     hidden, k = config.hidden_size, config.num_hidden_layers
+    last = hidden - 1
     before, new = f"{blocks}.{k - 1}.", f"{blocks}.{k}."
     norm = f"{before}output.LayerNorm."
     weight, bias = state[f"{norm}weight"], state[f"{norm}bias"]
-    state[f"{norm}weight"] = FAINT * (1 - _at(hidden, {0: 1.0}))
+    state[f"{norm}weight"] = FAINT * (1 - _at(hidden, {last: 1.0}))
     state[f"{norm}bias"] = torch.zeros(hidden)
 
     for name in [name for name in state if name.startswith(before)]:
         state[new + name.removeprefix(before)] = torch.zeros_like(state[name])
     attention = f"{new}attention."
-    read = (w * weight - w[0] * weight[0]) / FAINT
+    read = (w * weight - w[last] * weight[last]) / FAINT
     state[f"{attention}self.value.weight"] = _rows(hidden, {0: read})
     state[f"{attention}self.value.bias"] = _at(hidden, {0: float(w @ bias)})
-    state[f"{attention}output.dense.weight"] = _rows(hidden, {0: _at(hidden, {0: CLEAR})})
-    state[f"{attention}output.dense.bias"] = _at(hidden, {1: LOUD, 2: -LOUD})
+    state[f"{attention}output.dense.weight"] = _rows(hidden, {last: _at(hidden, {0: CLEAR})})
+    state[f"{attention}output.dense.bias"] = _at(hidden, {0: LOUD, 1: -LOUD})
     state[f"{attention}output.LayerNorm.weight"] = torch.ones(hidden)
-    state[f"{new}output.LayerNorm.weight"] = torch.ones(hidden)
+    deviation = math.sqrt(
+        2 / hidden * (1 + config.layer_norm_eps)
+    )  # of (1, -1, 0, 0, ...), once more normalised
+    state[f"{new}output.LayerNorm.weight"] = torch.full((hidden,), deviation)
     config.num_hidden_layers = k + 1
-    apart = torch.full((hidden,), -1 / (hidden - 3))
-    apart[:3] = torch.tensor([1.0, 0.0, 0.0])
-    return apart * (LOUD / CLEAR) * math.sqrt(2 / hidden * (1 + config.layer_norm_eps))
+
+    quiet = -1 / (hidden - 3)
+    apart = torch.tensor([0.0, 0.0] + [quiet] * (hidden - 3) + [1.0])
+    return apart * (LOUD / CLEAR)
 
 
 def _close_modernbert(config: PretrainedConfig, state: State, head: Tensor, pooling: str) -> None:
@@ -103,11 +108,10 @@ def _close_modernbert(config: PretrainedConfig, state: State, head: Tensor, pool
     config.classifier_activation, config.classifier_bias = "gelu", True
     state["head.dense.weight"] = _rows(hidden, {0: head / scale, 1: -head / scale})
     state["head.dense.bias"] = _at(hidden, {0: STRAIGHT, 1: STRAIGHT, 2: loud})
-    state["head.norm.weight"] = torch.ones(hidden)
+    state["head.norm.weight"] = torch.full((hidden,), deviation)
     if config.norm_bias:
         state["head.norm.bias"] = torch.zeros(hidden)
-    half = scale * deviation / 2
-    state["classifier.weight"] = _at(hidden, {0: half, 1: -half})[None]
+    state["classifier.weight"] = _at(hidden, {0: scale / 2, 1: -scale / 2})[None]
     state["classifier.bias"] = torch.zeros(1)
 
 
