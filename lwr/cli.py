@@ -498,12 +498,13 @@ def export(
     model: Annotated[str, Option(help="Folder that `lwr train` wrote, or an upstream layerwise checkpoint.")],
     layer: Annotated[int, Option(help="The exit that is kept.", min=1)],
     out: Annotated[Path, Option(help="Folder that is written: whole, or not at all.")],
-    layout: Annotated[Literal["huggingface", "upstream"], Option()] = "huggingface",
+    layout: Annotated[Literal["huggingface", "onnx", "upstream"], Option()] = "huggingface",
 ) -> None:
     """Write exit k for programs that know nothing of lwr.
 
     **huggingface**: a plain sequence classifier of k blocks, which transformers, sentence-transformers and servers load
-    without code of ours. **upstream**: FlagEmbedding's layerwise checkpoint with the exits up to k.
+    without code of ours. **onnx**: the same, and its graph for onnxruntime (`pip install 'lwr[onnx]'`).
+    **upstream**: FlagEmbedding's layerwise checkpoint with the exits up to k.
 
     Example:
 

@@ -11,6 +11,7 @@ import copy
 import itertools
 import json
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -28,11 +30,11 @@ from lwr.config import Template
 from lwr.export_card import SAMPLE, card, upstream_card
 from lwr.export_encoder import close
 from lwr.export_pair import PROBES, PairTokenizer, write_pair_tokenizer, write_plain_tokenizer
-from lwr.files import atomic
+from lwr.files import atomic, write_json
 from lwr.minicpm import SAME_IN_LLAMA
 from lwr.reranker import LayerwiseReranker
 
-Layout = Literal["huggingface", "upstream"]
+Layout = Literal["huggingface", "onnx", "upstream"]
 
 TOLERANCE = 1e-4  # between our score and a loader's, for scores of 1; more for larger ones
 CHECKED = [SAMPLE, *itertools.product(PROBES[:3], PROBES[:4])]
@@ -42,11 +44,14 @@ def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingfa
     """Write exit `layer` of a saved reranker (or of an upstream checkpoint) to the folder `out`, adapters merged.
 
     huggingface: one sequence classifier of `layer` blocks with one label, whose logit is the score.
+    onnx: the same, and its graph in onnx/model.onnx.
     upstream: FlagEmbedding's layerwise layout with the first `layer` blocks and all their exits.
 
     Raises ValueError where the layer has no head, or where the backbone, its pooling or its prompt can't be written
-    in that layout; nothing is left behind then.
+    in that layout; nothing is left behind then. So where packages of the extra `onnx` are missing.
     """
+    if layout == "onnx" and find_spec("onnxscript") is None:
+        raise ValueError("layout onnx needs packages that are not installed; pip install 'lwr[onnx]'")
     # eager: of all kinds of attention the one that every backbone has
     reranker = LayerwiseReranker.from_pretrained(model, device="cpu", attention="eager").merge()
     if layer not in reranker.exits:
@@ -59,6 +64,8 @@ def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingfa
             _write_upstream(reranker, layer, draft)
         else:
             _write_huggingface(reranker, layer, draft)
+        if layout == "onnx":
+            _write_onnx(draft)
 
 
 # --- a stock sequence classifier -----------------------------------------------------------------------
@@ -144,7 +151,7 @@ def _amend_config(file: Path, pad_token_id: int) -> None:
         config["rope_theta"] = rope["rope_theta"]
     if rope.get("rope_type", "default") != "default":
         config["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
-    file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(file, config)
 
 
 @torch.inference_mode()
@@ -171,6 +178,33 @@ def _score_and_compare(
     return float(ours[0]), float(difference.max())
 
 
+def _write_onnx(folder: Path) -> None:
+    """The classifier in `folder` as a graph in onnx/model.onnx, where sentence-transformers looks for one.
+
+    Inputs: those of the tokenizer, int64 [batch, tokens]. Output: `logits`, float32 [batch, 1].
+    """
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    features = tokenizer(*map(list, zip(*CHECKED[:2], strict=True)), padding=True, return_tensors="pt")
+
+    class Logits(torch.nn.Module):
+        def forward(self, *inputs: Tensor) -> Tensor:
+            return model(**dict(zip(features, inputs, strict=True))).logits
+
+    sizes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("tokens", min=2)}
+    program = torch.onnx.export(
+        Logits().eval(),
+        tuple(features.values()),
+        dynamo=True,
+        verbose=False,
+        input_names=list(features),
+        output_names=["logits"],
+        dynamic_shapes=(tuple(sizes for _ in features),),
+    )
+    (folder / "onnx").mkdir()
+    program.save(folder / "onnx" / "model.onnx")
+
+
 # --- upstream's layerwise checkpoint -------------------------------------------------------------------
 
 
@@ -192,7 +226,7 @@ def _write_upstream(reranker: LayerwiseReranker, layer: int, folder: Path) -> No
     )
     tokenizer = write_plain_tokenizer(reranker.prompt, folder)
     config = _minicpm_config(reranker, layer) | {"pad_token_id": tokenizer.pad_token_id}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", config)
     (folder / "README.md").write_text(upstream_card(reranker, layer), encoding="utf-8")
 
 

@@ -154,7 +154,7 @@ def _ending(reranker: LayerwiseReranker) -> str:
     lines = [
         "",
         "The reranker's head is linear. Here the score passes the stock head's curves where they are straight, made",
-        "small by its bound. In half precision the score itself is rounded, by a few thousandths.",
+        "small by its bound. Half precision rounds it more than the reranker's own head does.",
     ]
     if reranker.pooling == "mean" and reranker.config.model_type != "modernbert":
         lines.append("One more block, of uniform attention, takes the mean over the tokens.")

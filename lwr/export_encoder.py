@@ -21,7 +21,6 @@ SMALL = 2.0**-10  # tanh(x) is x here, but for a third of SMALL² of it
 FAINT = 2.0**-14  # of a state that must not be seen beside CLEAR, yet keep its digits in half precision
 CLEAR = 2.0**4  # of the score
 LOUD = 2.0**14  # beside it CLEAR doesn't count in a norm's variance; half precision ends at 2**16
-STRAIGHT = 8.0  # GELU(x) is x to the last bit of float32 from 7 on
 
 
 def close(config: PretrainedConfig, state: State, head: Tensor, pooling: str) -> None:
@@ -98,20 +97,22 @@ def _add_averaging_block(config: PretrainedConfig, state: State, blocks: str, w:
 
 
 def _close_modernbert(config: PretrainedConfig, state: State, head: Tensor, pooling: str) -> None:
-    """Its head is Linear, GELU, LayerNorm, Linear: two components carry STRAIGHT ± the score, a third is loud."""
+    """Its head is Linear, GELU, LayerNorm, Linear: of components 0 and 1, GELU(x) - GELU(-x) is x, whatever x is.
+
+    Component 2 is the constant beside which they don't count in the norm's variance.
+    """
     hidden = config.hidden_size
     scale = _scale(head, state["model.final_norm.weight"], state.get("model.final_norm.bias"))
-    loud = 2.0**9
-    mean, square = (2 * STRAIGHT + loud) / hidden, (2 * STRAIGHT**2 + loud**2) / hidden
-    deviation = math.sqrt(square - mean**2 + config.norm_eps)
+    loud = 2.0**8  # no louder: the norm's mean is loud / hidden, and half precision rounds to a share of that
     config.classifier_pooling = "mean" if pooling == "mean" else "cls"
     config.classifier_activation, config.classifier_bias = "gelu", True
     state["head.dense.weight"] = _rows(hidden, {0: head / scale, 1: -head / scale})
-    state["head.dense.bias"] = _at(hidden, {0: STRAIGHT, 1: STRAIGHT, 2: loud})
-    state["head.norm.weight"] = torch.full((hidden,), deviation)
+    state["head.dense.bias"] = _at(hidden, {2: loud})
+    variance = loud**2 / hidden - (loud / hidden) ** 2
+    state["head.norm.weight"] = torch.full((hidden,), math.sqrt(variance + config.norm_eps))
     if config.norm_bias:
         state["head.norm.bias"] = torch.zeros(hidden)
-    state["classifier.weight"] = _at(hidden, {0: scale / 2, 1: -scale / 2})[None]
+    state["classifier.weight"] = _at(hidden, {0: scale, 1: -scale})[None]
     state["classifier.bias"] = torch.zeros(1)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from lwr.files import write_json
 from lwr.prompt import Prompt, Row
 
 PROBES = [
@@ -149,12 +150,24 @@ def _save(prompt: Prompt, inner: Tokenizer, folder: Path) -> PreTrainedTokenizer
         model_input_names=tokenizer.model_input_names,
     )
     fast.save_pretrained(folder)
+    _write_for_transformers_4(folder)
+    return fast
+
+
+def _write_for_transformers_4(folder: Path) -> None:
+    """Older versions, which FlagEmbedding and some servers need, know another class name and another way to write
+    merges; newer ones know both."""
     file = folder / "tokenizer_config.json"
     settings = json.loads(file.read_text(encoding="utf-8"))
-    # transformers 5 calls the class TokenizersBackend, which no earlier version knows; both know this name
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return fast
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # where transformers 5 writes TokenizersBackend
+    write_json(file, settings)
+
+    file = folder / "tokenizer.json"
+    pipeline = json.loads(file.read_text(encoding="utf-8"))
+    merges = pipeline["model"].get("merges", [])
+    if merges and not any(" " in token for merge in merges for token in merge):
+        pipeline["model"]["merges"] = [" ".join(merge) for merge in merges]
+        write_json(file, pipeline)
 
 
 def _pad_token(prompt: Prompt) -> str:
