@@ -76,6 +76,8 @@ def _write_huggingface(reranker: LayerwiseReranker, layer: int, folder: Path) ->
     model.save_pretrained(folder)
     pair = write_pair_tokenizer(reranker.prompt, folder)
     _amend_config(folder / "config.json", pair.tokenizer.pad_token_id)
+    # where text-embeddings-inference looks for the length to cut to
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": reranker.prompt.lengths.row})
     score, difference = _score_and_compare(reranker, layer, folder, pair)
     (folder / "README.md").write_text(card(reranker, layer, pair, score, difference), encoding="utf-8")
 

@@ -16,10 +16,10 @@ tags: [reranker, cross-encoder]
 
 # A reranker of {layer} layers
 
-{origin} It is a plain
-sequence classifier with one label, whose logit is the relevance of a passage to a query; no code but the library's own
-is needed. Scores are raw, not between 0 and 1: of one query's passages, the higher is the better. When this was
-written, its scores were within {difference:.0e} of the layerwise reranker's.
+{origin}
+It is a plain sequence classifier with one label, whose logit is the relevance of a passage to a query; no code but
+the library's own is needed. Scores are raw, not between 0 and 1: of one query's passages, the higher is the better.
+When this was written, its scores were within {difference:.0e} of the layerwise reranker's.
 {ending}
 ## Loading
 
@@ -61,7 +61,7 @@ With vLLM:
 ```
 vllm serve path/to/this/folder --runner pooling --dtype float32 --served-model-name reranker
 curl localhost:8000/rerank -H 'Content-Type: application/json' \\
-  -d '{{"model": "reranker", "query": "…", "documents": ["…", "…"]}}'
+  -d '{{"model": "reranker", "query": "…", "documents": ["…", "…"], "truncate_prompt_tokens": {row}}}'
 ```
 
 {tei}
@@ -92,8 +92,9 @@ tags: [reranker, layerwise]
 
 # A layerwise reranker, exits {start} to {layer}
 
-{origin} The layout is
-that of bge-reranker-v2-minicpm-layerwise, with MiniCPM's three scales set to 1. FlagEmbedding brings the code.
+{origin}
+The layout is that of bge-reranker-v2-minicpm-layerwise, with MiniCPM's three scales set to 1. FlagEmbedding
+brings the code.
 
 ```python
 from FlagEmbedding import LayerWiseFlagLLMReranker
@@ -124,6 +125,7 @@ def card(
         passage=passage,
         score=score,
         reads=_reads(reranker, pair),
+        row=reranker.prompt.lengths.row,
         cuts=_cuts(reranker),
         tei=TEI
         if architecture in ("bert", "xlm-roberta")
@@ -188,8 +190,8 @@ def _cuts(reranker: LayerwiseReranker) -> str:
     lengths, frame = reranker.prompt.lengths, reranker.prompt.frame(None)
     room = lengths.row - len(frame.before) - len(frame.between) - len(frame.after)
     lines = [
-        f"Pairs above {lengths.row} tokens lose the passage's end, as in training. Training cut otherwise, so that",
-        f"scores differ, where a query has more than {lengths.query} tokens or more than what is left of its passage.",
+        f"Pairs above {lengths.row} tokens lose the passage's end, as in training. Training cut otherwise, and scores",
+        f"differ, where a query has more than {lengths.query} tokens, or more than what is left of its passage.",
     ]
     if lengths.passage < room:
         lines.append(

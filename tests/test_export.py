@@ -144,6 +144,7 @@ def test_a_pipeline_hands_out_the_score(tmp_path):
     assert scores == pytest.approx(ours(model, 4, PAIRS[:2]).tolist(), abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "bert"])
 def test_onnx_scores_the_same(architecture, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'lwr[onnx]'")
@@ -286,8 +287,8 @@ def test_upstream_may_be_told_another_instruction(tmp_path):
 @pytest.mark.parametrize("layout", ["huggingface", "upstream"])
 def test_a_folder_holds_safetensors_and_text_and_no_code(layout, tmp_path):
     export(saved(tmp_path, "llama"), 3, tmp_path / "out", layout)
-    names = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    assert {file.name for file in (tmp_path / "out").iterdir()} == names
+    suffixes = {file.suffix for file in (tmp_path / "out").rglob("*")}
+    assert suffixes == {".safetensors", ".json", ".md"}
     assert "auto_map" not in read(tmp_path / "out" / "config.json")
 
 

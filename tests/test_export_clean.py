@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import textwrap
 import venv
@@ -72,21 +73,21 @@ MAIN = """
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    """(packages) -> the Python of a fresh environment that holds them alone; each is built once."""
-    built: dict[tuple[str, ...], Path] = {}
+def environment(request):
+    """(packages) -> the Python of an environment that holds them alone, built once and kept in pytest's cache."""
 
     def build(*packages: str) -> Path:
-        if packages not in built:
-            folder = tmp_path_factory.mktemp("environment")
-            venv.create(folder, with_pip=True)
-            python = folder / "bin" / "python"
-            install = [python, "-m", "pip", "install", "--quiet", TORCH, *packages]
+        name = re.sub(r"[^\w.]+", "-", "-".join([TORCH, *packages]))
+        folder = Path(request.config.cache.mkdir("lwr-environments")) / name
+        python, complete = folder / "bin" / "python", folder / "complete"
+        if not complete.exists():
+            venv.create(folder, with_pip=True, clear=True)
+            install = [python, "-m", "pip", "install", "--quiet", "--no-compile", TORCH, *packages]
             done = subprocess.run(install, capture_output=True, text=True)
             if done.returncode:
                 pytest.skip(f"can't install {packages} here: {done.stderr.strip().splitlines()[-1]}")
-            built[packages] = python
-        return built[packages]
+            complete.touch()
+        return python
 
     return build
 
@@ -132,7 +133,7 @@ def layerwise(folder: Path, base: Base, **options) -> Path:
     """A reranker on `base` with random heads, which reads about as much as a SciFact abstract is long."""
     loaded = load_base_model(base)
     hidden = loaded.backbone.config.hidden_size
-    heads = {k: torch.randn(hidden) / hidden**0.5 for k in range(1, 7)}
+    heads = {k: torch.randn(hidden) for k in range(1, 7)}
     lengths = {"query_max_len": 64, "passage_max_len": 448} | options
     model = LayerwiseReranker(
         loaded.backbone, loaded.tokenizer, start_layer=2, initial_heads=heads, base=base, **lengths
@@ -163,7 +164,7 @@ def rerankers(tmp_path_factory) -> dict[str, Path]:
     return {
         "llama": on("llama"),
         "qwen3": on("qwen3"),
-        "minicpm": Path(upstream),
+        "minicpm": layerwise(folder / "minicpm", Base(model=upstream)),
         "bert": on("bert", **encoder),
         "modernbert": on("modernbert", **encoder),
         "minilm": layerwise(folder / "minilm", minilm, query_max_len=8, passage_max_len=504),
@@ -197,7 +198,7 @@ def test_scifact_is_ranked_the_same(packages, script, environment, rerankers, ca
     for name in names:
         expected, got = ours(rerankers[name], candidates), scored[str(tmp_path / name)]
         print(f"{name}: {np.abs(got - expected).max():.1e} of {np.ptp(expected):.1f}")
-        assert np.ptp(expected) > 0.5, "the candidates must differ for this test to mean anything"
+        assert np.ptp(expected) > 0.3, "the candidates must differ for this test to mean anything"
         assert np.abs(got - expected).max() <= 1e-4, name
         assert same_order(got, expected), name
 
