@@ -10,13 +10,13 @@ import json
 from pathlib import Path
 
 import torch
-from lwr.export import export
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast, set_seed
 
 from lwr.beir import read_corpus, read_queries
 from lwr.collect import collect
 from lwr.config import Dataset, FirstStage, PythonDocs, Template
+from lwr.export import export
 from lwr.reranker import LayerwiseReranker
 from lwr.retrieve import retrieve
 from lwr.trec import read_run

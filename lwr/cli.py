@@ -25,7 +25,7 @@ app = typer.Typer(
     help="""Train, measure and ship **layerwise rerankers**: a relevance head at every layer.
 
     The steps of the workflow, in its order: collect, retrieve, mine (or groups), base, train, score,
-    cascade, evaluate, cost, compare, tables, advise, figures, report; and serve, for what came out.
+    cascade, evaluate, cost, compare, tables, advise, figures, report; and export and serve, for what came out.
     `snakemake --cores 2` runs them all for a whole grid; each can be run alone.
 
     Options that take SETTINGS take a YAML or JSON file, or the text itself: `'{steps: 100, lr: 1e-4}'`.
@@ -490,6 +490,31 @@ def report(
     from lwr.report import write_report
 
     write_report(tables, figures, [model / "provenance.json" for model in models], title, out)
+
+
+@app.command()
+def export(
+    model: Annotated[str, Option(help="Folder that `lwr train` wrote, or an upstream layerwise checkpoint.")],
+    layer: Annotated[int, Option(help="The exit that is kept.", min=1)],
+    out: Annotated[Path, Option(help="Folder that is written: whole, or not at all.")],
+    layout: Annotated[Literal["huggingface", "onnx", "upstream"], Option()] = "huggingface",
+) -> None:
+    """Write exit k for programs that know nothing of lwr.
+
+    **huggingface**: a plain sequence classifier of k blocks, which transformers, sentence-transformers and servers load
+    without code of ours. **onnx**: the same, and its graph for onnxruntime (`pip install 'lwr[onnx]'`).
+    **upstream**: FlagEmbedding's layerwise checkpoint with the exits up to k.
+
+    Example:
+
+    ```
+    lwr export --model model --layer 4 --out reranker-of-4-layers
+    ```
+    """
+    from lwr.export import export
+
+    _quiet()
+    export(model, layer, out, layout)
 
 
 @app.command()

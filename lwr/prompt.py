@@ -8,7 +8,7 @@ so each distinct text is tokenised once however many pairs it stands in.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Self
 
@@ -23,7 +23,7 @@ class Row:
 
     input_ids: list[int]
     token_type_ids: list[int] | None  # None where the tokenizer has no types
-    before_passage: int = 0  # tokens that don't depend on the passage
+    before_passage: int = field(default=0, compare=False)  # tokens that don't depend on the passage
 
     def __len__(self) -> int:
         return len(self.input_ids)
