@@ -1,9 +1,9 @@
 """An encoder's exit in the shape of its stock sequence-classification class, whose head has more in it than ours.
 
 Ours is linear: score = w · mean of the states (or w · first state). A stock head has a tanh or a GELU, and a norm,
-on its way. Each can be kept where it is a straight line. A state that a LayerNorm wrote is bounded, so a score is
-(`_scale`); divided by its bound it goes through the head as a small number, and is multiplied back at the end. What
-is lost is about a millionth of that bound in float32.
+on its way. Each can be kept where it is a straight line. A state that a LayerNorm wrote is bounded, so a score is;
+divided by a share of its bound (`_scale`) it goes through the head as a small number, and is multiplied back at the
+end. What is lost is about a millionth of that in float32.
 """
 
 from __future__ import annotations
@@ -117,11 +117,14 @@ def _close_modernbert(config: PretrainedConfig, state: State, head: Tensor, pool
 
 
 def _scale(head: Tensor, weight: Tensor, bias: Tensor | None) -> float:
-    """A power of two that no score exceeds: a norm writes weight · n + bias, and n is at most √hidden long."""
+    """A power of two, at most half a score's bound: a norm writes weight · n + bias, and n is at most √hidden long.
+
+    A score that reached its bound would be off by a few millionths of itself more; what all lose grows with the scale.
+    """
     most = float((head * weight).norm()) * math.sqrt(len(head))
     if bias is not None:
         most += abs(float(head @ bias))
-    return 2.0 ** math.ceil(math.log2(max(most, SMALL)))
+    return 2.0 ** math.ceil(math.log2(max(most, SMALL)) - 2)
 
 
 def _at(hidden: int, values: dict[int, Any]) -> Tensor:
