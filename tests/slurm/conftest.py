@@ -139,7 +139,7 @@ class Run:
 
     def end(self) -> int:
         """Wait for it; its exit status."""
-        return self.process.wait(timeout=240)
+        return self.process.wait(timeout=900)
 
     def finish(self) -> str:
         """Wait for its success; what it printed."""
@@ -173,7 +173,7 @@ class Slurm:
         self.wait(lambda: not self.jobs("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"))
 
     @staticmethod
-    def wait(ready: Callable[[], object], seconds: float = 120) -> None:
+    def wait(ready: Callable[[], object], seconds: float = 300) -> None:
         """Till `ready` returns something true."""
         end = time.monotonic() + seconds
         while not ready():
