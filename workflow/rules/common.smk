@@ -145,6 +145,13 @@ def folder_of(path):
     return str(Path(path).parent)
 
 
+def shown(files, category):
+    """Files that stand in Snakemake's own report, too."""
+    labels = {file: {"what": Path(file).stem, "format": Path(file).suffix[1:]} for file in files}
+    text = "../report/layers.rst" if files == LAYERS_TABLE else None
+    return [report(file, caption=text, category=category, labels=labels[file]) for file in files]
+
+
 def settings(section):
     """A slice of the config as the commands take it; where it stands in params, its edits cause reruns."""
     return json.dumps(section if isinstance(section, dict) else section.slice())

@@ -3,13 +3,6 @@
 EVERY_MEASURE = of_each_cell(MEASURES, split="dev") + of_each_cell(MEASURES, split="test")
 
 
-def shown(files, category):
-    """Files that stand in Snakemake's own report, too."""
-    labels = {file: {"what": Path(file).stem, "format": Path(file).suffix[1:]} for file in files}
-    text = "../report/layers.rst" if files == LAYERS_TABLE else None
-    return [report(file, caption=text, category=category, labels=labels[file]) for file in files]
-
-
 rule compare:
     input:
         EVERY_MEASURE,
@@ -73,7 +66,7 @@ rule advise:
         mem_mb=2000,
         runtime=30,
     params:
-        results=RESULTS,
+        results=lambda w, input: folder_of(folder_of(input[0])),
         code=CODE["advise"],
     shell:
         "lwr advise --results {params.results:q} --out {output:q} 2>&1 | tee {log:q}"
@@ -96,7 +89,7 @@ rule figures:
         mem_mb=4000,
         runtime=60,
     params:
-        tables=TABLES,
+        tables=lambda w, input: folder_of(input[0]),
         folder=lambda w, output: folder_of(output[0]),
         models=lambda w, input: options("--training", input.models),
         primary=GRID.measures[0],
@@ -112,7 +105,7 @@ rule report:
         LAYERS_TABLE,
         OTHER_TABLES,
         RECOMMENDATION,
-        FIGURE_FILES,
+        figures=FIGURE_FILES,
         models=of_each_training(MODEL),
     output:
         REPORT,
@@ -124,8 +117,8 @@ rule report:
         mem_mb=2000,
         runtime=30,
     params:
-        tables=TABLES,
-        figures=FIGURES,
+        tables=lambda w, input: folder_of(input[0]),
+        figures=lambda w, input: folder_of(input.figures[0]),
         title=f"Layerwise rerankers: {', '.join(GRID.datasets)}",
         template=sha256(REPORT_TEMPLATE),
         code=CODE["report"],
