@@ -59,19 +59,19 @@ def main() -> None:
     print(f"{CANDIDATES} candidates, {lists} lists, {device()}\n")
     print("| exit or cascade | FLOPs | time | spread | time / FLOPs saved |\n|:--|--:|--:|--:|--:|")
     for plan in PLANS:
-        counted = _counted(Schedule.parse(plan), by_layer) / by_layer[-1]
+        share = counted(Schedule.parse(plan), by_layer, CANDIDATES) / by_layer[-1]
         low, middle, high = np.percentile(seconds[plan], [25, 50, 75]) / full
-        saved = f"{(1 - middle) / (1 - counted):.2f}" if counted < 1 else ""
-        print(f"| `{plan}` | {counted:.1%} | {middle:.1%} | {low:.1%}-{high:.1%} | {saved} |")
+        saved = f"{(1 - middle) / (1 - share):.2f}" if share < 1 else ""
+        print(f"| `{plan}` | {share:.1%} | {middle:.1%} | {low:.1%}-{high:.1%} | {saved} |")
 
 
-def _counted(schedule: Schedule, by_layer: list[float]) -> float:
-    """FLOPs per candidate, survivors as long as the average."""
-    left, before, total = CANDIDATES, 0, 0.0
+def counted(schedule: Schedule, by_layer: list[float], candidates: int) -> float:
+    """FLOPs per candidate, survivors as long as the average. by_layer: up to each layer, from 0 on."""
+    left, before, total = candidates, 0, 0.0
     for layer, survivors in [*schedule.keep, (schedule.last, 0)]:
         total += left * (by_layer[layer] - by_layer[before])
         left, before = survivors, layer
-    return total / CANDIDATES
+    return total / candidates
 
 
 if __name__ == "__main__":

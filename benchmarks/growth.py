@@ -16,12 +16,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from peers import RETURN_MEMORY, machine
 from transformers import LlamaConfig, LlamaModel
+from workers.worker import memory
 
 from lwr.batching import pad
 from lwr.cost import peak_memory, reset_peak_memory
@@ -109,15 +109,10 @@ def measure(case: Case) -> list[float]:
 
 def _measured(work: Callable) -> list[float]:
     reset_peak_memory()
-    before = _resident()
+    before = memory("VmRSS")
     began = time.perf_counter()
     work()
     return [time.perf_counter() - began, peak_memory() - before]
-
-
-def _resident() -> float:
-    """MiB."""
-    return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) / 1024
 
 
 if __name__ == "__main__":

@@ -12,18 +12,19 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
+from depth import counted
 from peers import contender, machine, spread
 from workload import LAYERS, START, build
 
 from lwr.flops import flops, shape_of
 from lwr.reranker import LayerwiseReranker
 from lwr.schedule import Schedule
+from lwr.speed import matmul_speed
 
 ALL = list(range(START, LAYERS + 1))
 CASCADE = "2:30 5:10 12"
@@ -64,11 +65,11 @@ def main() -> None:
             _same_scores(sides)
             at_once = {name: sides[name] for name in list(sides)[:4]}
             many = rounds(at_once, min(len(lists), 5 * AT_ONCE), AT_ONCE)
-        peak = matmul_peak()
+        peak = matmul_speed(torch.device("cpu"), torch.float32, seconds=1.0)
         print(
             f"{len(lists)} queries of {len(lists[0][1])} candidates. Cascade: `{CASCADE}`. Matrix products reach "
         )
-        print(f"{peak / 1e9:.0f} GFLOP/s here ({given.threads} threads, float32, 2048 x 256 x 640).\n")
+        print(f"{peak / 1e9:.0f} GFLOP/s here ({given.threads} threads, float32).\n")
         print("| contender | seconds a query | lwr is faster | GFLOP a query | of the peak |")
         print("|:--|--:|--:|--:|--:|")
         work = _work(folder, lists)
@@ -124,22 +125,7 @@ def _work(folder: Path, lists: list) -> dict[str, float]:
         by_layer = [0.0, *flops(shape_of(reranker.backbone), tokens).sum(axis=1) / len(lists)]
         work[name] = by_layer[LAYERS]
     work["ours, half depth"] = by_layer[LAYERS // 2]
-    schedule, left, before, total = Schedule.parse(CASCADE), len(lists[0][1]), 0, 0.0
-    for layer, survivors in [*schedule.keep, (schedule.last, 0)]:
-        total += left / len(lists[0][1]) * (by_layer[layer] - by_layer[before])
-        left, before = survivors, layer
-    return work | {"ours, cascade": total}
-
-
-def matmul_peak() -> float:
-    """FLOP/s of the best of some products as a block has them."""
-    a, b = torch.randn(2048, 256), torch.randn(256, 640)
-    best = float("inf")
-    for _ in range(200):
-        began = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - began)
-    return 2 * 2048 * 256 * 640 / best
+    return work | {"ours, cascade": counted(Schedule.parse(CASCADE), by_layer, len(lists[0][1]))}
 
 
 if __name__ == "__main__":

@@ -44,9 +44,9 @@ def batches_of(rows: Sequence[Row], tokens_per_batch: int, may_share: bool = Fal
     by_query = may_share and _pays(starts, rows, tokens_per_batch)
     batches: list[list[int]] = []
     for i in sorted(range(len(rows)), key=lambda i: (starts[i] if by_query else (), -len(rows[i]))):
-        batch = batches[-1] if batches else []
-        full = (len(batch) + 1) * max(len(rows[j]) for j in [*batch[:1], i]) > tokens_per_batch
-        if not batch or full or (by_query and starts[batch[0]] != starts[i]):
+        longest = batches[-1][0] if batches else i
+        another_query = by_query and starts[longest] != starts[i]
+        if not batches or another_query or (len(batches[-1]) + 1) * len(rows[longest]) > tokens_per_batch:
             batches.append([])
         batches[-1].append(i)
     return batches

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from lwr.packing import NO_MASK, Packing
 
 Pooling = Literal["last", "first", "mean"]
-SHARING_PAYS = (
-    0.1  # if it saves that share of the tokens: attention needs a mask then, and is slower with one
-)
+# if it saves that share of the tokens: attention needs a mask then, and is slower with one
+SHARING_PAYS = 0.1
 
 
 class Padded:

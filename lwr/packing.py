@@ -19,10 +19,8 @@ from lwr.depth import Trunk, run_to
 
 NAME = "lwr_packed"
 SLACK = 0.9  # a rectangle's shortest row is at least so long: fewer calls of the kernel, for little padding
-MIXERS = {
-    "full_attention",
-    "sliding_attention",
-}  # what `attention` computes; others go by a mask it doesn't see
+# what `attention` computes; others go by a mask it doesn't see
+MIXERS = {"full_attention", "sliding_attention"}
 
 
 class Packing:
@@ -49,6 +47,19 @@ class Packing:
             start += count
         prefix = mask[0].argmax() + torch.arange(shared, device=mask.device)
         self.source = torch.cat([prefix, *columns])
+        self._settle()
+
+    def _settle(self) -> None:
+        """What every block asks for, computed once for the rows that are here."""
+        counts, device = [count for count, _ in self.shapes], self.rows.device
+        widths = [width for _, width in self.shapes]
+        self._widths = torch.tensor(widths, device=device).repeat_interleave(
+            torch.tensor(counts, device=device)
+        )
+        self._real = [
+            torch.arange(width, device=device) < some[:, None]
+            for some, width in zip(self.lengths.split(counts), widths, strict=True)
+        ]
 
     def pack(self, values: Tensor) -> Tensor:
         """[rows of the whole batch, tokens] as it was padded -> [1, packed tokens]; before rows leave."""
@@ -65,26 +76,23 @@ class Packing:
 
     def real(self) -> list[Tensor]:
         """Of each rectangle bool [rows, width]: which tokens are no copies."""
-        places = torch.arange(self.shapes[0][1], device=self.rows.device)
-        lengths = self.lengths.split([count for count, _ in self.shapes])
-        return [places[:width] < some[:, None] for some, (_, width) in zip(lengths, self.shapes, strict=True)]
+        return self._real
 
     def starts(self) -> Tensor:
         """int64 [rows]: where each row begins in the packed sequence, behind the shared tokens."""
-        widths = torch.tensor([width for count, width in self.shapes for _ in range(count)])
-        return (self.shared + widths.cumsum(0) - widths).to(self.rows.device)
+        return self.shared + self._widths.cumsum(0) - self._widths
 
     def keep(self, kept: Tensor) -> Tensor:
         """Let all rows go but these: int64 positions among those that are here, ascending. Returns their tokens,
         int64 positions in the packed sequence as it was."""
         stays = torch.zeros(len(self.rows), dtype=torch.bool, device=self.rows.device)
         stays[kept] = True
-        widths = torch.tensor([width for count, width in self.shapes for _ in range(count)])
-        tokens = stays.repeat_interleave(widths.to(stays.device))
+        tokens = stays.repeat_interleave(self._widths)
         prefix = torch.ones(self.shared, dtype=torch.bool, device=stays.device)
         left = [int(part.sum()) for part in stays.split([count for count, _ in self.shapes])]
         self.shapes = [(count, width) for count, (_, width) in zip(left, self.shapes, strict=True) if count]
         self.rows, self.lengths = self.rows[kept], self.lengths[kept]
+        self._settle()
         return torch.cat([prefix, tokens]).nonzero().squeeze(1)
 
 

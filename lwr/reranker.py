@@ -253,7 +253,7 @@ class LayerwiseReranker(nn.Module):
             raise ValueError(f"layer is {layer} and layers {layers}: give one of the two")
         chosen = [layer or self.exits[-1]] if layers is None else self.exits if layers == "all" else layers
         scores = self.score_rows(self.prompt.rows(pairs), chosen)
-        scores = _logistic(scores) if normalize else scores
+        scores = logistic(scores) if normalize else scores
         return scores[0] if layers is None else scores
 
     def rank(
@@ -279,7 +279,7 @@ class LayerwiseReranker(nn.Module):
         if cascade is not None:
             schedule = cascade if isinstance(cascade, Schedule) else Schedule.parse(cascade)
         ranking = self.rank_rows(self.prompt.rows([(query, text) for text in documents]), schedule)
-        scores = _logistic(ranking.scores) if normalize else ranking.scores
+        scores = logistic(ranking.scores) if normalize else ranking.scores
         ranked = []
         for i in ranking.order[:top_k].tolist():
             entry = {"corpus_id": i, "score": float(scores[i])}
@@ -387,6 +387,7 @@ class LayerwiseReranker(nn.Module):
 BiEncoderModel = LayerwiseReranker  # upstream's name
 
 
-def _logistic(scores: np.ndarray) -> np.ndarray:
+def logistic(scores: np.ndarray) -> np.ndarray:
+    """Into 0..1; of the same kind of float."""
     with np.errstate(over="ignore"):
         return 1 / (1 + np.exp(-scores))

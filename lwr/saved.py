@@ -73,9 +73,8 @@ def read(model: str, revision: str | None, dtype: torch.dtype, attention: str) -
     about = json.loads((folder / "lwr.json").read_text(encoding="utf-8"))
     base = Base(**about["base"]) if about["base"] else None
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    options = {name: about[name] for name in ("start_layer", "pooling", "shared_head")}
-    options |= {name: about[name] for name in ("query_max_len", "passage_max_len")}
-    options |= {
+    as_written = ("start_layer", "pooling", "shared_head", "query_max_len", "passage_max_len")
+    options = {name: about[name] for name in as_written} | {
         "initial_heads": _read_heads(folder, about),
         "template": Template(**(about["template"] or {})),
     }

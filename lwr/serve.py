@@ -27,7 +27,7 @@ from lwr.config import Score
 from lwr.flops import flops, shape_of
 from lwr.gate import OPEN, Gate, Limits, Refused, problem
 from lwr.microbatch import Scored, Worker
-from lwr.reranker import LayerwiseReranker
+from lwr.reranker import LayerwiseReranker, logistic
 from lwr.schedule import Schedule
 
 PAGE = Path(__file__).with_suffix(".html")
@@ -103,8 +103,7 @@ class Service:
         depth = self.depth if cascade else [layer or self.depth.last]
         scored = await self.score(query, passages, depth)
         scores = scored.scores[0].astype(np.float64)
-        with np.errstate(over="ignore"):
-            relevance = scores if cascade else 1 / (1 + np.exp(-scores))
+        relevance = scores if cascade else logistic(scores)
         best_first = np.argsort(-scores, kind="stable")
         return Ranking(best_first.tolist(), scores.tolist(), relevance.tolist(), int(scored.tokens.sum()))
 

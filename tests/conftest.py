@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 
-GOLDEN = Path(__file__).parent.parent.parent / "shared" / "golden"
+BESIDE = Path(__file__).parent.parent.parent / "shared"
 
 torch.set_num_threads(1)
 transformers.logging.disable_progress_bar()
@@ -20,9 +21,32 @@ def _one_seed():
     transformers.set_seed(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def golden() -> Path:
     """Folder of checkpoints and numbers that the upstream implementation computed."""
-    if not GOLDEN.is_dir():
-        pytest.skip(f"the upstream implementation's numbers lie beside the checkout, in {GOLDEN}: not there")
-    return GOLDEN
+    folder = BESIDE / "golden"
+    if not folder.is_dir():
+        pytest.skip(f"the upstream implementation's numbers lie beside the checkout, in {folder}: not there")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scifact_folder() -> Path:
+    """BEIR's SciFact."""
+    folder = BESIDE / "data" / "scifact"
+    if not folder.is_dir():
+        pytest.skip(f"BEIR's SciFact lies beside the checkout, in {folder}: not there")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless browser, for pages that people open."""
+    where = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if where is None:
+        pytest.skip("no chromium, chromium-browser or google-chrome on the path")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=where, args=["--no-sandbox"])
+        yield browser
+        browser.close()

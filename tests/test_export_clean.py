@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from conftest import GOLDEN
 
 from lwr.base_model import load_base_model
 from lwr.beir import read_queries
@@ -29,7 +28,6 @@ from lwr.score import candidate_texts
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("clean environments")]
 
-SCIFACT = GOLDEN.parent / "data" / "scifact"
 QUERIES, CANDIDATES, LAYER = 20, 10, 3
 TORCH = "torch==2.13.0"
 
@@ -116,16 +114,16 @@ def scores_of(python: Path, script: str, jobs: dict[Path, list], folder: Path) -
 
 
 @pytest.fixture(scope="session")
-def candidates(tmp_path_factory) -> list[tuple[str, str]]:
+def candidates(scifact_folder, tmp_path_factory) -> list[tuple[str, str]]:
     """Query and passage, QUERIES x CANDIDATES of them."""
-    if not SCIFACT.is_dir():
-        pytest.skip(f"SciFact lies beside the checkout, in {SCIFACT}: not there")
-    lines = (SCIFACT / "qrels" / "test.tsv").read_text().splitlines()[1:]
+    lines = (scifact_folder / "qrels" / "test.tsv").read_text().splitlines()[1:]
     asked = list(dict.fromkeys(line.split("\t")[0] for line in lines))[:QUERIES]
-    queries = read_queries(SCIFACT)
+    queries = read_queries(scifact_folder)
     stage = FirstStage(depth=CANDIDATES)
-    run = search(SCIFACT, "test", {q: queries[q] for q in asked}, stage, tmp_path_factory.mktemp("bm25"))
-    texts = candidate_texts(SCIFACT, "test", run)
+    run = search(
+        scifact_folder, "test", {q: queries[q] for q in asked}, stage, tmp_path_factory.mktemp("bm25")
+    )
+    texts = candidate_texts(scifact_folder, "test", run)
     return [(queries[query], texts[doc]) for query, ranked in run.items() for doc, _ in ranked]
 
 
@@ -143,9 +141,7 @@ def layerwise(folder: Path, base: Base, **options) -> Path:
 
 
 @pytest.fixture(scope="session")
-def rerankers(tmp_path_factory) -> dict[str, Path]:
-    if not GOLDEN.is_dir():
-        pytest.skip(f"a MiniCPM checkpoint lies beside the checkout, in {GOLDEN}: not there")
+def rerankers(golden, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("rerankers")
 
     def on(architecture: str, **options) -> Path:
@@ -158,7 +154,7 @@ def rerankers(tmp_path_factory) -> dict[str, Path]:
     return {
         "llama": on("llama"),
         "qwen3": on("qwen3"),
-        "minicpm": layerwise(folder / "minicpm", Base(model=str(GOLDEN / "minicpm-layerwise-tiny"))),
+        "minicpm": layerwise(folder / "minicpm", Base(model=str(golden / "minicpm-layerwise-tiny"))),
         "bert": on("bert", **encoder),
         "modernbert": on("modernbert", **encoder),
         "minilm": layerwise(folder / "minilm", minilm, **encoder),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -134,18 +133,6 @@ def test_models_share_what_they_share(tmp_path):
     assert "energy_joules" not in shared  # it was not measured
     assert models.columns.tolist() == ["model", "start_layer", "seed", "wall_seconds"]
     assert models["model"][0] == "scifact/minilm/start2/default/seed1"
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    where = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if where is None:
-        pytest.skip("no chromium, chromium-browser or google-chrome on the path")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=where, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.mark.slow

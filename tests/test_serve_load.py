@@ -211,18 +211,6 @@ def test_schemathesis_finds_nothing(model, tmp_path, key):
     assert re.search("No issues found", ran.stdout)
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    where = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if where is None:
-        pytest.skip("no chromium, chromium-browser or google-chrome on the path")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=where, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [(1280, 900), (390, 844)], ids=["desktop", "phone"])
 def test_the_page_in_a_browser(tmp_path, model, address, chromium, size, scheme):

@@ -14,7 +14,7 @@ from FlagEmbedding.finetune.reranker.decoder_only.layerwise.modeling_minicpm_rer
 )
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer
-from worker import padded, serve
+from worker import serve, training
 
 folder, what, *options = sys.argv[1:]
 folder = Path(folder)
@@ -30,19 +30,7 @@ if what == "train":
             model, LoraConfig(r=32, lora_alpha=64, target_modules=names, modules_to_save=["linear_head"])
         )
     reranker = CrossDecoderModel(model, AutoTokenizer.from_pretrained(folder / "upstream"), groups).train()
-    optimizer = torch.optim.AdamW([p for p in reranker.parameters() if p.requires_grad], lr=1e-5)
-    ids, mask = padded(json.loads((folder / "batch.json").read_text()), "left")  # it reads the last position
-    batch = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
-
-    def step(bf16: bool) -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = reranker(batch).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss.item()
-
-    serve(step)
+    serve(training(folder, lambda batch: reranker(batch).loss, reranker.parameters()))
 else:
     reranker = LayerWiseFlagLLMReranker(str(folder / "upstream"), use_fp16=False, devices=["cpu"])
     lists = json.loads((folder / "lists.json").read_text())

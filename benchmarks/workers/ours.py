@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from worker import padded, serve
+from worker import serve, training
 
 from lwr.config import Lora
 from lwr.recompute import set_recompute
@@ -25,19 +25,7 @@ if what == "train":
         reranker.add_lora(Lora(rank=32, alpha=64))
     set_recompute(reranker.backbone, reranker.trunk.blocks, recompute)
     reranker.train()
-    optimizer = torch.optim.AdamW([p for p in reranker.parameters() if p.requires_grad], lr=1e-5)
-    ids, mask = padded(json.loads((folder / "batch.json").read_text()), "left")
-    batch = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
-
-    def step(bf16: bool) -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = reranker(batch, groups=groups).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss.item()
-
-    serve(step)
+    serve(training(folder, lambda batch: reranker(batch, groups=groups).loss, reranker.parameters()))
 else:
     reranker = LayerwiseReranker.from_pretrained(folder / what, device="cpu")
     lists = json.loads((folder / "lists.json").read_text())

@@ -6,9 +6,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 
 def serve(work: Callable[..., Any]) -> None:
@@ -16,27 +18,41 @@ def serve(work: Callable[..., Any]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not stand among the answers
     for line in sys.stdin:
-        before = _memory("VmRSS")
+        before = memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         began = time.perf_counter()
         value = work(**json.loads(line))
         seconds = time.perf_counter() - began
-        answer = {"seconds": seconds, "mib": _memory("VmHWM") - before, "value": value}
+        answer = {"seconds": seconds, "mib": memory("VmHWM") - before, "value": value}
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def _memory(name: str) -> float:
+def memory(name: str) -> float:
+    """MiB; VmRSS: now, VmHWM: the peak."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition(f"{name}:")[2].split()[0]) / 1024
 
 
-def padded(rows: list[list[int]], side: str) -> tuple[list[list[int]], list[list[int]]]:
-    """Ids and mask."""
+def training(folder: Path, loss_of: Callable[[dict], Any], parameters: Iterable) -> Callable[[bool], float]:
+    """A step over batch.json, padded on the left: loss_of(batch) -> scalar tensor; AdamW on what has gradients."""
+    ids, mask = _padded(json.loads((folder / "batch.json").read_text()))
+    batch = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+    optimizer = torch.optim.AdamW([p for p in parameters if p.requires_grad], lr=1e-5)
+
+    def step(bf16: bool) -> float:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = loss_of(batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step
+
+
+def _padded(rows: list[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
+    """Ids and mask, on the left: FlagEmbedding reads the last position."""
     longest = max(map(len, rows))
-    ids, mask = [], []
-    for row in rows:
-        padding = [0] * (longest - len(row))
-        ids.append(padding + row if side == "left" else row + padding)
-        ones = [1] * len(row)
-        mask.append(padding + ones if side == "left" else ones + padding)
-    return ids, mask
+    padding = [[0] * (longest - len(row)) for row in rows]
+    ids = [before + row for before, row in zip(padding, rows, strict=True)]
+    return ids, [before + [1] * len(row) for before, row in zip(padding, rows, strict=True)]

@@ -100,13 +100,10 @@ def house(finished, tmp_path) -> House:
 
 
 @pytest.fixture(scope="session")
-def scifact(tmp_path_factory) -> House:
+def scifact(scifact_folder, tmp_path_factory) -> House:
     """config/scifact.yaml, run once: some minutes."""
-    collection = ROOT.parent / "shared" / "data" / "scifact"
-    if not collection.is_dir():
-        pytest.skip(f"BEIR's SciFact lies beside the checkout, in {collection}: not there")
     house = House(copy_house(tmp_path_factory.mktemp("scifact")).folder, "config/scifact.yaml")
     (house.folder / "data").mkdir()
-    (house.folder / "data/scifact").symlink_to(collection)
+    (house.folder / "data/scifact").symlink_to(scifact_folder)
     house.snakemake()
     return house
