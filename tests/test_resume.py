@@ -19,13 +19,13 @@ from lwr.train import train
 
 KILLS = 10
 SETTINGS = Train(
-    steps=12,
+    steps=48,  # starting up must not be most of the time: kills in it resume nothing
     groups_per_batch=2,
     group_size=3,
     query_max_len=8,
     passage_max_len=56,
     checkpoint_steps=2,
-    log_steps=3,
+    log_steps=12,
 )
 
 
