@@ -10,6 +10,8 @@ import typer
 from typer.testing import CliRunner
 
 from lwr import cli
+from lwr.commands import read_settings
+from lwr.config import Train
 
 COMMANDS = typer.main.get_command(cli.app).commands
 
@@ -55,4 +57,4 @@ def test_an_error_is_a_line_and_not_a_traceback(tmp_path, monkeypatch, capsys):
 
 def test_a_mistyped_key_of_the_settings_is_named():
     with pytest.raises(ValueError, match="stepz"):
-        cli.read_settings("{stepz: 4}", cli.config.Train)
+        read_settings("{stepz: 4}", Train)

@@ -31,6 +31,7 @@ FLOORS = [
     {"evaluate", "export", "report", "train"},
     {"cost", "microbatch"},
     {"serve"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]
@@ -57,7 +58,7 @@ def imports_of(file: Path) -> set[str]:
 
 
 def room_of(file: Path) -> str:
-    return "sources" if file.parent.name == "sources" else file.stem
+    return file.stem if file.parent.name == "lwr" else file.parent.name
 
 
 @pytest.mark.parametrize("file", rooms(), ids=lambda file: str(file.relative_to(ROOT)))
