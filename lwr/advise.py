@@ -110,10 +110,12 @@ def _shallowest(evidence: Evidence, arm: pd.Series, deepest: pd.Series) -> str:
         )
     exit = as_good.index[0]
     on_dev, on_test = as_good.loc[exit], test.loc[exit]
+    family = evidence.comparisons[["family", "split"]].value_counts()["deepest", "dev"]
     confirmed = "confirms it" if on_test["noninferior"] in (True, "True") else "does not confirm it"
     return (
         f"{title}**{exit.replace('_', ' ').capitalize()}**. Dev: {_difference(on_dev)} to layer {deepest['layer']}, so "
-        f"it loses less than {margin} (one-sided p = {on_dev['p noninferior Holm']:.3f}, Holm over {len(dev)} exits).\n"
+        f"it loses less than {margin} (one-sided p = {on_dev['p noninferior Holm']:.3f} by Holm's method "
+        f"over the {family} exits and cascades of all models that are held against their deepest).\n"
         f"Test {confirmed}: {_difference(on_test)}, p = {on_test['p noninferior Holm']:.3f}. "
         f"{_price(evidence, arm, exit)}"
     )

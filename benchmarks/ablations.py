@@ -1,0 +1,68 @@
+"""The tables of docs/ablations.md, from the results of config/ablations.yaml; Markdown.
+
+python benchmarks/ablations.py results/ablations
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+VARIANTS = {
+    "none": "none",
+    "deepest": "deepest",
+    "next": "next",
+    "anchors": "anchors",
+    "external": "external",
+    "shared-head": "shared head (deepest)",
+}
+CONTROLS = {2: "two blocks, one head", 4: "four blocks, one head", 6: "six blocks, one head"}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("results", type=Path)
+    tables = options.parse_args().results / "tables"
+    layers = pd.read_csv(tables / "layers.csv").query("layer > 0 and exit != 'cascade'")
+    arms = pd.read_csv(tables / "comparisons.csv").query("family == 'arms' and split == 'test'")
+    print(quality(layers))
+    print()
+    print(differences(arms))
+
+
+def quality(layers: pd.DataFrame) -> str:
+    """nDCG@10 of each teacher's exits, and of the models trained for one layer alone."""
+    text = layers["nDCG@10"].map("{:.3f}".format) + " ± " + layers["nDCG@10 sd"].map("{:.3f}".format)
+    layers = layers.assign(text=text)
+    wide = layers[layers["base_model"] == "minilm"].pivot(index="variant", columns="layer", values="text")
+    alone = layers[layers["base_model"] != "minilm"].set_index("layer")["text"]
+    wide = wide.loc[list(VARIANTS)].rename(index=VARIANTS)
+    wide.loc["trained for this layer alone"] = alone
+    return markdown(wide, "teacher")
+
+
+def differences(arms: pd.DataFrame) -> str:
+    """Of each other arm to `deepest`, at the layers that both have."""
+    interval = "[" + arms["low"].map("{:+.3f}".format) + ", " + arms["high"].map("{:+.3f}".format) + "]"
+    p = arms["p Holm"].map(lambda value: "p < 0.01" if value < 0.01 else f"p {value:.2f}")
+    layer = arms["exit"].str.removeprefix("layer_").astype(int)
+    arms = arms.assign(layer=layer, text=arms["difference"].map("{:+.3f}".format) + " " + interval + ", " + p)
+    arms = arms[arms["exit"] == arms["versus_exit"]]
+    wide = arms[arms["base_model"] == "minilm"].pivot(index="variant", columns="layer", values="text")
+    wide = wide.loc[[name for name in VARIANTS if name in wide.index]].rename(index=VARIANTS)
+    for _, row in arms[arms["base_model"] != "minilm"].iterrows():
+        wide.loc[CONTROLS[row["layer"]], row["layer"]] = row["text"]
+    return markdown(wide, "against `deepest`")
+
+
+def markdown(wide: pd.DataFrame, corner: str) -> str:
+    wide = wide.rename(columns="layer {}".format).fillna("")
+    return wide.rename_axis(corner).reset_index().to_markdown(index=False, disable_numparse=True)
+
+
+if __name__ == "__main__":
+    main()
