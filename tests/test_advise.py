@@ -151,7 +151,7 @@ def test_the_shallowest_exit_is_chosen_by_dev_and_test_says_what_it_says(grid, c
     assert shallowest.startswith(
         "**Layer 3**. Dev: -0.010 [-0.030, +0.010] to layer 4, so it loses less than 0.02"
     )
-    assert "(one-sided p = 0.012 by Holm's method over the 4 exits and cascades of all models" in shallowest
+    assert "(one-sided p = 0.012 by Holm's method over the 3 exits and cascades of all models" in shallowest
     assert f"{verdict} -0.010 [-0.030, +0.010], p = {0.012 if confirmed else 0.8:.3f}." in shallowest
     assert shallowest.endswith("It takes 75% of the deepest exit's FLOPs and 75% of its time, 14 ms a list.")
 
