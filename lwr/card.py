@@ -39,16 +39,16 @@ It needs the package lwr (this card is by version {version}).
 ```python
 from lwr.reranker import LayerwiseReranker
 
-reranker = LayerwiseReranker.from_pretrained({name!r})
-query = {query!r}
-passages = [{passage!r}, "to_csv(path) writes a table."]
+reranker = LayerwiseReranker.from_pretrained({quoted_name})
+query = "{query}"
+passages = ["{passage}", "to_csv(path) writes a table."]
 {calls}
 ```
 
 On the command line, passages one a line in a file:
 
 ```
-lwr rerank --model {name} --query {shell_query} --passages passages.txt --layer {layer}
+lwr rerank --model {name} --query "{query}" --passages passages.txt --layer {layer}
 ```
 
 {results}## Training
@@ -100,9 +100,9 @@ def card(
         origin=_origin(base, cell),
         version=__version__,
         name=name,
+        quoted_name=json.dumps(name),
         query=SAMPLE[0],
         passage=SAMPLE[1],
-        shell_query=f"'{SAMPLE[0]}'",
         calls="\n".join(_calls(exits[-1], layer, cascade)),
         layer=layer,
         results="".join(_results(dataset, *found) for dataset, found in measured.items()),
@@ -170,7 +170,7 @@ def _calls(deepest: int, layer: int, cascade: str | None) -> Iterator[str]:
     yield f"reranker.rank(query, passages)  # by the deepest layer, {deepest}"
     yield f"reranker.rank(query, passages, layer={layer})"
     if cascade:
-        yield f"reranker.rank(query, passages, cascade={cascade!r})  # chosen on dev"
+        yield f'reranker.rank(query, passages, cascade="{cascade}")  # chosen on dev'
     yield 'reranker.score([(query, passage) for passage in passages], layers="all")  # float32 [layers, pairs]'
 
 
