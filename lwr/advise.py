@@ -13,6 +13,7 @@ from lwr.files import BadInput, atomic
 from lwr.tables import number, percent
 
 TABLES = ("layers", "cost", "cascades", "comparisons")
+SCHEDULES = {"schedule": str, "deepest": str}  # a column of single exits would be read as numbers
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def read_evidence(tables: Path) -> dict[str, Evidence]:
             raise BadInput(
                 f"{tables}/{name}.csv: no such file; run the workflow, or give its results with --results"
             )
-    layers, *others = (pd.read_csv(tables / f"{name}.csv", keep_default_na=True) for name in TABLES)
+    layers, *others = (pd.read_csv(tables / f"{name}.csv", dtype=SCHEDULES) for name in TABLES)
     comparisons = others[-1]
     primary, margin = comparisons["measure"].iloc[0], float(comparisons["margin"].iloc[0])
     return {
@@ -69,16 +70,15 @@ def write_advice(
 
 def _advice(evidence: Evidence, budget_ms: float | None, candidates: int | None) -> Iterator[str]:
     best = best_arm(evidence)
-    quality = _of_arm(evidence.layers, best)
-    deepest = quality[quality["exit"] != "cascade"].iloc[-1]
+    deepest = deepest_of(evidence, best)
     yield (
         f"The best model on dev is **{_name(best)}**: its deepest exit, layer {deepest['layer']}, has "
         f"{evidence.primary} {deepest[f'dev {evidence.primary}']:.3f} there and {_score(evidence, deepest)} on test "
         f"(first stage: {evidence.layers.iloc[0][evidence.primary]:.3f})."
     )
-    yield _shallowest(evidence, best, deepest)
+    yield on_shallowest(evidence, best)
     yield _within_budget(evidence, budget_ms, candidates)
-    yield _cascade(evidence, best)
+    yield on_cascade(evidence, best)
 
 
 # --- the shallowest exit that is as good ---------------------------------------------------------------
@@ -93,12 +93,20 @@ def best_arm(evidence: Evidence) -> pd.Series:
 
 def shallowest(evidence: Evidence, arm: pd.Series, split: str) -> pd.DataFrame:
     """The comparisons of an arm's exits to its deepest, shallowest first, on one split."""
-    rows = _of_arm(evidence.comparisons, arm)
+    rows = of_arm(evidence.comparisons, arm)
     rows = rows[(rows["family"] == "deepest") & (rows["split"] == split) & (rows["exit"] != "cascade")]
     return rows.set_index("exit")
 
 
-def _shallowest(evidence: Evidence, arm: pd.Series, deepest: pd.Series) -> str:
+def deepest_of(evidence: Evidence, arm: pd.Series) -> pd.Series:
+    """The row of an arm's deepest exit in the table of layers."""
+    quality = of_arm(evidence.layers, arm)
+    return quality[quality["exit"] != "cascade"].iloc[-1]
+
+
+def on_shallowest(evidence: Evidence, arm: pd.Series) -> str:
+    """Markdown: the shallowest exit of an arm that dev shows to be as good as the deepest, and what test says."""
+    deepest = deepest_of(evidence, arm)
     title = f"### The shallowest exit as good as layer {deepest['layer']}\n\n"
     margin = f"{evidence.margin:g} {evidence.primary}"
     dev, test = (shallowest(evidence, arm, split) for split in ("dev", "test"))
@@ -180,8 +188,9 @@ def _within_budget(evidence: Evidence, budget_ms: float | None, candidates: int 
 # --- the cascade ---------------------------------------------------------------------------------------
 
 
-def _cascade(evidence: Evidence, arm: pd.Series) -> str:
-    schedules = _of_arm(evidence.cascades, arm).astype({"schedule": str, "deepest": str})
+def on_cascade(evidence: Evidence, arm: pd.Series) -> str:
+    """Markdown: the cascade of an arm that was chosen on dev, and what test says."""
+    schedules = of_arm(evidence.cascades, arm)
     chosen = schedules[schedules["chosen"]].iloc[0]
     deepest = schedules[schedules["schedule"] == schedules["deepest"]].iloc[0]
     goal, title = 1 - chosen["epsilon"], "### The best cascade\n\n"
@@ -211,7 +220,8 @@ def explain(schedule: str) -> str:
 # --- words ---------------------------------------------------------------------------------------------
 
 
-def _of_arm(table: pd.DataFrame, arm: pd.Series) -> pd.DataFrame:
+def of_arm(table: pd.DataFrame, arm: pd.Series) -> pd.DataFrame:
+    """The rows of an arm. arm: the values of ARM, by name."""
     return table[(table[ARM] == arm).all(axis=1)]
 
 
@@ -231,7 +241,7 @@ def _score(evidence: Evidence, row: pd.Series) -> str:
 
 
 def _price(evidence: Evidence, arm: pd.Series, exit: str) -> str:
-    cost = _of_arm(evidence.cost, arm).set_index("exit")
+    cost = of_arm(evidence.cost, arm).set_index("exit")
     if exit not in cost.index:  # a cascade of one exit
         return ""
     time = cost.loc[exit, "time"]

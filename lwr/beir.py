@@ -44,11 +44,15 @@ class Collection:
 
 
 def read_corpus(folder: Path, split: Split | None = None) -> Iterator[Passage]:
-    """Stream corpus.jsonl: the passages of one split's corpus, or all. Raises BadInput.
+    """Stream corpus.jsonl: see `read_passages`."""
+    return read_passages(folder / "corpus.jsonl", split)
+
+
+def read_passages(path: Path, split: Split | None = None) -> Iterator[Passage]:
+    """Stream a corpus file, `.gz` or plain: the passages of one split's corpus, or all. Raises BadInput.
 
     An id that stands twice goes unseen here, for it takes memory to see: `write_collection` looks, once.
     """
-    path = folder / "corpus.jsonl"
     for number, row in enumerate(read_jsonl(path, {"_id": str, "text": str}), 1):
         passage = _passage(row, f"{path}:{number}")
         _check_id(passage.doc_id, (), f"{path}:{number}")
@@ -69,8 +73,12 @@ def _passage(row: dict[str, Any], where: str) -> Passage:
 
 
 def read_queries(folder: Path) -> Queries:
-    """queries.jsonl. Raises BadInput, also for an id twice or a blank text."""
-    path = folder / "queries.jsonl"
+    """queries.jsonl: see `read_query_file`."""
+    return read_query_file(folder / "queries.jsonl")
+
+
+def read_query_file(path: Path) -> Queries:
+    """A file of queries, `.gz` or plain. Raises BadInput, also for an id twice or a blank text."""
     queries: Queries = {}
     for number, row in enumerate(read_jsonl(path, {"_id": str, "text": str}), 1):
         _check_id(row["_id"], queries, f"{path}:{number}")

@@ -6,7 +6,7 @@ from the candidates' tokens. In one forward pass it runs as `LayerwiseReranker.c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -79,14 +79,20 @@ def replay(candidates: Candidates, schedule: Schedule) -> tuple[np.ndarray, np.n
 
 
 def cascaded(scores: pd.DataFrame, schedule: Schedule) -> Run:
-    """The run of a cascade; a passage's score is minus its place."""
-    candidates = read_candidates(scores)
+    """The run of a cascade, its queries sorted as `measures.rankings` sorts them."""
+    candidates = read_candidates(scores, sorted(scores["query_id"].unique()))
     order, read = replay(candidates, schedule)
     sizes = (read > 0).sum(axis=1)
     return {
-        query: [(doc, -float(place)) for place, doc in enumerate(docs[ranked[:size]], start=1)]
+        query: by_place(docs[ranked[:size]])
         for query, docs, ranked, size in zip(candidates.queries, candidates.docs, order, sizes, strict=True)
     }
+
+
+def by_place(docs: Iterable[str]) -> list[tuple[str, float]]:
+    """Passages best first with what stands for their scores in a cascade's run, minus their place from 1 on: who left
+    at different exits, has no scores to compare."""
+    return [(doc, -float(place)) for place, doc in enumerate(docs, start=1)]
 
 
 # --- choosing one --------------------------------------------------------------------------------------

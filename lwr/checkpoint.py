@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ def local_folder(model: str) -> Path | None:
     return folder
 
 
-def fetch(model: str, revision: str | None) -> Path:
-    """The checkpoint's folder, downloaded from the hub (at `revision`) where it is not local.
+def fetch(model: str, revision: str | None, files: Sequence[str] = FILES) -> Path:
+    """The checkpoint's folder; where it is not local, `files` are downloaded from the hub (at `revision`).
 
     Raises ValueError where neither has it.
     """
@@ -44,7 +45,7 @@ def fetch(model: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=FILES))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(files)))
     except (OSError, HfHubHTTPError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(

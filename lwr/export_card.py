@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import yaml
+
 from lwr.export_pair import PairTokenizer
 from lwr.reranker import LayerwiseReranker
 
 SAMPLE = ("how is a csv file read?", "read_csv(path) reads a table.")
 
 CARD = """\
----
-library_name: transformers
-pipeline_tag: text-ranking
-tags: [reranker, cross-encoder]
----
+{front}
 
 # A reranker of {layer} layers
 
@@ -85,10 +85,7 @@ NO_TEI = {
 }
 
 UPSTREAM = """\
----
-pipeline_tag: text-ranking
-tags: [reranker, layerwise]
----
+{front}
 
 # A layerwise reranker, exits {start} to {layer}
 
@@ -110,6 +107,12 @@ reranker.compute_score(
 """
 
 
+def front_matter(**about: Any) -> str:
+    """What the hub reads of a README.md; nothing of what is None or empty."""
+    fields = {"pipeline_tag": "text-ranking", **{name: value for name, value in about.items() if value}}
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---"
+
+
 def card(
     reranker: LayerwiseReranker, layer: int, pair: PairTokenizer, score: float, difference: float
 ) -> str:
@@ -117,6 +120,7 @@ def card(
     query, passage = pair.write(*SAMPLE)
     architecture = reranker.config.model_type
     return CARD.format(
+        front=front_matter(library_name="transformers", tags=["reranker", "cross-encoder"]),
         layer=layer,
         origin=_origin(reranker, layer),
         difference=max(difference, 1e-7),
@@ -136,6 +140,7 @@ def card(
 def upstream_card(reranker: LayerwiseReranker, layer: int) -> str:
     """Of a checkpoint in FlagEmbedding's layout."""
     return UPSTREAM.format(
+        front=front_matter(tags=["reranker", "layerwise"]),
         start=reranker.start_layer,
         layer=layer,
         origin=_origin(reranker, layer),

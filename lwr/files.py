@@ -100,13 +100,18 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
-    number = 0
     with _open(path, "rb") as opened:
-        try:
-            for number, raw in enumerate(opened, 1):
-                yield number, _decode(raw, f"{path}:{number}")
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise BadInput(f"{path}:{number + 1}: broken gzip archive ({error}); fetch it again") from None
+        yield from decode_lines(opened, str(path))
+
+
+def decode_lines(opened: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
+    """The same of a stream, called `name` in what is raised."""
+    number = 0
+    try:
+        for number, raw in enumerate(opened, 1):
+            yield number, _decode(raw, f"{name}:{number}")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise BadInput(f"{name}:{number + 1}: broken gzip archive ({error}); fetch it again") from None
 
 
 def _decode(raw: bytes, where: str) -> str:

@@ -62,13 +62,16 @@ def _draw(line: dict[str, Any], group_size: int, rng: random.Random) -> _Texts:
     teacher = None
     if line.get("pos_scores") is not None:
         teacher = [float(line["pos_scores"][positive]), *(float(line["neg_scores"][i]) for i in negatives)]
-    return _Texts(
-        line["query"],
-        [line["pos"][positive], *(line["neg"][i] for i in negatives)],
-        # upstream's stands in every line that nobody thought about: it is no wish against the template's
-        None if line.get("prompt") == UPSTREAMS else line.get("prompt"),
-        teacher,
-    )
+    passages = [line["pos"][positive], *(line["neg"][i] for i in negatives)]
+    return _Texts(line["query"], passages, instruction_of(line), teacher)
+
+
+def instruction_of(line: dict[str, Any]) -> str | None:
+    """A line's own instruction; None takes the template's.
+
+    Upstream's stands in every line that nobody thought about: it is no wish against the template's.
+    """
+    return None if line.get("prompt") == UPSTREAMS else line.get("prompt")
 
 
 def collate(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

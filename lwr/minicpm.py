@@ -41,6 +41,11 @@ def is_minicpm(folder: Path) -> bool:
     return read_config(folder).get("model_type") == "minicpm"
 
 
+def has_heads(config: dict[str, Any]) -> bool:
+    """Whether it is a layerwise checkpoint's config.json, and not a raw language model's."""
+    return config.get("head_type", "raw") != "raw"
+
+
 def load_minicpm(
     folder: Path,
     tokenizer: PreTrainedTokenizerBase,
@@ -103,7 +108,7 @@ def _layerwise_heads(
     A head has one row, or (`head_type: complex`) one per vocabulary entry, of which `Yes` is read.
     `head_multi: false` is one head that serves all layers.
     """
-    if config.get("head_type", "raw") == "raw":
+    if not has_heads(config):
         return {}
     heads = {}
     for i, k in enumerate(range(config["start_layer"], config["num_hidden_layers"] + 1)):

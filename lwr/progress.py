@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from rich.console import Console
 from rich.progress import track
 
 Item = TypeVar("Item")
@@ -15,7 +16,7 @@ Item = TypeVar("Item")
 def progress(items: Iterable[Item], total: int, label: str, every: float = 10.0) -> Iterator[Item]:
     """The items, with a bar in a terminal and, elsewhere, a line at least `every` seconds apart."""
     if sys.stderr.isatty():
-        yield from track(items, label, total)
+        yield from track(items, label, total, console=Console(stderr=True))  # stdout may hold results
         return
     start = last = time.monotonic()
     for done, item in enumerate(items, start=1):

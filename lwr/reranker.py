@@ -28,6 +28,7 @@ from lwr.loss import LayerwiseLoss, layerwise_loss, teachers_of
 from lwr.packing import find_positions
 from lwr.prompt import Prompt, Row
 from lwr.schedule import Schedule
+from lwr.upload import upload
 
 CPU_TOKENS, GPU_TOKENS = 2048, 16384  # a CPU's caches hold the states of some thousand tokens
 
@@ -360,6 +361,24 @@ class LayerwiseReranker(nn.Module):
         }
         heads = dict(zip(names, self.heads, strict=True))
         saved.write(Path(folder), self.backbone, heads, self.tokenizer, self.base, about)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        card: str | None = None,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes (see `lwr.upload`); the address of the commit.
+
+        card: README.md, as `lwr.card.card` writes it. Raises ValueError where the hub is off or refuses, or where an
+        adapter's base model is a folder here.
+        """
+        if isinstance(self.backbone, PeftModel) and self.base and Path(self.base.model).expanduser().is_dir():
+            raise ValueError(f"an adapter for {self.base.model}, a folder that others lack: merge() first")
+        return upload(self.save_pretrained, repo_id, card, private, token, revision)
 
     @classmethod
     def from_pretrained(

@@ -16,9 +16,9 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 
 from lwr import __version__
 from lwr.base_model import load_base_model
-from lwr.checkpoint import fetch, fingerprint
+from lwr.checkpoint import fetch, fingerprint, read_config
 from lwr.config import Base, Template
-from lwr.minicpm import is_minicpm
+from lwr.minicpm import has_heads, is_minicpm
 
 
 def write(
@@ -50,6 +50,20 @@ def write(
         "base_fingerprint": fingerprint(fetch(base.model, base.revision)) if adapter else None,
     }
     (folder / "lwr.json").write_text(json.dumps({**origin, **about}, indent=2) + "\n", encoding="utf-8")
+
+
+def exits_of(model: str, revision: str | None = None) -> list[int]:
+    """The layers with a head, without a look at weights: of a hub id only the descriptions are downloaded.
+
+    Raises ValueError where it is no reranker.
+    """
+    folder = fetch(model, revision, ["lwr.json", "config.json"])
+    if (folder / "lwr.json").is_file():
+        about = json.loads((folder / "lwr.json").read_text(encoding="utf-8"))
+        return list(range(about["start_layer"], about["depth"] + 1))
+    _check_upstream(folder, model)
+    config = read_config(folder)
+    return list(range(config["start_layer"], config["num_hidden_layers"] + 1))
 
 
 @dataclass(frozen=True)
@@ -94,15 +108,19 @@ def read(model: str, revision: str | None, dtype: torch.dtype, attention: str) -
 
 
 def _read_upstream(model: str, revision: str | None, dtype: torch.dtype, attention: str) -> Saved:
-    if not is_minicpm(fetch(model, revision)):
-        raise ValueError(f"{model}: no lwr.json; give a folder that save_pretrained wrote")
+    _check_upstream(fetch(model, revision), model)
     base = Base(model=model, revision=revision, attention=attention)
     loaded = load_base_model(base)
-    if not loaded.heads:
-        raise ValueError(f"{model}: a raw language model without relevance heads; train it first")
     shared = all(torch.equal(head, loaded.heads[max(loaded.heads)]) for head in loaded.heads.values())
     options = {"start_layer": min(loaded.heads), "shared_head": shared, "initial_heads": loaded.heads}
     return Saved(loaded.backbone.to(dtype), loaded.tokenizer, None, options | {"base": base})
+
+
+def _check_upstream(folder: Path, model: str) -> None:
+    if not is_minicpm(folder):
+        raise ValueError(f"{model}: no lwr.json; give a folder that save_pretrained wrote")
+    if not has_heads(read_config(folder)):
+        raise ValueError(f"{model}: a raw language model without relevance heads; train it first")
 
 
 def _part(folder: Path, name: str) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -12,6 +14,7 @@ from lwr.beir import read_corpus, read_queries
 from lwr.config import Score, Split
 from lwr.files import BadInput, atomic
 from lwr.progress import progress
+from lwr.prompt import Prompt, Row
 from lwr.reranker import LayerwiseReranker
 from lwr.trec import Run, read_run
 
@@ -63,15 +66,51 @@ def _tables(
 ) -> Iterator[pa.Table]:
     queries = read_queries(collection)
     texts = candidate_texts(collection, split, candidates)
-    asked = list(candidates)
-    for start in range(0, len(asked), QUERIES_AT_ONCE):
-        some = asked[start : start + QUERIES_AT_ONCE]
-        pairs = [(query, doc, first_stage) for query in some for doc, first_stage in candidates[query]]
-        rows = reranker.prompt.rows([(queries[query], texts[doc]) for query, doc, _ in pairs])
-        scores = reranker.score_rows(rows, reranker.exits, settings.tokens_per_batch, settings.precision)
+    asked = [
+        Asked(query, queries[query], [doc for doc, _ in ranked], [texts[doc] for doc, _ in ranked])
+        for query, ranked in candidates.items()
+    ]
+    for some, rows, scores in score_lists(reranker, asked, reranker.exits, settings):
+        pairs = [(query.query_id, doc, first) for query in some for doc, first in candidates[query.query_id]]
         query_ids, doc_ids, first_stage = map(list, zip(*pairs, strict=True))
         columns = [query_ids, doc_ids, list(map(len, rows)), first_stage, *scores]
         yield pa.table(columns, schema=_schema(reranker))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A query and its candidates. instruction: instead of the template's; None: that one."""
+
+    query_id: str
+    query: str
+    doc_ids: list[str]
+    passages: list[str]  # their texts
+    instruction: str | None = None
+
+
+def score_lists(
+    reranker: LayerwiseReranker, asked: Sequence[Asked], layers: Sequence[int], settings: Score
+) -> Iterator[tuple[Sequence[Asked], list[Row], np.ndarray]]:
+    """By some queries at once: these, the rows of their pairs one after the other, and float32 [layers, pairs].
+
+    In its last bits a score depends on the pairs beside it in a batch. Batches follow from the queries, their order
+    and the budget of tokens, not from `layers`: the same lists score the same at one exit as at all of them.
+    """
+    for start in range(0, len(asked), QUERIES_AT_ONCE):
+        some = asked[start : start + QUERIES_AT_ONCE]
+        rows = rows_of(reranker.prompt, some)
+        yield some, rows, reranker.score_rows(rows, layers, settings.tokens_per_batch, settings.precision)
+
+
+def rows_of(prompt: Prompt, asked: Sequence[Asked]) -> list[Row]:
+    """The pairs of some queries as the backbone reads them, one query's after the other's."""
+    queries = prompt.queries(query.query for query in asked)
+    passages = prompt.passages(text for query in asked for text in query.passages)
+    return [
+        prompt.row(queries[query.query], passages[text], query.instruction)
+        for query in asked
+        for text in query.passages
+    ]
 
 
 def candidate_texts(collection: Path, split: Split, candidates: Run) -> dict[str, str]:

@@ -243,7 +243,7 @@ def write_comparisons(measures: Sequence[Path], primary: str, margin: float, out
         "arms": "Against the grid's first model, layer by layer",
     }
     parts = [
-        f"## {titles[family]}\n\n{_markdown(readable_comparisons(rows, margin))}"
+        f"## {titles[family]}\n\n{markdown(readable_comparisons(rows, margin))}"
         for family, rows in test.groupby("family", sort=False)
     ]
     note = (
@@ -258,11 +258,12 @@ def write_comparisons(measures: Sequence[Path], primary: str, margin: float, out
 def write_table(path: Path, numbers: pd.DataFrame, text: pd.DataFrame, note: str = "") -> None:
     """`path`.csv and `path`.md."""
     _write(path.with_suffix(".csv"), numbers.to_csv(index=False, float_format="%.6f"))
-    _write(path.with_suffix(".md"), note + _markdown(text))
+    _write(path.with_suffix(".md"), note + markdown(text))
 
 
-def _markdown(text: pd.DataFrame) -> str:
-    return text.to_markdown(index=False, disable_numparse=True) + "\n"
+def markdown(text: pd.DataFrame) -> str:
+    """A table of text."""
+    return text.tomarkdown(index=False, disable_numparse=True) + "\n"
 
 
 def _write(path: Path, text: str) -> None:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"__init__"},
     {"checkpoint", "files", "gate", "launch", "progress", "provenance", "schedule"},
-    {"config", "dialects"},
+    {"config", "dialects", "upload"},
     {"config_errors"},
     {"grid"},
     {"config_docs", "config_file", "beir", "group_lines", "trec"},
@@ -28,7 +28,7 @@ FLOORS = [
     {"batching", "saved"},
     {"advise", "export_encoder", "export_pair", "figure_data", "figure_style", "flops", "groups", "reranker"},
     {"cascade", "export_card", "figures", "score", "speed"},
-    {"evaluate", "export", "report", "train"},
+    {"card", "evaluate", "export", "report", "rerank", "train"},
     {"cost", "microbatch"},
     {"serve"},
     {"commands"},

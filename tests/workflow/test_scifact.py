@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import ir_measures
 import pandas as pd
 import pytest
 
 from lwr.beir import read_qrels
+from lwr.card import card
 from lwr.trec import read_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
@@ -41,3 +45,38 @@ def test_training_taught_the_deep_exits_to_rank(scifact):
     layers = pd.read_csv(scifact.folder / "results/scifact/tables/layers.csv").set_index("exit")["nDCG@10"]
     assert layers["layer_6"] > layers["layer_2"] + 0.1
     assert layers["layer_6"] > 0.45
+
+
+@pytest.mark.parametrize("exit", ["layer_6", "layer_4", "cascade"])
+def test_rerank_from_files_gives_the_workflows_run_to_the_byte(scifact, tmp_path, exit):
+    results = scifact.folder / "results/scifact"
+    collection, arm = results / "collections/scifact", results / "cells/scifact/minilm/start2/default"
+    chosen = json.loads((arm / "cascade/scifact.json").read_text(encoding="utf-8"))["chosen"]
+    assert ":" in chosen, "this grid chooses a cascade of several exits"
+    depth = ["--cascade", chosen] if exit == "cascade" else ["--layer", exit.removeprefix("layer_")]
+    files = {
+        "--model": arm / "seed1/model",
+        "--queries": collection / "queries.jsonl",
+        "--run": collection / "runs/test.trec",
+        "--corpus": collection / "corpus.jsonl",
+        "--out": tmp_path / "out.trec",
+    }
+    named = [str(word) for option in files.items() for word in option]
+    # rounding differs between numbers of threads, and Snakemake gives the step that scores one
+    environment = os.environ | {"PYTHONPATH": str(scifact.folder), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "lwr", "rerank", *named, *depth]
+    subprocess.run(command, cwd=scifact.folder, env=environment, check=True, timeout=600)
+    expected = arm / f"seed1/runs/scifact/test/{exit}.trec"
+    assert (tmp_path / "out.trec").read_bytes() == expected.read_bytes()
+
+
+def test_the_trained_model_has_a_card_with_the_grids_numbers(scifact):
+    results = scifact.folder / "results/scifact"
+    text = card(results / "cells/scifact/minilm/start2/default/seed1/model", license="apache-2.0")
+    layers = pd.read_csv(results / "tables/layers.csv").set_index("exit")["nDCG@10"]
+    assert all(f"{layers[exit]:.3f}" in text for exit in ("first_stage", "layer_2", "layer_6", "cascade"))
+    chosen = json.loads(
+        (results / "cells/scifact/minilm/start2/default/cascade/scifact.json").read_text(encoding="utf-8")
+    )["chosen"]
+    assert f'cascade="{chosen}"' in text
+    assert "| passage_max_len | 96 |" in text
