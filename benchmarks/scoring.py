@@ -28,7 +28,7 @@ from lwr.speed import matmul_speed
 
 ALL = list(range(START, LAYERS + 1))
 CASCADE = "2:30 5:10 12"
-AT_ONCE = 10  # queries of a call that scores several
+AT_ONCE = 4  # queries of a call that scores several
 
 
 def main() -> None:
