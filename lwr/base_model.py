@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -82,3 +82,12 @@ def _config(folder: Path, num_layers: int | None) -> PretrainedConfig:
 def yes_row_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """float32 [hidden]: where a causal model's vocabulary head reads `Yes`."""
     return model.get_output_embeddings().weight[yes_token(tokenizer)].detach().float().clone()
+
+
+def set_dropout(backbone: nn.Module, share: float) -> None:
+    """Of hidden states and of attention, while training. share: 0..1."""
+    for module in backbone.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
+        if "attention_dropout" in vars(module):  # a number to decoders, who pass it to the attention function
+            module.attention_dropout = share

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from lwr.base_model import load_base_model
+from lwr.base_model import load_base_model, set_dropout
 from lwr.beir import Qrels, read_qrels, read_queries, sample_queries
 from lwr.checkpoint import fetch, fingerprint
 from lwr.config import Base, Train
@@ -127,6 +127,8 @@ def train(
 def build(base: Base, start_layer: int, settings: Train) -> LayerwiseReranker:
     """The untrained reranker of a cell. Raises ValueError where heads can't start as asked."""
     loaded = load_base_model(base, with_vocabulary=settings.head_init == "yes_token")
+    if settings.dropout is not None:
+        set_dropout(loaded.backbone, settings.dropout)
     initial = {"random": None, "yes_token": loaded.yes_row, "checkpoint": loaded.heads or None}
     if settings.head_init != "random" and initial[settings.head_init] is None:
         raise ValueError(

@@ -7,7 +7,7 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from lwr.base_model import load_base_model
+from lwr.base_model import load_base_model, set_dropout
 from lwr.config import Base
 from lwr.depth import find_trunk
 from lwr.prompt import yes_token
@@ -87,3 +87,19 @@ def test_a_model_that_is_neither_here_nor_on_the_hub_is_named(monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
     with pytest.raises(ValueError, match=r"some/model: no such folder here.*at revision abc \(no route\)"):
         load_base_model(Base(model="some/model", revision="abc"))
+
+
+@pytest.mark.parametrize("architecture", sorted({*CUT} - {"lfm2"}))  # which has none, ever
+@torch.no_grad()
+def test_dropout_is_what_is_asked_for_in_training(architecture, tmp_path):
+    backbone = load_base_model(Base(model=str(tiny.save(architecture, tmp_path)))).backbone.train()
+    ids = torch.randint(3, tiny.VOCABULARY, (2, 9))
+
+    def differs() -> bool:
+        once, again = (backbone(input_ids=ids).last_hidden_state for _ in range(2))
+        return not torch.equal(once, again)
+
+    set_dropout(backbone, 0.5)
+    assert differs()
+    set_dropout(backbone, 0.0)
+    assert not differs()
