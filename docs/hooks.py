@@ -27,7 +27,8 @@ def on_page_markdown(markdown, **_):
         markdown,
         flags=re.M | re.S,
     )
-    return re.sub(r"\$`(.+?)`\$", lambda m: convert(m[1]), blocks)
+    # in a span: Markdown takes <math> at the start of a line for a block
+    return re.sub(r"\$`(.+?)`\$", lambda m: f"<span>{convert(m[1])}</span>", blocks)
 
 
 def commands() -> str:
