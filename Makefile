@@ -1,9 +1,9 @@
-# Two commands: `make demo` runs the quickstart grid, `make test` the tests. Both set themselves up.
+# `make demo` runs the quickstart grid, `make test` the tests, `make docs` builds site/. All set themselves up.
 PYTHON ?= python3.11
 CORES  ?= 2
 BIN    := .venv/bin
 
-.PHONY: demo test test-slow lint lock clean
+.PHONY: demo docs test test-slow lint lock clean
 
 demo: .venv/.installed
 	$(BIN)/snakemake --cores $(CORES)
@@ -13,6 +13,9 @@ test: .venv/.installed
 
 test-slow: .venv/.installed
 	$(BIN)/pytest -m slow
+
+docs: .venv/.installed
+	$(BIN)/mkdocs build --strict
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
@@ -32,4 +35,4 @@ lock:
 	  | sed -E 's/\+cpu$$//' | grep -v -E '^(nvidia|cuda|triton)' > requirements.lock
 
 clean:
-	rm -rf .venv .snakemake
+	rm -rf .venv .snakemake site

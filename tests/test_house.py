@@ -83,10 +83,8 @@ def locked() -> dict[str, str]:
 def declared() -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    return [
-        Requirement(line)
-        for line in [*project["dependencies"], *extras["dev"], *extras["slurm"], *extras["serve"]]
-    ]
+    optional = [line for name in ("dev", "docs", "serve", "slurm") for line in extras[name]]
+    return [Requirement(line) for line in [*project["dependencies"], *optional]]
 
 
 def test_the_lock_pins_every_declared_dependency():
