@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lwr import __version__
-from lwr.advise import Evidence, of_arm, on_cascade, on_shallowest, read_evidence
+from lwr.advise import Evidence, of_arm, on_cascade, on_shallowest, read_evidence, shallowest
 from lwr.checkpoint import fetch, local_folder
 from lwr.compare import ARM
 from lwr.export_card import SAMPLE, front_matter
@@ -141,13 +141,17 @@ def _evidence(results: Path, cell: re.Match[str]) -> dict[str, tuple[Evidence, p
 
 
 def _deployed(measured: dict[str, tuple[Evidence, pd.Series]], exits: list[int]) -> tuple[str | None, int]:
-    """For the examples: the chosen cascade, if there is one, and an exit, the one in the middle."""
-    middle = exits[len(exits) // 2]
-    for evidence, arm in measured.values():
+    """For the examples: the cascade that was chosen, if one was, and the exit that dev shows to be as good as the
+    deepest, else the one in the middle."""
+    cascade, layer = None, exits[len(exits) // 2]
+    for evidence, arm in list(measured.values())[:1]:
         schedules = of_arm(evidence.cascades, arm)
         chosen = schedules[schedules["chosen"]]["schedule"].iloc[0]
-        return (chosen if ":" in chosen else None), middle
-    return None, middle
+        cascade = chosen if ":" in chosen else None
+        dev = shallowest(evidence, arm, "dev")
+        as_good = dev[dev["noninferior"].astype(bool)]
+        layer = layer if as_good.empty else int(as_good.index[0].removeprefix("layer_"))
+    return cascade, layer
 
 
 def _title(name: str, cell: re.Match[str] | None) -> str:

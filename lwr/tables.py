@@ -263,7 +263,7 @@ def write_table(path: Path, numbers: pd.DataFrame, text: pd.DataFrame, note: str
 
 def markdown(text: pd.DataFrame) -> str:
     """A table of text."""
-    return text.tomarkdown(index=False, disable_numparse=True) + "\n"
+    return text.to_markdown(index=False, disable_numparse=True) + "\n"
 
 
 def _write(path: Path, text: str) -> None:

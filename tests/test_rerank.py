@@ -37,7 +37,7 @@ SCHEDULE = "2:4 3:2 4"
 
 def build(architecture: str) -> LayerwiseReranker:
     tokenizer = tiny.tokenizer(encoder=architecture in tiny.ENCODERS)
-    lengths = {"query_max_len": 16, "passage_max_len": 100}
+    lengths = {"query_max_len": 16, "passage_max_len": 160}
     return LayerwiseReranker(tiny.backbone(architecture), tokenizer, start_layer=2, **lengths)
 
 
