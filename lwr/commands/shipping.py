@@ -10,7 +10,7 @@ import typer
 from typer import Option
 
 from lwr import config
-from lwr.commands import quiet
+from lwr.commands import OutFolder, quiet
 from lwr.files import BadInput
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -20,7 +20,7 @@ app = typer.Typer(rich_markup_mode="markdown")
 def export(
     model: Annotated[str, Option(help="Folder that `lwr train` wrote, or an upstream layerwise checkpoint.")],
     layer: Annotated[int, Option(help="The exit that is kept.", min=1)],
-    out: Annotated[Path, Option(help="Folder that is written: whole, or not at all.")],
+    out: OutFolder,
     layout: Annotated[Literal["huggingface", "onnx", "upstream"], Option()] = "huggingface",
 ) -> None:
     """Write exit k for programs that know nothing of lwr.
