@@ -153,7 +153,7 @@ def write_collection(
         atomic(folder / "qrels") as qrels_draft,
     ):
         write_jsonl(corpus_draft, rows())
-        _check_unique(corpus_draft, hashes)
+        check_unique(corpus_draft, hashes)
         for split, missing in sought.items():
             if missing:
                 raise BadInput(
@@ -170,7 +170,7 @@ def write_collection(
             (qrels_draft / f"{split}.tsv").write_text("\n".join(lines), encoding="utf-8", newline="\n")
 
 
-def _check_unique(corpus: Path, hashes: array[int]) -> None:
+def check_unique(corpus: Path, hashes: array[int]) -> None:
     """Refuse a corpus file in which an id stands twice; `hashes`: of its ids, sorted here in place."""
     ordered = np.frombuffer(hashes, dtype=np.int64)
     ordered.sort()

@@ -199,6 +199,35 @@ def advise(
 
 
 @app.command()
+def verify(
+    results: Annotated[Path, typer.Argument(help="Results of a grid.", exists=True, file_okay=False)] = Path(
+        "results"
+    ),
+) -> None:
+    """Read all that a grid wrote, and hold it against what it was made of: a line for each thing that is wrong.
+
+    Ends with status 1 where something is. What a kill left behind is told, and whether it does harm.
+
+    Example:
+
+    ```
+    lwr verify results
+    ```
+    """
+    from lwr.verify import verify
+
+    verdict = verify(results)
+    for line in verdict.notes:
+        typer.echo(f"note: {line}")
+    for line in verdict.faults:
+        typer.secho(line, fg="red", err=True)
+    if verdict.faults:
+        typer.secho(f"{len(verdict.faults)} faults in {verdict.files} files", fg="red", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{verdict.files} files: each is what its step wrote, of what is there now")
+
+
+@app.command()
 def figures(
     measures: Measures,
     tables: Annotated[Path, Option(help="Folder of `lwr tables` and `lwr compare`.", exists=True)],
