@@ -8,7 +8,7 @@ from typing import Any
 
 from lwr.files import BadInput, read_jsonl
 
-HIGHEST = 3.4e38  # of a float32
+HIGHEST = 3.4028235677e38  # what lies above, rounds to no finite float32
 
 
 def read_group_lines(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
@@ -66,4 +66,4 @@ def _is_taught(line: dict[str, Any], where: str) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= HIGHEST
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < HIGHEST

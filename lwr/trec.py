@@ -9,7 +9,7 @@ import numpy as np
 
 from lwr.files import BadInput, atomic, hash_share, read_lines
 
-HIGHEST = float(np.finfo(np.float32).max)
+HIGHEST = 3.4028235677e38  # what lies above, rounds to no finite float32
 Run = dict[str, list[tuple[str, float]]]  # query id -> (passage id, score), best first
 
 
@@ -73,7 +73,7 @@ def read_run(path: Path) -> Run:
             run[query_id][doc_id] = float(score)
         except ValueError:
             raise BadInput(f"{where}: score {score!r} is not a number; write one") from None
-        if not abs(run[query_id][doc_id]) <= HIGHEST:
+        if not abs(run[query_id][doc_id]) < HIGHEST:
             raise BadInput(f"{where}: score {score!r} is not finite as a float32; write one that is")
     return {query_id: sorted(docs.items(), key=lambda pair: -pair[1]) for query_id, docs in run.items()}
 

@@ -79,6 +79,8 @@ def _lines(loader: yaml.SafeLoader, node: yaml.Node | None, loc: Loc) -> Iterato
     if isinstance(node, yaml.MappingNode):
         loader.flatten_mapping(node)  # what `<<` brings stands first, so that the node's own keys win
         for key, inner in node.value:
+            if isinstance(key, yaml.CollectionNode):
+                raise yaml.MarkedYAMLError(problem="a key that is no text", problem_mark=key.start_mark)
             at = (*loc, loader.construct_object(key, deep=True))
             yield at, key.start_mark.line + 1
             yield from _lines(loader, inner, at)

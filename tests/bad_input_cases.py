@@ -177,6 +177,7 @@ SETTINGS = [
     Case("unknown key", CHECK, replaced("grid.yaml", "steps: 4", "stepz: 4"), ("grid.yaml:6", "train.stepz", "did you mean `steps`?")),
     Case("wrong type", CHECK, replaced("grid.yaml", "steps: 4", "steps: many"), ("grid.yaml:6", "train.steps", "'many'")),
     Case("out of range", CHECK, replaced("grid.yaml", "steps: 4", "steps: 0"), ("grid.yaml:6", "train.steps", "greater than or equal to 1")),
+    Case("key that is a mapping", CHECK, replaced("grid.yaml", "{steps: 4}", "{ {steps: 4}}"), ("grid.yaml:6", "a key that is no text")),
     Case("key twice", CHECK, appended("grid.yaml", "train: {}\n"), ("grid.yaml:8", "train", "stands twice", "remove one")),
     Case("tab", CHECK, replaced("grid.yaml", "  tiny", "\ttiny"), ("grid.yaml:4", "no YAML")),
     Case("tag that would make an object", CHECK, appended("grid.yaml", "seeds: !!python/object/apply:os.system ['touch owned']\n"), ("grid.yaml:8", "python/object")),
