@@ -19,7 +19,8 @@ app = typer.Typer(
     help="""Train, measure and ship **layerwise rerankers**: a relevance head at every layer.
 
     The steps of the workflow, in its order: collect, retrieve, mine (or groups), base, train, score,
-    cascade, evaluate, cost, compare, tables, advise, figures, report; and export and serve, for what came out.
+    cascade, evaluate, cost, compare, tables, advise, figures, report; verify reads all that they wrote; and export and
+    serve, for what came out.
     `snakemake --cores 2` runs them all for a whole grid; each can be run alone.
 
     Options that take SETTINGS take a YAML or JSON file, or the text itself: `'{steps: 100, lr: 1e-4}'`.
