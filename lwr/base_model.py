@@ -109,16 +109,10 @@ def _config(folder: Path, num_layers: int | None) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        code = read_config(folder).get("auto_map")
-        why = (
-            f"needs code of its own ({', '.join(map(str, code.values()))}), which is never run; "
-            if code
-            else ""
-        )
-        raise BadInput(
-            f"{folder / 'config.json'}: {why or _first_line(error)}"
-            + ("take a model that transformers knows" if code else "")
-        ) from error
+        why = _first_line(error)
+        if "auto_map" in read_config(folder):
+            why = "needs code of its own (auto_map), which is never run; take a model that transformers knows"
+        raise BadInput(f"{folder / 'config.json'}: {why}") from error
     if num_layers is not None:
         text = config.get_text_config()
         text.num_hidden_layers = num_layers

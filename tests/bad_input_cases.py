@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from bad_input_world import (
     ADOPT_RUN,
@@ -34,6 +36,8 @@ from bad_input_world import (
     wrote,
     zipped,
 )
+
+from lwr import parquet
 
 QUERIES, CORPUS, QRELS = "data/queries.jsonl", "data/corpus.jsonl", "data/qrels/test.tsv"
 HEADER = "query-id\tcorpus-id\tscore\n"
@@ -153,7 +157,7 @@ CHECKPOINTS = [
     Case("config.json without model_type", BASE, changed("base/config.json", model_type=None), ("base/config.json", "'model_type' is missing")),
     Case("config.json without layers", BASE, changed("base/config.json", num_hidden_layers=None), ("base/config.json", "num_hidden_layers")),
     Case("config.json with layers in words", BASE, changed("base/config.json", num_hidden_layers="four"), ("base/config.json", "'four'")),
-    Case("checkpoint with code of its own", TRAIN, changed("base/config.json", **REMOTE), ("base/config.json", "code of its own (evil.Config", "never run")),
+    Case("checkpoint with code of its own", TRAIN, changed("base/config.json", **REMOTE), ("base/config.json", "code of its own (auto_map)", "never run")),
     Case("unknown architecture", TRAIN, changed("base/config.json", model_type="evil"), ("base/config.json", "evil")),
     Case("no tokenizer", TRAIN, all_of(removed("base/tokenizer.json"), removed("base/tokenizer_config.json")), ("base", "tokenizer")),
     Case("broken tokenizer", TRAIN, wrote("base/tokenizer.json", "{}"), ("base", "tokenizer cannot be read")),
@@ -222,10 +226,6 @@ ARTEFACTS = [
 
 
 def _rewrite(name: str, **inputs: str) -> None:
-    from pathlib import Path
-
-    from lwr import parquet
-
     path = Path(name)
     parquet.write(path, parquet.read(path, []), parquet.inputs_of(path) | inputs)
 
