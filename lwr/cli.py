@@ -49,5 +49,5 @@ def main() -> None:
     except (ValueError, OSError, FloatingPointError, MemoryError, SafetensorError) as error:
         if os.environ.get("LWR_DEBUG"):
             raise
-        typer.secho(f"lwr: {error}", fg="red", err=True)
+        typer.secho(f"lwr: {str(error) or type(error).__name__}", fg="red", err=True)
         raise SystemExit(1) from None
