@@ -157,6 +157,12 @@ def test_what_a_kill_left_is_told_and_no_fault(results):
     assert any("it goes on from here" in note for note in verify(results).notes)
 
 
+def test_the_workflows_own_marks_in_folders_are_no_fault(results):
+    for folder in (f"{SEED}/model", f"{SEED}/runs/docs/test", "collections/docs/qrels"):
+        (results / folder / ".snakemake_timestamp").touch()
+    assert verify(results).faults == []
+
+
 def test_adopted_groups_stand_alone(results):
     write_jsonl(results / "collections/theirs/groups.jsonl", [{"query": "q", "pos": ["p"], "neg": ["n"]}])
     assert verify(results).faults == []
