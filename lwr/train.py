@@ -144,7 +144,8 @@ def train(
         with atomic(out) as unfinished:
             reranker.save_pretrained(unfinished)
             write_jsonl(unfinished / "training.jsonl", trainer.state.log_history)
-            files = {file.name: sha256(file) for file in sorted(unfinished.iterdir())}
+            written = sorted(file for file in unfinished.rglob("*") if file.is_file())
+            files = {str(file.relative_to(unfinished)): sha256(file) for file in written}
             write_json(unfinished / "provenance.json", provenance(meter, **facts, gpu=_gpu(), files=files))
         shutil.rmtree(work, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()

@@ -161,8 +161,8 @@ class _Tree:
                 yield f"{model / name}: missing; {AGAIN.replace('it', 'the model')}"
             elif self.digest(model / name) != recorded:
                 yield f"{model / name}: not what training wrote; put it back, or {AGAIN.replace('it', 'the model')}"
-        there = {file.name for file in model.iterdir() if file.name[0] != "."} - {"provenance.json"}
-        for name in sorted(there - came["files"].keys()):
+        there = {str(f.relative_to(model)) for f in model.rglob("*") if f.is_file() and f.name[0] != "."}
+        for name in sorted(there - came["files"].keys() - {"provenance.json"}):
             yield f"{model / name}: no file that training wrote; remove it"
         read_json(model / "lwr.json", {"start_layer": int, "depth": int})
         for _ in read_jsonl(model / "training.jsonl", {}):
