@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import yaml
 
 from lwr.config_errors import Loc
 from lwr.files import BadInput
+
+
+MOST = 100_000  # values of a config; aliases of aliases would make any number of them
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,9 @@ def parse_yaml(text: str, name: str) -> Source:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         twice = [(line, f"{name}:{line}: {text}") for line, text in _twice(root, "", set())]
-        lines = dict(_lines(loader, root, ()))
+        lines = dict(islice(_lines(loader, root, ()), MOST))
+        if len(lines) == MOST:
+            raise BadInput(f"{name}: more than {MOST:,} values, by aliases of aliases perhaps; write less")
         values = loader.construct_document(root) if root else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

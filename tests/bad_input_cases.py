@@ -186,6 +186,7 @@ SETTINGS = [
     Case("tab", CHECK, replaced("grid.yaml", "  tiny", "\ttiny"), ("grid.yaml:4", "no YAML")),
     Case("tag that would make an object", CHECK, appended("grid.yaml", "seeds: !!python/object/apply:os.system ['touch owned']\n"), ("grid.yaml:8", "python/object")),
     Case("config in UTF-16", CHECK, encoded("grid.yaml", "utf-16"), ("grid.yaml", "UTF-8")),
+    Case("aliases of aliases of aliases", CHECK, wrote("grid.yaml", "a: &a [1, 1]\n" + "".join(f"{b}: &{b} [{f'*{a}, ' * 9}]\n" for a, b in zip("abcdefghij", "bcdefghijk", strict=True))), ("grid.yaml: more than 100,000 values",)),
     Case("empty config", CHECK, wrote("grid.yaml", ""), ("grid.yaml:1", "empty")),
     Case("config that is a list", CHECK, wrote("grid.yaml", "- a\n"), ("grid.yaml:1", "no mapping")),
     Case("start layer too deep, in a config", CHECK, replaced("grid.yaml", "[2]", "[2, 9]"), ("grid.yaml:5", "9 is deeper")),
