@@ -13,7 +13,6 @@ import yaml
 from lwr.config_errors import Loc
 from lwr.files import BadInput
 
-
 MOST = 100_000  # values of a config; aliases of aliases would make any number of them
 
 
@@ -49,8 +48,6 @@ def parse_yaml(text: str, name: str) -> Source:
         root = loader.get_single_node()
         twice = [(line, f"{name}:{line}: {text}") for line, text in _twice(root, "", set())]
         lines = dict(islice(_lines(loader, root, ()), MOST))
-        if len(lines) == MOST:
-            raise BadInput(f"{name}: more than {MOST:,} values, by aliases of aliases perhaps; write less")
         values = loader.construct_document(root) if root else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -59,6 +56,8 @@ def parse_yaml(text: str, name: str) -> Source:
         ) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
         raise BadInput(f"{name}: no YAML in UTF-8: {error}") from None
+    if len(lines) == MOST:
+        raise BadInput(f"{name}: more than {MOST:,} values, by aliases of aliases perhaps; write less")
     if not isinstance(values, dict):
         raise BadInput(f"{name}:1: {'empty' if values is None else 'no mapping'}; write `key: value` lines")
     return Source(name, values, {(): 1} | lines, twice)
