@@ -55,7 +55,7 @@ class _Tree:
     def verdict(self) -> Verdict:
         for folder in _folders(self.results, "collections/*"):
             self.check(folder, self.collection)
-        for file in sorted(self.results.glob("base_models/*.json")):
+        for file in _there(self.results, "base_models/*.json"):
             self.check(
                 file, lambda file: read_json(file, {"model": str, "layers": int, "fingerprint": str}) and ()
             )
@@ -70,7 +70,7 @@ class _Tree:
             if name == "cascades.csv":
                 look = partial(self.follows, pattern=f"{arms}/cascade/*.json", read=read_cascades)
             self.check(self.results / "tables" / name, look)
-        for file in sorted(self.results.glob("figures/*")):
+        for file in _there(self.results, "figures/*"):
             self.check(file, whole.figure)
         self.check(self.results / "report.html", whole.page)
         return self.said
@@ -109,7 +109,7 @@ class _Tree:
         queries = read_queries(folder)
         qrels = {split: read_qrels(folder, split, queries) for split in _splits(folder)}
         named = {split: {doc for docs in judged.values() for doc in docs} for split, judged in qrels.items()}
-        for path in sorted(folder.glob("runs/*.trec")):
+        for path in _there(folder, "runs/*.trec"):
             run = read_run(path)
             if unknown := run.keys() - qrels.get(path.stem, {}).keys():
                 yield f"{path}: query {min(unknown)!r} is not judged for {path.stem}; {AGAIN}"
@@ -130,8 +130,8 @@ class _Tree:
 
     def arm(self, arm: Path) -> None:
         seeds = _folders(arm, "seed*")
-        places = [*arm.glob("cascade/*"), *arm.glob("cost/*")]
-        places += [*arm.glob("seed*/scores/*"), *arm.glob("seed*/measures/*"), *arm.glob("seed*/runs/*")]
+        of_seeds = [f"seed*/{what}/*" for what in ("scores", "measures", "runs")]
+        places = [place for pattern in ("cascade/*", "cost/*", *of_seeds) for place in _there(arm, pattern)]
         tested = sorted({place.stem if place.is_file() else place.name for place in places})
         if not tested:
             self.said.faults.append(f"{arm}: no scores, measures or cascades; run the workflow again")
@@ -158,9 +158,9 @@ class _Tree:
         came = read_json(model / "provenance.json", {"files": dict, "groups_sha256": str, "dev_sha256": dict})
         for name, recorded in came["files"].items():
             if not (model / name).is_file():
-                yield f"{model / name}: missing; {AGAIN.replace('it', 'the model')}"
+                yield f"{model / name}: missing; remove the model and run the workflow again"
             elif self.digest(model / name) != recorded:
-                yield f"{model / name}: not what training wrote; put it back, or {AGAIN.replace('it', 'the model')}"
+                yield f"{model / name}: not what training wrote; put it back, or remove the model and train again"
         there = {str(f.relative_to(model)) for f in model.rglob("*") if f.is_file() and f.name[0] != "."}
         for name in sorted(there - came["files"].keys() - {"provenance.json"}):
             yield f"{model / name}: no file that training wrote; remove it"
@@ -247,7 +247,7 @@ class _Tree:
     def follows(self, path: Path, pattern: str, read: Callable[[list[Path]], pd.DataFrame]) -> Iterator[str]:
         """A table that holds the same rows, in whatever order, as files of the cells."""
         yield from whole.table(path)
-        rows = read(sorted(self.results.glob(pattern))).to_csv(index=False, float_format="%.6f")
+        rows = read(_there(self.results, pattern)).to_csv(index=False, float_format="%.6f")
         if sorted(rows.splitlines()) != sorted(path.read_text(encoding="utf-8").splitlines()):
             yield f"holds other rows than {self.results / pattern}; {AGAIN}"
 
@@ -255,10 +255,13 @@ class _Tree:
 # --- one artefact --------------------------------------------------------------------------------------
 
 
+def _there(root: Path, pattern: str) -> list[Path]:
+    """What a step finished: no drafts."""
+    return sorted(path for path in root.glob(pattern) if not path.name.startswith("."))
+
+
 def _folders(root: Path, pattern: str) -> list[Path]:
-    return sorted(
-        path for path in root.glob(pattern) if path.is_dir() and not path.name.startswith(".draft-")
-    )
+    return [path for path in _there(root, pattern) if path.is_dir()]
 
 
 def _splits(folder: Path) -> list[str]:

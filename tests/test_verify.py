@@ -145,12 +145,20 @@ def test_the_command_ends_with_1_and_a_line_for_each_fault(results):
 
 
 def test_what_a_kill_left_is_told_and_no_fault(results):
-    (results / SEED / "scores/docs/.draft-0a1b2c3d-test.parquet").touch()
+    drafts = [
+        f"{ARM}/cascade/.draft-0a1b2c3d-docs.json",
+        f"{ARM}/.draft-0a1b2c3d-seed3",
+        f"{SEED}/scores/.draft-1",
+    ]
+    drafts += ["figures/.draft-0a1b2c3d-quality.svg", "base_models/.draft-0a1b2c3d-tiny.json"]
+    drafts += ["collections/docs/runs/.draft-0a1b2c3d-test.trec", "collections/.draft-0a1b2c3d-docs"]
+    for name in drafts:
+        (results / name).touch()
     (results / SEED / "model.checkpoints-0123456789ab/checkpoint-2").mkdir(parents=True)
     verdict = verify(results)
     assert verdict.faults == []
     assert [note.partition(": ")[2] for note in verdict.notes] == [
-        "left over from a step that was killed; harmless, may be removed",
+        *["left over from a step that was killed; harmless, may be removed"] * len(drafts),
         "left over from a training that has finished; harmless, may be removed",
     ]
     shutil.rmtree(results / SEED / "model")
