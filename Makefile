@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 CORES  ?= 2
 BIN    := .venv/bin
 
-.PHONY: demo docs test test-slow lint lock clean
+.PHONY: demo docs test test-slow coverage mutants fuzz lint lock clean
 
 demo: .venv/.installed
 	$(BIN)/snakemake --cores $(CORES)
@@ -16,6 +16,22 @@ test-slow: .venv/.installed
 
 docs: .venv/.installed
 	$(BIN)/mkdocs build --strict
+
+# Lines of lwr/ that the fast tests reach: at least 95% of them, else it fails.
+coverage: .venv/.installed
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[dev,coverage]'
+	$(BIN)/pytest -n 2 --cov --cov-report term
+
+# Which small changes of loss, depth, cascade and measures no test of theirs notices: `make mutants ONLY='lwr.loss*'`.
+mutants: .venv/.installed
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[dev,mutants]'
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run $(ONLY)
+	$(BIN)/mutmut results
+
+# What no reader of files may stumble over, found by trying: `make fuzz SECONDS=600`.
+fuzz: .venv/.installed
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[dev,fuzz]'
+	$(BIN)/python tests/fuzz/readers.py -max_total_time=$(or $(SECONDS),60)
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lwr.checkpoint import fetch
+from lwr.checkpoint import check_weights, fetch, read_config
 from lwr.config import Base
+from lwr.files import BadInput
 from lwr.minicpm import is_minicpm, load_minicpm
 from lwr.prompt import yes_token
 
@@ -36,41 +38,81 @@ class BaseModel:
 def load_base_model(base: Base, with_vocabulary: bool = False) -> BaseModel:
     """with_vocabulary: also read the language-model head, for `yes_row`.
 
-    Raises ValueError where the checkpoint is missing or needs code of its own, OSError where it has no safetensors.
+    Raises BadInput where the checkpoint is missing or damaged, needs code of its own, or lacks tensors or
+    safetensors.
     """
     folder = fetch(base.model, base.revision)
     dtype = getattr(torch, base.dtype)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer = load_tokenizer(folder)
     if is_minicpm(folder):
         minicpm = load_minicpm(folder, tokenizer, base.num_layers, dtype, base.attention)
         vocabulary = minicpm.vocabulary_head
         yes_row = None if vocabulary is None else vocabulary[yes_token(tokenizer)].clone()
         return BaseModel(minicpm.backbone, tokenizer, yes_row, minicpm.heads)
 
+    config = _config(folder, base.num_layers)
     kind = AutoModelForCausalLM if with_vocabulary else AutoModel
-    model, info = kind.from_pretrained(
-        folder,
-        config=_config(folder, base.num_layers),
-        dtype=dtype,
-        attn_implementation=base.attention,
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
+    model, missing = load_weights(
+        kind, folder, config=config, dtype=dtype, attn_implementation=base.attention
     )
-    missing = set(info["missing_keys"])
     vocabulary = {
         name for name in missing if with_vocabulary and not name.startswith(model.base_model_prefix)
     }
-    # no head reads a pooler
-    needed = {name for name in missing - vocabulary if not name.startswith("pooler.")}
-    if needed:
-        raise ValueError(f"{base.model}: its checkpoint lacks {len(needed)} tensors, {min(needed)} for one")
+    check_missing(folder, missing - vocabulary)
     yes_row = yes_row_of(model, tokenizer) if with_vocabulary and not vocabulary else None
     return BaseModel(model.base_model.eval(), tokenizer, yes_row, {})
 
 
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Raises BadInput where there is none, a broken one, or one that needs code of its own."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises bare ones
+        raise BadInput(
+            f"{folder}: its tokenizer cannot be read ({_first_line(error)}); fetch it again"
+        ) from error
+
+
+def load_weights(kind: Any, folder: Path, **options: Any) -> tuple[PreTrainedModel, set[str]]:
+    """A model of a class of transformers' Auto ones, and the names of the tensors that its checkpoint lacks.
+
+    Raises BadInput where weights are damaged, of another shape than config.json says, or no safetensors.
+    """
+    check_weights(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise BadInput(f"{folder}: no *.safetensors in it; pickled weights are not read, convert them")
+    model, info = kind.from_pretrained(
+        folder,
+        use_safetensors=True,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,  # they are told here
+        output_loading_info=True,
+        **options,
+    )
+    if mismatched := sorted(info["mismatched_keys"]):
+        name, there, expected = mismatched[0]
+        shapes = f"{name} is {list(there)}, by config.json {list(expected)}"
+        raise BadInput(
+            f"{folder}: weights of another shape than its config.json says: {shapes}; fetch it again"
+        )
+    return model, set(info["missing_keys"])
+
+
+def check_missing(folder: Path, missing: set[str]) -> None:
+    """Raises BadInput where a tensor is needed that a checkpoint lacks; no head reads a pooler."""
+    needed = {name for name in missing if not name.startswith("pooler.")}
+    if needed:
+        raise BadInput(f"{folder}: its checkpoint lacks {len(needed)} tensors, {min(needed)} for one")
+
+
 def _config(folder: Path, num_layers: int | None) -> PretrainedConfig:
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        why = _first_line(error)
+        if "auto_map" in read_config(folder):
+            why = "needs code of its own (auto_map), which is never run; take a model that transformers knows"
+        raise BadInput(f"{folder / 'config.json'}: {why}") from error
     if num_layers is not None:
         text = config.get_text_config()
         text.num_hidden_layers = num_layers
@@ -91,3 +133,7 @@ def set_dropout(backbone: nn.Module, share: float) -> None:
             module.p = share
         if "attention_dropout" in vars(module):  # a number to decoders, who pass it to the attention function
             module.attention_dropout = share
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

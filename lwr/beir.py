@@ -15,6 +15,7 @@ from lwr.files import BadInput, atomic, hash_share, read_jsonl, read_lines, writ
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 HEADER = "query-id\tcorpus-id\tscore"
+HIGHEST_GRADE = 10_000  # trec_eval counts passages by grade in an array, and cuts a grade to 32 bits
 Queries = dict[str, str]  # query id -> text
 Qrels = dict[str, dict[str, int]]  # query id -> passage id -> grade; relevant above 0
 
@@ -89,9 +90,11 @@ def read_query_file(path: Path) -> Queries:
 
 
 def _check_id(new: str, seen: Container[str], where: str) -> None:
-    """Refuse an id that stands twice or cannot stand in a TREC run."""
-    if new.split() != [new]:
-        raise BadInput(f"{where}: id {new!r} is empty or holds whitespace, no id for a run file; rename it")
+    """Refuse an id that stands twice or cannot stand in a TREC run, whose readers end a name at a NUL."""
+    if new.split() != [new] or "\0" in new:
+        raise BadInput(
+            f"{where}: id {new!r} is empty or holds whitespace or a NUL, no id for a run file; rename it"
+        )
     if new in seen:
         raise BadInput(f"{where}: id {new!r} stands twice; remove one or rename it")
 
@@ -112,10 +115,16 @@ def read_qrels(folder: Path, split: Split, query_ids: Container[str] | None = No
             raise BadInput(f"{where}: query {query_id!r} is not in queries.jsonl; add it or remove the line")
         if doc_id in qrels.setdefault(query_id, {}):
             raise BadInput(f"{where}: {query_id!r} and {doc_id!r} are judged twice; remove one line")
+        _check_id(query_id, (), where)
+        _check_id(doc_id, (), where)
         try:
             qrels[query_id][doc_id] = int(grade)
         except ValueError:
             raise BadInput(f"{where}: grade {grade!r} is not a whole number; write 1 for relevant") from None
+        if abs(qrels[query_id][doc_id]) > HIGHEST_GRADE:
+            raise BadInput(
+                f"{where}: grade {grade} is not between -{HIGHEST_GRADE} and {HIGHEST_GRADE}; scale it"
+            )
     return qrels
 
 
@@ -152,7 +161,7 @@ def write_collection(
         atomic(folder / "qrels") as qrels_draft,
     ):
         write_jsonl(corpus_draft, rows())
-        _check_unique(corpus_draft, hashes)
+        check_unique(corpus_draft, hashes)
         for split, missing in sought.items():
             if missing:
                 raise BadInput(
@@ -169,7 +178,7 @@ def write_collection(
             (qrels_draft / f"{split}.tsv").write_text("\n".join(lines), encoding="utf-8", newline="\n")
 
 
-def _check_unique(corpus: Path, hashes: array[int]) -> None:
+def check_unique(corpus: Path, hashes: array[int]) -> None:
     """Refuse a corpus file in which an id stands twice; `hashes`: of its ids, sorted here in place."""
     ordered = np.frombuffer(hashes, dtype=np.int64)
     ordered.sort()

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lwr import parquet
 from lwr.beir import Qrels, read_qrels
 from lwr.config import Cascade, Split
-from lwr.files import BadInput, hash_share, write_json
+from lwr.files import BadInput, hash_share, read_json, sha256, write_json
 from lwr.flops import Shape, flops, read_shape
 from lwr.schedule import Schedule
 from lwr.trec import Run
@@ -214,8 +215,29 @@ def decide(
             "deepest": str(exits[-1]),
             "chosen": chosen,
             "schedules": told.to_dict("records"),
+            "inputs": {
+                **{"dev": list(map(sha256, dev)), "test": list(map(sha256, test))},
+                "qrels": {split: sha256(collection / f"qrels/{split}.tsv") for split in ("dev", "test")},
+            },
         },
     )
+
+
+def read_chosen(path: Path, exits: Sequence[int]) -> Schedule | None:
+    """The schedule that `decide` chose; None where that is the deepest exit alone.
+
+    exits: of the model that it is for. Raises BadInput.
+    """
+    decided = read_json(path, {"chosen": str, "deepest": str})
+    try:
+        schedule = Schedule.parse(decided["chosen"])
+    except ValueError as error:
+        raise BadInput(f"{path}: {error}") from None
+    if unknown := sorted(set(schedule.layers) - set(exits)):
+        raise BadInput(
+            f"{path}: layer {unknown[0]} of cascade {schedule} has no head; choose it for this model again"
+        )
+    return None if decided["chosen"] == decided["deepest"] else schedule
 
 
 def _seeds(paths: Sequence[Path], collection: Path, split: Split) -> tuple[list[Candidates], Qrels]:
@@ -225,7 +247,8 @@ def _seeds(paths: Sequence[Path], collection: Path, split: Split) -> tuple[list[
         raise BadInput(
             f"{collection}/qrels/{split}.tsv: no query has a relevant passage; a cascade needs some"
         )
-    seeds = [read_candidates(pd.read_parquet(path), sorted(judged)) for path in paths]
+    columns = ["query_id", "doc_id", "tokens", "first_stage"]
+    seeds = [read_candidates(parquet.read(path, columns), sorted(judged)) for path in paths]
     if not seeds[0].docs.size:
         raise BadInput(f"{paths[0]}: no judged query of {split} has a candidate; retrieve and score again")
     return seeds, judged

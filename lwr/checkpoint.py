@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from lwr.files import BadInput, read_json
 
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # no pickles, no code
 
@@ -15,13 +18,16 @@ FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # no pickles
 def local_folder(model: str) -> Path | None:
     """The folder of `package:NAME/FOLDER` or of a path; None where `model` can only be a hub id.
 
-    Raises ValueError naming what is missing: the package, or the folder's config.json.
+    Raises BadInput naming what is missing: the package, or the folder's config.json.
     """
     if model.startswith("package:"):
         package, _, inside = model.removeprefix("package:").partition("/")
-        spec = importlib.util.find_spec(package)
+        try:
+            spec = importlib.util.find_spec(package)
+        except (ImportError, ValueError):  # no parent, no name
+            spec = None
         if spec is None or not spec.submodule_search_locations:
-            raise ValueError(f"{model}: no package {package!r} is installed; pip install it")
+            raise BadInput(f"{model}: no package {package!r} is installed; pip install it")
         folder = Path(spec.submodule_search_locations[0]) / inside
     else:
         folder = Path(model).expanduser()
@@ -29,14 +35,14 @@ def local_folder(model: str) -> Path | None:
         if not folder.is_dir() and looks_like_hub_id:
             return None
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{model}: {folder} holds no config.json; give a Hugging Face checkpoint folder")
+        raise BadInput(f"{model}: {folder} holds no config.json; give a Hugging Face checkpoint folder")
     return folder
 
 
 def fetch(model: str, revision: str | None, files: Sequence[str] = FILES) -> Path:
     """The checkpoint's folder; where it is not local, `files` are downloaded from the hub (at `revision`).
 
-    Raises ValueError where neither has it.
+    Raises BadInput where neither has it.
     """
     folder = local_folder(model)
     if folder is not None:
@@ -48,20 +54,21 @@ def fetch(model: str, revision: str | None, files: Sequence[str] = FILES) -> Pat
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(files)))
     except (OSError, HfHubHTTPError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise BadInput(
             f"{model}: no such folder here, and the hub does not give it at revision {revision} ({reason}); "
             "correct the name, or fetch it once where there is internet"
         ) from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    """Raises BadInput."""
+    return read_json(folder / "config.json", {})
 
 
 def count_layers(model: str, revision: str | None = None) -> int | None:
     """Blocks of a checkpoint by its config.json; None for a hub id that is not in the local cache.
 
-    Raises ValueError where a local checkpoint is missing or does not say.
+    Raises BadInput where a local checkpoint is missing or does not say.
     """
     folder = local_folder(model)
     if folder is None:
@@ -73,9 +80,23 @@ def count_layers(model: str, revision: str | None = None) -> int | None:
         folder = Path(cached).parent
     config = read_config(folder)
     layers = config.get("text_config", config).get("num_hidden_layers")
-    if layers is None:
-        raise ValueError(f"{model}: {folder / 'config.json'} has no num_hidden_layers; not a transformer?")
+    if not isinstance(layers, int):
+        what = "has no num_hidden_layers" if layers is None else f"has num_hidden_layers {layers!r}"
+        raise BadInput(f"{model}: {folder / 'config.json'} {what}; not a transformer?")
     return layers
+
+
+def check_weights(folder: Path) -> None:
+    """Raises BadInput where one of the folder's safetensors files is no such file, or cut short.
+
+    Reads their headers alone; a byte that changed since training is for `lwr verify` to find.
+    """
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, "numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise BadInput(f"{file}: damaged ({error}); fetch or train it again") from None
 
 
 def fingerprint(folder: Path) -> str:
@@ -97,18 +118,19 @@ def fingerprint(folder: Path) -> str:
 def describe(model: str, revision: str | None, num_layers: int | None) -> dict[str, Any]:
     """Fetch a checkpoint and say what it is, once per grid, before anything trains on it.
 
-    Raises ValueError where it holds no safetensors or fewer than `num_layers` layers.
+    Raises BadInput where it holds no safetensors, damaged ones, or fewer than `num_layers` layers.
     """
     folder = fetch(model, revision)
     if not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{model}: {folder} holds no *.safetensors; pickled weights are not read")
+        raise BadInput(f"{model}: {folder} holds no *.safetensors; pickled weights are not read")
+    check_weights(folder)
     layers = count_layers(str(folder))
     if num_layers is not None and num_layers > layers:
-        raise ValueError(f"num_layers is {num_layers}, but {model} has {layers} layers")
+        raise BadInput(f"num_layers is {num_layers}, but {model} has {layers} layers")
     return {
         "model": model,
         "revision": revision,
-        "model_type": read_config(folder)["model_type"],
+        "model_type": read_json(folder / "config.json", {"model_type": str})["model_type"],
         "layers": num_layers or layers,
         "fingerprint": fingerprint(folder),
     }

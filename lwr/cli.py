@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Annotated
 
 import typer
 from safetensors import SafetensorError
@@ -18,8 +19,8 @@ app = typer.Typer(
     help="""Train, measure and ship **layerwise rerankers**: a relevance head at every layer.
 
     The steps of the workflow, in its order: collect, retrieve, mine (or groups), base, train, score,
-    cascade, evaluate, cost, compare, tables, advise, figures, report; and for what came out
-    rerank, serve, export, card.
+    cascade, evaluate, cost, compare, tables, advise, figures, report; verify reads all that they wrote;
+    and for what came out rerank, serve, export, card.
     `snakemake --cores 2` runs them all for a whole grid; each can be run alone.
 
     Options that take SETTINGS take a YAML or JSON file, or the text itself: `'{steps: 100, lr: 1e-4}'`.
@@ -30,15 +31,23 @@ for room in (data, training, choosing, shipping):
     app.add_typer(room.app)
 
 
+@app.callback()
+def options(
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="Where something fails, show where in the code (also LWR_DEBUG=1)."),
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["LWR_DEBUG"] = "1"  # so that what `lwr launch` starts knows it, too
+
+
 def main() -> None:
-    """Run the command line; what a user can mend is one line, not a traceback (LWR_DEBUG=1 shows it all)."""
-    if os.environ.get("LWR_DEBUG"):
-        app()
+    """Run the command line; what a user can mend is one message, not a traceback (`--debug` shows it all)."""
     try:
-        app()
-    except SafetensorError as error:
-        typer.secho(f"lwr: a checkpoint is damaged ({error}); fetch or train it again", fg="red", err=True)
-        raise SystemExit(1) from None
-    except (ValueError, OSError, FloatingPointError) as error:
-        typer.secho(f"lwr: {error}", fg="red", err=True)
+        app(prog_name="lwr")
+    except (ValueError, OSError, FloatingPointError, MemoryError, SafetensorError) as error:
+        if os.environ.get("LWR_DEBUG"):
+            raise
+        typer.secho(f"lwr: {str(error) or type(error).__name__}", fg="red", err=True)
         raise SystemExit(1) from None

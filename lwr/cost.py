@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +11,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from lwr import parquet
 from lwr.beir import read_queries, sample_queries
+from lwr.cascade import read_chosen
 from lwr.config import Cost, Score
-from lwr.files import write_json
+from lwr.files import read_json, sha256, write_json
 from lwr.flops import counted, flops, shape_of
 from lwr.progress import progress
 from lwr.provenance import Meter, processor, provenance
@@ -41,12 +42,14 @@ def cost(
     time; each list is ranked by all exits in turn before the next list comes, each time another exit first.
     """
     meter = Meter()
+    columns = ["query_id", "doc_id", "first_stage", "tokens"]
+    candidates = parquet.read(scores, columns)[columns]
+    decided = read_json(cascade, {"schedules": list})
     reranker = LayerwiseReranker.from_pretrained(model)
-    candidates = pd.read_parquet(scores, columns=["query_id", "doc_id", "first_stage", "tokens"])
-    decided = json.loads(cascade.read_text(encoding="utf-8"))
+    schedule = read_chosen(cascade, reranker.exits)
     plans = {f"layer_{k}": Schedule((), k) for k in reranker.exits}
-    if decided["chosen"] != decided["deepest"]:
-        plans["cascade"] = Schedule.parse(decided["chosen"])
+    if schedule is not None:
+        plans["cascade"] = schedule
 
     by_layer = flops(shape_of(reranker.backbone), candidates["tokens"].to_numpy()).mean(axis=1) / 1e9
     share = {row["schedule"]: row["test flops"] for row in decided["schedules"]}
@@ -65,6 +68,7 @@ def cost(
         "queries": settings.queries or 0,
         "flops_by_torch_over_formula": counted(reranker.backbone, sample) / _full_pass(reranker, 2, 64),
         "exits": exits,
+        "inputs": {"scores": sha256(scores), "cascade": sha256(cascade)},
     }
     write_json(out, provenance(meter, **facts))
 

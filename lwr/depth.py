@@ -165,6 +165,10 @@ def find_trunk(backbone: PreTrainedModel) -> Trunk:
         for module in outside:
             hooks.enter_context(module.register_forward_hook(after_any))
         output = final_state(1, 2, 3)
+    if not output.isfinite().all():
+        raise UnsupportedBackbone(
+            f"{kind}: its output is not finite: damaged weights, or a dtype they do not fit into"
+        )
     felt = (output - final_state(1, 2, 4)).norm(dim=-1)[0]  # how each token feels that the third is another
     causal = bool(felt[:2].max() < 1e-3 * felt[2])  # not 0: experts compute in batches that the others shape
     backbone.train(training).set_attn_implementation(attention)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from lwr import parquet
 from lwr.beir import read_qrels
-from lwr.cascade import cascaded
+from lwr.cascade import cascaded, read_chosen
 from lwr.config import Split
-from lwr.files import BadInput, atomic
+from lwr.files import BadInput, atomic, sha256
 from lwr.measures import exits_of, per_query, rankings, ties
-from lwr.schedule import Schedule
 from lwr.trec import write_run
 
 
@@ -34,16 +33,13 @@ def evaluate(
     candidates that an exit scores as it does another one. runs: a folder, of `layer_4.trec` and so on. Raises BadInput.
     """
     qrels = read_qrels(collection, split)
-    table = pd.read_parquet(scores)
+    table = parquet.read(scores, ["query_id", "doc_id", "tokens", "first_stage"])
     if table.duplicated(["query_id", "doc_id"]).any():
         raise BadInput(f"{scores}: a candidate stands twice for one query; score again")
     by_exit = {exit: rankings(table, exit) for exit in exits_of(table)}
-    decided = json.loads(cascade.read_text(encoding="utf-8"))
-    if decided["chosen"] != decided["deepest"]:
-        by_exit["cascade"] = {
-            query: dict(ranked)
-            for query, ranked in cascaded(table, Schedule.parse(decided["chosen"])).items()
-        }
+    schedule = read_chosen(cascade, [int(name[6:]) for name in exits_of(table) if name != "first_stage"])
+    if schedule is not None:
+        by_exit["cascade"] = {query: dict(ranked) for query, ranked in cascaded(table, schedule).items()}
     judged = {query for query, docs in qrels.items() if any(grade > 0 for grade in docs.values())}
     values = [per_query(qrels, run, measures).assign(exit=exit) for exit, run in by_exit.items()]
     tied = [ties(table, exit).assign(exit=exit) for exit in exits_of(table)]
@@ -54,5 +50,9 @@ def evaluate(
             write_run(
                 unfinished / f"{exit}.trec", {query: list(docs.items()) for query, docs in run.items()}, exit
             )
-    with atomic(out) as unfinished:
-        results[[*cell, "split", "exit", "query_id", "measure", "value"]].to_parquet(unfinished, index=False)
+    files = {"scores": scores, "cascade": cascade, "qrels": collection / f"qrels/{split}.tsv"}
+    parquet.write(
+        out,
+        results[[*cell, "split", "exit", "query_id", "measure", "value"]],
+        {name: sha256(file) for name, file in files.items()},
+    )

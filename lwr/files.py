@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
 import gzip
 import hashlib
 import json
@@ -14,7 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-KINDS = {str: "a string", int: "a whole number", float: "a decimal number", list: "a list", dict: "an object"}
+KINDS = {
+    **{str: "a string", int: "a whole number", float: "a decimal number", bool: "true or false"},
+    **{list: "a list", dict: "an object"},
+}
 
 
 class BadInput(ValueError):
@@ -28,7 +33,7 @@ def atomic(path: Path) -> Iterator[Path]:
     What stood at `path` is replaced then, and only then: a file by a file, a folder by a folder (else OSError).
     On failure nothing is left behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     # at the end stands the whole name: writers read the format off its suffix
     draft = path.with_name(f".draft-{secrets.token_hex(4)}-{path.name}")
     try:
@@ -39,8 +44,41 @@ def atomic(path: Path) -> Iterator[Path]:
         if draft.is_dir() and path.is_dir():  # os.replace puts nothing over a folder that holds files
             _remove(path)
         os.replace(draft, path)
+    except OSError as error:
+        if error.errno in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EROFS,
+            errno.EACCES,
+        ):  # some name the draft, some none
+            raise OSError(
+                error.errno, f"{os.strerror(error.errno)}; nothing was changed", str(path)
+            ) from error
+        raise
     finally:
-        _remove(draft)
+        if draft.exists() or draft.is_symlink():  # a disk that can only be read would not say so again
+            _remove(draft)
+
+
+def make_folder(path: Path) -> None:
+    """The folder that `path` is to stand in. Raises BadInput where it stands in a file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise BadInput(
+            f"{path}: {path.parent} is not a folder, or stands in a file; choose another path"
+        ) from None
+
+
+def check_writable(path: Path) -> None:
+    """Raises BadInput or OSError at once where `atomic` would fail after hours."""
+    make_folder(path)
+    draft = path.with_name(f".draft-{secrets.token_hex(4)}-{path.name}")
+    try:
+        draft.touch()
+        draft.unlink()
+    except OSError as error:
+        raise OSError(error.errno, f"{os.strerror(error.errno)}; nothing was changed", str(path)) from error
 
 
 def _to_disk(file: Path) -> None:
@@ -76,8 +114,8 @@ def read_jsonl(path: Path, required: dict[str, type]) -> Iterator[dict[str, Any]
     for number, line in read_lines(path):
         where = f"{path}:{number}"
         try:
-            row = json.loads(line)
-        except ValueError as error:
+            row = json.loads(line, parse_constant=_no_number)
+        except (ValueError, RecursionError) as error:
             raise BadInput(
                 f"{where}: {_short(line)} is not JSON ({error}); write one object a line"
             ) from None
@@ -85,18 +123,41 @@ def read_jsonl(path: Path, required: dict[str, type]) -> Iterator[dict[str, Any]
             raise BadInput(f"{where}: {_short(line)} is no JSON object; write one object a line")
         if "\\ud" in line.lower() and not is_utf8(json.dumps(row, ensure_ascii=False)):
             raise BadInput(f"{where}: half a surrogate pair, which UTF-8 cannot hold; remove that \\ud...")
-        for field, kind in required.items():
-            if field not in row:
-                raise BadInput(f"{where}: field {field!r} is missing; add it ({KINDS[kind]})")
-            if type(row[field]) is not kind:
-                raise BadInput(f"{where}: field {field!r} is {_short(row[field])}; make it {KINDS[kind]}")
+        _check_fields(row, required, where)
         yield row
+
+
+def read_json(path: Path, required: dict[str, type]) -> dict[str, Any]:
+    """The object of a JSON file. required: as for `read_jsonl`. Raises BadInput."""
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not JSON in UTF-8 ({error}); make or fetch it again") from None
+    if not isinstance(value, dict):
+        raise BadInput(f"{path}: {_short(value)} is no JSON object; make or fetch it again")
+    _check_fields(value, required, str(path))
+    return value
+
+
+def _check_fields(row: dict[str, Any], required: dict[str, type], where: str) -> None:
+    for field, kind in required.items():
+        if field not in row:
+            raise BadInput(f"{where}: field {field!r} is missing; add it ({KINDS[kind]})")
+        if type(row[field]) is not kind:
+            raise BadInput(f"{where}: field {field!r} is {_short(row[field])}; make it {KINDS[kind]}")
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Stream (number from 1, line without its end) of a UTF-8 text file, `.gz` or plain.
 
-    Raises BadInput: no such file, not UTF-8, a byte order mark, a blank line, a broken archive.
+    A byte order mark at the start is passed over. Raises BadInput: no such file, not UTF-8, a byte order mark
+    further down, a blank line, a broken archive.
     """
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
@@ -109,7 +170,8 @@ def decode_lines(opened: Iterable[bytes], name: str) -> Iterator[tuple[int, str]
     number = 0
     try:
         for number, raw in enumerate(opened, 1):
-            yield number, _decode(raw, f"{name}:{number}")
+            line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw  # what Windows' editors write
+            yield number, _decode(line, f"{name}:{number}")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise BadInput(f"{name}:{number + 1}: broken gzip archive ({error}); fetch it again") from None
 
@@ -121,7 +183,7 @@ def _decode(raw: bytes, where: str) -> str:
         problem = f"byte {error.start} is {raw[error.start]:#x} ({error.reason})"
         raise BadInput(f"{where}: not UTF-8: {problem}; save the file as UTF-8") from None
     if line.startswith("\ufeff"):
-        raise BadInput(f"{where}: starts with a byte order mark; save the file as UTF-8 without BOM")
+        raise BadInput(f"{where}: a byte order mark inside the file, as where two were joined; remove it")
     if not line.strip():
         raise BadInput(f"{where}: a blank line; remove it")
     return line

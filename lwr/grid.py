@@ -6,12 +6,12 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import ir_measures
 from pydantic import ValidationError
 
 from lwr.checkpoint import count_layers
 from lwr.config import BeirFolder, Config, FlagEmbedding, Train
 from lwr.config_errors import Loc, Problem, nearest
+from lwr.measure_names import problem_of
 
 
 def problems_of_parts(config: Config) -> list[Problem]:
@@ -105,17 +105,8 @@ def _files(config: Config) -> Iterator[Problem]:
 
 def _measures(config: Config) -> Iterator[Problem]:
     for place, name in enumerate(config.measures):
-        try:
-            known = ir_measures.DefaultPipeline.supports(ir_measures.parse_measure(name))
-        except NameError:
-            family, at, cutoff = name.partition("@")
-            hint = nearest(family, {measure.NAME for measure in ir_measures.measures.registry.values()})
-            yield Problem(("measures", place), f"{name} is no measure{hint.replace('`?', f'{at}{cutoff}`?')}")
-        except (ValueError, AssertionError):  # how ir_measures says that it cannot read the rest of a name
-            yield Problem(("measures", place), f"{name} is no measure; write it as nDCG@10, RR or P(rel=2)@5")
-        else:
-            if not known:
-                yield Problem(("measures", place), f"{name} cannot be computed with what is installed")
+        if problem := problem_of(name):
+            yield Problem(("measures", place), problem)
 
 
 def _depth(config: Config, name: str, last: int | None) -> Iterator[Problem]:

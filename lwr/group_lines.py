@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lwr.files import BadInput, read_jsonl
+
+HIGHEST = 3.4028235677e38  # what lies above, rounds to no finite float32
 
 
 def read_group_lines(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
@@ -58,9 +59,11 @@ def _is_taught(line: dict[str, Any], where: str) -> bool:
             or len(numbers) != len(line[key])
             or not all(map(_is_number, numbers))
         ):
-            raise BadInput(f"{where}: field '{key}_scores' must hold one number for each text of {key!r}")
+            raise BadInput(
+                f"{where}: field '{key}_scores' must hold one number for each text of {key!r}, finite as a float32"
+            )
     return True
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < HIGHEST

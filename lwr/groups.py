@@ -21,10 +21,11 @@ UPSTREAMS = Template().instruction
 
 @dataclass(frozen=True)
 class Group:
-    """A query with its passages, the positive first; teacher: a score for each, or None."""
+    """A query with its passages, the positive first; teacher: a score for each, or None. name: to tell people."""
 
     rows: list[Row]
     teacher: list[float] | None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class _Texts:
     passages: list[str]
     instruction: str | None
     teacher: list[float] | None
+    name: str
 
 
 def read_groups(path: Path, prompt: Prompt, group_size: int, seed: int) -> list[Group]:
@@ -43,18 +45,20 @@ def read_groups(path: Path, prompt: Prompt, group_size: int, seed: int) -> list[
     Raises BadInput.
     """
     texts = [
-        _draw(line, group_size, random.Random(f"{seed}:{number}"))
+        _draw(line, group_size, random.Random(f"{seed}:{number}"), f"{path.name}:{number}")
         for number, line in enumerate(read_group_lines([path]), start=1)
     ]
     queries = prompt.queries(group.query for group in texts)
     passages = prompt.passages(passage for group in texts for passage in group.passages)
     return [
-        Group([prompt.row(queries[g.query], passages[p], g.instruction) for p in g.passages], g.teacher)
+        Group(
+            [prompt.row(queries[g.query], passages[p], g.instruction) for p in g.passages], g.teacher, g.name
+        )
         for g in texts
     ]
 
 
-def _draw(line: dict[str, Any], group_size: int, rng: random.Random) -> _Texts:
+def _draw(line: dict[str, Any], group_size: int, rng: random.Random, place: str) -> _Texts:
     wanted = group_size - 1
     repeats = -(-wanted // len(line["neg"]))
     positive = rng.randrange(len(line["pos"]))
@@ -63,7 +67,8 @@ def _draw(line: dict[str, Any], group_size: int, rng: random.Random) -> _Texts:
     if line.get("pos_scores") is not None:
         teacher = [float(line["pos_scores"][positive]), *(float(line["neg_scores"][i]) for i in negatives)]
     passages = [line["pos"][positive], *(line["neg"][i] for i in negatives)]
-    return _Texts(line["query"], passages, instruction_of(line), teacher)
+    name = f"{line['query_id']} ({place})" if "query_id" in line else place
+    return _Texts(line["query"], passages, instruction_of(line), teacher, name)
 
 
 def instruction_of(line: dict[str, Any]) -> str | None:

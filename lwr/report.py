@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from lwr.compare import ARM
 from lwr.figures import FIGURES
-from lwr.files import atomic
+from lwr.files import atomic, read_json
 
 CAPTIONS = {
     "quality": (
@@ -174,14 +174,16 @@ def origins(provenance: Sequence[Path]) -> tuple[dict[str, str], pd.DataFrame]:
 
     Nested names are joined by dots; of checksums and commits the first twelve digits are told.
     """
-    flat = {
-        "/".join(path.parts[-7:-2]): _flat(json.loads(path.read_text(encoding="utf-8")))
-        for path in provenance
-    }
+    flat = {"/".join(path.parts[-7:-2]): _flat(_without_files(read_json(path, {}))) for path in provenance}
     models = pd.DataFrame.from_dict(flat, orient="index").fillna("")
     shared = {name: models[name].iloc[0] for name in models if models[name].nunique() == 1}
     models = models.drop(columns=list(shared)).rename_axis("model").reset_index()
     return {name: value for name, value in shared.items() if value}, models
+
+
+def _without_files(about: dict[str, Any]) -> dict[str, Any]:
+    """The checksums of every file of a model are for `lwr verify`."""
+    return {name: value for name, value in about.items() if name != "files"}
 
 
 def _flat(value: Any, name: str = "") -> dict[str, str]:

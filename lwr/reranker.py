@@ -25,6 +25,7 @@ from lwr.config import Base, Distillation, Lora, Template
 from lwr.depth import Trunk, find_trunk, run_to
 from lwr.layout import Packed, Padded, Pooling
 from lwr.loss import LayerwiseLoss, layerwise_loss, teachers_of
+from lwr.memory import mended_by
 from lwr.packing import find_positions
 from lwr.prompt import Prompt, Row
 from lwr.schedule import Schedule
@@ -210,11 +211,15 @@ class LayerwiseReranker(nn.Module):
     ) -> np.ndarray:
         """float32 [layers, rows]: the scores of tokenised pairs, in batches under a budget of tokens.
 
-        tokens_per_batch: None takes `batch_budget`. The reranker must be in evaluation mode.
+        tokens_per_batch: None takes `batch_budget`. The reranker must be in evaluation mode. Raises MemoryError
+        that names the batch.
         """
         scores = np.empty((len(layers), len(rows)), dtype=np.float32)
-        for batch in batches_of(rows, tokens_per_batch or self.batch_budget, self.may_share):
-            with self._autocast(precision):
+        budget = tokens_per_batch or self.batch_budget
+        for batch in batches_of(rows, budget, self.may_share):
+            longest = max(len(rows[i]) for i in batch)
+            fix = f"{len(batch)} rows of up to {longest} tokens; set tokens_per_batch below {budget}"
+            with mended_by(fix), self._autocast(precision):
                 encoded = self.encode(self._features([rows[i] for i in batch]), layers)
             scores[:, batch] = torch.stack(encoded).cpu().numpy()
         return scores
@@ -234,7 +239,8 @@ class LayerwiseReranker(nn.Module):
         if not schedule.keep or not rows:
             (scores,) = self.score_rows(rows, [schedule.last], tokens_per_batch, precision)
             return Ranking(np.argsort(-scores, kind="stable"), np.full(len(rows), schedule.last), scores)
-        with self._autocast(precision):
+        fix = f"a cascade reads its {len(rows)} candidates at once; give fewer, or rank by one layer"
+        with mended_by(fix), self._autocast(precision):
             by_stage = self.cascade(self._features(rows), dict(schedule.keep), schedule.last).cpu().numpy()
         stage = (~np.isnan(by_stage)).sum(axis=0) - 1  # who left late, stands above who left early
         scores = by_stage[stage, np.arange(len(rows))]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from lwr import parquet
 from lwr.beir import read_corpus, read_queries
 from lwr.config import Score, Split
-from lwr.files import BadInput, atomic
+from lwr.files import BadInput, atomic, sha256
 from lwr.progress import progress
 from lwr.prompt import Prompt, Row
 from lwr.reranker import LayerwiseReranker
@@ -35,14 +35,29 @@ def score(
 
     One row per candidate of `run`, in the run's order; tokens: the pair's length as the backbone reads it.
     shard: `K/N` takes every N-th query from the K-th on. Memory holds the texts of the candidates, not the corpus.
-    Raises BadInput where corpus and run don't fit.
+    Raises BadInput where corpus, queries and run don't fit, FloatingPointError where a score is not finite.
     """
+    whole = read_run(run)
+    if not whole:
+        raise BadInput(f"{run}: no candidate in it; retrieve again")
+    candidates = _shard(whole, shard)
+    queries = read_queries(collection)
+    if unknown := candidates.keys() - queries.keys():
+        raise BadInput(f"{run}: query {min(unknown)!r} is not in {collection}/queries.jsonl; retrieve again")
+    texts = candidate_texts(collection, split, candidates)
     reranker = LayerwiseReranker.from_pretrained(model)
-    candidates = _shard(read_run(run), shard)
     chunks = -(-len(candidates) // QUERIES_AT_ONCE)
-    with atomic(out) as unfinished, pq.ParquetWriter(unfinished, _schema(reranker)) as writer:
-        for table in progress(_tables(reranker, collection, split, candidates, settings), chunks, label):
-            writer.write_table(table)
+    schema = parquet.with_inputs(_schema(reranker), made_of(model, collection, run) | {"shard": shard})
+    with atomic(out) as unfinished, parquet.writer(unfinished, schema) as writer:
+        for table in progress(_tables(reranker, queries, texts, candidates, settings), chunks, label):
+            writer.write_table(table.cast(schema))
+
+
+def made_of(model: Path, collection: Path, run: Path) -> dict[str, str]:
+    """What scores follow from: sha256 of the model's weights, of the texts, and of the candidates."""
+    files = {"run": run, **{name: collection / f"{name}.jsonl" for name in ("corpus", "queries")}}
+    files |= {f"model/{file.name}": file for file in sorted(model.glob("*.safetensors"))}
+    return {name: sha256(file) for name, file in files.items()}
 
 
 def _shard(candidates: Run, shard: str) -> Run:
@@ -62,10 +77,12 @@ def _schema(reranker: LayerwiseReranker) -> pa.Schema:
 
 
 def _tables(
-    reranker: LayerwiseReranker, collection: Path, split: Split, candidates: Run, settings: Score
+    reranker: LayerwiseReranker,
+    queries: dict[str, str],
+    texts: dict[str, str],
+    candidates: Run,
+    settings: Score,
 ) -> Iterator[pa.Table]:
-    queries = read_queries(collection)
-    texts = candidate_texts(collection, split, candidates)
     asked = [
         Asked(query, queries[query], [doc for doc, _ in ranked], [texts[doc] for doc, _ in ranked])
         for query, ranked in candidates.items()
@@ -95,11 +112,25 @@ def score_lists(
 
     In its last bits a score depends on the pairs beside it in a batch. Batches follow from the queries, their order
     and the budget of tokens, not from `layers`: the same lists score the same at one exit as at all of them.
+    Raises FloatingPointError for a score that is not finite.
     """
     for start in range(0, len(asked), QUERIES_AT_ONCE):
         some = asked[start : start + QUERIES_AT_ONCE]
         rows = rows_of(reranker.prompt, some)
-        yield some, rows, reranker.score_rows(rows, layers, settings.tokens_per_batch, settings.precision)
+        scores = reranker.score_rows(rows, layers, settings.tokens_per_batch, settings.precision)
+        _check_finite(scores, some, layers)
+        yield some, rows, scores
+
+
+def _check_finite(scores: np.ndarray, asked: Sequence[Asked], layers: Sequence[int]) -> None:
+    if np.isfinite(scores).all():
+        return
+    layer, pair = np.argwhere(~np.isfinite(scores))[0]
+    query, passage = [(query.query_id, doc) for query in asked for doc in query.doc_ids][pair]
+    raise FloatingPointError(
+        f"the score of query {query!r} and passage {passage!r} at layer {layers[layer]} is not finite; "
+        "score with precision: float32, or train again with a lower lr"
+    )
 
 
 def rows_of(prompt: Prompt, asked: Sequence[Asked]) -> list[Row]:

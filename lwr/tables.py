@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from lwr import parquet
 from lwr.compare import ARM, FIRST_STAGE, compare, interval, readable_comparisons
-from lwr.files import atomic
+from lwr.files import BadInput, atomic, read_json
 
 COUNTS = {
     "gflops_per_pair": "gflops per pair",
@@ -26,7 +27,9 @@ COUNTS = {
 
 
 def read_measures(files: Sequence[Path]) -> pd.DataFrame:
-    return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+    """What `lwr evaluate` wrote, one below the other. Raises BadInput."""
+    columns = [*ARM, "seed", "split", "exit", "query_id", "measure", "value"]
+    return pd.concat([parquet.read(file, columns) for file in files], ignore_index=True)
 
 
 def read_costs(files: Sequence[Path]) -> pd.DataFrame:
@@ -35,7 +38,7 @@ def read_costs(files: Sequence[Path]) -> pd.DataFrame:
     """
     rows = []
     for file in files:
-        about = json.loads(file.read_text(encoding="utf-8"))
+        about = _read(file, {"exits": list})
         shared = {name: about[name] for name in [*ARM, "candidates", "queries", "device", "precision"]}
         deepest = [row for row in about["exits"] if row["exit"] != "cascade"][-1]
         for row in about["exits"]:
@@ -52,11 +55,18 @@ def read_cascades(files: Sequence[Path]) -> pd.DataFrame:
     """A row per arm and schedule: ARM, schedule, `dev flops`, `dev`, `test flops`, `test`, chosen, front, deepest,
     epsilon, measure; those on the dev front, and the deepest exit. Files as `lwr cascade` writes them.
     """
-    decided = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    decided = [_read(file, {"deepest": str, "measure": str, "schedules": list}) for file in files]
     shared = [*ARM, "deepest", "epsilon", "measure"]
     return pd.DataFrame(
         [{name: about[name] for name in shared} | row for about in decided for row in about["schedules"]]
     )
+
+
+def _read(file: Path, required: dict[str, type]) -> dict[str, Any]:
+    about = read_json(file, required)
+    if missing := [name for name in ARM if name not in about]:
+        raise BadInput(f"{file}: field {missing[0]!r} is missing; make it again")
+    return about
 
 
 # --- quality by layer ----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -9,29 +10,40 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from lwr.base_model import load_base_model, set_dropout
 from lwr.beir import Qrels, read_qrels, read_queries, sample_queries
 from lwr.checkpoint import fetch, fingerprint
 from lwr.config import Base, Train
-from lwr.files import atomic, sha256, write_json, write_jsonl
+from lwr.files import BadInput, atomic, check_writable, sha256, write_json, write_jsonl
 from lwr.flops import shape_of
 from lwr.groups import Group, collate, read_groups
 from lwr.measures import per_query, rankings
+from lwr.memory import mended_by
 from lwr.progress import clock, say
 from lwr.prompt import Row
 from lwr.provenance import Meter, code_digest, provenance
 from lwr.recompute import set_recompute
 from lwr.reranker import LayerwiseReranker
+from lwr.saved import writing
 from lwr.score import candidate_texts
 from lwr.speed import Speed
 from lwr.trec import read_run
@@ -64,8 +76,11 @@ class DevLook:
 
 
 def read_look(reranker: LayerwiseReranker, collection: Path, dev_run: Path, queries: int) -> DevLook:
-    """The candidates of at most `queries` dev queries, a sample by hash."""
-    texts, qrels, run = read_queries(collection), read_qrels(collection, "dev"), read_run(dev_run)
+    """The candidates of at most `queries` dev queries, a sample by hash. Raises BadInput."""
+    texts, run = read_queries(collection), read_run(dev_run)
+    qrels = read_qrels(collection, "dev", texts)
+    if unknown := run.keys() - qrels.keys():
+        raise BadInput(f"{dev_run}: query {min(unknown)!r} is not judged for dev; give the run of dev")
     sample = sample_queries(run, queries)
     candidates = {query: run[query] for query in sample}
     passages = candidate_texts(collection, "dev", candidates)
@@ -88,13 +103,17 @@ def train(
     """Write the trained reranker to the folder `out` (`LayerwiseReranker.save_pretrained`), and its
     training.jsonl: the loss per exit by step.
 
-    Raises ValueError or BadInput on what cannot be trained, before the first step.
+    Raises ValueError or BadInput on what cannot be trained, before the first step; FloatingPointError where a loss
+    or a gradient is not finite, and MemoryError. `out` is then as it was.
     """
     meter = Meter()
+    check_writable(out)
     set_seed(seed)
     reranker = build(base, start_layer, settings)
     data = read_groups(groups, reranker.prompt, settings.group_size, seed)
     look = settings.eval_steps and read_look(reranker, collection, dev_run, settings.eval_queries)
+    looked_at = {"run": dev_run, "qrels": collection / "qrels/dev.tsv"} if look else {}
+    looked_at |= {name: collection / f"{name}.jsonl" for name in ("corpus", "queries") if look}
     facts = {
         "base": base.identity(),
         "base_fingerprint": fingerprint(fetch(base.model, base.revision)),
@@ -102,6 +121,7 @@ def train(
         "settings": settings.model_dump(),
         "seed": seed,
         "groups_sha256": sha256(groups),
+        "dev_sha256": {name: sha256(file) for name, file in looked_at.items()},
         "processes": int(os.environ.get("WORLD_SIZE", 1)),
         "code": code_digest("train"),
     }
@@ -114,12 +134,19 @@ def train(
     checkpoint = last_whole_checkpoint(work)
     if checkpoint is not None:
         say(f"{label}: going on from {checkpoint}")
-    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    except BaseException:
+        with contextlib.suppress(OSError):
+            work.rmdir()  # where there is no checkpoint in it
+        raise
     if trainer.is_world_process_zero():
         with atomic(out) as unfinished:
             reranker.save_pretrained(unfinished)
             write_jsonl(unfinished / "training.jsonl", trainer.state.log_history)
-            write_json(unfinished / "provenance.json", provenance(meter, **facts, gpu=_gpu()))
+            written = sorted(file for file in unfinished.rglob("*") if file.is_file())
+            files = {str(file.relative_to(unfinished)): sha256(file) for file in written}
+            write_json(unfinished / "provenance.json", provenance(meter, **facts, gpu=_gpu(), files=files))
         shutil.rmtree(work, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
 
@@ -221,6 +248,10 @@ def _optimizer(reranker: LayerwiseReranker, settings: Train) -> torch.optim.Opti
     )
 
 
+def _collate(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    return collate(groups, tokenizer) | {"names": [group.name for group in groups]}
+
+
 class LayerwiseTrainer(Trainer):
     """Adds to the Trainer: the loss of every exit in the logs, dev nDCG@10 as evaluation, small checkpoints."""
 
@@ -238,13 +269,14 @@ class LayerwiseTrainer(Trainer):
             arguments,
             train_dataset=data,
             eval_dataset=look and look.rows,  # never iterated: `evaluate` ranks the look itself
-            data_collator=partial(collate, tokenizer=reranker.tokenizer),
+            data_collator=partial(_collate, tokenizer=reranker.tokenizer),
             optimizers=(_optimizer(reranker, settings), None),
             callbacks=[Watch(label, reranker.exits, settings.group_size)],
         )
         self.remove_callback(PrinterCallback)
         self.reranker, self.settings, self.look = reranker, settings, look
         self.parts: list[Tensor] = []  # [2, exits] of each batch since the last log
+        self.names: list[str] = []  # of the groups since the last step of the optimiser
         self.speed = Speed(
             shape_of(reranker.backbone),
             arguments.device,
@@ -252,22 +284,47 @@ class LayerwiseTrainer(Trainer):
             frozen=settings.lora is not None,
         )
 
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        rows, tokens = inputs["pair"]["attention_mask"].shape
+        fix = f"a batch of {rows} rows of {tokens} tokens; lower groups_per_batch (and raise accumulation), "
+        fix += "passage_max_len or group_size, or set recompute: blocks"
+        with mended_by(fix):
+            return super().training_step(model, inputs, num_items_in_batch)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        output = model(**inputs)
+        self.names += inputs["names"]
+        output = model(**{name: value for name, value in inputs.items() if name != "names"})
         parts = torch.stack([output.parts.contrastive, output.parts.distillation]).detach()
         if not torch.isfinite(output.loss):
+            finite = zip(self.reranker.exits, parts.isfinite().all(0), strict=True)
             exits = [
-                k
-                for k, finite in zip(self.reranker.exits, parts.isfinite().all(0), strict=True)
-                if not finite
-            ]
-            raise FloatingPointError(
-                f"the loss of exits {exits} is not finite after step {self.state.global_step}; "
-                "lower lr or head_lr, or use precision: float32"
-            )
+                k for k, is_finite in finite if not is_finite
+            ] or self.reranker.exits  # or by their weights
+            raise self._not_finite(f"loss of exits {exits}", inputs["names"])
         self.parts.append(parts)
         self.speed.add(inputs["pair"]["attention_mask"])
         return (output.loss, output) if return_outputs else output.loss
+
+    def _clip_grad_norm(self, model):
+        """Also looks at the gradients: one that is not finite would spoil the weights, at the last step unseen."""
+        heads = {k: self.reranker.head(k).grad for k in self.reranker.exits}
+        finite = {
+            k: grad is None or grad.isfinite().all() for k, grad in heads.items()
+        }  # clipping spreads NaN
+        norm = super()._clip_grad_norm(model)
+        if not math.isfinite(norm):
+            exits = [k for k in finite if not finite[k]]
+            what = f"gradient of exits {exits}" if exits else "gradient of the backbone"
+            raise self._not_finite(what, self.names)
+        self.names.clear()
+        return norm
+
+    def _not_finite(self, what: str, names: list[str]) -> FloatingPointError:
+        shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+        return FloatingPointError(
+            f"the {what} is not finite after step {self.state.global_step}, in a batch of the groups {shown}; "
+            "lower lr or head_lr, or use precision: float32; look at these groups"
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self.parts:
@@ -301,7 +358,8 @@ class LayerwiseTrainer(Trainer):
             )
 
     def _save_checkpoint(self, model, trial) -> None:
-        super()._save_checkpoint(model, trial)
+        with writing(Path(self.args.output_dir)):
+            super()._save_checkpoint(model, trial)
         if self.is_world_process_zero():
             (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / WHOLE).touch()
 

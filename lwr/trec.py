@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from lwr.files import BadInput, atomic, hash_share, read_lines
 
+HIGHEST = 3.4028235677e38  # what lies above, rounds to no finite float32
 Run = dict[str, list[tuple[str, float]]]  # query id -> (passage id, score), best first
 
 
@@ -57,7 +57,7 @@ def write_run(path: Path, run: Run, tag: str) -> None:
 def read_run(path: Path) -> Run:
     """Read a run; each query's passages best first by score (their order in the file breaks ties).
 
-    Raises BadInput: not six columns, a score that is no finite number, a passage twice for one query.
+    Raises BadInput: not six columns, a score that is no finite float32, a passage twice for one query.
     """
     run: dict[str, dict[str, float]] = {}
     for number, line in read_lines(path):
@@ -73,8 +73,8 @@ def read_run(path: Path) -> Run:
             run[query_id][doc_id] = float(score)
         except ValueError:
             raise BadInput(f"{where}: score {score!r} is not a number; write one") from None
-        if not math.isfinite(run[query_id][doc_id]):
-            raise BadInput(f"{where}: score {score!r} is not finite; write a finite one")
+        if not abs(run[query_id][doc_id]) < HIGHEST:
+            raise BadInput(f"{where}: score {score!r} is not finite as a float32; write one that is")
     return {query_id: sorted(docs.items(), key=lambda pair: -pair[1]) for query_id, docs in run.items()}
 
 

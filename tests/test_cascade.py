@@ -27,7 +27,7 @@ from lwr.cascade import (
     schedules,
 )
 from lwr.config import Cascade
-from lwr.files import BadInput
+from lwr.files import BadInput, sha256
 from lwr.flops import Shape, flops
 from lwr.measures import per_query, rankings
 from lwr.schedule import Schedule
@@ -447,7 +447,9 @@ def dev_side(decision: dict) -> list[tuple]:
 
 def test_what_a_decision_tells(arm):
     decision = decided(arm)
-    rows = decision.pop("schedules")
+    rows, inputs = decision.pop("schedules"), decision.pop("inputs")
+    assert inputs["dev"] == [sha256(arm / f"dev{seed}.parquet") for seed in (1, 2)]
+    assert inputs["qrels"]["test"] == sha256(arm / "qrels/test.tsv")
     chosen = [row["schedule"] for row in rows if row["chosen"]]
     assert decision == {
         **ARM,

@@ -230,7 +230,7 @@ def test_a_candidate_scored_twice_is_refused(collection):
 
 
 def test_a_score_that_is_no_number_leaves_nothing_behind(collection):
-    with pytest.raises(ValueError, match="not a finite float32"):
+    with pytest.raises(ValueError, match="layer_2 of row 1 is nan"):
         evaluated(collection, random_scores().assign(layer_2=np.float32("nan")))
     assert not (collection / "out.parquet").exists()
     assert not (collection / "runs").exists()

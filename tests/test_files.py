@@ -2,7 +2,7 @@ import gzip
 
 import pytest
 
-from lwr.files import BadInput, atomic, hash_share, read_jsonl, sha256, write_jsonl
+from lwr.files import BadInput, atomic, check_writable, hash_share, read_json, read_jsonl, sha256, write_jsonl
 
 
 def names(folder):
@@ -136,3 +136,35 @@ def test_hash_share_is_fixed_and_spread_evenly():
     assert hash_share("a") == int("ca978112ca1b", 16) / 2**48
     shares = [hash_share(str(i)) for i in range(2000)]
     assert abs(sum(share < 0.3 for share in shares) / 2000 - 0.3) < 0.03
+
+
+def test_a_byte_order_mark_at_the_start_is_passed_over(tmp_path):
+    for name, pack in (("rows.jsonl", bytes), ("rows.jsonl.gz", gzip.compress)):
+        (tmp_path / name).write_bytes(pack(b'\xef\xbb\xbf{"n": 1}\n{"n": 2}\n'))
+        assert list(read_jsonl(tmp_path / name, {"n": int})) == [{"n": 1}, {"n": 2}]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"{", "not JSON in UTF-8"),
+        (b'{"a": "\xff"}', "not JSON in UTF-8"),
+        (b"[" * 100_000, "not JSON in UTF-8"),
+        (b"[1]", "no JSON object"),
+        (b"{}", "field 'a' is missing"),
+        (b'{"a": 1}', "field 'a' is 1; make it a list"),
+    ],
+)
+def test_json_that_cannot_be_used_is_named(tmp_path, content, says):
+    (tmp_path / "some.json").write_bytes(content)
+    with pytest.raises(BadInput, match=r"some\.json: ") as error:
+        read_json(tmp_path / "some.json", {"a": list})
+    assert says in str(error.value)
+
+
+def test_what_cannot_be_written_is_known_at_once(tmp_path):
+    check_writable(tmp_path / "deep/model")
+    assert names(tmp_path / "deep") == []
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="is not a folder, or stands in a file"):
+        check_writable(tmp_path / "file/model")

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-import yaml
 from pydantic import BaseModel, ValidationError
 from typer import Option
 
 from lwr import config
 from lwr.config_errors import explain
 from lwr.files import BadInput
+from lwr.yaml_source import parse_yaml, read_yaml
 
 Section = TypeVar("Section", bound=BaseModel)
-Out = Annotated[Path, Option(help="What is written: whole, or not at all.")]
+Out = Annotated[Path, Option(help="The file that is written: whole, or not at all.", dir_okay=False)]
+OutFolder = Annotated[Path, Option(help="The folder that is written: whole, or not at all.", file_okay=False)]
 Collection = Annotated[Path, Option(help="Folder in BEIR layout, as `lwr collect` writes it.", exists=True)]
 SplitName = Annotated[config.Split, Option()]
 Settings = Annotated[str, Option(metavar="SETTINGS")]
@@ -30,16 +31,30 @@ BaseModelSettings = Annotated[
 
 def read_settings(text: str, section: type[Section]) -> Section:
     """A section of the config from a file or from the text itself. Raises BadInput naming key, value and fix."""
-    file = Path(text)
     is_text = "{" in text or "\n" in text
+    source = parse_yaml(text, "settings") if is_text else read_yaml(Path(text))
+    if source.twice:
+        raise BadInput("\n".join(said for _, said in source.twice))
     try:
-        values = yaml.safe_load(text if is_text else file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise BadInput(f"settings {text!r}: {error}; give a YAML or JSON file, or {{key: value}}") from None
-    try:
-        return section.model_validate(values)
+        return section.model_validate(source.values)
     except ValidationError as error:
-        raise BadInput(explain(error, section, values, "settings" if is_text else text)) from None
+        raise BadInput(explain(error, section, source.values, source.name)) from None
+
+
+class Arm(config.Section):
+    """How measures, cascades and costs name what they are of."""
+
+    dataset: str
+    trained_on: str
+    base_model: str
+    start_layer: int
+    variant: str
+
+
+class Cell(Arm):
+    """One training of an arm."""
+
+    seed: int
 
 
 def quiet() -> None:

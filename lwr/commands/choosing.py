@@ -6,11 +6,22 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 from typer import Option
 
 from lwr import config
-from lwr.commands import ARM, Collection, Measures, Out, Settings, SplitName, quiet, read_settings
+from lwr.commands import (
+    ARM,
+    Arm,
+    Cell,
+    Collection,
+    Measures,
+    Out,
+    Settings,
+    SplitName,
+    quiet,
+    read_settings,
+)
+from lwr.files import BadInput
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -41,8 +52,8 @@ def cascade(
     """
     from lwr.cascade import decide
 
-    chosen = read_settings(settings, config.Cascade)
-    decide(model, dev, test, collection, chosen, yaml.safe_load(arm), out)
+    chosen, which = read_settings(settings, config.Cascade), read_settings(arm, Arm)
+    decide(model, dev, test, collection, chosen, which.model_dump(), out)
 
 
 @app.command()
@@ -53,7 +64,7 @@ def evaluate(
     measures: Annotated[str, Option(help="As ir_measures names them, with commas.")],
     cascade: Annotated[Path, Option(help="JSON that `lwr cascade` wrote.", exists=True)],
     cell: Annotated[str, Option(help=f"Written into each row: {ARM[:-2]}, seed: …}}`.")],
-    runs: Annotated[Path, Option(help="Folder for a TREC run of each exit.")],
+    runs: Annotated[Path, Option(help="Folder for a TREC run of each exit.", file_okay=False)],
     out: Out,
 ) -> None:
     """Measure every exit, the cascade and the first stage, per query: Parquet, and TREC runs to measure elsewhere.
@@ -69,8 +80,12 @@ def evaluate(
     ```
     """
     from lwr.evaluate import evaluate
+    from lwr.measure_names import problem_of
 
-    evaluate(scores, collection, split, measures.split(","), cascade, yaml.safe_load(cell), out, runs)
+    names, which = measures.split(","), read_settings(cell, Cell)
+    for problem in filter(None, map(problem_of, names)):
+        raise BadInput(f"--measures: {problem}")
+    evaluate(scores, collection, split, names, cascade, which.model_dump(), out, runs)
 
 
 @app.command()
@@ -103,7 +118,8 @@ def cost(
 
     quiet()
     how, which = read_settings(scoring, config.Score), read_settings(settings, config.Cost)
-    cost(model, collection, scores, cascade, how, which, yaml.safe_load(arm), out, label)
+    of_arm = read_settings(arm, Arm).model_dump()
+    cost(model, collection, scores, cascade, how, which, of_arm, out, label)
 
 
 @app.command()
@@ -111,7 +127,7 @@ def compare(
     measures: Measures,
     primary: Annotated[str, Option(help="The measure that is compared.")],
     margin: Annotated[float, Option(help="What an exit may lose of it and still be as good.")],
-    out: Annotated[Path, Option(help="Folder for comparisons.csv and comparisons.md.")],
+    out: Annotated[Path, Option(help="Folder for comparisons.csv and comparisons.md.", file_okay=False)],
 ) -> None:
     """Who ranks better, and how sure is it: exits against the deepest, the first stage, and between models.
 
@@ -135,7 +151,10 @@ def tables(
         list[Path], Option("--cascade", help="A file of `lwr cascade`; once per arm.", exists=True)
     ],
     primary: Annotated[str, Option(help="The measure that shares are counted in.")],
-    out: Annotated[Path, Option(help="Folder for layers, cost and cascades: .csv, .md; layers also .tex.")],
+    out: Annotated[
+        Path,
+        Option(help="Folder for layers, cost and cascades: .csv, .md; layers also .tex.", file_okay=False),
+    ],
 ) -> None:
     """The tables of quality per layer, of costs, and of the cascades.
 
@@ -180,12 +199,41 @@ def advise(
 
 
 @app.command()
+def verify(
+    results: Annotated[Path, typer.Argument(help="Results of a grid.", exists=True, file_okay=False)] = Path(
+        "results"
+    ),
+) -> None:
+    """Read all that a grid wrote, and hold it against what it was made of: a line for each thing that is wrong.
+
+    Ends with status 1 where something is. What a kill left behind is told, and whether it does harm.
+
+    Example:
+
+    ```
+    lwr verify results
+    ```
+    """
+    from lwr.verify import verify
+
+    verdict = verify(results)
+    for line in verdict.notes:
+        typer.echo(f"note: {line}")
+    for line in verdict.faults:
+        typer.secho(line, fg="red", err=True)
+    if verdict.faults:
+        typer.secho(f"{len(verdict.faults)} faults in {verdict.files} files", fg="red", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{verdict.files} files: each is what its step wrote, of what is there now")
+
+
+@app.command()
 def figures(
     measures: Measures,
     tables: Annotated[Path, Option(help="Folder of `lwr tables` and `lwr compare`.", exists=True)],
     training: Annotated[list[Path], Option(help="Folder of a model; once per cell.", exists=True)],
     primary: Annotated[str, Option(help="The measure that is drawn.")],
-    out: Annotated[Path, Option(help="Folder for the figures: .html, .svg, .png, .json.")],
+    out: Annotated[Path, Option(help="Folder for the figures: .html, .svg, .png, .json.", file_okay=False)],
 ) -> None:
     """Draw quality by layer, FLOPs and latency, queries won and lost, and the losses of training.
 

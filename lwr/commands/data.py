@@ -9,7 +9,7 @@ import typer
 from typer import Option
 
 from lwr import config
-from lwr.commands import Collection, Out, Settings, SplitName, read_settings
+from lwr.commands import Collection, Out, OutFolder, Settings, SplitName, read_settings
 from lwr.files import BadInput
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -62,7 +62,7 @@ def schema(
 @app.command()
 def collect(
     dataset: Annotated[str, Option(metavar="SETTINGS", help="A data set: the keys under `datasets: NAME:`.")],
-    out: Out,
+    out: OutFolder,
 ) -> None:
     """Bring a collection into BEIR layout: corpus.jsonl, queries.jsonl, qrels/.
 

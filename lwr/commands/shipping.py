@@ -10,7 +10,7 @@ import typer
 from typer import Option
 
 from lwr import config
-from lwr.commands import quiet
+from lwr.commands import OutFolder, quiet
 from lwr.files import BadInput, atomic
 from lwr.schedule import Schedule
 
@@ -113,7 +113,7 @@ def _depth(layer: int | None, cascade: str | None) -> Schedule | None:
 def export(
     model: Annotated[str, Option(help="Folder that `lwr train` wrote, or an upstream layerwise checkpoint.")],
     layer: Annotated[int, Option(help="The exit that is kept.", min=1)],
-    out: Annotated[Path, Option(help="Folder that is written: whole, or not at all.")],
+    out: OutFolder,
     layout: Annotated[Literal["huggingface", "onnx", "upstream"], Option()] = "huggingface",
 ) -> None:
     """Write exit k for programs that know nothing of lwr.

@@ -9,7 +9,16 @@ import typer
 from typer import Option
 
 from lwr import config
-from lwr.commands import BaseModelSettings, Collection, Out, Settings, SplitName, quiet, read_settings
+from lwr.commands import (
+    BaseModelSettings,
+    Collection,
+    Out,
+    OutFolder,
+    Settings,
+    SplitName,
+    quiet,
+    read_settings,
+)
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -43,7 +52,7 @@ def train(
     collection: Collection,
     dev_run: Annotated[Path, Option(help="TREC run of the dev queries, for looks while training.")],
     seed: Annotated[int, Option(help="Of the heads, the data order, and dropout.")],
-    out: Out,
+    out: OutFolder,
     label: Annotated[str, Option(help="Stands before each line of progress.")] = "train",
 ) -> None:
     """Train one layerwise reranker.

@@ -12,6 +12,7 @@ from steps import DECIDED, MEASURED, READ, SCORED
 
 from lwr.checkpoint import fingerprint
 from lwr.files import sha256
+from lwr.verify import verify
 
 pytestmark = pytest.mark.xdist_group("workflow")  # the finished grid is made once
 
@@ -76,6 +77,14 @@ def test_a_model_says_where_it_came_from(finished):
     assert "energy_joules" in came
 
 
+def test_all_that_the_grid_wrote_is_verified(finished):
+    results = finished.folder / "results/test"
+    verdict = verify(results)
+    assert verdict.faults == verdict.notes == []
+    written = {path for path in results.rglob("*") if path.is_file()} - set((results / "logs").rglob("*"))
+    assert verdict.files == len(written)
+
+
 def test_a_second_run_does_nothing(finished):
     assert finished.plan() == []
 
@@ -128,6 +137,7 @@ def test_a_touched_source_file_reruns_nothing(house):
         ("tables", READ),
         ("advise", {"advise", "report"}),
         ("cli", set()),
+        ("verify", set()),
     ],
 )
 def test_a_real_edit_reruns_the_steps_that_import_it_and_what_follows(house, room, steps):

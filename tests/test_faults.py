@@ -1,0 +1,191 @@
+"""What no input is to blame for: memory, disks, numbers that overflow; and paths that a shell could misread."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from bad_input_cases import with_settings
+from bad_input_world import COLLECT, SCORE, TRAIN, Case, build, nothing, run
+
+from lwr import cli
+from lwr.files import write_jsonl
+from lwr.memory import mended_by
+from lwr.reranker import LayerwiseReranker
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    return build(tmp_path_factory.mktemp("faults") / "world")
+
+
+@pytest.fixture
+def here(world, tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(shutil.copytree(world, tmp_path / "here"))
+    monkeypatch.delenv("LWR_DEBUG", raising=False)
+    return tmp_path / "here"
+
+
+# --- memory --------------------------------------------------------------------------------------------
+
+
+def fails_with(monkeypatch, error: Exception) -> None:
+    def encode(*_, **__):
+        raise error
+
+    monkeypatch.setattr(LayerwiseReranker, "encode", encode)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried"
+        ),
+    ],
+    ids=["gpu", "cpu"],
+)
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (TRAIN, ("a batch of 6 rows of ", "lower groups_per_batch", "passage_max_len", "recompute: blocks")),
+        (SCORE, ("10 rows of up to ", "set tokens_per_batch below 2048")),
+    ],
+    ids=["train", "score"],
+)
+def test_out_of_memory_names_the_batch_and_what_to_set(here, monkeypatch, command, says, error):
+    fails_with(monkeypatch, error)
+    outcome = run(Case("", command, nothing))
+    assert outcome.code == 1
+    assert outcome.said.count("out of memory") == 1
+    assert all(text in outcome.said for text in says), outcome.said
+    assert outcome.changed == []
+
+
+@pytest.mark.parametrize("command", [TRAIN, SCORE], ids=["train", "score"])
+def test_another_runtime_error_is_not_swallowed(here, monkeypatch, command):
+    fails_with(monkeypatch, RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(Case("", command, nothing))
+
+
+def test_what_fits_is_left_alone():
+    with mended_by("nothing"):
+        pass
+
+
+# --- numbers -------------------------------------------------------------------------------------------
+
+
+def test_a_gradient_that_is_not_finite_at_the_last_step_leaves_what_was_there(here, monkeypatch):
+    """No later loss would tell: the weights of NaN would be saved."""
+    score = LayerwiseReranker._score
+
+    def with_a_broken_gradient(self, layer, state):
+        scores = score(self, layer, state)
+        if layer == 3 and scores.requires_grad:
+            scores.register_hook(lambda gradient: gradient * torch.inf)
+        return scores
+
+    monkeypatch.setattr(LayerwiseReranker, "_score", with_a_broken_gradient)
+    settings = TRAIN[TRAIN.index("--settings") + 1].replace("steps: 2", "steps: 1")
+    outcome = run(Case("", with_settings(TRAIN, "--settings", settings), nothing))
+    assert outcome.code == 1
+    assert "the gradient of exits [3" in outcome.said
+    assert re.search(r"groups\.jsonl:\d, groups\.jsonl:\d;", outcome.said)
+    assert outcome.changed == []
+
+
+# --- disks ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if os.getuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("only root may mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [(COLLECT, "collection"), (TRAIN, "model"), (SCORE, "scores.parquet")],
+    ids=["collect", "train", "score"],
+)
+def test_a_full_disk_is_said_and_leaves_what_was_there(here, small_disk, command, name):
+    long = ({"_id": f"d{i}", "text": f"decode {i * i} " * 500} for i in range(12))
+    write_jsonl(Path("data/corpus.jsonl"), long)
+    (small_disk / "precious").write_bytes(b"x" * 64 * 1024)
+    before = written(small_disk)
+    outcome = run(Case("", with_settings(command, "--out", str(small_disk / name)), nothing))
+    assert outcome.code == 1
+    assert "No space left on device" in outcome.said
+    assert str(small_disk) in outcome.said
+    assert written(small_disk) == before
+    assert [path.name for path in small_disk.iterdir() if path.name.startswith(".draft")] == []
+
+
+@pytest.mark.parametrize("command", [COLLECT, TRAIN, SCORE], ids=["collect", "train", "score"])
+def test_a_disk_that_can_only_be_read_is_said_before_the_work(here, small_disk, command, monkeypatch):
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    if command is TRAIN:
+        monkeypatch.setattr("lwr.train.build", lambda *_: pytest.fail("it began to work"))
+    outcome = run(Case("", with_settings(command, "--out", str(small_disk / "out")), nothing))
+    assert outcome.code == 1
+    assert re.search(rf"Read-only file system.*: '{small_disk}/out", outcome.said), outcome.said
+
+
+# --- tracebacks ----------------------------------------------------------------------------------------
+
+
+def test_debug_shows_where_it_failed(here, monkeypatch):
+    arguments = ["--debug", "collect", "--dataset", "{source: {kind: beir, path: nowhere}}", "--out", "o"]
+    run_it = [sys.executable, "-m", "lwr", *arguments]
+    ended = subprocess.run(run_it, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert ended.returncode == 1
+    assert "Traceback" in ended.stderr
+    assert "nowhere/queries.jsonl: no such file" in ended.stderr
+    monkeypatch.setattr("sys.argv", ["lwr", *arguments])
+    monkeypatch.setenv("LWR_DEBUG", "")
+    with pytest.raises(ValueError, match="no such file"):
+        cli.main()
+
+
+# --- shells --------------------------------------------------------------------------------------------
+
+SAFE = {"wildcards.split", "wildcards.start_layer", "wildcards.seed"}
+"""train, dev or test; digits, perhaps after a minus: see wildcard_constraints in common.smk."""
+SAFE |= {"resources.gpu", "resources.processes", "params.margin", "params.shard"}
+"""Numbers, and K/N of numbers."""
+QUOTED_ALREADY = {"params.dev", "params.test", "params.costs", "params.cascades", "params.models"}
+"""Made by options() in common.smk, which quotes each value."""
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "workflow/rules").glob("*.smk")), ids=lambda file: file.name)
+def test_every_placeholder_of_a_shell_command_is_quoted(file):
+    text = file.read_text(encoding="utf-8")
+    commands = re.findall(r"^    +shell:\n((?: +\"[^\n]*\n)+)", text, re.MULTILINE)
+    assert len(commands) == len(re.findall(r"^ +shell:", text, re.MULTILINE))
+    for name, quoted in re.findall(r"\{([\w.\[\]]+)(:q)?\}", "".join(commands)):
+        assert quoted or name in SAFE | QUOTED_ALREADY, f"{{{name}}} in {file.name}: write {{{name}:q}}"
+    for name in {f"params.{name}" for name in re.findall(r"^ +(\w+)=lambda w, input: options\(", text, re.M)}:
+        assert name in QUOTED_ALREADY
+    made = [name for name in QUOTED_ALREADY if f"{{{name}}}" in text]
+    assert all(re.search(rf"^ +{name[7:]}=lambda w, input: options\(", text, re.M) for name in made)

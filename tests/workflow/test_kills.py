@@ -1,0 +1,135 @@
+"""Snakemake and all of its jobs killed at random moments, again and again: what comes out is what would have anyway.
+
+LWR_KILLS says how often (5; before a release: `LWR_KILLS=50 pytest -m slow tests/workflow/test_kills.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from workflow.conftest import House
+
+from lwr.verify import verify
+
+pytestmark = pytest.mark.xdist_group("workflow")
+
+KILLS = int(os.environ.get("LWR_KILLS", 5))
+STARTS_IN = 3.0  # seconds before which a kill meets nothing
+NOT_YET = re.compile("missing|no such file|No such file|no scores, measures or cascades")
+"""What may be said of results that are not finished: nothing in them is broken, or does not go together."""
+
+
+def start(house: House) -> subprocess.Popen:
+    """In a session of its own, with which it and all of its jobs can be killed."""
+    command = [*(sys.executable, "-m", "snakemake", "--cores", "2"), "--configfile", house.config]
+    command += ["--rerun-incomplete"]
+    environment = os.environ | {"PYTHONPATH": str(house.folder)}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, cwd=house.folder, env=environment, start_new_session=True, **quiet)
+
+
+def session(leader: int) -> list[int]:
+    """The processes of a session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            after_name = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it ended meanwhile
+            continue
+        if int(after_name[3]) == leader:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def kill(process: subprocess.Popen) -> None:
+    """-9, all of the session at once, whatever group a job is in."""
+    while left := [pid for pid in session(process.pid) if pid != process.pid or process.poll() is None]:
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        process.wait()
+
+
+def lasts(house: House) -> float:
+    """Seconds from the first file to the last."""
+    times = [file.stat().st_mtime for file in (house.folder / "results").rglob("*") if file.is_file()]
+    return max(times) - min(times)
+
+
+def begin_again(house: House) -> None:
+    shutil.rmtree(house.folder / "results")
+    shutil.rmtree(house.folder / ".snakemake")
+
+
+def ends_as_if_undisturbed(house: House, finished: House) -> None:
+    house.snakemake("--unlock")
+    house.snakemake("--rerun-incomplete")
+    assert house.tables() == finished.tables()
+    assert verify(house.folder / "results/test").faults == []
+    assert house.plan() == []
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_change_nothing(finished, house):
+    took, rng = lasts(finished), random.Random(1)
+    begin_again(house)
+    harmed = 0
+    for number in range(KILLS):
+        process = start(house)
+        time.sleep(STARTS_IN + rng.uniform(0, took if number % 2 else took / 3))
+        came_too_late = process.poll() is not None
+        kill(process)
+        if (house.folder / "results/test/collections").exists():
+            faults = verify(house.folder / "results/test").faults
+            assert [fault for fault in faults if not NOT_YET.search(fault)] == []
+            harmed += bool(faults)
+        if came_too_late or number % 4 == 3:
+            ends_as_if_undisturbed(house, finished)
+            begin_again(house)
+        else:
+            house.snakemake("--unlock")
+    ends_as_if_undisturbed(house, finished)
+    assert harmed >= KILLS // 3, "the kills came too early or too late to test anything"
+
+
+@pytest.mark.slow
+def test_of_two_at_once_the_second_is_refused(finished, house):
+    begin_again(house)
+    first = start(house)
+    try:
+        while not list((house.folder / ".snakemake/locks").glob("*")):
+            assert first.poll() is None, "it ended before it began"
+            time.sleep(0.05)
+        second = house.snakemake(check=False)
+        assert second.returncode != 0
+        assert "lock" in (second.stdout + second.stderr).lower()
+        assert first.wait(timeout=1200) == 0
+    finally:
+        kill(first)
+    assert house.tables() == finished.tables()
+    assert verify(house.folder / "results/test").faults == []
+
+
+@pytest.mark.slow
+def test_touched_files_retrain_nothing(house):
+    results = house.folder / "results/test"
+    for file in [
+        *results.glob("collections/*/*"),
+        *results.glob("collections/*/*/*"),
+        *results.glob("base_models/*"),
+    ]:
+        file.touch()
+    for file in house.folder.glob("checkpoints/*/*"):
+        file.touch()
+    assert "train" not in house.rules()
