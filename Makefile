@@ -46,7 +46,7 @@ lint: .venv/.installed
 
 # Resolve the newest versions again and pin them (needs uv). The +cpu of a local wheel is not a version of the index.
 lock:
-	uv pip compile pyproject.toml --extra dev --no-annotate --no-header --quiet \
+	uv pip compile pyproject.toml --extra dev --extra coverage --extra mutants --extra fuzz --no-annotate --no-header --quiet \
 	  --no-emit-package setuptools --upgrade \
 	  | sed -E 's/\+cpu$$//' | grep -v -E '^(nvidia|cuda|triton)' > requirements.lock
 
