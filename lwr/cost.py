@@ -13,12 +13,12 @@ import torch
 
 from lwr import parquet
 from lwr.beir import read_queries, sample_queries
-from lwr.cascade import read_chosen
 from lwr.config import Cost, Score
 from lwr.files import read_json, sha256, write_json
 from lwr.flops import counted, flops, shape_of
 from lwr.progress import progress
 from lwr.provenance import Meter, processor, provenance
+from lwr.replay import read_chosen
 from lwr.reranker import LayerwiseReranker
 from lwr.schedule import Schedule
 from lwr.score import candidate_texts

@@ -9,10 +9,10 @@ import pandas as pd
 
 from lwr import parquet
 from lwr.beir import read_qrels
-from lwr.cascade import cascaded, read_chosen
 from lwr.config import Split
 from lwr.files import BadInput, atomic, sha256
 from lwr.measures import exits_of, per_query, rankings, ties
+from lwr.replay import cascaded, read_chosen
 from lwr.trec import write_run
 
 

@@ -19,12 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from lwr.beir import read_passages, read_query_file
-from lwr.cascade import by_place
 from lwr.config import Score
 from lwr.files import BadInput, decode_lines, hash_share, read_lines, write_jsonl
 from lwr.group_lines import read_group_lines
 from lwr.groups import instruction_of
 from lwr.progress import progress
+from lwr.replay import by_place
 from lwr.reranker import LayerwiseReranker
 from lwr.saved import exits_of
 from lwr.schedule import Schedule

@@ -16,20 +16,18 @@ from hypothesis import strategies as st
 from lwr.beir import Passage, Qrels, write_collection
 from lwr.cascade import (
     LADDER,
-    cascaded,
     choose,
     decide,
     front,
     measure,
     ndcg,
-    read_candidates,
-    replay,
     schedules,
 )
 from lwr.config import Cascade
 from lwr.files import BadInput, sha256
 from lwr.flops import Shape, flops
 from lwr.measures import per_query, rankings
+from lwr.replay import cascaded, read_candidates, replay
 from lwr.schedule import Schedule
 from lwr.trec import best_first
 

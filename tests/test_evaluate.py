@@ -10,9 +10,9 @@ import pytest
 import pytrec_eval
 
 from lwr.beir import Passage, write_collection
-from lwr.cascade import cascaded
 from lwr.evaluate import evaluate
 from lwr.files import BadInput, write_json
+from lwr.replay import cascaded
 from lwr.schedule import Schedule
 from lwr.trec import best_first, read_run, read_tag
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from lwr.batching import batches_of
 from lwr.beir import Passage, read_corpus, read_qrels, read_queries, write_collection
-from lwr.cascade import read_candidates, replay
 from lwr.config import Config, Template, Train
 from lwr.config_file import read
 from lwr.files import BadInput, read_json, read_jsonl, write_json, write_jsonl
 from lwr.group_lines import read_group_lines
 from lwr.prompt import Prompt, Row
+from lwr.replay import read_candidates, replay
 from lwr.schedule import Schedule
 from lwr.trec import best_first, read_run, write_run
 from lwr.yaml_source import parse_yaml

@@ -12,8 +12,8 @@ import tiny
 import torch
 
 from lwr.batching import pad
-from lwr.cascade import read_candidates, replay
 from lwr.files import hash_share
+from lwr.replay import read_candidates, replay
 from lwr.reranker import LayerwiseReranker
 from lwr.schedule import Schedule
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-import lwr.train
+import lwr.trainer
 from lwr.batching import pad
 from lwr.beir import Passage, write_collection
 from lwr.config import Base, Score, Train
@@ -138,7 +138,7 @@ def sgd(monkeypatch):
     def optimizer(reranker: LayerwiseReranker, settings: Train) -> torch.optim.SGD:
         return torch.optim.SGD([p for p in reranker.parameters() if p.requires_grad], lr=settings.lr)
 
-    monkeypatch.setattr(lwr.train, "_optimizer", optimizer)
+    monkeypatch.setattr(lwr.trainer, "_optimizer", optimizer)
 
 
 # --- the same training ---------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ def test_bfloat16_trains(data, tmp_path):
 def test_heads_have_their_own_rate_and_only_matrices_decay(data):
     settings = Train.model_validate(SETTINGS | {"weight_decay": 0.1})
     reranker = build(base(data, "bert"), 2, settings)
-    groups = lwr.train._optimizer(reranker, settings).param_groups
+    groups = lwr.trainer._optimizer(reranker, settings).param_groups
     of = {p: group for group in groups for p in group["params"]}
     assert of.keys() == {p for p in reranker.parameters() if p.requires_grad}
     for p in reranker.backbone.parameters():

@@ -6,7 +6,8 @@ rule cascade:
         model=of_first_seed(MODEL),
         dev=of_seeds(SCORES, split="dev"),
         test=of_seeds(SCORES, split="test"),
-        qrels=of_tested(QRELS),
+        dev_qrels=of_tested(QRELS, split="dev"),
+        test_qrels=of_tested(QRELS, split="test"),
     output:
         CASCADE,
     log:
@@ -17,7 +18,7 @@ rule cascade:
         mem_mb=8000,
         runtime=60,
     params:
-        folder=lambda w, input: folder_of(input.qrels),
+        folder=lambda w, input: collection_of(input.dev_qrels),
         dev=lambda w, input: options("--dev", input.dev),
         test=lambda w, input: options("--test", input.test),
         settings=settings(GRID.cascade),

@@ -25,7 +25,7 @@ LOGS = f"{RESULTS}/logs"
 COLLECTION = f"{RESULTS}/collections/{{dataset}}"
 CORPUS = f"{COLLECTION}/corpus.jsonl"
 QUERIES = f"{COLLECTION}/queries.jsonl"
-QRELS = f"{COLLECTION}/qrels"
+QRELS = f"{COLLECTION}/qrels/{{split}}.tsv"
 RUN = f"{COLLECTION}/runs/{{split}}.trec"
 GROUPS = f"{COLLECTION}/groups.jsonl"
 
@@ -119,9 +119,9 @@ def options(name, values):
     return " ".join(f"{name} {quote(str(value))}" for value in values)
 
 
-def of_tested(template):
+def of_tested(template, **fixed):
     """Input function: the path of a collection, for the data set that is ranked."""
-    return lambda w: template.format(dataset=w.tested, split=w.get("split"))
+    return lambda w: template.format(**{"dataset": w.tested, "split": w.get("split"), **fixed})
 
 
 def of_dev(template):
@@ -143,6 +143,11 @@ def failures(text):
 def folder_of(path):
     """The collection, or other folder, that a file of it lies in."""
     return str(Path(path).parent)
+
+
+def collection_of(qrels):
+    """The collection that judgements belong to."""
+    return folder_of(folder_of(qrels))
 
 
 def shown(files, category):

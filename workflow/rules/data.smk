@@ -1,5 +1,6 @@
 # Collections, their first stage, and training groups: mined from a collection, or made elsewhere.
 
+from lwr.beir import SPLITS
 from lwr.sources import flag_embedding
 
 ADOPTED = [name for name, dataset in GRID.datasets.items() if dataset.source.kind == "flag_embedding"]
@@ -10,7 +11,7 @@ rule collect:
     output:
         corpus=CORPUS,
         queries=QUERIES,
-        qrels=directory(QRELS),
+        qrels=expand(QRELS, split=SPLITS, allow_missing=True),
     log:
         f"{LOGS}/collect/{{dataset}}.log",
     wildcard_constraints:
@@ -56,7 +57,7 @@ rule mine:
     input:
         corpus=CORPUS,
         queries=QUERIES,
-        qrels=QRELS,
+        qrels=expand(QRELS, split="train", allow_missing=True),
         run=expand(RUN, split="train", allow_missing=True),
         teacher=lambda w: GRID.datasets[w.dataset].mining.teacher_run or [],
     output:

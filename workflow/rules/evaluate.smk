@@ -17,7 +17,7 @@ rule evaluate:
         mem_mb=4000,
         runtime=60,
     params:
-        folder=lambda w, input: folder_of(input.qrels),
+        folder=lambda w, input: collection_of(input.qrels),
         measures=lambda w: ",".join(GRID.measures_of(w.tested)),
         cell=lambda w: settings({**arm_of(w), "seed": int(w.seed)}),
         code=CODE["evaluate"],
