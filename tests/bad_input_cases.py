@@ -66,7 +66,7 @@ COLLECTIONS = [
     Case("empty queries.jsonl", COLLECT, wrote(QUERIES, ""), ("data/qrels/train.tsv:2", "'q0' is not in queries.jsonl")),
     Case("empty corpus.jsonl", COLLECT, wrote(CORPUS, ""), ("are not in its corpus", "qrels/train.tsv")),
     Case("empty qrels", COLLECT, wrote(QRELS, ""), (f"{QRELS}:1", "no header")),
-    Case("qrels with a header alone", COLLECT, wrote(QRELS, HEADER), ("no query is left for test",)),
+    Case("qrels with a header alone", COLLECT, wrote(QRELS, HEADER), ("none judged in it", "test_from_train")),
     Case("no qrels of dev", COLLECT, removed("data/qrels/dev.tsv"), ("no qrels/dev.tsv", "dev_from_train")),
     Case("no corpus", COLLECT, removed(CORPUS), (CORPUS, "no such file")),
     Case("blank line", COLLECT, line(QUERIES, 3, "  "), (f"{QUERIES}:3", "blank line; remove it")),

@@ -59,7 +59,9 @@ def test_splits_that_are_there_are_kept(folder, tmp_path):
 
 
 def test_a_split_that_is_missing_and_not_asked_for_is_an_error(folder, tmp_path):
-    with pytest.raises(BadInput, match=r"no qrels/dev.tsv; add it, or set dev_from_train"):
+    with pytest.raises(
+        BadInput, match=r"no qrels/dev.tsv, or none judged in it; add it, or set dev_from_train"
+    ):
         collect(source(folder, test_from_train=0.3), tmp_path / "out")
 
 

@@ -24,13 +24,16 @@ def read(source: BeirFolder) -> Collection:
 
 def _splits(folder: Path, source: BeirFolder, query_ids: set[str]) -> dict[Split, Qrels]:
     shares = {"dev": source.dev_from_train, "test": source.test_from_train}
-    there = {split: (folder / "qrels" / f"{split}.tsv").is_file() for split in SPLITS}
+    present = [split for split in SPLITS if split == "train" or (folder / f"qrels/{split}.tsv").is_file()]
+    qrels = {split: read_qrels(folder, split, query_ids) for split in present}
+    there = {split for split, judged in qrels.items() if judged}
     for split, share in shares.items():
         key = f"{split}_from_train"
-        if there[split] and share:
+        if split in there and share:
             raise BadInput(f"{folder}: qrels/{split}.tsv is there, so {key} must be 0 (or remove the file)")
-        if not there[split] and not share:
-            raise BadInput(f"{folder}: no qrels/{split}.tsv; add it, or set {key} to take queries of train")
-    present = [split for split in SPLITS if there[split] or split == "train"]
-    qrels = {split: read_qrels(folder, split, query_ids) for split in present}
-    return split_off(qrels.pop("train"), shares["dev"], shares["test"]) | qrels
+        if split not in there and not share:
+            raise BadInput(
+                f"{folder}: no qrels/{split}.tsv, or none judged in it; add it, or set {key} to take queries of train"
+            )
+    whole = {split: qrels[split] for split in ("dev", "test") if split in there}
+    return split_off(qrels["train"], shares["dev"], shares["test"]) | whole
