@@ -8,12 +8,24 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from xdist.scheduler import LoadScopeScheduling
 
 BESIDE = Path(__file__).parent.parent.parent / "shared"
 
 torch.set_num_threads(1)
 transformers.logging.disable_progress_bar()
 transformers.logging.set_verbosity_error()
+
+
+class OneWorkflow(LoadScopeScheduling):
+    """With several workers, all tests of the workflow go to one: the grid that they look at runs once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "workflow" if "workflow/" in nodeid else nodeid
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return OneWorkflow(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ from lwr.reranker import LayerwiseReranker
 from lwr.retrieve import search
 from lwr.score import candidate_texts
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("clean environments")]
+pytestmark = pytest.mark.slow
 
 QUERIES, CANDIDATES, LAYER = 20, 10, 3
 TORCH = "torch==2.13.0"

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # one SLURM for all of them
+pytestmark = pytest.mark.slow
 
 BERT = "results/test/cells/json-docs/tiny-bert/start4/default"
 

@@ -14,8 +14,6 @@ from lwr.checkpoint import fingerprint
 from lwr.files import sha256
 from lwr.verify import verify
 
-pytestmark = pytest.mark.xdist_group("workflow")  # the finished grid is made once
-
 CELLS = {("tiny-llama", "2"), ("tiny-llama", "4"), ("tiny-bert", "4")}
 
 

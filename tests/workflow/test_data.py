@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 from steps import SCORED
 
 from lwr.files import write_jsonl
-
-pytestmark = pytest.mark.xdist_group("workflow")  # the finished grid is made once
 
 
 def test_a_given_run_is_retrieved_again_for_its_split_alone(house):

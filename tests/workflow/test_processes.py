@@ -9,7 +9,7 @@ import pytest
 
 from lwr.files import read_jsonl
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.slow
 
 
 def losses(house) -> list[float]:

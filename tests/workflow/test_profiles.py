@@ -9,8 +9,6 @@ import pytest
 import yaml
 from workflow.conftest import ROOT, House, copy_house
 
-pytestmark = pytest.mark.xdist_group("workflow")
-
 PROFILES = {
     file.parent.name: yaml.safe_load(file.read_text(encoding="utf-8"))
     for file in sorted((ROOT / "workflow/profiles").glob("*/profile.yaml"))

@@ -15,7 +15,7 @@ from lwr.beir import read_qrels
 from lwr.card import card
 from lwr.trec import read_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.slow
 
 
 def test_the_recommendation_says_what_the_cascade_keeps_on_test(scifact):
