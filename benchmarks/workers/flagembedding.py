@@ -19,6 +19,17 @@ from worker import serve, training
 folder, what, *options = sys.argv[1:]
 folder = Path(folder)
 
+
+class AllExits(CrossDecoderModel):
+    """With every exit's logits, as its research trainer asks for them: the package's own trainer does not say which,
+    and gets the deepest exit's alone."""
+
+    def encode(self, features):
+        exits = range(self.config.start_layer, self.config.num_hidden_layers + 1)
+        output = self.model(**features, output_hidden_states=True, cutoff_layers=list(exits))
+        return [logits[:, -1].contiguous() for logits in output.logits]
+
+
 if what == "train":
     groups, lora = int(options[0]), options[1] == "lora"
     torch.manual_seed(0)
@@ -29,7 +40,7 @@ if what == "train":
         model = get_peft_model(
             model, LoraConfig(r=32, lora_alpha=64, target_modules=names, modules_to_save=["linear_head"])
         )
-    reranker = CrossDecoderModel(model, AutoTokenizer.from_pretrained(folder / "upstream"), groups).train()
+    reranker = AllExits(model, AutoTokenizer.from_pretrained(folder / "upstream"), groups).train()
     serve(training(folder, lambda batch: reranker(batch).loss, reranker.parameters()))
 else:
     reranker = LayerWiseFlagLLMReranker(str(folder / "upstream"), use_fp16=False, devices=["cpu"])
