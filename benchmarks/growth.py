@@ -36,7 +36,7 @@ VOCABULARY, GROUP_SIZE = 8000, 8
 class Case:
     passages: int = 64
     tokens: int = 128
-    exits: int = 9
+    exits: int = 5
     layers: int = 12
     hidden: int = 256
 
