@@ -1,9 +1,13 @@
-"""Whatever the bytes, a reader reads them or says what is wrong; what is written, is read back as it was."""
+"""Whatever the bytes, a reader reads them or says what is wrong; what is written, is read back as it was.
+
+LWR_FUZZ says how many times as many examples are tried: `LWR_FUZZ=50 pytest tests/test_fuzz.py`.
+"""
 
 from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +30,7 @@ from lwr.schedule import Schedule
 from lwr.trec import best_first, read_run, write_run
 from lwr.yaml_source import parse_yaml
 
+TIMES = int(os.environ.get("LWR_FUZZ", 1))
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 spoken = texts.filter(str.strip)
 ids = texts.filter(lambda text: text.split() == [text] and "\0" not in text)
@@ -85,7 +90,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("kind", LINES)
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150 * TIMES, deadline=None)
 def test_a_reader_reads_or_says_what_is_wrong(folder, kind, data):
     path, reader = readers(folder)[kind]
     path.write_bytes(data.draw(damaged(LINES[kind])))
@@ -96,7 +101,7 @@ def test_a_reader_reads_or_says_what_is_wrong(folder, kind, data):
 
 
 @given(damaged(gzip.compress(LINES["groups"] * 20, mtime=0)))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100 * TIMES, deadline=None)
 def test_a_damaged_archive_is_read_or_said_so(folder, data):
     (folder / "a.jsonl.gz").write_bytes(data)
     try:
@@ -110,7 +115,7 @@ def test_a_damaged_archive_is_read_or_said_so(folder, data):
         b"start_layers: [2]\ndatasets: {d: {source: {kind: python_docs}}}\nbase_models: {m: {model: a/b}}\n"
     )
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 * TIMES, deadline=None)
 def test_a_config_of_any_bytes_is_read_or_said_to_be_none(folder, data):
     (folder / "grid.yaml").write_bytes(data)
     try:
@@ -127,7 +132,7 @@ def test_a_config_of_any_bytes_is_read_or_said_to_be_none(folder, data):
     st.dictionaries(ids, spoken, min_size=1, max_size=4),
     st.integers(-9, 9),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100 * TIMES, deadline=None)
 def test_a_collection_is_read_as_it_was_written(folder, passages, queries, grade):
     corpus = [Passage(doc, title, text) for doc, (title, text) in passages.items()]
     qrels = {"test": {query: dict.fromkeys(passages, grade) for query in queries}}
@@ -138,7 +143,7 @@ def test_a_collection_is_read_as_it_was_written(folder, passages, queries, grade
 
 
 @given(st.dictionaries(ids, st.dictionaries(ids, scores, min_size=1, max_size=8), max_size=3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100 * TIMES, deadline=None)
 def test_a_run_is_read_as_it_was_written(folder, lists):
     try:
         run = {query: best_first(docs.items()) for query, docs in lists.items()}
@@ -159,7 +164,7 @@ lines = st.lists(
 
 
 @given(lines)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40 * TIMES, deadline=None)
 def test_groups_are_read_as_they_were_written(folder, lines):
     rows = [
         {"query": query, "pos": [query], "neg": neg, "pos_scores": of[:1], "neg_scores": of[: len(neg)]}
@@ -178,7 +183,7 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(texts, json_values, max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 * TIMES, deadline=None)
 def test_json_is_read_as_it_was_written(folder, value):
     write_json(folder / "written.json", value)
     assert read_json(folder / "written.json", {}) == value
@@ -221,7 +226,7 @@ def test_any_text_is_a_schedule_or_refused(text):
         },
     )
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 * TIMES, deadline=None)
 def test_a_config_is_read_as_it_is_dumped(train):
     grid = {"datasets": {"d": {"source": {"kind": "python_docs"}}}, "base_models": {"m": {"model": "a/b"}}}
     config = Config.model_validate(grid | {"start_layers": [2], "train": train})
@@ -238,7 +243,7 @@ SHORT = Template(query="{query}", passage="{passage}", after=["?"])
 @given(st.lists(st.tuples(st.text(max_size=80), st.text(max_size=300)), min_size=1, max_size=3))
 @example([("", "")])
 @example([("\0\ud800"[:1], "\x1b[31m \u202e")])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 * TIMES, deadline=None)
 def test_any_text_makes_a_row_within_its_length(encoder, pairs):
     pairs = [tuple(text.encode(errors="ignore").decode() for text in pair) for pair in pairs]
     prompt = Prompt(tiny.tokenizer(encoder), None if encoder else SHORT, 8, 40)
@@ -266,7 +271,7 @@ def test_batches_are_a_partition_within_the_budget(which, budget, may_share):
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=3), st.integers(0, 2**32 - 1), schedules)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 * TIMES, deadline=None)
 def test_a_cascade_ranks_every_candidate_once_and_reads_ever_fewer(sizes, seed, schedule):
     rng, layers = np.random.default_rng(seed), schedule.layers
     pairs = [(f"q{q}", f"d{d}") for q, size in enumerate(sizes) for d in range(size)]
