@@ -44,11 +44,13 @@ lint: .venv/.installed
 	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[dev]'
 	touch $@
 
-# Resolve the newest versions again and pin them (needs uv). The +cpu of a local wheel is not a version of the index.
+# Resolve the newest versions again and pin them (needs uv): to versions, which any build of torch satisfies, and to the
+# index's own files. The +cpu of a local wheel is not a version of the index.
+RESOLVE := uv pip compile pyproject.toml --extra dev --extra coverage --extra mutants --extra fuzz \
+  --no-annotate --no-header --quiet --no-emit-package setuptools
 lock:
-	uv pip compile pyproject.toml --extra dev --extra coverage --extra mutants --extra fuzz --no-annotate --no-header --quiet \
-	  --no-emit-package setuptools --upgrade \
-	  | sed -E 's/\+cpu$$//' | grep -v -E '^(nvidia|cuda|triton)' > requirements.lock
+	$(RESOLVE) --upgrade | sed -E 's/\+cpu$$//' | grep -v -E '^(nvidia|cuda|triton)' > requirements.lock
+	$(RESOLVE) --constraint requirements.lock --generate-hashes > requirements.hashed.lock
 
 clean:
 	rm -rf .venv .snakemake site

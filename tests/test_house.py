@@ -83,6 +83,15 @@ def locked() -> dict[str, str]:
     return {canonicalize_name(r.name): str(r.specifier) for r in map(Requirement, filter(None, lines))}
 
 
+def test_the_hashed_lock_pins_the_same_versions():
+    text = (ROOT / "requirements.hashed.lock").read_text(encoding="utf-8")
+    entries = re.findall(r"^(\S+)==(\S+) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text, re.M)
+    assert "".join(f"{name}=={version} \\\n{hashes}" for name, version, hashes in entries) == text
+    only_on_linux = re.compile("nvidia-|cuda-|triton$")  # what torch's build for GPUs pulls in
+    pins = {canonicalize_name(name): f"=={version}" for name, version, _ in entries}
+    assert {name: pin for name, pin in pins.items() if not only_on_linux.match(name)} == locked()
+
+
 def declared() -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
