@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from depth import counted
 from peers import contender, machine, spread
+from tqdm import tqdm
 from workload import LAYERS, START, build
 
 from lwr.flops import flops, shape_of
@@ -28,7 +29,6 @@ from lwr.speed import matmul_speed
 
 ALL = list(range(START, LAYERS + 1))
 CASCADE = "2:30 5:10 12"
-AT_ONCE = 4  # queries of a call that scores several
 
 
 def main() -> None:
@@ -61,10 +61,8 @@ def main() -> None:
                 "ours, half depth": (first, {"layers": [LAYERS // 2]}),
                 "ours, cascade": (first, {"layers": ALL, "cascade": CASCADE}),
             }
-            times = rounds(sides, len(lists), 1)
+            times = rounds(sides, len(lists))
             _same_scores(sides)
-            at_once = {name: sides[name] for name in list(sides)[:4]}
-            many = rounds(at_once, min(len(lists), 5 * AT_ONCE), AT_ONCE)
         peak = matmul_speed(torch.device("cpu"), torch.float32, seconds=1.0)
         print(
             f"{len(lists)} queries of {len(lists[0][1])} candidates. Cascade: `{CASCADE}`. Matrix products reach "
@@ -85,24 +83,18 @@ def main() -> None:
             print(
                 f"| {name.removeprefix('ours, ')} | {spread(list(np.array(times['ours']) / times[name]))}x |"
             )
-        print(f"\n{AT_ONCE} queries in one call:\n")
-        print("| contender | seconds a query | lwr is faster |\n|:--|--:|--:|")
-        for name, seconds in many.items():
-            against = {"FlagEmbedding": "ours, its prompt", "CrossEncoder": "ours"}.get(name)
-            faster = spread(list(np.array(seconds) / many[against])) + "x" if against else ""
-            print(f"| {name} | {spread(list(np.array(seconds) / AT_ONCE))} | {faster} |")
 
 
-def rounds(sides: dict, queries: int, at_once: int) -> dict[str, list[float]]:
+def rounds(sides: dict, queries: int) -> dict[str, list[float]]:
     """Seconds of each side for each round."""
     names, seconds = list(sides), {name: [] for name in sides}
     for name in names:
         ask, task = sides[name]
         ask(lists_from=0, lists_to=1, **task)  # warms up
-    for turn, start in enumerate(range(0, queries, at_once)):
+    for turn in tqdm(range(queries), "queries"):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             ask, task = sides[name]
-            seconds[name].append(ask(lists_from=start, lists_to=start + at_once, **task)["seconds"])
+            seconds[name].append(ask(lists_from=turn, lists_to=turn + 1, **task)["seconds"])
     return seconds
 
 
