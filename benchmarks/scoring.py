@@ -61,8 +61,8 @@ def main() -> None:
                 "ours, half depth": (first, {"layers": [LAYERS // 2]}),
                 "ours, cascade": (first, {"layers": ALL, "cascade": CASCADE}),
             }
-            times = rounds(sides, len(lists))
             _same_scores(sides)
+            times = rounds(sides, len(lists))
         peak = matmul_speed(torch.device("cpu"), torch.float32, seconds=1.0)
         print(
             f"{len(lists)} queries of {len(lists[0][1])} candidates. Cascade: `{CASCADE}`. Matrix products reach "
