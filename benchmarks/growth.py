@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from peers import RETURN_MEMORY, machine
+from tqdm import tqdm
 from transformers import LlamaConfig, LlamaModel
 from workers.worker import memory
 
@@ -34,7 +35,7 @@ VOCABULARY, GROUP_SIZE = 8000, 8
 
 @dataclass(frozen=True)
 class Case:
-    passages: int = 64
+    passages: int = 32
     tokens: int = 128
     exits: int = 5
     layers: int = 12
@@ -44,7 +45,7 @@ class Case:
 BASE = Case()
 CASES = {
     "": [BASE],
-    "passages": [replace(BASE, passages=n) for n in (16, 32, 128, 256)],
+    "passages": [replace(BASE, passages=n) for n in (8, 16, 64, 128)],
     "tokens": [replace(BASE, tokens=n) for n in (32, 64, 256, 512)],
     "exits": [replace(BASE, exits=n) for n in (1, 12)],
     "layers": [replace(BASE, layers=n) for n in (6, 24)],
@@ -70,11 +71,9 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     cases = [(what, case) for what, some in CASES.items() for case in some]
     measured: dict[Case, list[list[float]]] = {case: [] for _, case in cases}
-    for turn in range(-1, given.rounds):
-        for _, case in cases:
-            values = measure(case)
-            if turn >= 0:
-                measured[case].append(values)
+    measure(BASE)  # warms up
+    for _, case in tqdm(cases * given.rounds, "cases"):
+        measured[case].append(measure(case))
     print(f"{machine(given.threads)}; {given.rounds} rounds\n")
     print("| what differs | passages | tokens | exits | layers | width | score, s | MiB | train, s | MiB |")
     print("|:--|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
