@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 CORES  ?= 2
 BIN    := .venv/bin
 
-.PHONY: demo docs test test-slow coverage mutants fuzz lint lock clean
+.PHONY: demo docs test test-slow quality coverage mutants fuzz lint lock clean
 
 demo: .venv/.installed
 	$(BIN)/snakemake --cores $(CORES)
@@ -17,6 +17,9 @@ test-slow: .venv/.installed
 docs: .venv/.installed
 	$(BIN)/mkdocs build --strict
 
+# How good the tests are: coverage, then mutants.
+quality: coverage mutants
+
 # Lines of lwr/ that the fast tests reach: at least 95% of them, else it fails.
 coverage: .venv/.installed
 	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[dev,coverage]'
@@ -27,6 +30,9 @@ mutants: .venv/.installed
 	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[dev,mutants]'
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run $(ONLY)
 	$(BIN)/mutmut results
+	$(BIN)/mutmut export-cicd-stats
+	$(BIN)/python -c 'import json; s = json.load(open("mutants/mutmut-cicd-stats.json")); \
+	  print("killed: {killed} of {total} mutants; survived {survived}, timed out {timeout}".format_map(s))'
 
 # What no reader of files may stumble over, found by trying: `make fuzz SECONDS=600`.
 fuzz: .venv/.installed
