@@ -39,7 +39,7 @@ def per_query(qrels: Qrels, run: dict[str, dict[str, float]], measures: Sequence
         (metric.query_id, parsed[metric.measure]): metric.value
         for metric in ir_measures.iter_calc(list(parsed), judged, run)
     }
-    rows = [(q, name, values.get((q, name), 0.0)) for name in measures for q in sorted(judged)]
+    rows = [(q, name, values[q, name]) for name in measures for q in sorted(judged)]
     return pd.DataFrame(rows, columns=["query_id", "measure", "value"])
 
 

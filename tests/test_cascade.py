@@ -176,6 +176,7 @@ def test_nobody_is_lost_and_who_is_read_deeper_stands_higher(lists, schedule):
         there = np.minimum(there, survivors)
     np.testing.assert_array_equal((read == schedule.last).sum(axis=1), there)
     run = cascaded(table(lists), schedule)
+    assert list(run) == sorted(lists)
     assert {query: {doc for doc, _ in docs} for query, docs in run.items()} == {
         query: set(docs) for query, docs in lists.items()
     }

@@ -70,6 +70,21 @@ def test_scores_are_strictly_decreasing_in_the_precision_that_trec_eval_has():
             assert (np.diff(scores) < 0).all()
 
 
+def test_queries_are_sorted_however_their_scores_came():
+    scores = table(lambda query, doc: 1.0).iloc[::-1].reset_index(drop=True)
+    run = rankings(scores, "layer_1")
+    assert list(run) == ["q1", "q2"]
+    assert ties(scores, "layer_1")["query_id"].tolist() == ["q1", "q2"]
+    values = per_query(QRELS, run, ["RR@10", "P@1"])
+    assert list(values) == ["query_id", "measure", "value"]
+    assert values[["query_id", "measure"]].to_numpy().tolist() == [
+        ["q1", "RR@10"],
+        ["q2", "RR@10"],
+        ["q1", "P@1"],
+        ["q2", "P@1"],
+    ]
+
+
 def test_the_columns_that_rank_are_the_first_stage_and_every_exit():
     names = ["query_id", "doc_id", "tokens", "first_stage", "layer_3", "layer_10"]
     assert exits_of(pd.DataFrame(columns=names)) == ["first_stage", "layer_3", "layer_10"]
