@@ -10,6 +10,7 @@ import sys
 import ir_measures
 import pandas as pd
 import pytest
+import yaml
 
 from lwr.beir import read_qrels
 from lwr.card import card
@@ -79,4 +80,5 @@ def test_the_trained_model_has_a_card_with_the_grids_numbers(scifact):
         (results / "cells/scifact/minilm/start2/default/cascade/scifact.json").read_text(encoding="utf-8")
     )["chosen"]
     assert f'cascade="{chosen}"' in text
-    assert "| passage_max_len | 96 |" in text
+    train = yaml.safe_load((scifact.folder / scifact.config).read_text(encoding="utf-8"))["train"]
+    assert f"| passage_max_len | {train['passage_max_len']} |" in text
