@@ -90,10 +90,12 @@ def read_query_file(path: Path) -> Queries:
 
 
 def _check_id(new: str, seen: Container[str], where: str) -> None:
-    """Refuse an id that stands twice or cannot stand in a TREC run, whose readers end a name at a NUL."""
-    if new.split() != [new] or "\0" in new:
+    """Refuse an id that stands twice or cannot stand in a TREC run, whose readers end a name at a NUL, and pass over a
+    byte order mark."""
+    if new.split() != [new] or "\0" in new or "\ufeff" in new:
         raise BadInput(
-            f"{where}: id {new!r} is empty or holds whitespace or a NUL, no id for a run file; rename it"
+            f"{where}: id {new!r} is empty or holds whitespace, a NUL or a byte order mark, no id for a run file; "
+            "rename it"
         )
     if new in seen:
         raise BadInput(f"{where}: id {new!r} stands twice; remove one or rename it")

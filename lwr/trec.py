@@ -39,14 +39,14 @@ def write_run(path: Path, run: Run, tag: str) -> None:
     """Write a run, whole or not at all; ranks count from 1.
 
     Raises ValueError for a score that is not finite or not (in float32) below the one before it, and for an
-    id or tag that is empty or holds whitespace.
+    id or tag that is empty or holds whitespace, or a byte order mark at the start of a line.
     """
     with atomic(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as opened:
         for query_id, ranked in run.items():
             last = np.float32(np.inf)
             for rank, (doc_id, score) in enumerate(ranked, 1):
                 line = f"{query_id} Q0 {doc_id} {rank} {np.float32(score)!s} {tag}"
-                if line.split() != line.split(" ") or len(line.split()) != 6:
+                if line.split() != line.split(" ") or len(line.split()) != 6 or line[0] == "\ufeff":
                     raise ValueError(f"an id or the tag is empty or holds whitespace: {line!r}")
                 if not np.isfinite(np.float32(score)) or np.float32(score) >= last:
                     raise ValueError(f"scores must be finite and decrease strictly: {line!r}; see best_first")

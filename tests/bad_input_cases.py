@@ -78,6 +78,7 @@ COLLECTIONS = [
     Case("query id twice", COLLECT, replaced(QUERIES, '"q7"', '"q0"'), (f"{QUERIES}:8", "'q0' stands twice")),
     Case("id with a space", COLLECT, replaced(CORPUS, '"d11"', '"d 11"'), (f"{CORPUS}:12", "'d 11'", "rename it")),
     Case("id with a NUL", COLLECT, replaced(CORPUS, '"d11"', r'"d\u0000"'), (f"{CORPUS}:12", "rename it")),
+    Case("id with a byte order mark", COLLECT, replaced(CORPUS, '"d11"', r'"\ufeffd"'), (f"{CORPUS}:12", "rename it")),
     Case("half a surrogate pair", COLLECT, line(CORPUS, 1, passage(r"\ud83d")), (f"{CORPUS}:1", "surrogate")),
     Case("query without text", COLLECT, replaced(QUERIES, "decode the number 9", " \\t"), (f"{QUERIES}:4", "'q3' has no text")),
     Case("passage without text", COLLECT, line(CORPUS, 1, passage(""))),

@@ -52,6 +52,7 @@ def test_title_and_metadata_may_be_missing_null_or_someone_elses(tmp_path):
     [
         ({"_id": "a b"}, "id 'a b' is empty or holds whitespace"),
         ({"_id": ""}, "id '' is empty"),
+        ({"_id": "\ufeffb"}, r"id '\ufeffb' is empty or holds"),
         ({"_id": 7}, "field '_id' is 7; make it a string"),
         ({"_id": "b", "title": 7}, "field 'title' is 7"),
         ({"_id": "b", "metadata": "x"}, "field 'metadata' is 'x'"),

@@ -33,7 +33,7 @@ from lwr.yaml_source import parse_yaml
 TIMES = int(os.environ.get("LWR_FUZZ", 1))
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 spoken = texts.filter(str.strip)
-ids = texts.filter(lambda text: text.split() == [text] and "\0" not in text)
+ids = texts.filter(lambda text: text.split() == [text] and not set("\0\ufeff") & set(text))
 scores = st.floats(width=32, allow_nan=False, allow_infinity=False)
 numbers = st.integers(0, 2**15)
 
