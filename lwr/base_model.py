@@ -20,7 +20,7 @@ from transformers import (
 
 from lwr.checkpoint import check_weights, fetch, read_config
 from lwr.config import Base
-from lwr.files import BadInput
+from lwr.files import BadInput, first_line
 from lwr.minicpm import is_minicpm, load_minicpm
 from lwr.prompt import yes_token
 
@@ -51,6 +51,7 @@ def load_base_model(base: Base, with_vocabulary: bool = False) -> BaseModel:
         return BaseModel(minicpm.backbone, tokenizer, yes_row, minicpm.heads)
 
     config = _config(folder, base.num_layers)
+    check_weights(folder)
     kind = AutoModelForCausalLM if with_vocabulary else AutoModel
     model, missing = load_weights(
         kind, folder, config=config, dtype=dtype, attn_implementation=base.attention
@@ -69,16 +70,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare ones
         raise BadInput(
-            f"{folder}: its tokenizer cannot be read ({_first_line(error)}); fetch it again"
+            f"{folder}: its tokenizer cannot be read ({first_line(error)}); fetch it again"
         ) from error
 
 
 def load_weights(kind: Any, folder: Path, **options: Any) -> tuple[PreTrainedModel, set[str]]:
     """A model of a class of transformers' Auto ones, and the names of the tensors that its checkpoint lacks.
 
-    Raises BadInput where weights are damaged, of another shape than config.json says, or no safetensors.
+    Its files are whole (`check_weights`). Raises BadInput where weights are of another shape than config.json says, or
+    no safetensors.
     """
-    check_weights(folder)
     if not any(folder.glob("*.safetensors")):
         raise BadInput(f"{folder}: no *.safetensors in it; pickled weights are not read, convert them")
     model, info = kind.from_pretrained(
@@ -109,7 +110,7 @@ def _config(folder: Path, num_layers: int | None) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        why = _first_line(error)
+        why = first_line(error)
         if "auto_map" in read_config(folder):
             why = "needs code of its own (auto_map), which is never run; take a model that transformers knows"
         raise BadInput(f"{folder / 'config.json'}: {why}") from error
@@ -133,7 +134,3 @@ def set_dropout(backbone: nn.Module, share: float) -> None:
             module.p = share
         if "attention_dropout" in vars(module):  # a number to decoders, who pass it to the attention function
             module.attention_dropout = share
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -130,6 +130,11 @@ def read_qrels(folder: Path, split: Split, query_ids: Container[str] | None = No
     return qrels
 
 
+def answered(qrels: Qrels) -> Qrels:
+    """The queries that have a relevant passage."""
+    return {query: docs for query, docs in qrels.items() if any(grade > 0 for grade in docs.values())}
+
+
 def sample_queries(query_ids: Iterable[str], at_most: int | None) -> list[str]:
     """The sample of a split's queries: the first by hash, in sorted order. None: all."""
     return sorted(sorted(query_ids, key=lambda query_id: (hash_share(query_id), query_id))[:at_most])

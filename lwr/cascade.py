@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lwr import parquet
-from lwr.beir import Qrels, read_qrels
+from lwr.beir import Qrels, answered, read_qrels
 from lwr.config import Cascade, Split
 from lwr.files import BadInput, sha256, write_json
 from lwr.flops import Shape, flops, read_shape
@@ -150,7 +150,7 @@ def decide(
 
 def _seeds(paths: Sequence[Path], collection: Path, split: Split) -> tuple[list[Candidates], Qrels]:
     qrels = read_qrels(collection, split)
-    judged = {query: docs for query, docs in qrels.items() if any(grade > 0 for grade in docs.values())}
+    judged = answered(qrels)
     if not judged:
         raise BadInput(
             f"{collection}/qrels/{split}.tsv: no query has a relevant passage; a cascade needs some"

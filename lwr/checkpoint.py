@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from lwr.files import BadInput, read_json
+from lwr.files import BadInput, first_line, read_json
 
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # no pickles, no code
 
@@ -53,7 +53,7 @@ def fetch(model: str, revision: str | None, files: Sequence[str] = FILES) -> Pat
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(files)))
     except (OSError, HfHubHTTPError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise BadInput(
             f"{model}: no such folder here, and the hub does not give it at revision {revision} ({reason}); "
             "correct the name, or fetch it once where there is internet"

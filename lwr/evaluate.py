@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from lwr import parquet
-from lwr.beir import read_qrels
+from lwr.beir import answered, read_qrels
 from lwr.config import Split
 from lwr.files import BadInput, atomic, sha256
 from lwr.measures import exits_of, per_query, rankings, ties
@@ -40,11 +40,10 @@ def evaluate(
     schedule = read_chosen(cascade, [int(name[6:]) for name in exits_of(table) if name != "first_stage"])
     if schedule is not None:
         by_exit["cascade"] = {query: dict(ranked) for query, ranked in cascaded(table, schedule).items()}
-    judged = {query for query, docs in qrels.items() if any(grade > 0 for grade in docs.values())}
     values = [per_query(qrels, run, measures).assign(exit=exit) for exit, run in by_exit.items()]
     tied = [ties(table, exit).assign(exit=exit) for exit in exits_of(table)]
     results = pd.concat([*values, *tied]).assign(**cell, split=split)
-    results = results[results["query_id"].isin(judged)]
+    results = results[results["query_id"].isin(answered(qrels))]
     with atomic(runs) as unfinished:
         for exit, run in by_exit.items():
             write_run(

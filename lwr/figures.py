@@ -12,11 +12,11 @@ from pathlib import Path
 import altair as alt
 import pandas as pd
 
-from lwr import parquet
 from lwr.compare import ARM
 from lwr.figure_data import by_exit, by_panel, layer_of, read_table, training_losses, won_and_lost
 from lwr.figure_style import COLOURS, HEIGHT, SHAPES, WIDTH, close, faded, finished, nothing, per_arm, told
 from lwr.files import atomic
+from lwr.tables import read_measures
 
 FIGURES = ("quality", "gain", "flops", "latency", "wins", "training")
 OUTCOMES = {"lost": "#D55E00", "tied": "#DDDDDD", "won": "#0072B2"}
@@ -36,8 +36,7 @@ def write_figures(
     A figure that has nothing to show says so. Raises BadInput where a training.jsonl is no JSON lines.
     """
     layers = read_table(tables / "layers.csv")
-    columns = [*ARM, "seed", "split", "exit", "query_id", "measure", "value"]
-    per_query = pd.concat([parquet.read(file, columns) for file in measures])
+    per_query = read_measures(measures)
     charts = (
         quality(layers, primary),
         gain(layers, primary),

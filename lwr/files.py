@@ -22,6 +22,10 @@ KINDS = {
 }
 
 
+HIGHEST = 3.4028235677e38  # what lies above, rounds to no finite float32
+NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
+
 class BadInput(ValueError):
     """A file that cannot be used as it is: the message says where (`file:line`), what, and how to mend it."""
 
@@ -34,8 +38,7 @@ def atomic(path: Path) -> Iterator[Path]:
     On failure nothing is left behind.
     """
     make_folder(path)
-    # at the end stands the whole name: writers read the format off its suffix
-    draft = path.with_name(f".draft-{secrets.token_hex(4)}-{path.name}")
+    draft = _draft_of(path)
     try:
         yield draft
         for file in draft.rglob("*") if draft.is_dir() else [draft]:
@@ -45,15 +48,8 @@ def atomic(path: Path) -> Iterator[Path]:
             _remove(path)
         os.replace(draft, path)
     except OSError as error:
-        if error.errno in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EROFS,
-            errno.EACCES,
-        ):  # some name the draft, some none
-            raise OSError(
-                error.errno, f"{os.strerror(error.errno)}; nothing was changed", str(path)
-            ) from error
+        if error.errno in NO_PLACE:
+            raise _unchanged(error, path) from error
         raise
     finally:
         if draft.exists() or draft.is_symlink():  # a disk that can only be read would not say so again
@@ -73,12 +69,22 @@ def make_folder(path: Path) -> None:
 def check_writable(path: Path) -> None:
     """Raises BadInput or OSError at once where `atomic` would fail after hours."""
     make_folder(path)
-    draft = path.with_name(f".draft-{secrets.token_hex(4)}-{path.name}")
+    draft = _draft_of(path)
     try:
         draft.touch()
         draft.unlink()
     except OSError as error:
-        raise OSError(error.errno, f"{os.strerror(error.errno)}; nothing was changed", str(path)) from error
+        raise _unchanged(error, path) from error
+
+
+def _draft_of(path: Path) -> Path:
+    """At its end stands the whole name: writers read the format off its suffix."""
+    return path.with_name(f".draft-{secrets.token_hex(4)}-{path.name}")
+
+
+def _unchanged(error: OSError, path: Path) -> OSError:
+    """The error, naming what was to be written: by itself it names a draft, or nothing."""
+    return OSError(error.errno, f"{os.strerror(error.errno)}; nothing was changed", str(path))
 
 
 def _to_disk(file: Path) -> None:
@@ -147,6 +153,11 @@ def _check_fields(row: dict[str, Any], required: dict[str, type], where: str) ->
             raise BadInput(f"{where}: field {field!r} is missing; add it ({KINDS[kind]})")
         if type(row[field]) is not kind:
             raise BadInput(f"{where}: field {field!r} is {_short(row[field])}; make it {KINDS[kind]}")
+
+
+def first_line(error: Exception) -> str:
+    """Of what an error says; of one that says nothing its name."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _no_number(constant: str) -> None:

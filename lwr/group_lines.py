@@ -6,9 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lwr.files import BadInput, read_jsonl
-
-HIGHEST = 3.4028235677e38  # what lies above, rounds to no finite float32
+from lwr.files import HIGHEST, BadInput, read_jsonl
 
 
 def read_group_lines(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:

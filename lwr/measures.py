@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import ir_measures
 import pandas as pd
 
-from lwr.beir import Qrels
+from lwr.beir import Qrels, answered
 from lwr.trec import best_first
 
 
@@ -33,7 +33,7 @@ def per_query(qrels: Qrels, run: dict[str, dict[str, float]], measures: Sequence
 
     A query that the run lacks counts 0.
     """
-    judged = {query: docs for query, docs in qrels.items() if any(grade > 0 for grade in docs.values())}
+    judged = answered(qrels)
     parsed = {ir_measures.parse_measure(name): name for name in measures}
     values = {
         (metric.query_id, parsed[metric.measure]): metric.value

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lwr.files import BadInput, atomic
+from lwr.files import BadInput, atomic, first_line
 
 MADE_OF = b"lwr_inputs"  # key of the schema's metadata
 
@@ -44,7 +44,7 @@ def read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, FileNotFoundError):
             raise BadInput(f"{path}: no such file") from None
-        raise BadInput(f"{path}: damaged ({_first_line(error)}); make it again") from None
+        raise BadInput(f"{path}: damaged ({first_line(error)}); make it again") from None
     if missing := [name for name in columns if name not in table]:
         raise BadInput(f"{path}: no column {missing[0]!r}, only {', '.join(table)}; make it again")
     for name in table.select_dtypes("number"):
@@ -63,8 +63,4 @@ def inputs_of(path: Path) -> dict[str, str]:
         metadata = pq.read_schema(path).metadata or {}
         return json.loads(metadata.get(MADE_OF, b"{}"))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise BadInput(f"{path}: damaged ({_first_line(error)}); make it again") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+        raise BadInput(f"{path}: damaged ({first_line(error)}); make it again") from None

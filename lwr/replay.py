@@ -82,17 +82,17 @@ def by_place(docs: Iterable[str]) -> list[tuple[str, float]]:
     return [(doc, -float(place)) for place, doc in enumerate(docs, start=1)]
 
 
-def read_chosen(path: Path, exits: Sequence[int]) -> Schedule | None:
+def read_chosen(path: Path, exits: Sequence[int] | None = None) -> Schedule | None:
     """The schedule that `decide` chose; None where that is the deepest exit alone.
 
-    exits: of the model that it is for. Raises BadInput.
+    exits: of the model that it is for; None: any. Raises BadInput.
     """
     decided = read_json(path, {"chosen": str, "deepest": str})
     try:
         schedule = Schedule.parse(decided["chosen"])
     except ValueError as error:
         raise BadInput(f"{path}: {error}") from None
-    if unknown := sorted(set(schedule.layers) - set(exits)):
+    if exits is not None and (unknown := sorted(set(schedule.layers) - set(exits))):
         raise BadInput(
             f"{path}: layer {unknown[0]} of cascade {schedule} has no head; choose it for this model again"
         )

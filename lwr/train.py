@@ -48,8 +48,8 @@ def train(
     reranker = build(base, start_layer, settings)
     data = read_groups(groups, reranker.prompt, settings.group_size, seed)
     look = settings.eval_steps and read_look(reranker, collection, dev_run, settings.eval_queries)
-    looked_at = {"run": dev_run, "qrels": collection / "qrels/dev.tsv"} if look else {}
-    looked_at |= {name: collection / f"{name}.jsonl" for name in ("corpus", "queries") if look}
+    texts = {name: collection / f"{name}.jsonl" for name in ("corpus", "queries")}
+    looked_at = {"run": dev_run, "qrels": collection / "qrels/dev.tsv", **texts} if look else {}
     facts = {
         "base": base.identity(),
         "base_fingerprint": fingerprint(fetch(base.model, base.revision)),

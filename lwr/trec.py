@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lwr.files import BadInput, atomic, hash_share, read_lines
+from lwr.files import HIGHEST, BadInput, atomic, hash_share, read_lines
 
-HIGHEST = 3.4028235677e38  # what lies above, rounds to no finite float32
 Run = dict[str, list[tuple[str, float]]]  # query id -> (passage id, score), best first
 
 

@@ -11,6 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from lwr.checkpoint import FILES
+from lwr.files import first_line
 
 
 def check(repo_id: str) -> None:
@@ -60,7 +61,7 @@ def upload(
                 allow_patterns=[*FILES, "README.md"],
             )
         except (OSError, HfHubHTTPError) as error:
-            reason = str(error).strip().partition("\n")[0]
+            reason = first_line(error)
             reason = reason.replace(token, "…") if token else reason
             raise ValueError(
                 f"{repo_id}: the hub does not take it ({reason}); log in with `hf auth login`, or set HF_TOKEN to a "

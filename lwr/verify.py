@@ -10,21 +10,21 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lwr import parquet, whole
-from lwr.beir import Qrels, check_unique, read_corpus, read_qrels, read_queries
+from lwr.beir import Qrels, answered, check_unique, read_corpus, read_qrels, read_queries
 from lwr.checkpoint import check_weights
 from lwr.compare import ARM
-from lwr.files import BadInput, read_json, read_jsonl, sha256
+from lwr.files import BadInput, first_line, read_json, read_jsonl, sha256
 from lwr.group_lines import read_group_lines
 from lwr.measures import exits_of, rankings
-from lwr.schedule import Schedule
-from lwr.tables import read_cascades, read_costs
+from lwr.replay import read_chosen
+from lwr.tables import read_cascades, read_costs, read_measures
 from lwr.trec import read_run
 from lwr.whole import AGAIN, TABLES
 
@@ -49,6 +49,7 @@ class _Tree:
     def __init__(self, results: Path):
         self.results, self.said = results, Verdict(notes=list(whole.leftovers(results)))
         self.digest = cache(sha256)
+        self.scored = lru_cache(1)(_scores)  # scores, measures and runs look at one file in turn
         self.means: dict[tuple, dict[int, float]] = {}
         """(*arm, exit, column of layers.csv) -> seed -> mean over queries."""
 
@@ -85,7 +86,7 @@ class _Tree:
             for text in look(path) or ():
                 self.said.faults.append(text if str(path) in text else f"{path}: {text}")
         except (ValueError, OSError, KeyError, TypeError) as error:
-            text = str(error).partition("\n")[0] or type(error).__name__
+            text = first_line(error)
             text = f"no {text}" if isinstance(error, KeyError) else text
             self.said.faults.append(text if str(path) in text else f"{path}: {text}; {AGAIN}")
 
@@ -186,7 +187,7 @@ class _Tree:
         return self.results / f"collections/{name}/qrels/{split}.tsv"
 
     def scores(self, path: Path, seed: Path, at: str) -> Iterator[str]:
-        table, texts = _scores(path), self.texts(*at.split("/"))
+        table, texts = self.scored(path), self.texts(*at.split("/"))
         weights = {f"model/{file.name}": file for file in sorted((seed / "model").glob("*.safetensors"))}
         yield from self.made_of(parquet.inputs_of(path), texts | weights)
         about = read_json(seed / "model/lwr.json", {"start_layer": int, "depth": int})
@@ -199,13 +200,11 @@ class _Tree:
 
     def measures(self, path: Path, scores: Path, at: str, decided: Path) -> Iterator[str]:
         name, split = at.split("/")
-        columns = [*ARM, "seed", "split", "exit", "query_id", "measure", "value"]
-        table, qrels = parquet.read(path, columns), self.qrels(name, split)
+        table, qrels = read_measures([path]), self.qrels(name, split)
         files = {"scores": scores, "cascade": decided, "qrels": qrels}
         yield from self.made_of(parquet.inputs_of(path), files)
-        exits = {*exits_of(_scores(scores)), *(["cascade"] if _chosen(decided) else [])}
-        grades = read_qrels(qrels.parent.parent, split)
-        judged = {query for query, docs in grades.items() if max(docs.values()) > 0}
+        exits = {*exits_of(self.scored(scores)), *(["cascade"] if read_chosen(decided) else [])}
+        judged = set(answered(read_qrels(qrels.parent.parent, split)))
         for (exit, measure), of_exit in table.groupby(["exit", "measure"], sort=False):
             queries = of_exit["query_id"].tolist()
             if len(queries) != len(set(queries)) or (measure != "ties" and set(queries) != judged):
@@ -216,7 +215,7 @@ class _Tree:
             yield f"measures {', '.join(sorted(set(table['exit'])))}, but {scores} has {', '.join(sorted(exits))}"
 
     def runs(self, folder: Path, scores: Path) -> Iterator[str]:
-        table = _scores(scores)
+        table = self.scored(scores)
         for exit in exits_of(table):
             run = {
                 query: [doc for doc, _ in ranked]
@@ -229,7 +228,7 @@ class _Tree:
 
     def cascade(self, path: Path, name: str, seeds: list[Path]) -> Iterator[str]:
         decided = read_json(path, {"chosen": str, "deepest": str, "schedules": list, "inputs": dict})
-        _chosen(path)
+        read_chosen(path)
         for split in ("dev", "test"):
             scores = {self.digest(seed / f"scores/{name}/{split}.parquet") for seed in seeds}
             if set(decided["inputs"][split]) != scores:
@@ -282,8 +281,3 @@ def _groups(path: Path, qrels: Qrels, named: set[str]) -> Iterator[str]:
 
 def _scores(path: Path) -> pd.DataFrame:
     return parquet.read(path, ["query_id", "doc_id", "tokens", "first_stage"])
-
-
-def _chosen(path: Path) -> Schedule | None:
-    decided = read_json(path, {"chosen": str, "deepest": str})
-    return None if decided["chosen"] == decided["deepest"] else Schedule.parse(decided["chosen"])

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import tiny
 import yaml
+from fuzz.targets import TARGETS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +29,6 @@ from lwr.prompt import Prompt, Row
 from lwr.replay import read_candidates, replay
 from lwr.schedule import Schedule
 from lwr.trec import best_first, read_run, write_run
-from lwr.yaml_source import parse_yaml
 
 TIMES = int(os.environ.get("LWR_FUZZ", 1))
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -39,31 +39,7 @@ numbers = st.integers(0, 2**15)
 
 # --- any bytes -----------------------------------------------------------------------------------------
 
-LINES = {
-    "corpus": b'{"_id": "d1", "title": "t", "text": "x", "metadata": {"split": "train"}}\n',
-    "queries": b'{"_id": "q1", "text": "x"}\n',
-    "qrels": b"query-id\tcorpus-id\tscore\nq1\td1\t1\n",
-    "run": b"q1 Q0 d1 1 9.5 tag\nq1 Q0 d2 2 9.0 tag\n",
-    "groups": b'{"query": "q", "pos": ["p"], "neg": ["n"], "pos_scores": [1.5], "neg_scores": [-2]}\n',
-    "json": b'{"a": [1, 2.5, null, true]}\n',
-    "yaml": b"a: &x {b: [1, 2]}\nc: *x\n<<: *x\n",
-}
-
-
-def readers(folder: Path):
-    """Name -> (the file that is read, what reads it)."""
-    return {
-        "corpus": (folder / "corpus.jsonl", lambda path: list(read_corpus(path.parent))),
-        "queries": (folder / "queries.jsonl", lambda path: read_queries(path.parent)),
-        "qrels": (folder / "qrels/test.tsv", lambda path: read_qrels(path.parent.parent, "test")),
-        "run": (folder / "run.trec", read_run),
-        "groups": (folder / "groups.jsonl", lambda path: list(read_group_lines([path]))),
-        "json": (folder / "some.json", lambda path: read_json(path, {"a": list})),
-        "yaml": (
-            folder / "some.yaml",
-            lambda path: parse_yaml(path.read_text(encoding="latin-1"), "some.yaml"),
-        ),
-    }
+LINES = ("corpus", "queries", "qrels", "run", "groups", "json", "yaml")
 
 
 @st.composite
@@ -92,15 +68,16 @@ def folder(tmp_path_factory) -> Path:
 @given(data=st.data())
 @settings(max_examples=150 * TIMES, deadline=None)
 def test_a_reader_reads_or_says_what_is_wrong(folder, kind, data):
-    path, reader = readers(folder)[kind]
-    path.write_bytes(data.draw(damaged(LINES[kind])))
+    target = TARGETS[kind]
+    path = folder / target.file
+    path.write_bytes(data.draw(damaged(target.good)))
     try:
-        reader(path)
+        target.read(path)
     except BadInput as error:
         assert path.name in str(error)  # noqa: PT017
 
 
-@given(damaged(gzip.compress(LINES["groups"] * 20, mtime=0)))
+@given(damaged(gzip.compress(TARGETS["groups"].good * 20, mtime=0)))
 @settings(max_examples=100 * TIMES, deadline=None)
 def test_a_damaged_archive_is_read_or_said_so(folder, data):
     (folder / "a.jsonl.gz").write_bytes(data)

@@ -24,21 +24,17 @@ class House:
     folder: Path
     config: str = "config/test.yaml"
 
+    def command(self, *arguments: str) -> list[str]:
+        run = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", self.config]
+        return [*run, *arguments]
+
+    def environment(self) -> dict[str, str]:
+        """In which its own code runs."""
+        return os.environ | {"PYTHONPATH": str(self.folder)}
+
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-        command = [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "--cores",
-            "2",
-            "--configfile",
-            self.config,
-            *arguments,
-        ]
-        own_code = {"PYTHONPATH": str(self.folder)}
-        run = subprocess.run(
-            command, cwd=self.folder, env=os.environ | own_code, capture_output=True, text=True, timeout=1200
-        )
+        where = {"cwd": self.folder, "env": self.environment()}
+        run = subprocess.run(self.command(*arguments), **where, capture_output=True, text=True, timeout=1200)
         if check:
             assert run.returncode == 0, run.stdout + run.stderr
         return run

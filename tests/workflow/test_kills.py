@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -28,11 +27,9 @@ NOT_YET = re.compile("missing|no such file|No such file|no scores, measures or c
 
 def start(house: House) -> subprocess.Popen:
     """In a session of its own, with which it and all of its jobs can be killed."""
-    command = [*(sys.executable, "-m", "snakemake", "--cores", "2"), "--configfile", house.config]
-    command += ["--rerun-incomplete"]
-    environment = os.environ | {"PYTHONPATH": str(house.folder)}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, cwd=house.folder, env=environment, start_new_session=True, **quiet)
+    where = {"cwd": house.folder, "env": house.environment()}
+    return subprocess.Popen(house.command("--rerun-incomplete"), **where, start_new_session=True, **quiet)
 
 
 def session(leader: int) -> list[int]:
