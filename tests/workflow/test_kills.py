@@ -107,7 +107,8 @@ def test_of_two_at_once_the_second_is_refused(finished, house):
         while not list((house.folder / ".snakemake/locks").glob("*")):
             assert first.poll() is None, "it ended before it began"
             time.sleep(0.05)
-        second = house.snakemake(check=False)
+        # asked to make half-made files again, the second cannot stop at those of the first
+        second = house.snakemake("--rerun-incomplete", check=False)
         assert second.returncode != 0
         assert "lock" in (second.stdout + second.stderr).lower()
         assert first.wait(timeout=1200) == 0
