@@ -1,6 +1,7 @@
 """Scores of 100 candidates a query: ours, FlagEmbedding's compute_score, CrossEncoder.predict; in turns; Markdown.
 
-    python benchmarks/scoring.py
+    python benchmarks/scoring.py          # 35 minutes
+    python benchmarks/scoring.py --ours   # what depth costs, without the peers: 8 minutes
 
 A round is one query of python-docs with its BM25 candidates, from texts to scores: all contenders take it before the
 next one comes, each time another first. Ratios are of each round; shown are medians and middle halves. Ours scores
@@ -36,6 +37,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--queries", type=int, default=50)
+    options.add_argument("--ours", action="store_true", help="full depth, half depth and cascade alone")
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--environments", type=Path, default=Path.home() / ".cache/lwr-benchmarks")
     given = options.parse_args()
@@ -51,17 +53,20 @@ def main() -> None:
                     contender(peer, given.environments, given.threads, str(folder), *arguments)
                 )
 
-            last, first = side("ours", "last"), side("ours", "first")
-            theirs, classifier = side("flagembedding", "score"), side("cross_encoder")
+            first = side("ours", "first")
             sides = {
-                "FlagEmbedding": (theirs, {"layers": [LAYERS]}),
-                "ours, its prompt": (last, {"layers": ALL}),
-                "CrossEncoder": (classifier, {"layers": [LAYERS]}),
                 "ours": (first, {"layers": ALL}),
                 "ours, half depth": (first, {"layers": [LAYERS // 2]}),
                 "ours, cascade": (first, {"layers": ALL, "cascade": CASCADE}),
             }
-            _same_scores(sides)
+            if not given.ours:
+                deepest = {"layers": [LAYERS]}
+                sides = {
+                    "FlagEmbedding": (side("flagembedding", "score"), deepest),
+                    "ours, its prompt": (side("ours", "last"), {"layers": ALL}),
+                    "CrossEncoder": (side("cross_encoder"), deepest),
+                } | sides
+                _same_scores(sides)
             times = rounds(sides, len(lists))
         peak = matmul_speed(torch.device("cpu"), torch.float32, seconds=1.0)
         print(

@@ -6,9 +6,9 @@ state after k blocks and may change it, whatever the architecture does inside; n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,6 +34,19 @@ class Trunk:
         return len(self.blocks)
 
 
+@dataclass(frozen=True)
+class Part:
+    """Rows that blocks may compute apart from the others.
+
+    where: int64 positions along `dim` of the hidden state. repeats: how many of these, the first, are in every part.
+    inputs: what a block gets by name that is a part's own.
+    """
+
+    where: Tensor
+    repeats: int = 0
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+
 class _DeepEnough(Exception):
     """Ends a forward pass from inside a hook."""
 
@@ -44,6 +57,7 @@ def run_to(
     layers: Sequence[int],
     look: Callable[[int, Tensor], Tensor | None],
     dim: int = 0,
+    parts: Callable[[], Sequence[Part]] | None = None,
     **inputs,
 ) -> None:
     """One forward pass with a `look(layer, hidden state)` at each of `layers`, ascending. No later block runs.
@@ -53,20 +67,24 @@ def run_to(
     what goes on: int64 positions along `dim` of the hidden state, rows (0) or, of rows packed into one sequence,
     tokens (1). Later blocks compute nothing for the others.
 
+    parts: of the rows that are here when it is called. Each block then computes one after the other, which takes less
+    memory and stays in a processor's caches. Without gradients only: what is checkpointed runs once.
+
     Hooks run outside Hugging Face's gradient checkpointing, hence once, and what they compute is kept.
     """
     deepest = max(layers)
     size = inputs["input_ids"].shape[: dim + 1]
     left: Tensor | None = None  # positions of the batch along dim; None: nobody was let go
+    apart: Sequence[Part] = ()  # those of the rows here, once a block has asked
 
     def at(layer: int, hidden: Tensor) -> Tensor:
-        nonlocal left
+        nonlocal left, apart
         kept = look(layer, hidden) if layer in layers else None
         if layer == deepest and layer < trunk.depth:
             raise _DeepEnough
         if kept is None:
             return hidden
-        left = kept if left is None else left[kept]
+        left, apart = kept if left is None else left[kept], ()
         return hidden.index_select(dim, kept)
 
     def before(layer: int, args: tuple, kwargs: dict[str, Any]):
@@ -74,10 +92,15 @@ def run_to(
         if left is None:
             return None
         # the model's own loop doesn't know that rows are gone: all but the hidden state comes whole each time
-        others = {name: _of_those_left(value, left, size) for name, value in kwargs.items()}
+        others = {name: _at(value, left, size) for name, value in kwargs.items()}
         if args:
-            return (hidden, *(_of_those_left(value, left, size) for value in args[1:])), others
+            return (hidden, *_at(args[1:], left, size)), others
         return (), others | {"hidden_states": hidden}
+
+    def those_here() -> Sequence[Part]:
+        nonlocal apart
+        apart = apart or parts()
+        return apart
 
     with ExitStack() as hooks:
         for k in range(1, min(deepest, trunk.depth - 1) + 1):
@@ -86,6 +109,9 @@ def run_to(
                     lambda _, args, kwargs, k=k: before(k, args, kwargs), with_kwargs=True
                 )
             )
+        if parts:
+            for block in trunk.blocks[:deepest]:
+                hooks.enter_context(_in_parts(block, those_here, dim))
         if deepest == trunk.depth:
             hooks.enter_context(
                 trunk.blocks[-1].register_forward_hook(
@@ -98,16 +124,52 @@ def run_to(
             pass
 
 
-def _of_those_left(value: Any, left: Tensor, size: torch.Size) -> Any:
+def _at(value: Any, positions: Tensor, size: torch.Size) -> Any:
     """An argument of a block, at some positions alone: masks, positions, rotary tables, also in tuples.
 
     size: how a tensor begins that has them, [batch] or [1, tokens].
     """
     if isinstance(value, Tensor) and value.ndim > 1 and value.shape[: len(size)] == size:
-        return value.index_select(len(size) - 1, left)
+        return value.index_select(len(size) - 1, positions)
     if isinstance(value, tuple):
-        return tuple(_of_those_left(part, left, size) for part in value)
+        return tuple(_at(each, positions, size) for each in value)
     return value
+
+
+@contextmanager
+def _in_parts(block: nn.Module, parts: Callable[[], Sequence[Part]], dim: int) -> Iterator[None]:
+    """Whoever calls the block, has it compute the first part, then the others, and gets all of them."""
+    whole: dict[str, Any] = {}
+
+    def of(part: Part) -> tuple[tuple, dict[str, Any]]:
+        args, kwargs = whole["args"], whole["kwargs"]
+        size = (args[0] if args else kwargs["hidden_states"]).shape[: dim + 1]
+        named = {name: _at(value, part.where, size) for name, value in kwargs.items()}
+        return _at(args, part.where, size), named | part.inputs
+
+    def first(_, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        whole.update(args=args, kwargs=kwargs)
+        return of(parts()[0])
+
+    def others(_, __, output: Any) -> Any:
+        outputs = [output]
+        for part in parts()[1:]:
+            args, kwargs = of(part)
+            outputs.append(block.forward(*args, **kwargs))
+        whole.clear()
+        return _together(outputs, parts()[0].repeats, dim)
+
+    with block.register_forward_pre_hook(first, with_kwargs=True), block.register_forward_hook(others):
+        yield
+
+
+def _together(outputs: Sequence[Any], repeats: int, dim: int) -> Any:
+    """What a block returned for each part, as it would have for all rows. Beside the hidden state that is nothing, or
+    the same for all, as T5's bias of positions."""
+    states = [_hidden_state(output) for output in outputs]
+    own = [state.narrow(dim, repeats, state.shape[dim] - repeats) for state in states[1:]]
+    hidden = torch.cat([states[0], *own], dim)
+    return hidden if isinstance(outputs[0], Tensor) else (hidden, *outputs[0][1:])
 
 
 def _hidden_state(output: Tensor | tuple[Tensor, ...]) -> Tensor:

@@ -1,7 +1,7 @@
 """How a batch of rows lies before a backbone: padded to one length, or packed without padding.
 
-Both say what the backbone gets (`inputs`), which rows are here (`rows`), what a head reads of each (`pool`), and what
-stays of a hidden state where rows leave (`keep`).
+Both say what the backbone gets (`inputs`), which rows are here (`rows`), what a head reads of each (`pool`), what stays
+of a hidden state where rows leave (`keep`), and which rows may be computed apart (`parts`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lwr.depth import Part
 from lwr.packing import NO_MASK, Packing
 
 Pooling = Literal["last", "first", "mean"]
@@ -46,6 +47,11 @@ class Padded:
         """Let all rows go but these, int64 positions among `rows`; where they lie in a hidden state."""
         self.rows = self.rows[kept]
         return kept
+
+    def parts(self, tokens: int) -> list[Part]:
+        """The rows here, as many at a time as have so many tokens, padding among them; at least one."""
+        here = torch.arange(len(self.rows), device=self.rows.device)
+        return [Part(rows) for rows in here.split(max(1, tokens // self.mask.shape[1]))]
 
 
 class Packed:
@@ -87,6 +93,11 @@ class Packed:
     def keep(self, kept: Tensor) -> Tensor:
         """As in `Padded`; the tokens of the rows that stay."""
         return self.packing.keep(kept)
+
+    def parts(self, tokens: int) -> list[Part]:
+        """As in `Padded`, about as many."""
+        shared = self.packing.shared
+        return [Part(where, shared, {"packing": part}) for where, part in self.packing.parts(tokens)]
 
 
 def _positions(mask: Tensor) -> Tensor:

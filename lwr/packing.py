@@ -7,7 +7,9 @@ is given back its rows: those of like length, longest first, as rectangles, each
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from copy import copy
+from itertools import groupby
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +36,10 @@ class Packing:
     def __init__(self, mask: Tensor, shared: int = 0):
         """mask: int64 [rows, tokens], 1 where a token is real; padded on either side. shared: tokens that every row
         starts with; each row must go on behind them."""
-        lengths = mask.sum(dim=1) - shared
-        self.lengths, self.rows = lengths.sort(descending=True, stable=True)
         self.shared = shared
-        self.shapes = _rectangles(self.lengths.tolist())
+        lengths, rows = (mask.sum(dim=1) - shared).sort(descending=True, stable=True)
+        widths = torch.tensor(_widths(lengths.tolist()), device=mask.device)
+        self._settle(rows, lengths, widths)
         first = mask.argmax(dim=1)[self.rows, None] + shared
         columns, start = [], 0
         for count, width in self.shapes:
@@ -47,19 +49,18 @@ class Packing:
             start += count
         prefix = mask[0].argmax() + torch.arange(shared, device=mask.device)
         self.source = torch.cat([prefix, *columns])
-        self._settle()
 
-    def _settle(self) -> None:
-        """What every block asks for, computed once for the rows that are here."""
-        counts, device = [count for count, _ in self.shapes], self.rows.device
-        widths = [width for _, width in self.shapes]
-        self._widths = torch.tensor(widths, device=device).repeat_interleave(
-            torch.tensor(counts, device=device)
-        )
+    def _settle(self, rows: Tensor, lengths: Tensor, widths: Tensor) -> Self:
+        """Who is here, and what every block asks for, computed once. widths: int64 [rows], of their rectangles."""
+        self.rows, self.lengths, self._widths = rows, lengths, widths
+        self.shapes = [(len(list(some)), width) for width, some in groupby(widths.tolist())]
         self._real = [
-            torch.arange(width, device=device) < some[:, None]
-            for some, width in zip(self.lengths.split(counts), widths, strict=True)
+            torch.arange(width, device=rows.device) < some[:, None]
+            for some, (_, width) in zip(
+                lengths.split([count for count, _ in self.shapes]), self.shapes, strict=True
+            )
         ]
+        return self
 
     def pack(self, values: Tensor) -> Tensor:
         """[rows of the whole batch, tokens] as it was padded -> [1, packed tokens]; before rows leave."""
@@ -87,24 +88,33 @@ class Packing:
         int64 positions in the packed sequence as it was."""
         stays = torch.zeros(len(self.rows), dtype=torch.bool, device=self.rows.device)
         stays[kept] = True
-        tokens = stays.repeat_interleave(self._widths)
         prefix = torch.ones(self.shared, dtype=torch.bool, device=stays.device)
-        left = [int(part.sum()) for part in stays.split([count for count, _ in self.shapes])]
-        self.shapes = [(count, width) for count, (_, width) in zip(left, self.shapes, strict=True) if count]
-        self.rows, self.lengths = self.rows[kept], self.lengths[kept]
-        self._settle()
-        return torch.cat([prefix, tokens]).nonzero().squeeze(1)
+        tokens = torch.cat([prefix, stays.repeat_interleave(self._widths)]).nonzero().squeeze(1)
+        self._settle(self.rows[kept], self.lengths[kept], self._widths[kept])
+        return tokens
+
+    def parts(self, tokens: int) -> list[tuple[Tensor, Packing]]:
+        """The rows that are here, some by some, each time about as many `tokens`: their positions in the packed
+        sequence, int64, behind those of the shared ones; and how they lie there."""
+        device, starts = self.rows.device, self.starts()
+        prefix = torch.arange(self.shared, device=device)
+        number = (starts - self.shared).div(tokens, rounding_mode="floor")
+        counts, found, begin = number.unique_consecutive(return_counts=True)[1].tolist(), [], self.shared
+        here = zip(*(each.split(counts) for each in (self.rows, self.lengths, self._widths)), strict=True)
+        for rows, lengths, widths in here:
+            end = begin + int(widths.sum())
+            where = torch.cat([prefix, torch.arange(begin, end, device=device)])
+            found.append((where, copy(self)._settle(rows, lengths, widths)))
+            begin = end
+        return found
 
 
-def _rectangles(lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """lengths: longest first."""
-    shapes: list[tuple[int, int]] = []
+def _widths(lengths: Sequence[int]) -> list[int]:
+    """Of the rectangle of each row. lengths: longest first."""
+    widths: list[int] = []
     for length in lengths:
-        if shapes and length >= SLACK * shapes[-1][1]:
-            shapes[-1] = (shapes[-1][0] + 1, shapes[-1][1])
-        else:
-            shapes.append((1, length))
-    return shapes
+        widths.append(widths[-1] if widths and length >= SLACK * widths[-1] else length)
+    return widths
 
 
 # --- attention -----------------------------------------------------------------------------------------

@@ -148,11 +148,18 @@ class LayerwiseReranker(nn.Module):
         run_to(self.backbone, self.trunk, layers, look, layout.dim, **layout.inputs)
         return [scores[k] for k in layers]
 
-    def cascade(self, features: Mapping[str, Tensor], keep: Mapping[int, int], last: int) -> Tensor:
+    def cascade(
+        self,
+        features: Mapping[str, Tensor],
+        keep: Mapping[int, int],
+        last: int,
+        tokens_at_once: int | None = None,
+    ) -> Tensor:
         """Scores float32 [exits used, batch] of one forward pass that lets rows go; NaN for those that had left.
 
         features: the candidates of one query, as `encode` takes them. keep: layer -> how many go on from there, the
         best by their scores (of equals the first in the batch). last: the layer where who is left is scored.
+        tokens_at_once: about how many a block computes at a time; None: all.
         """
         layers = [*sorted(keep), last]
         self._known(layers)
@@ -168,7 +175,8 @@ class LayerwiseReranker(nn.Module):
             best = here[in_order].argsort(descending=True, stable=True)[: keep[layer]]
             return layout.keep(in_order[best].sort().values)
 
-        run_to(self.backbone, self.trunk, layers, look, layout.dim, **layout.inputs)
+        parts = tokens_at_once and (lambda: layout.parts(tokens_at_once))
+        run_to(self.backbone, self.trunk, layers, look, layout.dim, parts, **layout.inputs)
         return scores
 
     def _known(self, layers: Sequence[int]) -> None:
@@ -234,14 +242,17 @@ class LayerwiseReranker(nn.Module):
     ) -> Ranking:
         """One query's tokenised pairs, ranked by one exit or by a cascade; of equals the first given comes first.
 
-        The candidates of a cascade share one batch, whatever their number; those of one exit are batched.
+        The candidates of one exit are batched; of a cascade they share one pass, whose blocks compute as many at a time
+        as a batch has.
         """
         if not schedule.keep or not rows:
             (scores,) = self.score_rows(rows, [schedule.last], tokens_per_batch, precision)
             return Ranking(np.argsort(-scores, kind="stable"), np.full(len(rows), schedule.last), scores)
-        fix = f"a cascade reads its {len(rows)} candidates at once; give fewer, or rank by one layer"
+        budget = tokens_per_batch or self.batch_budget
+        fix = f"a cascade of {len(rows)} rows, some {budget} tokens at a time; set tokens_per_batch lower"
         with mended_by(fix), self._autocast(precision):
-            by_stage = self.cascade(self._features(rows), dict(schedule.keep), schedule.last).cpu().numpy()
+            scores = self.cascade(self._features(rows), dict(schedule.keep), schedule.last, budget)
+        by_stage = scores.cpu().numpy()
         stage = (~np.isnan(by_stage)).sum(axis=0) - 1  # who left late, stands above who left early
         scores = by_stage[stage, np.arange(len(rows))]
         return Ranking(np.lexsort((-scores, -stage)), np.array(schedule.layers)[stage], scores)

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, LlamaConfig, LlamaModel, T5Config, T5EncoderModel, T5Model
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from lwr.depth import UnsupportedBackbone, find_trunk, run_to
+from lwr.depth import Part, UnsupportedBackbone, find_trunk, run_to
 
 EVERY_LAYER = list(range(1, tiny.LAYERS + 1))
 NORMS = {"lfm2": "embedding_norm", "modernbert": "final_norm", "bert": None, "xlm-roberta": None}
@@ -151,6 +151,40 @@ def test_a_batch_of_one_row_keeps_it():
     assert all(torch.equal(a, b) for a, b in zip(left, full, strict=True))
 
 
+@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, "t5"])
+@torch.no_grad()
+def test_rows_that_are_computed_apart_are_what_they_are_together(architecture, monkeypatch):
+    backbone = T5EncoderModel(T5Config(**T5)).eval() if architecture == "t5" else tiny.backbone(architecture)
+    trunk, features = find_trunk(backbone), uneven(7, 8, "right")
+    features["input_ids"] %= 50
+    calls: list[int] = []
+    count_blocks(trunk, calls, monkeypatch)
+    keep = {1: torch.tensor([0, 2, 3, 5, 6]), 3: torch.tensor([1, 4])}
+
+    def states(by: int | None) -> list[torch.Tensor]:
+        here, seen = [7], []
+
+        def look(layer: int, hidden: torch.Tensor) -> torch.Tensor | None:
+            seen.append(hidden)
+            here.append(len(hidden) if layer not in keep else len(keep[layer]))
+            return keep.get(layer)
+
+        def parts() -> list[Part]:
+            return [Part(rows) for rows in torch.arange(here[-1]).split(by)]
+
+        calls.clear()
+        run_to(backbone, trunk, EVERY_LAYER, look, parts=by and parts, **features)
+        return seen
+
+    together = states(None)
+    assert calls == [1, 2, 3, 4]
+    for by, expected in ((3, [1, 1, 1, 2, 2, 3, 3, 4]), (1, [1] * 7 + [2] * 5 + [3] * 5 + [4] * 2)):
+        apart = states(by)
+        assert calls == expected
+        for ours, whole in zip(apart, together, strict=True):
+            torch.testing.assert_close(ours, whole, atol=1e-5, rtol=1e-5)
+
+
 @torch.no_grad()
 def test_no_hook_stays_behind():
     backbone = tiny.backbone("llama")
@@ -161,7 +195,7 @@ def test_no_hook_stays_behind():
 
     tiny.normed_states(backbone, [2], **inputs())
     with pytest.raises(RuntimeError, match="in the middle of a pass"):
-        run_to(backbone, trunk, [2], fail, **inputs())
+        run_to(backbone, trunk, [2], fail, parts=lambda: [Part(torch.arange(2))], **inputs())
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in backbone.modules())
 
 

@@ -231,6 +231,20 @@ def test_a_cascade_keeps_what_its_rows_share():
     assert (~scores.isnan()).sum(dim=1).tolist() == [6, 4, 2]
 
 
+@packable
+@pytest.mark.parametrize("shared", [0, 7])
+@pytest.mark.parametrize("at_once", [1, 20, 64])
+@torch.no_grad()
+def test_a_cascade_in_parts_scores_as_in_one(architecture, shared, at_once):
+    packing, padding = rerankers(architecture)
+    features = batch((30, 29, 16, 15, 9, 8), shared)
+    for model in (packing, padding):
+        whole = model.cascade(features, {1: 4, 3: 2}, 4)
+        scores = model.cascade(features, {1: 4, 3: 2}, 4, at_once)
+        assert torch.equal(scores.isnan(), whole.isnan())
+        close(scores.nan_to_num(), whole.nan_to_num())
+
+
 # --- packing itself ------------------------------------------------------------------------------------
 
 
@@ -273,3 +287,20 @@ def test_who_stays_lies_as_if_nobody_else_had_been_there(lengths, data):
     places = packing.starts() + packing.lengths - 1
     last = features["attention_mask"].sum(dim=1) - 1
     assert packed[0, places].tolist() == features["input_ids"][rows, last[rows]].tolist()
+
+
+@given(st.lists(st.integers(2, 20), min_size=1, max_size=9), st.integers(0, 1), st.integers(1, 200))
+@settings(deadline=None)
+def test_parts_are_all_rows_each_once(lengths, shared, tokens):
+    features = batch(tuple(lengths), shared)
+    packing = Packing(features["attention_mask"], shared)
+    packed, own = packing.pack(features["input_ids"]), []
+    for where, part in packing.parts(tokens):
+        assert where[:shared].tolist() == list(range(shared))
+        assert len(where) < shared + tokens + part.shapes[-1][1]
+        assert len(where) == shared + sum(count * width for count, width in part.shapes)
+        places = part.starts() + part.lengths - 1
+        last = features["attention_mask"].sum(dim=1) - 1
+        assert packed[0, where][places].tolist() == features["input_ids"][part.rows, last[part.rows]].tolist()
+        own += where[shared:].tolist()
+    assert own == list(range(shared, packed.shape[1]))

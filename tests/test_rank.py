@@ -57,18 +57,20 @@ def features(rows: int, tokens: int = 16) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def watched(model: LayerwiseReranker):
-    """What each block sees: (its number from 1, rows), in the order in which they run."""
+    """What each block computes: (its number from 1, rows), in the order in which it does."""
     seen: list[tuple[int, int]] = []
-    hooks = [
-        block.register_forward_hook(
-            lambda _, __, kwargs, ___, k=k: seen.append((k, len(kwargs["packing"].rows))),
-            with_kwargs=True,
-        )
-        for k, block in enumerate(model.trunk.blocks, start=1)
-    ]
-    yield seen
-    for hook in hooks:
-        hook.remove()
+
+    def counted(k: int, forward):
+        def count_and_run(*args, **kwargs):
+            seen.append((k, len(kwargs["packing"].rows)))
+            return forward(*args, **kwargs)
+
+        return count_and_run
+
+    with pytest.MonkeyPatch.context() as patch:
+        for k, block in enumerate(model.trunk.blocks, start=1):
+            patch.setattr(block, "forward", counted(k, block.forward))
+        yield seen
 
 
 # --- LayerwiseReranker.cascade -------------------------------------------------------------------------
@@ -206,18 +208,24 @@ def test_lists_of_one_and_of_none(texts, schedule):
     assert rank(reranker("bert"), QUERY, texts, Schedule.parse(schedule)).tolist() == list(range(len(texts)))
 
 
-def test_a_cascade_is_one_batch_and_one_exit_as_many_as_fit():
+def test_no_more_is_computed_at_a_time_than_a_batch_may_have():
     model = reranker("bert")
     longest = max(map(len, model.prompt.rows([(QUERY, text) for text in TEXTS])))
-    with watched(model) as seen:
-        rank(model, QUERY, TEXTS, Schedule.parse("1:4 2"), tokens_per_batch=2 * longest)
-    assert seen == [(1, 9), (2, 4)]
-    with watched(model) as seen:
+    with watched(model) as one_exit:
         rank(model, QUERY, TEXTS, Schedule.parse("1"), tokens_per_batch=2 * longest)
-    rows = [rows for _, rows in seen]
-    assert sum(rows) == len(TEXTS)
-    assert rows[0] == 2
-    assert {k for k, _ in seen} == {1}
+    with watched(model) as cascade:
+        rank(model, QUERY, TEXTS, Schedule.parse("1:4 2"), tokens_per_batch=2 * longest)
+    with watched(model) as whole:
+        rank(model, QUERY, TEXTS, Schedule.parse("1:4 2"), tokens_per_batch=9 * longest)
+    assert whole == [(1, 9), (2, 4)]
+    for seen in (one_exit, cascade):
+        first = [rows for k, rows in seen if k == 1]
+        assert sum(first) == len(TEXTS)
+        assert first[0] == 2
+    assert {k for k, _ in one_exit} == {1}
+    then = [rows for k, rows in cascade if k == 2]
+    assert sum(then) == 4
+    assert len(then) == 2
 
 
 @pytest.mark.parametrize("schedule", ["2", "1:4 2"])
