@@ -1,7 +1,7 @@
 """Scores of 100 candidates a query: ours, FlagEmbedding's compute_score, CrossEncoder.predict; in turns; Markdown.
 
     python benchmarks/scoring.py          # 35 minutes
-    python benchmarks/scoring.py --ours   # what depth costs, without the peers: 8 minutes
+    python benchmarks/scoring.py --ours   # what depth costs, without the peers: 5 minutes
 
 A round is one query of python-docs with its BM25 candidates, from texts to scores: all contenders take it before the
 next one comes, each time another first. Ratios are of each round; shown are medians and middle halves. Ours scores
