@@ -25,20 +25,6 @@ def inputs() -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def count_blocks(trunk, called: list[int], monkeypatch) -> None:
-    """From now on the forward of each block writes down its number, from 1."""
-
-    def counted(k, forward):
-        def count_and_run(*args, **kwargs):
-            called.append(k)
-            return forward(*args, **kwargs)
-
-        return count_and_run
-
-    for k, block in enumerate(trunk.blocks, start=1):
-        monkeypatch.setattr(block, "forward", counted(k, block.forward))
-
-
 @architectures
 @torch.no_grad()
 def test_every_layer_is_what_transformers_reports(architecture):
@@ -64,7 +50,7 @@ def test_an_early_exit_runs_no_deeper_block_and_changes_nothing(architecture, mo
     features = inputs()
     full = tiny.normed_states(backbone, EVERY_LAYER, **features)
     blocks_run: list[int] = []
-    count_blocks(trunk, blocks_run, monkeypatch)
+    tiny.watch_blocks(trunk.blocks, monkeypatch, lambda k, _: blocks_run.append(k))
     for k in EVERY_LAYER:
         blocks_run.clear()
         states = []
@@ -158,7 +144,7 @@ def test_rows_that_are_computed_apart_are_what_they_are_together(architecture, m
     trunk, features = find_trunk(backbone), uneven(7, 8, "right")
     features["input_ids"] %= 50
     calls: list[int] = []
-    count_blocks(trunk, calls, monkeypatch)
+    tiny.watch_blocks(trunk.blocks, monkeypatch, lambda k, _: calls.append(k))
     keep = {1: torch.tensor([0, 2, 3, 5, 6]), 3: torch.tensor([1, 4])}
 
     def states(by: int | None) -> list[torch.Tensor]:

@@ -59,17 +59,10 @@ def features(rows: int, tokens: int = 16) -> dict[str, torch.Tensor]:
 def watched(model: LayerwiseReranker):
     """What each block computes: (its number from 1, rows), in the order in which it does."""
     seen: list[tuple[int, int]] = []
-
-    def counted(k: int, forward):
-        def count_and_run(*args, **kwargs):
-            seen.append((k, len(kwargs["packing"].rows)))
-            return forward(*args, **kwargs)
-
-        return count_and_run
-
     with pytest.MonkeyPatch.context() as patch:
-        for k, block in enumerate(model.trunk.blocks, start=1):
-            patch.setattr(block, "forward", counted(k, block.forward))
+        tiny.watch_blocks(
+            model.trunk.blocks, patch, lambda k, kwargs: seen.append((k, len(kwargs["packing"].rows)))
+        )
         yield seen
 
 

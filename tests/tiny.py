@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from lwr.depth import find_trunk, run_to
@@ -108,6 +111,20 @@ def normed_states(backbone: PreTrainedModel, layers: list[int], **features) -> l
 
     run_to(backbone, trunk, layers, look, **features)
     return [states[k] for k in layers]
+
+
+def watch_blocks(blocks: nn.ModuleList, patch: pytest.MonkeyPatch, note: Callable[[int, dict], None]) -> None:
+    """From now on `note` gets the number of each block, from 1, and its named arguments whenever it computes."""
+
+    def noted(k, forward):
+        def note_and_run(*args, **kwargs):
+            note(k, kwargs)
+            return forward(*args, **kwargs)
+
+        return note_and_run
+
+    for k, block in enumerate(blocks, start=1):
+        patch.setattr(block, "forward", noted(k, block.forward))
 
 
 def save(architecture: str, folder: Path) -> Path:
