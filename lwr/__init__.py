@@ -1,3 +1,22 @@
-"""lwr: layerwise rerankers. Import the room you need (`from lwr.reranker import LayerwiseReranker`)."""
+"""Layerwise rerankers: train, measure and ship a relevance head at every layer of a transformer.
 
-__version__ = "0.1.0"
+Example:
+    >>> from lwr import LayerwiseReranker
+    >>> reranker = LayerwiseReranker.from_pretrained("path/to/model")
+    >>> reranker.rank("a query", ["a passage", "another passage"], layer=4)
+"""
+
+import importlib
+from typing import Any
+
+_PUBLIC = {"LayerwiseReranker": "lwr.reranker"}
+"""Name -> module. Named as text, and imported on first use: importing `lwr` loads nothing, and no code digest
+(`lwr.code_digest`) follows these names."""
+
+__all__ = ["LayerwiseReranker"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'lwr' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

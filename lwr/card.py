@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lwr import __version__
 from lwr.advise import Evidence, of_arm, on_cascade, on_shallowest, read_evidence, shallowest
 from lwr.checkpoint import fetch, local_folder
 from lwr.compare import ARM
@@ -98,7 +98,7 @@ def card(
         last=exits[-1],
         many=len(exits),
         origin=_origin(base, cell),
-        version=__version__,
+        version=version("lwr"),
         name=name,
         quoted_name=json.dumps(name),
         query=SAMPLE[0],

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from lwr import __version__
 from lwr.base_model import check_missing, load_base_model, load_tokenizer, load_weights
 from lwr.checkpoint import check_weights, fetch, fingerprint, read_config
 from lwr.config import Base, Template
@@ -47,7 +47,7 @@ def write(
         save_file(own, folder / "heads.safetensors")
     tokenizer.save_pretrained(folder)
     origin = {
-        "lwr": __version__,
+        "lwr": version("lwr"),
         "base": base and base.identity(),
         "adapter": adapter,
         "base_fingerprint": fingerprint(fetch(base.model, base.revision)) if adapter else None,

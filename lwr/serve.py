@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,7 +22,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
-from lwr import __version__
 from lwr import dialects as say
 from lwr.config import Score
 from lwr.flops import flops, shape_of
@@ -148,7 +148,7 @@ def application(
         await asyncio.to_thread(service.worker.close)
 
     # without FastAPI's own pages of documentation: they load scripts from elsewhere
-    app = FastAPI(title="lwr", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
+    app = FastAPI(title="lwr", version=version("lwr"), lifespan=life, docs_url=None, redoc_url=None)
     _answer_problems(app)
 
     async def rerank(request: say.RerankRequest, version: str, echo: bool) -> say.RerankAnswer:

@@ -14,12 +14,13 @@ from transformers import TrainingArguments, set_seed
 
 from lwr.base_model import load_base_model, set_dropout
 from lwr.checkpoint import fetch, fingerprint
+from lwr.code_digest import code_digest
 from lwr.config import Base, Train
 from lwr.dev_look import read_look
 from lwr.files import atomic, check_writable, sha256, write_json, write_jsonl
 from lwr.groups import read_groups
 from lwr.progress import say
-from lwr.provenance import Meter, code_digest, provenance
+from lwr.provenance import Meter, provenance
 from lwr.recompute import set_recompute
 from lwr.reranker import LayerwiseReranker
 from lwr.trainer import WHOLE, LayerwiseTrainer

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"__init__"},
-    {"files", "gate", "launch", "memory", "progress", "provenance", "schedule"},
+    {"code_digest", "files", "gate", "launch", "memory", "progress", "provenance", "schedule"},
     {"checkpoint", "config", "dialects", "parquet"},
     {"config_errors"},
     {"measure_names", "upload", "yaml_source"},

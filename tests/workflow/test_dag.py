@@ -140,8 +140,25 @@ def test_a_touched_source_file_reruns_nothing(house):
 )
 def test_a_real_edit_reruns_the_steps_that_import_it_and_what_follows(house, room, steps):
     with (house.folder / f"lwr/{room}.py").open("a", encoding="utf-8") as source:
-        source.write("\n# an edit\n")
+        source.write("\nEDITED = True\n")
     assert house.rules() == steps
+
+
+def test_rewording_and_a_new_version_rerun_nothing(house):
+    def edit(room: str, old: str, new: str) -> None:
+        file = house.folder / f"lwr/{room}.py"
+        text = file.read_text(encoding="utf-8")
+        assert old in text
+        file.write_text(text.replace(old, new), encoding="utf-8")
+
+    edit("loss", '"""The layerwise loss', '"""A docstring that was reworded. The layerwise loss')
+    edit("loss", "no_teacher =", "# a comment\n    no_teacher =")
+    edit("config", 'description="peak learning rate', 'description="reworded: peak learning rate')
+    edit("compare", '"""Means of equal numbers', '"""Reworded: means of equal numbers')  # of an attribute
+    metadata = house.folder / "lwr-9.9.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: lwr\nVersion: 9.9\n", encoding="utf-8")
+    assert house.plan() == []
 
 
 def test_another_base_models_settings_retrain_its_cells_alone(house):

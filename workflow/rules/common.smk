@@ -9,7 +9,7 @@ from shlex import quote
 import lwr
 from lwr.config_file import load
 from lwr.files import BadInput, sha256
-from lwr.provenance import code_digest
+from lwr.code_digest import code_digest
 
 try:
     GRID = load(config, [Path(file) for file in workflow.configfiles])
@@ -162,7 +162,7 @@ def settings(section):
     return json.dumps(section if isinstance(section, dict) else section.slice())
 
 
-# An edit in lwr/ re-runs the steps that import the edited file, and no others.
+# An edit of the code in lwr/ re-runs the steps that import it, and no others; one of comments or docstrings, none.
 CODE = {
     step: code_digest(step)
     for step in (
