@@ -25,7 +25,7 @@ coverage: .venv/.installed
 	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[dev,coverage]'
 	$(BIN)/pytest -n 2 --cov --cov-report term
 
-# Which small changes of loss, depth, cascade and measures no test of theirs notices: `make mutants ONLY='lwr.loss*'`.
+# Which small changes of loss, depth, cascade and measures no test of theirs notices: `make mutants ONLY='lwr.training.loss*'`.
 mutants: .venv/.installed
 	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[dev,mutants]'
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run $(ONLY)

@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from lwr.beir import read_corpus, read_qrels, read_queries
-from lwr.checkpoint import fetch
-from lwr.config import FirstStage
-from lwr.progress import progress
-from lwr.retrieve import retrieve
-from lwr.trec import best_first, read_run, write_run
+from lwr.common.progress import progress
+from lwr.config.config import FirstStage
+from lwr.data.retrieve import retrieve
+from lwr.formats.beir import read_corpus, read_qrels, read_queries
+from lwr.formats.checkpoint import fetch
+from lwr.formats.trec import best_first, read_run, write_run
 
 SCALE = 20  # what sentence-transformers trains cosines with: a softmax over bare cosines is nearly flat
 

@@ -17,12 +17,12 @@ import time
 import numpy as np
 import torch
 
-from lwr.base_model import load_base_model
-from lwr.config import Base
-from lwr.cost import device
-from lwr.flops import flops, shape_of
-from lwr.reranker import LayerwiseReranker
-from lwr.schedule import Schedule
+from lwr.config.config import Base
+from lwr.evaluation.cost import device
+from lwr.evaluation.flops import flops, shape_of
+from lwr.model.cascade_schedule import Schedule
+from lwr.model.loading import load_base_model
+from lwr.model.reranker import LayerwiseReranker
 
 PLANS = ["1", "2", "3", "4", "5", "2:50 6", "3:20 6", "2:30 4:10 6", "1:50 3:20 6", "1:20 6", "6"]
 CANDIDATES, ONE_BATCH = 100, 10**9

@@ -24,11 +24,11 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaModel
 from workers.worker import memory
 
-from lwr.batching import pad
-from lwr.cost import peak_memory, reset_peak_memory
-from lwr.prompt import Row
-from lwr.recompute import set_recompute
-from lwr.reranker import LayerwiseReranker
+from lwr.evaluation.cost import peak_memory, reset_peak_memory
+from lwr.model.batching import pad
+from lwr.model.prompt import Row
+from lwr.model.reranker import LayerwiseReranker
+from lwr.training.recompute import set_recompute
 
 VOCABULARY, GROUP_SIZE = 8000, 8
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 QUERIES, WORDS, VOCABULARY = 200, 60, 100_000
 MAKE_MODEL = """
 import sys, tiny
-from lwr.reranker import LayerwiseReranker
+from lwr.model.reranker import LayerwiseReranker
 model = LayerwiseReranker(tiny.backbone("bert"), tiny.tokenizer(encoder=True), start_layer=2)
 model.save_pretrained(sys.argv[1])
 """
@@ -99,7 +99,7 @@ def main(sizes: list[int]) -> None:
             corpus = (at / "made/corpus.jsonl").stat().st_size / 2**20
             cells = [f"{size:,}", f"{corpus:,.0f} MiB"]
             for step, arguments in steps(at).items():
-                peak, seconds = measure(sys.executable, "-m", "lwr", step, *arguments)
+                peak, seconds = measure(sys.executable, "-m", "lwr.cli", step, *arguments)
                 cells.append(f"{peak:,.0f} MiB, {seconds:,.0f} s")
             print("| " + " | ".join(cells) + " |", flush=True)
 

@@ -23,10 +23,10 @@ from peers import contender, machine, spread
 from tqdm import tqdm
 from workload import LAYERS, START, build
 
-from lwr.flops import flops, shape_of
-from lwr.reranker import LayerwiseReranker
-from lwr.schedule import Schedule
-from lwr.speed import matmul_speed
+from lwr.evaluation.flops import flops, shape_of
+from lwr.model.cascade_schedule import Schedule
+from lwr.model.reranker import LayerwiseReranker
+from lwr.training.throughput import matmul_speed
 
 ALL = list(range(START, LAYERS + 1))
 CASCADE = "2:30 5:10 12"

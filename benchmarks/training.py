@@ -21,9 +21,9 @@ import torch
 from peers import RETURN_MEMORY, contender, machine, spread
 from workload import GROUPS, build
 
-from lwr.flops import flops, shape_of
-from lwr.reranker import LayerwiseReranker
-from lwr.speed import matmul_speed
+from lwr.evaluation.flops import flops, shape_of
+from lwr.model.reranker import LayerwiseReranker
+from lwr.training.throughput import matmul_speed
 
 RECOMPUTE = ("nothing", "cheap")
 BACKWARD = 2  # its FLOPs, in those of the way forward

@@ -13,13 +13,13 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast, set_seed
 
-from lwr.beir import read_corpus, read_queries
-from lwr.collect import collect
-from lwr.config import Dataset, FirstStage, PythonDocs, Template
-from lwr.export import export
-from lwr.reranker import LayerwiseReranker
-from lwr.retrieve import retrieve
-from lwr.trec import read_run
+from lwr.config.config import Dataset, FirstStage, PythonDocs, Template
+from lwr.data.collect import collect
+from lwr.data.retrieve import retrieve
+from lwr.export.export import export
+from lwr.formats.beir import read_corpus, read_queries
+from lwr.formats.trec import read_run
+from lwr.model.reranker import LayerwiseReranker
 
 LAYERS, START = 12, 2
 GROUPS, GROUP_SIZE = 4, 8

@@ -10,11 +10,12 @@ import typer
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
-from lwr import cli, config_docs
+from lwr.cli import app
+from lwr.config import reference
 
 
 def on_files(files, config):
-    files.append(File.generated(config, "reference/config.md", content=config_docs.readme()))
+    files.append(File.generated(config, "reference/config.md", content=reference.readme()))
     files.append(File.generated(config, "reference/commands.md", content=commands()))
     return files
 
@@ -33,7 +34,7 @@ def on_page_markdown(markdown, **_):
 
 def commands() -> str:
     """Every command with its manual and its options, as `lwr COMMAND --help` has them."""
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(app.app)
     parts = [f"# Command line\n\n{inspect.cleandoc(group.help)}"]
     for name, command in group.commands.items():
         context = command.context_class(command, info_name=f"lwr {name}")

@@ -9,9 +9,9 @@ Example:
 import importlib
 from typing import Any
 
-_PUBLIC = {"LayerwiseReranker": "lwr.reranker"}
+_PUBLIC = {"LayerwiseReranker": "lwr.model.reranker"}
 """Name -> module. Named as text, and imported on first use: importing `lwr` loads nothing, and no code digest
-(`lwr.code_digest`) follows these names."""
+(`lwr.common.code_digest`) follows these names."""
 
 __all__ = ["LayerwiseReranker"]
 

@@ -20,10 +20,11 @@ import typer
 import yaml
 from snakemake.cli import get_argument_parser
 
-from lwr import cli, config
-from lwr.commands import read_settings
-from lwr.config_errors import STAND_INS
-from lwr.grid import problems_between_parts
+from lwr.cli import app
+from lwr.cli.options import read_settings
+from lwr.config import config
+from lwr.config.check import problems_between_parts
+from lwr.config.problems import STAND_INS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -83,7 +84,7 @@ SECTIONS = {
 
 def check_lwr(name: str, *words: str) -> None:
     """Its options exist, their values are of their kind, none that is required is missing; settings are settings."""
-    command = typer.main.get_command(cli.app).commands[name]
+    command = typer.main.get_command(app.app).commands[name]
     for parameter in command.params:  # models and collections are the reader's
         parameter.type_descriptor.parameter_info.exists = False
     command.make_context(name, list(words))
@@ -204,7 +205,7 @@ def test_every_page_is_in_the_navigation():
 
 def test_every_command_is_in_the_reference():
     text = hooks.commands()
-    for name, command in typer.main.get_command(cli.app).commands.items():
+    for name, command in typer.main.get_command(app.app).commands.items():
         section = text.split(f"\n## lwr {name}\n")[1].split("\n## ")[0]
         options = [parameter.opts[0] for parameter in command.params if parameter.opts[0].startswith("--")]
         assert [option for option in options if not re.search(rf"\| `(-\w, )?{option}\b", section)] == []

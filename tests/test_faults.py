@@ -14,10 +14,10 @@ import torch
 from bad_input_cases import with_settings
 from bad_input_world import COLLECT, SCORE, TRAIN, Case, build, nothing, run
 
-from lwr import cli
-from lwr.files import write_jsonl
-from lwr.memory import mended_by
-from lwr.reranker import LayerwiseReranker
+from lwr.cli import app
+from lwr.common.files import write_jsonl
+from lwr.model.memory import mended_by
+from lwr.model.reranker import LayerwiseReranker
 
 ROOT = Path(__file__).parent.parent
 
@@ -146,7 +146,7 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(here, small_disk, command
 def test_a_disk_that_can_only_be_read_is_said_before_the_work(here, small_disk, command, monkeypatch):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     if command is TRAIN:
-        monkeypatch.setattr("lwr.train.build", lambda *_: pytest.fail("it began to work"))
+        monkeypatch.setattr("lwr.training.train.build", lambda *_: pytest.fail("it began to work"))
     outcome = run(Case("", with_settings(command, "--out", str(small_disk / "out")), nothing))
     assert outcome.code == 1
     assert re.search(rf"Read-only file system.*: '{small_disk}/out", outcome.said), outcome.said
@@ -157,7 +157,7 @@ def test_a_disk_that_can_only_be_read_is_said_before_the_work(here, small_disk, 
 
 def test_debug_shows_where_it_failed(here, monkeypatch):
     arguments = ["--debug", "collect", "--dataset", "{source: {kind: beir, path: nowhere}}", "--out", "o"]
-    run_it = [sys.executable, "-m", "lwr", *arguments]
+    run_it = [sys.executable, "-m", "lwr.cli", *arguments]
     ended = subprocess.run(run_it, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert ended.returncode == 1
     assert "Traceback" in ended.stderr
@@ -165,7 +165,7 @@ def test_debug_shows_where_it_failed(here, monkeypatch):
     monkeypatch.setattr("sys.argv", ["lwr", *arguments])
     monkeypatch.setenv("LWR_DEBUG", "")
     with pytest.raises(ValueError, match="no such file"):
-        cli.main()
+        app.main()
 
 
 # --- shells --------------------------------------------------------------------------------------------

@@ -15,20 +15,20 @@ import pandas as pd
 import pytest
 import tiny
 import yaml
-from fuzz.targets import TARGETS
+from fuzz_targets import TARGETS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lwr.batching import batches_of
-from lwr.beir import Passage, read_corpus, read_qrels, read_queries, write_collection
-from lwr.config import Config, Template, Train
-from lwr.config_file import read
-from lwr.files import BadInput, read_json, read_jsonl, write_json, write_jsonl
-from lwr.group_lines import read_group_lines
-from lwr.prompt import Prompt, Row
-from lwr.replay import read_candidates, replay
-from lwr.schedule import Schedule
-from lwr.trec import best_first, read_run, write_run
+from lwr.common.files import BadInput, read_json, read_jsonl, write_json, write_jsonl
+from lwr.config.config import Config, Template, Train
+from lwr.config.load import read
+from lwr.evaluation.replay import read_candidates, replay
+from lwr.formats.beir import Passage, read_corpus, read_qrels, read_queries, write_collection
+from lwr.formats.training_groups import read_group_lines
+from lwr.formats.trec import best_first, read_run, write_run
+from lwr.model.batching import batches_of
+from lwr.model.cascade_schedule import Schedule
+from lwr.model.prompt import Prompt, Row
 
 TIMES = int(os.environ.get("LWR_FUZZ", 1))
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)

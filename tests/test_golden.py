@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lwr.base_model import load_base_model
-from lwr.batching import pad
-from lwr.config import Base, Template
-from lwr.prompt import Prompt, Row, yes_ids, yes_token
-from lwr.reranker import LayerwiseReranker
+from lwr.config.config import Base, Template
+from lwr.model.batching import pad
+from lwr.model.loading import load_base_model
+from lwr.model.prompt import Prompt, Row, yes_ids, yes_token
+from lwr.model.reranker import LayerwiseReranker
 
 CASES = ["long", "truncating"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from worker import serve, training
 
-from lwr.config import Lora
-from lwr.recompute import set_recompute
-from lwr.reranker import LayerwiseReranker
-from lwr.schedule import Schedule
+from lwr.config.config import Lora
+from lwr.model.cascade_schedule import Schedule
+from lwr.model.reranker import LayerwiseReranker
+from lwr.training.recompute import set_recompute
 
 folder, what, *options = sys.argv[1:]
 folder = Path(folder)

@@ -16,9 +16,9 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["lwr"]):
-    from targets import TARGETS
+    from fuzz_targets import TARGETS
 
-    from lwr.files import BadInput
+    from lwr.common.files import BadInput
 
 FOLDER = Path(tempfile.mkdtemp(prefix="lwr-fuzz-"))
 (FOLDER / "qrels").mkdir()

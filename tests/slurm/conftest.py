@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from workflow.conftest import House, copy_house
+from project import Project, copy_project
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol")
 INSTALL = "apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge"
@@ -182,14 +182,14 @@ class Slurm:
             time.sleep(0.1)
 
     @contextmanager
-    def snakemake(self, house: House, *arguments: str) -> Iterator[Run]:
+    def snakemake(self, project: Project, *arguments: str) -> Iterator[Run]:
         """A Snakemake that submits to this SLURM, and lives no longer than the block."""
-        printed_to = house.folder / "printed.txt"
+        printed_to = project.folder / "printed.txt"
         with printed_to.open("w", encoding="utf-8") as printed:
             process = subprocess.Popen(
                 [sys.executable, "-c", SNAKEMAKE, *ARGUMENTS, *arguments],
-                cwd=house.folder,
-                env=self.environment | {"PYTHONPATH": str(house.folder)},
+                cwd=project.folder,
+                env=self.environment | {"PYTHONPATH": str(project.folder)},
                 stdout=printed,
                 stderr=subprocess.STDOUT,
             )
@@ -278,21 +278,21 @@ def _node(slurm: Slurm) -> str | None:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    house: House
+    project: Project
     jobs: list[Job]
 
 
 @pytest.fixture(scope="session")
 def undisturbed(slurm, tmp_path_factory) -> Undisturbed:
     """A grid of four cells that has run on SLURM, and its jobs; look, don't touch."""
-    folder = tmp_path_factory.mktemp("slurm") / "house"
+    folder = tmp_path_factory.mktemp("slurm") / "project"
     folder.mkdir()
-    house = copy_house(folder)
-    house.edit_config(_four_cells)
+    project = copy_project(folder)
+    project.edit_config(_four_cells)
     before = slurm.jobs()
-    with slurm.snakemake(house) as run:
+    with slurm.snakemake(project) as run:
         run.finish()
-    return Undisturbed(house, [job for job in slurm.jobs() if job not in before])
+    return Undisturbed(project, [job for job in slurm.jobs() if job not in before])
 
 
 def _four_cells(config: dict) -> None:
@@ -302,8 +302,8 @@ def _four_cells(config: dict) -> None:
 
 
 @pytest.fixture
-def house(slurm, undisturbed, tmp_path) -> Iterator[House]:
+def project(slurm, undisturbed, tmp_path) -> Iterator[Project]:
     """A copy of it to change at will. Its jobs end with the test."""
-    shutil.copytree(undisturbed.house.folder, tmp_path / "house", copy_function=shutil.copy2)
-    yield House(tmp_path / "house")
+    shutil.copytree(undisturbed.project.folder, tmp_path / "project", copy_function=shutil.copy2)
+    yield Project(tmp_path / "project")
     slurm.clear()

@@ -24,8 +24,8 @@ def wait_for_checkpoint(slurm, cell) -> None:
     slurm.wait(lambda: any(cell.glob("model.checkpoints-*/checkpoint-*/whole")))
 
 
-def log_of_training(house, seed) -> str:
-    log = house.folder / f"results/test/logs/train/json-docs/tiny-bert/start4/default/seed{seed}.log"
+def log_of_training(project, seed) -> str:
+    log = project.folder / f"results/test/logs/train/json-docs/tiny-bert/start4/default/seed{seed}.log"
     return log.read_text(encoding="utf-8")
 
 
@@ -40,7 +40,7 @@ def test_most_at_once_counts_jobs_side_by_side():
 def test_a_grid_of_four_cells_finishes(undisturbed):
     assert {job.state for job in undisturbed.jobs} == {"COMPLETED"}
     assert [job.rule for job in undisturbed.jobs].count("train") == 4
-    table = undisturbed.house.folder / "results/test/tables/layers.csv"
+    table = undisturbed.project.folder / "results/test/tables/layers.csv"
     exits = pd.read_csv(table).query("exit != 'cascade'")
     models = list(exits["base_model"])
     assert (models.count("tiny-llama"), models.count("tiny-bert")) == (3, 1)
@@ -55,10 +55,10 @@ def test_gpu_jobs_wait_for_gpus(slurm, undisturbed):
     assert most_at_once(on_gpu) == slurm.gpus
 
 
-def test_a_cancelled_training_is_submitted_again_with_more_and_goes_on(slurm, undisturbed, house):
-    cell = house.folder / BERT / "seed1"
+def test_a_cancelled_training_is_submitted_again_with_more_and_goes_on(slurm, undisturbed, project):
+    cell = project.folder / BERT / "seed1"
     shutil.rmtree(cell)
-    with slurm.snakemake(house) as run:
+    with slurm.snakemake(project) as run:
         wait_for_checkpoint(slurm, cell)
         [lost] = slurm.jobs("RUNNING", rule="train")
         slurm.tell("scancel", lost.id)
@@ -68,28 +68,28 @@ def test_a_cancelled_training_is_submitted_again_with_more_and_goes_on(slurm, un
     assert second.megabytes == 2 * first.megabytes
     assert (first.limit, second.limit) == ("1-00:00:00", "2-00:00:00")
     assert f"SLURM-job '{lost.id}' failed" in printed
-    assert "going on from" in log_of_training(house, 1)
-    assert house.tables() == undisturbed.house.tables()
+    assert "going on from" in log_of_training(project, 1)
+    assert project.tables() == undisturbed.project.tables()
 
 
-def test_after_the_loss_of_snakemake_one_command_finishes_the_grid(slurm, undisturbed, house):
-    shutil.rmtree(house.folder / BERT)
-    with slurm.snakemake(house) as run:
-        wait_for_checkpoint(slurm, house.folder / BERT / "seed1")
+def test_after_the_loss_of_snakemake_one_command_finishes_the_grid(slurm, undisturbed, project):
+    shutil.rmtree(project.folder / BERT)
+    with slurm.snakemake(project) as run:
+        wait_for_checkpoint(slurm, project.folder / BERT / "seed1")
         run.process.kill()
     orphans = slurm.jobs("RUNNING")
     assert {job.rule for job in orphans} == {"train"}  # SLURM knows nothing of Snakemake's end
 
-    with slurm.snakemake(house) as run:
+    with slurm.snakemake(project) as run:
         assert run.end() != 0
     assert "--unlock" in run.printed()
 
     # As the README says: cancel what still runs, unlock, run again.
     slurm.tell("scancel", "--name", orphans[0].run)
     slurm.wait(lambda: not slurm.jobs("RUNNING", "COMPLETING"))
-    with slurm.snakemake(house, "--unlock") as run:
+    with slurm.snakemake(project, "--unlock") as run:
         run.finish()
-    with slurm.snakemake(house) as run:
+    with slurm.snakemake(project) as run:
         run.finish()
-    assert "going on from" in log_of_training(house, 1)
-    assert house.tables() == undisturbed.house.tables()
+    assert "going on from" in log_of_training(project, 1)
+    assert project.tables() == undisturbed.project.tables()

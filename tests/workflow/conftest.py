@@ -1,105 +1,34 @@
-"""A copy of the house in which the tiny grid has run: tests may edit it, and ask what Snakemake would do."""
+"""The tiny grid, run once, and a copy of it that a test may edit."""
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
-import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-import tiny
-import yaml
-
-ROOT = Path(__file__).parent.parent.parent
-
-
-@dataclass(frozen=True)
-class House:
-    """A folder with the Snakefile, lwr/, and config/test.yaml of its own."""
-
-    folder: Path
-    config: str = "config/test.yaml"
-
-    def command(self, *arguments: str) -> list[str]:
-        run = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", self.config]
-        return [*run, *arguments]
-
-    def environment(self) -> dict[str, str]:
-        """In which its own code runs."""
-        return os.environ | {"PYTHONPATH": str(self.folder)}
-
-    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-        where = {"cwd": self.folder, "env": self.environment()}
-        run = subprocess.run(self.command(*arguments), **where, capture_output=True, text=True, timeout=1200)
-        if check:
-            assert run.returncode == 0, run.stdout + run.stderr
-        return run
-
-    def plan(self, *arguments: str) -> list[tuple[str, dict[str, str]]]:
-        """(rule, wildcards) of each job that would run; `all` aside."""
-        out = self.snakemake("--dry-run", *arguments)
-        jobs = re.findall(
-            r"^rule (\w+):\n((?:    .*\n)*)",
-            re.sub(r"^\[.*\]\n", "", out.stdout + out.stderr, flags=re.M),
-            re.M,
-        )
-        return [(rule, _wildcards(about)) for rule, about in jobs if rule != "all"]
-
-    def rules(self, *arguments: str) -> set[str]:
-        return {rule for rule, _ in self.plan(*arguments)}
-
-    def edit_config(self, edit) -> None:
-        path = self.folder / "config/test.yaml"
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        edit(config)
-        path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-
-    def tables(self) -> dict[str, bytes]:
-        return {file.name: file.read_bytes() for file in (self.folder / "results/test/tables").iterdir()}
-
-
-def _wildcards(about: str) -> dict[str, str]:
-    found = re.search(r"^    wildcards: (.*)$", about, re.M)
-    return dict(pair.split("=", 1) for pair in found[1].split(", ")) if found else {}
-
-
-def copy_house(folder: Path) -> House:
-    for part in ("Snakefile", "workflow", "lwr", "config", "environment.yml"):
-        source = ROOT / part
-        if source.is_dir():
-            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy2(source, folder / part)
-    for name in ("llama", "bert"):
-        tiny.save(name, folder / "checkpoints" / f"tiny-{name}")
-    return House(folder)
+from project import Project, copy_project
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> House:
+def finished(tmp_path_factory) -> Project:
     """The tiny grid, run once; look, don't touch."""
-    house = copy_house(tmp_path_factory.mktemp("house"))
-    run = house.snakemake()
-    (house.folder / "printed.txt").write_text(run.stdout + run.stderr, encoding="utf-8")
-    return house
+    project = copy_project(tmp_path_factory.mktemp("project"))
+    run = project.snakemake()
+    (project.folder / "printed.txt").write_text(run.stdout + run.stderr, encoding="utf-8")
+    return project
 
 
 @pytest.fixture
-def house(finished, tmp_path) -> House:
-    """A copy of the finished house, with times and Snakemake's memory, to change at will."""
-    shutil.copytree(finished.folder, tmp_path / "house", copy_function=shutil.copy2)
-    return House(tmp_path / "house")
+def project(finished, tmp_path) -> Project:
+    """A copy of the finished project, with times and Snakemake's memory, to change at will."""
+    shutil.copytree(finished.folder, tmp_path / "project", copy_function=shutil.copy2)
+    return Project(tmp_path / "project")
 
 
 @pytest.fixture(scope="session")
-def scifact(scifact_folder, tmp_path_factory) -> House:
+def scifact(scifact_folder, tmp_path_factory) -> Project:
     """config/scifact.yaml, run once: some minutes."""
-    house = House(copy_house(tmp_path_factory.mktemp("scifact")).folder, "config/scifact.yaml")
-    (house.folder / "data").mkdir()
-    (house.folder / "data/scifact").symlink_to(scifact_folder)
-    house.snakemake()
-    return house
+    project = Project(copy_project(tmp_path_factory.mktemp("scifact")).folder, "config/scifact.yaml")
+    (project.folder / "data").mkdir()
+    (project.folder / "data/scifact").symlink_to(scifact_folder)
+    project.snakemake()
+    return project

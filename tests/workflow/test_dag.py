@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from steps import DECIDED, MEASURED, READ, SCORED
 
-from lwr.checkpoint import fingerprint
-from lwr.files import sha256
-from lwr.verify import verify
+from lwr.common.files import sha256
+from lwr.formats.checkpoint import fingerprint
+from lwr.verify.verify import verify
 
 CELLS = {("tiny-llama", "2"), ("tiny-llama", "4"), ("tiny-bert", "4")}
 
@@ -87,22 +87,22 @@ def test_a_second_run_does_nothing(finished):
     assert finished.plan() == []
 
 
-def test_without_one_cells_scores_only_what_follows_from_them_runs(house):
-    shutil.rmtree(house.folder / "results/test/cells/json-docs/tiny-bert/start4/default/seed1/scores")
-    plan = house.plan()
+def test_without_one_cells_scores_only_what_follows_from_them_runs(project):
+    shutil.rmtree(project.folder / "results/test/cells/json-docs/tiny-bert/start4/default/seed1/scores")
+    plan = project.plan()
     assert {rule for rule, _ in plan} == SCORED
     assert cells(plan, "score") == cells(plan, "evaluate") == {("tiny-bert", "4", "1")}
     assert arms(plan, "cascade") == arms(plan, "cost") == {("tiny-bert", "4")}
 
 
-def test_a_lost_report_is_made_again_alone(house):
-    (house.folder / "results/test/report.html").unlink()
-    assert house.rules() == {"report"}
+def test_a_lost_report_is_made_again_alone(project):
+    (project.folder / "results/test/report.html").unlink()
+    assert project.rules() == {"report"}
 
 
-def test_one_more_seed_trains_only_its_own_cells(house):
-    house.edit_config(lambda config: config["seeds"].append(2))
-    plan = house.plan()
+def test_one_more_seed_trains_only_its_own_cells(project):
+    project.edit_config(lambda config: config["seeds"].append(2))
+    plan = project.plan()
     assert {rule for rule, _ in plan} == {"train", *SCORED}
     for rule in ("train", "score"):
         assert cells(plan, rule) == {(model, start, "2") for model, start in CELLS}
@@ -120,63 +120,65 @@ def test_the_same_seed_gives_the_same_tables(finished, tmp_path):
     assert other.tables() == finished.tables()
 
 
-def test_a_touched_source_file_reruns_nothing(house):
-    (house.folder / "lwr/loss.py").touch()
-    (house.folder / "config/test.yaml").touch()
-    assert house.plan() == []
+def test_a_touched_source_file_reruns_nothing(project):
+    (project.folder / "lwr/training/loss.py").touch()
+    (project.folder / "config/test.yaml").touch()
+    assert project.plan() == []
 
 
 @pytest.mark.parametrize(
-    ("room", "steps"),
+    ("module", "steps"),
     [
-        ("trec", {"retrieve", "mine", "train", *SCORED}),  # a low floor, under nearly all
-        ("loss", {"train", *SCORED}),
-        ("cascade", DECIDED),
-        ("tables", READ),
-        ("advise", {"advise", "report"}),
-        ("cli", set()),
-        ("verify", set()),
+        ("formats/trec", {"retrieve", "mine", "train", *SCORED}),  # a low floor, under nearly all
+        ("training/loss", {"train", *SCORED}),
+        ("evaluation/cascade", DECIDED),
+        ("reporting/tables", READ),
+        ("reporting/advise", {"advise", "report"}),
+        ("cli/app", set()),
+        ("verify/verify", set()),
     ],
 )
-def test_a_real_edit_reruns_the_steps_that_import_it_and_what_follows(house, room, steps):
-    with (house.folder / f"lwr/{room}.py").open("a", encoding="utf-8") as source:
+def test_a_real_edit_reruns_the_steps_that_import_it_and_what_follows(project, module, steps):
+    with (project.folder / f"lwr/{module}.py").open("a", encoding="utf-8") as source:
         source.write("\nEDITED = True\n")
-    assert house.rules() == steps
+    assert project.rules() == steps
 
 
-def test_rewording_and_a_new_version_rerun_nothing(house):
-    def edit(room: str, old: str, new: str) -> None:
-        file = house.folder / f"lwr/{room}.py"
+def test_rewording_and_a_new_version_rerun_nothing(project):
+    def edit(module: str, old: str, new: str) -> None:
+        file = project.folder / f"lwr/{module}.py"
         text = file.read_text(encoding="utf-8")
         assert old in text
         file.write_text(text.replace(old, new), encoding="utf-8")
 
-    edit("loss", '"""The layerwise loss', '"""A docstring that was reworded. The layerwise loss')
-    edit("loss", "no_teacher =", "# a comment\n    no_teacher =")
-    edit("config", 'description="peak learning rate', 'description="reworded: peak learning rate')
-    edit("compare", '"""Means of equal numbers', '"""Reworded: means of equal numbers')  # of an attribute
-    metadata = house.folder / "lwr-9.9.dist-info"
+    edit("training/loss", '"""The layerwise loss', '"""A docstring that was reworded. The layerwise loss')
+    edit("training/loss", "no_teacher =", "# a comment\n    no_teacher =")
+    edit("config/config", 'description="peak learning rate', 'description="reworded: peak learning rate')
+    edit(
+        "evaluation/compare", '"""Means of equal numbers', '"""Reworded: means of equal numbers'
+    )  # of an attribute
+    metadata = project.folder / "lwr-9.9.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: lwr\nVersion: 9.9\n", encoding="utf-8")
-    assert house.plan() == []
+    assert project.plan() == []
 
 
-def test_another_base_models_settings_retrain_its_cells_alone(house):
-    house.edit_config(lambda config: config["base_models"]["tiny-bert"].update(pooling="first"))
-    plan = house.plan()
+def test_another_base_models_settings_retrain_its_cells_alone(project):
+    project.edit_config(lambda config: config["base_models"]["tiny-bert"].update(pooling="first"))
+    plan = project.plan()
     assert cells(plan, "train") == cells(plan, "score") == {("tiny-bert", "4", "1")}
     assert {rule for rule, _ in plan} == {"base", "train", *SCORED}
 
 
-def test_an_added_start_layer_trains_only_its_own_cells(house):
-    house.edit_config(lambda config: config["start_layers"].append(3))
-    plan = house.plan()
+def test_an_added_start_layer_trains_only_its_own_cells(project):
+    project.edit_config(lambda config: config["start_layers"].append(3))
+    plan = project.plan()
     assert cells(plan, "train") == cells(plan, "score") == {("tiny-llama", "3", "1")}
 
 
-def test_another_measure_only_measures_again(house):
-    house.edit_config(lambda config: config["measures"].append("P@1"))
-    assert house.rules() == MEASURED
+def test_another_measure_only_measures_again(project):
+    project.edit_config(lambda config: config["measures"].append("P@1"))
+    assert project.rules() == MEASURED
 
 
 @pytest.mark.parametrize(
@@ -186,30 +188,30 @@ def test_another_measure_only_measures_again(house):
         ("margin", 0.5, READ - {"tables"}),
     ],
 )
-def test_another_setting_of_a_late_step_reruns_it_and_what_follows(house, section, values, steps):
-    house.edit_config(lambda config: config.update({section: values}))
-    assert house.rules() == steps
+def test_another_setting_of_a_late_step_reruns_it_and_what_follows(project, section, values, steps):
+    project.edit_config(lambda config: config.update({section: values}))
+    assert project.rules() == steps
 
 
 @pytest.mark.slow
-def test_shards_give_the_same_tables(finished, house):
-    house.edit_config(lambda config: config.update(score={"shards": 3}))
+def test_shards_give_the_same_tables(finished, project):
+    project.edit_config(lambda config: config.update(score={"shards": 3}))
     shards, splits = 3, 2  # dev and test
-    assert sum(rule == "score" for rule, _ in house.plan()) == shards * splits * len(CELLS)
-    house.snakemake()
-    assert house.tables() == finished.tables()
+    assert sum(rule == "score" for rule, _ in project.plan()) == shards * splits * len(CELLS)
+    project.snakemake()
+    assert project.tables() == finished.tables()
 
 
 @pytest.mark.parametrize("name", ["report.zip", "report.html"])
-def test_snakemakes_own_report_holds_the_tables(house, name):
-    house.snakemake("--report", name)
-    assert (house.folder / name).stat().st_size > 10_000
+def test_snakemakes_own_report_holds_the_tables(project, name):
+    project.snakemake("--report", name)
+    assert (project.folder / name).stat().st_size > 10_000
 
 
-def test_a_failed_run_ends_in_the_list_of_what_failed(house):
-    shutil.rmtree(house.folder / "results/test/cells/json-docs/tiny-llama")
-    (house.folder / "checkpoints/tiny-llama/model.safetensors").write_bytes(b"cut short")
-    run = house.snakemake("--keep-going", check=False)
+def test_a_failed_run_ends_in_the_list_of_what_failed(project):
+    shutil.rmtree(project.folder / "results/test/cells/json-docs/tiny-llama")
+    (project.folder / "checkpoints/tiny-llama/model.safetensors").write_bytes(b"cut short")
+    run = project.snakemake("--keep-going", check=False)
     assert run.returncode != 0
     listed = (run.stdout + run.stderr).partition("What failed, and its log:\n")[2].splitlines()[:2]
     logs = [

@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 import pytest
-from workflow.conftest import House
+from project import Project
 
-from lwr.verify import verify
+from lwr.verify.verify import verify
 
 KILLS = int(os.environ.get("LWR_KILLS", 5))
 STARTS_IN = 3.0  # seconds before which a kill meets nothing
@@ -25,11 +25,11 @@ NOT_YET = re.compile("missing|no such file|No such file|no scores, measures or c
 """What may be said of results that are not finished: nothing in them is broken, or does not go together."""
 
 
-def start(house: House) -> subprocess.Popen:
+def start(project: Project) -> subprocess.Popen:
     """In a session of its own, with which it and all of its jobs can be killed."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    where = {"cwd": house.folder, "env": house.environment()}
-    return subprocess.Popen(house.command("--rerun-incomplete"), **where, start_new_session=True, **quiet)
+    where = {"cwd": project.folder, "env": project.environment()}
+    return subprocess.Popen(project.command("--rerun-incomplete"), **where, start_new_session=True, **quiet)
 
 
 def session(leader: int) -> list[int]:
@@ -62,71 +62,71 @@ def one_cell(config: dict) -> None:
     config["start_layers"] = [2]
 
 
-def lasts(house: House) -> float:
+def lasts(project: Project) -> float:
     """Seconds from the first file to the last."""
-    times = [file.stat().st_mtime for file in (house.folder / "results").rglob("*") if file.is_file()]
+    times = [file.stat().st_mtime for file in (project.folder / "results").rglob("*") if file.is_file()]
     return max(times) - min(times)
 
 
-def begin_again(house: House) -> None:
-    shutil.rmtree(house.folder / "results")
-    shutil.rmtree(house.folder / ".snakemake")
+def begin_again(project: Project) -> None:
+    shutil.rmtree(project.folder / "results")
+    shutil.rmtree(project.folder / ".snakemake")
 
 
 @pytest.mark.slow
-def test_kills_at_random_moments_change_nothing(house):
-    house.edit_config(one_cell)
-    begin_again(house)
-    house.snakemake()
-    took, undisturbed, rng = lasts(house), house.tables(), random.Random(1)
+def test_kills_at_random_moments_change_nothing(project):
+    project.edit_config(one_cell)
+    begin_again(project)
+    project.snakemake()
+    took, undisturbed, rng = lasts(project), project.tables(), random.Random(1)
     met = 0
     for number in range(1, KILLS + 1):
-        begin_again(house)
-        process = start(house)
+        begin_again(project)
+        process = start(project)
         moment = STARTS_IN + rng.uniform(0, took)
         time.sleep(moment)
         met += process.poll() is None
         kill(process)
-        results = house.folder / "results/test"
+        results = project.folder / "results/test"
         if (results / "collections").exists():
             assert [fault for fault in verify(results).faults if not NOT_YET.search(fault)] == []
-        house.snakemake("--unlock")
-        house.snakemake("--rerun-incomplete")
-        assert house.tables() == undisturbed
+        project.snakemake("--unlock")
+        project.snakemake("--rerun-incomplete")
+        assert project.tables() == undisturbed
         assert verify(results).faults == []
-        assert house.plan() == []
+        assert project.plan() == []
         print(f"kill {number} after {moment:.1f} s: the same {len(undisturbed)} tables, verified")
     assert met >= KILLS * 2 // 3, "the kills came too late to test anything"
 
 
 @pytest.mark.slow
-def test_of_two_at_once_the_second_is_refused(finished, house):
-    begin_again(house)
-    first = start(house)
+def test_of_two_at_once_the_second_is_refused(finished, project):
+    begin_again(project)
+    first = start(project)
     try:
-        while not list((house.folder / ".snakemake/locks").glob("*")):
+        while not list((project.folder / ".snakemake/locks").glob("*")):
             assert first.poll() is None, "it ended before it began"
             time.sleep(0.05)
         # asked to make half-made files again, the second cannot stop at those of the first
-        second = house.snakemake("--rerun-incomplete", check=False)
+        second = project.snakemake("--rerun-incomplete", check=False)
         assert second.returncode != 0
         assert "lock" in (second.stdout + second.stderr).lower()
         assert first.wait(timeout=1200) == 0
     finally:
         kill(first)
-    assert house.tables() == finished.tables()
-    assert verify(house.folder / "results/test").faults == []
+    assert project.tables() == finished.tables()
+    assert verify(project.folder / "results/test").faults == []
 
 
 @pytest.mark.slow
-def test_touched_files_retrain_nothing(house):
-    results = house.folder / "results/test"
+def test_touched_files_retrain_nothing(project):
+    results = project.folder / "results/test"
     for file in [
         *results.glob("collections/*/*"),
         *results.glob("collections/*/*/*"),
         *results.glob("base_models/*"),
     ]:
         file.touch()
-    for file in house.folder.glob("checkpoints/*/*"):
+    for file in project.folder.glob("checkpoints/*/*"):
         file.touch()
-    assert "train" not in house.rules()
+    assert "train" not in project.rules()

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 import yaml
-from workflow.conftest import ROOT, House, copy_house
+from project import ROOT, Project, copy_project
 
 PROFILES = {
     file.parent.name: yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -21,11 +21,11 @@ RULES = {
 
 
 @pytest.fixture(scope="module")
-def new_house(tmp_path_factory) -> House:
-    """A house in which nothing has run; look, don't touch."""
-    folder = tmp_path_factory.mktemp("profiles") / "house"
+def new_house(tmp_path_factory) -> Project:
+    """A project in which nothing has run; look, don't touch."""
+    folder = tmp_path_factory.mktemp("profiles") / "project"
     folder.mkdir()
-    return copy_house(folder)
+    return copy_project(folder)
 
 
 def missing_plugins(profile) -> list[str]:
@@ -35,9 +35,9 @@ def missing_plugins(profile) -> list[str]:
     return [package for package in packages if find_spec(package.replace("-", "_")) is None]
 
 
-def asked_for(house, *arguments) -> dict[str, dict[str, str]]:
+def asked_for(project, *arguments) -> dict[str, dict[str, str]]:
     """rule -> resources of one of its jobs."""
-    out = house.snakemake("--dry-run", *arguments).stdout
+    out = project.snakemake("--dry-run", *arguments).stdout
     jobs = re.findall(r"^rule (\w+):\n(?:    .*\n)*?    resources: (.*)$", out, re.M)
     return {rule: dict(pair.split("=", 1) for pair in resources.split(", ")) for rule, resources in jobs}
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from lwr.beir import read_qrels
-from lwr.card import card
-from lwr.trec import read_run
+from lwr.export.card import card
+from lwr.formats.beir import read_qrels
+from lwr.formats.trec import read_run
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +65,7 @@ def test_rerank_from_files_gives_the_workflows_run_to_the_byte(scifact, tmp_path
     named = [str(word) for option in files.items() for word in option]
     # rounding differs between numbers of threads, and Snakemake gives the step that scores one
     environment = os.environ | {"PYTHONPATH": str(scifact.folder), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "lwr", "rerank", *named, *depth]
+    command = [sys.executable, "-m", "lwr.cli", "rerank", *named, *depth]
     subprocess.run(command, cwd=scifact.folder, env=environment, check=True, timeout=600)
     expected = arm / f"seed1/runs/scifact/test/{exit}.trec"
     assert (tmp_path / "out.trec").read_bytes() == expected.read_bytes()

@@ -7,9 +7,9 @@ from pathlib import Path
 from shlex import quote
 
 import lwr
-from lwr.config_file import load
-from lwr.files import BadInput, sha256
-from lwr.code_digest import code_digest
+from lwr.config.load import load
+from lwr.common.files import BadInput, sha256
+from lwr.common.code_digest import code_digest
 
 try:
     GRID = load(config, [Path(file) for file in workflow.configfiles])
@@ -57,7 +57,7 @@ FIGURE_FILES = [
     for kind in ("html", "svg", "png", "json")
 ]
 REPORT = f"{RESULTS}/report.html"
-REPORT_TEMPLATE = Path(lwr.__file__).parent / "report.html"
+REPORT_TEMPLATE = Path(lwr.__file__).parent / "reporting/report.html"
 
 
 wildcard_constraints:
@@ -163,23 +163,21 @@ def settings(section):
 
 
 # An edit of the code in lwr/ re-runs the steps that import it, and no others; one of comments or docstrings, none.
-CODE = {
-    step: code_digest(step)
-    for step in (
-        "collect",
-        "retrieve",
-        "mine",
-        "sources/flag_embedding",
-        "checkpoint",
-        "train",
-        "score",
-        "gather",
-        "cascade",
-        "evaluate",
-        "cost",
-        "tables",
-        "advise",
-        "figures",
-        "report",
-    )
+MODULES = {
+    "collect": "data/collect",
+    "retrieve": "data/retrieve",
+    "mine": "data/mine",
+    "groups": "data/groups",
+    "base": "formats/checkpoint",
+    "train": "training/train",
+    "score": "scoring/score",
+    "gather": "scoring/gather",
+    "cascade": "evaluation/cascade",
+    "cost": "evaluation/cost",
+    "evaluate": "evaluation/evaluate",
+    "tables": "reporting/tables",
+    "advise": "reporting/advise",
+    "figures": "reporting/figures",
+    "report": "reporting/report",
 }
+CODE = {step: code_digest(module) for step, module in MODULES.items()}

@@ -1,7 +1,7 @@
 # Collections, their first stage, and training groups: mined from a collection, or made elsewhere.
 
-from lwr.beir import SPLITS
-from lwr.sources import flag_embedding
+from lwr.formats.beir import SPLITS
+from lwr.data import groups
 
 ADOPTED = [name for name, dataset in GRID.datasets.items() if dataset.source.kind == "flag_embedding"]
 COLLECTED = [name for name in GRID.datasets if name not in ADOPTED]
@@ -82,7 +82,7 @@ rule mine:
 
 rule groups:
     input:
-        lambda w: flag_embedding.files(GRID.datasets[w.dataset].source),
+        lambda w: groups.files(GRID.datasets[w.dataset].source),
     output:
         GROUPS,
     log:
@@ -96,6 +96,6 @@ rule groups:
         runtime=60,
     params:
         source=lambda w: settings(GRID.datasets[w.dataset].source),
-        code=CODE["sources/flag_embedding"],
+        code=CODE["groups"],
     shell:
         "lwr groups --source {params.source:q} --out {output:q} 2>&1 | tee {log:q}"

@@ -13,7 +13,7 @@ rule base:
         runtime=120,
     params:
         base=lambda w: settings(GRID.base_models[w.base_model].identity()),
-        code=CODE["checkpoint"],
+        code=CODE["base"],
     shell:
         "lwr base --base {params.base:q} --out {output:q} 2>&1 | tee {log:q}"
 

@@ -1,3 +1,0 @@
-from lwr.cli import main
-
-main()

@@ -1,0 +1,1 @@
+"""The command line: `lwr STEP`, the same commands that the rules call."""

@@ -1,0 +1,3 @@
+from lwr.cli.app import main
+
+main()

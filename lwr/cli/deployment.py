@@ -1,0 +1,230 @@
+"""One exit, or one cascade, out of the grid to where people rank."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from typer import Option
+
+from lwr.cli.options import OutFolder, quiet
+from lwr.common.files import BadInput, atomic
+from lwr.config import config
+from lwr.model.cascade_schedule import Schedule
+
+app = typer.Typer(rich_markup_mode="markdown")
+Layer = Annotated[int | None, Option(help="The exit that ranks; none: the deepest.", min=1)]
+Cascade = Annotated[str | None, Option(help="The cascade that ranks: `2:20 4:10 6`.")]
+TokensPerBatch = Annotated[
+    int | None, Option(help="In one forward pass; none: 2048 on a CPU, 16384 on a GPU.", min=1)
+]
+Precision = Annotated[Literal["float32", "bfloat16"], Option(help="Of the backbone.")]
+
+
+@app.command()
+def rerank(
+    model: Annotated[str, Option(help="Folder that `lwr train` wrote, hub id, or upstream's checkpoint.")],
+    run: Annotated[Path | None, Option(help="TREC run with the candidates.")] = None,
+    queries: Annotated[Path | None, Option(help="Their queries, BEIR's JSON lines.")] = None,
+    corpus: Annotated[Path | None, Option(help="Their passages, BEIR's JSON lines; streamed.")] = None,
+    groups: Annotated[Path | None, Option(help="Instead: FlagEmbedding's lines of query, pos, neg.")] = None,
+    query: Annotated[str | None, Option(help="Instead: one query.")] = None,
+    passages: Annotated[
+        Path | None, Option(help="Its passages, one a line; none or `-`: standard input.")
+    ] = None,
+    layer: Layer = None,
+    cascade: Cascade = None,
+    top_k: Annotated[int | None, Option(help="Passages written of each query; none: all.", min=1)] = None,
+    out: Annotated[
+        Path | None,
+        Option("--out", "-o", help="TREC run, or JSON lines where it ends in .jsonl or .jsonl.gz."),
+    ] = None,
+    tag: Annotated[str | None, Option(help="Of the run; none: `layer_4`, or `cascade`.")] = None,
+    tokens_per_batch: TokensPerBatch = None,
+    precision: Precision = "float32",
+    revision: Annotated[str | None, Option(help="Commit hash of a hub id.")] = None,
+) -> None:
+    """Rerank files: candidates of a TREC run, FlagEmbedding's groups, or lines of text for one query.
+
+    One query without `--out` is answered on the screen. Files may be gzipped. docs/how-to/rerank.md has more.
+
+    Example:
+
+    ```
+    lwr rerank --model model --queries queries.jsonl --run bm25.trec --corpus corpus.jsonl \\
+      --cascade '2:20 4:10 6' --out out.trec
+    lwr rerank --model model --query 'read a csv file' --passages passages.txt --layer 4
+    ```
+    """
+    from lwr.scoring import rerank as room
+
+    asked_depth = _depth(layer, cascade)
+    if out is not None:
+        room.check_out(out, tag)
+    elif query is None:
+        raise BadInput("no --out: only one --query is answered on the screen; name a file")
+    quiet()
+    _check_one_input(query, passages, groups, run, queries, corpus)
+    depth = room.find_depth(model, asked_depth, revision)
+    if query is not None:
+        asked = room.of_passages(query, passages or room.STDIN)
+    elif groups is not None:
+        asked = room.of_groups(groups)
+    else:
+        asked = room.of_run(run, queries, corpus)
+    reranker = room.LayerwiseReranker.from_pretrained(model, revision=revision)
+    scoring = config.Score(tokens_per_batch=tokens_per_batch, precision=precision)
+    ranked = room.rerank(reranker, asked, depth, scoring, top_k)
+    if out is None:
+        room.show(ranked[0])
+    else:
+        room.write(out, ranked, depth, tag)
+
+
+def _check_one_input(
+    query: str | None,
+    passages: Path | None,
+    groups: Path | None,
+    run: Path | None,
+    queries: Path | None,
+    corpus: Path | None,
+) -> None:
+    of_run = {"--run": run, "--queries": queries, "--corpus": corpus}
+    given = [name for name, value in of_run.items() if value is not None]
+    kinds = [query is not None, groups is not None, bool(given)]
+    if sum(kinds) != 1:
+        raise BadInput("give one of: --run with --queries and --corpus; --groups; --query")
+    if passages is not None and query is None:
+        raise BadInput(f"--passages {passages}: whose? give --query too")
+    if given and len(given) < len(of_run):
+        missing = ", ".join(name for name in of_run if name not in given)
+        raise BadInput(f"{', '.join(given)} without {missing}: give all three")
+
+
+def _depth(layer: int | None, cascade: str | None) -> Schedule | None:
+    if layer is not None and cascade is not None:
+        raise BadInput(f"--layer {layer} and --cascade {cascade!r}: give one of the two")
+    return Schedule((), layer) if layer else Schedule.parse(cascade) if cascade is not None else None
+
+
+@app.command()
+def export(
+    model: Annotated[str, Option(help="Folder that `lwr train` wrote, or an upstream layerwise checkpoint.")],
+    layer: Annotated[int, Option(help="The exit that is kept.", min=1)],
+    out: OutFolder,
+    layout: Annotated[Literal["huggingface", "onnx", "upstream"], Option()] = "huggingface",
+) -> None:
+    """Write exit k for programs that know nothing of lwr.
+
+    **huggingface**: a plain sequence classifier of k blocks, which transformers, sentence-transformers and servers load
+    without code of ours. **onnx**: the same, and its graph for onnxruntime (`pip install 'lwr[onnx]'`).
+    **upstream**: FlagEmbedding's layerwise checkpoint with the exits up to k.
+
+    Example:
+
+    ```
+    lwr export --model model --layer 4 --out reranker-of-4-layers
+    ```
+    """
+    from lwr.export.export import export
+
+    quiet()
+    export(model, layer, out, layout)
+
+
+@app.command()
+def serve(
+    model: Annotated[Path, Option(help="Folder that `lwr train` wrote.", exists=True)],
+    layer: Layer = None,
+    cascade: Cascade = None,
+    name: Annotated[str | None, Option(help="What answers call the model; none: its folder.")] = None,
+    host: Annotated[str, Option(help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="0: a free one.")] = 8000,
+    api_key_env: Annotated[
+        str | None, Option(help="Environment variable with the key that requests must carry.")
+    ] = None,
+    max_body_mib: Annotated[float, Option(help="MiB of a request.", min=0.001)] = 4,
+    max_documents: Annotated[int, Option(help="Of a request.", min=1)] = 1000,
+    max_characters: Annotated[int, Option(help="Of a query or a document.", min=1)] = 100_000,
+    max_requests: Annotated[int, Option(help="Inside at once; more are told to come again.", min=1)] = 256,
+    tokens_per_batch: TokensPerBatch = None,
+    precision: Precision = "float32",
+) -> None:
+    """Serve a reranker over HTTP: /v1/rerank, /v2/rerank, /rerank as Jina, Cohere and TEI have it; a page at /.
+
+    A request may name another exit (`layer: 4`). docs/how-to/serve.md has all shapes and limits.
+
+    Example:
+
+    ```
+    lwr serve --model results/cells/python-docs/minilm/start2/default/seed1/model \\
+      --cascade '2:20 4:10 6' --port 8000 --api-key-env LWR_API_KEY
+    ```
+    """
+    try:
+        import fastapi  # noqa: F401 - said here, before the model is read
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise BadInput(f"lwr serve: the package {error.name} is missing; pip install 'lwr[serve]'") from None
+    from lwr.serving.admission import Limits
+    from lwr.serving.serve import serve
+
+    depth = _depth(layer, cascade)
+    key = os.environ.get(api_key_env) if api_key_env else None
+    if api_key_env and not key:
+        raise BadInput(f"--api-key-env {api_key_env}: that variable is not set; put the key into it")
+    quiet()
+    scoring = config.Score(tokens_per_batch=tokens_per_batch, precision=precision)
+    limits = Limits(int(max_body_mib * 2**20), max_documents, max_characters, max_requests)
+    serve(model, depth, name or model.resolve().name, host, port, key, limits, scoring)
+
+
+@app.command()
+def card(
+    model: Annotated[Path, Option(help="Folder that `lwr train` wrote.", exists=True, file_okay=False)],
+    results: Annotated[
+        Path | None, Option(help="Results of its grid; none: those that the model lies in.")
+    ] = None,
+    out: Annotated[
+        Path | None, Option("--out", "-o", help="README.md to write; none: it is printed.")
+    ] = None,
+    name: Annotated[
+        str | None, Option(help="What users load it by; none: that of --push-to, or a place to fill in.")
+    ] = None,
+    license: Annotated[str, Option(help="As the hub writes it, such as apache-2.0.")] = "unknown",
+    push_to: Annotated[
+        str | None, Option(metavar="OWNER/NAME", help="Upload the model and its card to the hub, too.")
+    ] = None,
+    private: Annotated[bool, Option("--private", help="A repository that is made is private.")] = False,
+    revision: Annotated[str | None, Option(help="Branch to upload to; made where there is none.")] = None,
+) -> None:
+    """A model card for the Hugging Face hub: quality and cost per layer, what to deploy, how to use it.
+
+    Uploading takes the token of `hf auth login`, or HF_TOKEN; none is asked for here.
+
+    Example:
+
+    ```
+    lwr card --model results/cells/python-docs/minilm/start2/default/seed1/model --license mit \\
+      --out README.md --push-to me/my-reranker --private
+    ```
+    """
+    from lwr.export.card import card
+    from lwr.export.hub_upload import check
+
+    if push_to is not None:
+        check(push_to)
+    quiet()
+    text = card(model, results, name or push_to or "path/to/this/folder", license)
+    if out is not None:
+        with atomic(out) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
+    if push_to is not None:
+        from lwr.model.reranker import LayerwiseReranker
+
+        reranker = LayerwiseReranker.from_pretrained(model)
+        typer.echo(reranker.push_to_hub(push_to, text, private=private or None, revision=revision))
+    elif out is None:
+        typer.echo(text, nl=False)

@@ -1,0 +1,273 @@
+"""From scores to a decision, and to what people read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Option
+
+from lwr.cli.options import (
+    ARM,
+    Arm,
+    Cell,
+    Collection,
+    Measures,
+    Out,
+    Settings,
+    SplitName,
+    quiet,
+    read_settings,
+)
+from lwr.common.files import BadInput
+from lwr.config import config
+
+app = typer.Typer(rich_markup_mode="markdown")
+
+
+@app.command()
+def cascade(
+    dev: Annotated[list[Path], Option(help="Scores of dev, Parquet; once per seed.", exists=True)],
+    test: Annotated[list[Path], Option(help="Scores of test; once per seed.", exists=True)],
+    model: Annotated[Path, Option(help="Folder of one of these models, for its shapes.", exists=True)],
+    collection: Collection,
+    settings: Settings,
+    arm: Annotated[str, Option(help=f"Written at the top: {ARM}")],
+    out: Out,
+) -> None:
+    """Choose a cascade on dev: the least FLOPs that keep the deepest exit's nDCG@10. JSON with the whole front.
+
+    SETTINGS: the keys under `cascade`.
+
+    Example:
+
+    ```
+    lwr cascade --dev dev.parquet --test test.parquet --model model \\
+      --collection results/collections/python-docs --settings '{epsilon: 0.01}' \\
+      --arm '{dataset: python-docs, trained_on: python-docs, base_model: minilm, start_layer: 2,
+      variant: default}' \\
+      --out cascade.json
+    ```
+    """
+    from lwr.evaluation.cascade import decide
+
+    chosen, which = read_settings(settings, config.Cascade), read_settings(arm, Arm)
+    decide(model, dev, test, collection, chosen, which.model_dump(), out)
+
+
+@app.command()
+def evaluate(
+    scores: Annotated[Path, Option(help="Parquet that `lwr score` wrote.", exists=True)],
+    collection: Collection,
+    split: SplitName,
+    measures: Annotated[str, Option(help="As ir_measures names them, with commas.")],
+    cascade: Annotated[Path, Option(help="JSON that `lwr cascade` wrote.", exists=True)],
+    cell: Annotated[str, Option(help=f"Written into each row: {ARM[:-2]}, seed: …}}`.")],
+    runs: Annotated[Path, Option(help="Folder for a TREC run of each exit.", file_okay=False)],
+    out: Out,
+) -> None:
+    """Measure every exit, the cascade and the first stage, per query: Parquet, and TREC runs to measure elsewhere.
+
+    Example:
+
+    ```
+    lwr evaluate --scores test.parquet --collection results/collections/python-docs \\
+      --split test --measures nDCG@10,RR@10 --cascade cascade.json \\
+      --cell '{dataset: python-docs, trained_on: python-docs, base_model: minilm, start_layer: 2,
+      variant: default, seed: 1}' \\
+      --runs runs --out measures.parquet
+    ```
+    """
+    from lwr.config.measure_names import problem_of
+    from lwr.evaluation.evaluate import evaluate
+
+    names, which = measures.split(","), read_settings(cell, Cell)
+    for problem in filter(None, map(problem_of, names)):
+        raise BadInput(f"--measures: {problem}")
+    evaluate(scores, collection, split, names, cascade, which.model_dump(), out, runs)
+
+
+@app.command()
+def cost(
+    model: Annotated[Path, Option(help="Folder that `lwr train` wrote.", exists=True)],
+    collection: Collection,
+    scores: Annotated[Path, Option(help="Scores of test: whose lists are ranked.", exists=True)],
+    cascade: Annotated[Path, Option(help="JSON that `lwr cascade` wrote.", exists=True)],
+    scoring: Annotated[str, Option(metavar="SETTINGS", help="The keys under `score`.")],
+    settings: Settings,
+    arm: Annotated[str, Option(help=f"Written at the top: {ARM}")],
+    out: Out,
+    label: Annotated[str, Option(help="Stands before each line of progress.")] = "cost",
+) -> None:
+    """FLOPs, time and memory of each exit and of the cascade, side by side on this machine; JSON.
+
+    SETTINGS: the keys under `cost`.
+
+    Example:
+
+    ```
+    lwr cost --model model --collection results/collections/python-docs --scores test.parquet \\
+      --cascade cascade.json --scoring '{precision: bfloat16}' --settings '{queries: 20}' \\
+      --arm '{dataset: python-docs, trained_on: python-docs, base_model: minilm, start_layer: 2,
+      variant: default}' \\
+      --out cost.json
+    ```
+    """
+    from lwr.evaluation.cost import cost
+
+    quiet()
+    how, which = read_settings(scoring, config.Score), read_settings(settings, config.Cost)
+    of_arm = read_settings(arm, Arm).model_dump()
+    cost(model, collection, scores, cascade, how, which, of_arm, out, label)
+
+
+@app.command()
+def compare(
+    measures: Measures,
+    primary: Annotated[str, Option(help="The measure that is compared.")],
+    margin: Annotated[float, Option(help="What an exit may lose of it and still be as good.")],
+    out: Annotated[Path, Option(help="Folder for comparisons.csv and comparisons.md.", file_okay=False)],
+) -> None:
+    """Who ranks better, and how sure is it: exits against the deepest, the first stage, and between models.
+
+    Example:
+
+    ```
+    lwr compare results/cells/*/*/*/*/*/measures/*/*.parquet --primary nDCG@10 \\
+      --margin 0.02 --out results/tables
+    ```
+    """
+    from lwr.reporting.tables import write_comparisons
+
+    write_comparisons(measures, primary, margin, out)
+
+
+@app.command()
+def tables(
+    measures: Measures,
+    costs: Annotated[list[Path], Option("--cost", help="A file of `lwr cost`; once per arm.", exists=True)],
+    cascades: Annotated[
+        list[Path], Option("--cascade", help="A file of `lwr cascade`; once per arm.", exists=True)
+    ],
+    primary: Annotated[str, Option(help="The measure that shares are counted in.")],
+    out: Annotated[
+        Path,
+        Option(help="Folder for layers, cost and cascades: .csv, .md; layers also .tex.", file_okay=False),
+    ],
+) -> None:
+    """The tables of quality per layer, of costs, and of the cascades.
+
+    Example:
+
+    ```
+    lwr tables results/cells/*/*/*/*/*/measures/*/*.parquet --cost cost.json \\
+      --cascade cascade.json --primary nDCG@10 --out results/tables
+    ```
+    """
+    from lwr.reporting.tables import write_tables
+
+    write_tables(measures, costs, cascades, primary, out)
+
+
+@app.command()
+def advise(
+    results: Annotated[Path, Option(help="Results of a grid.")] = Path("results"),
+    budget_ms: Annotated[
+        float | None,
+        Option(help="Milliseconds that 95 of 100 lists may take; none: an answer for each.", min=0),
+    ] = None,
+    candidates: Annotated[
+        int | None, Option(help="Passages of a list; none: as many as were timed.", min=1)
+    ] = None,
+    out: Annotated[Path | None, Option(help="Markdown file to write instead of printing.")] = None,
+) -> None:
+    """Which layer, or which cascade, to deploy: chosen on dev, with what test says of the choice.
+
+    Example:
+
+    ```
+    lwr advise --budget-ms 50 --candidates 100
+    ```
+    """
+    from lwr.reporting.advise import advise, write_advice
+
+    if out is None:
+        typer.echo(advise(results / "tables", budget_ms, candidates), nl=False)
+    else:
+        write_advice(results / "tables", out, budget_ms, candidates)
+
+
+@app.command()
+def verify(
+    results: Annotated[Path, typer.Argument(help="Results of a grid.", exists=True, file_okay=False)] = Path(
+        "results"
+    ),
+) -> None:
+    """Read all that a grid wrote, and hold it against what it was made of: a line for each thing that is wrong.
+
+    Ends with status 1 where something is. What a kill left behind is told, and whether it does harm.
+
+    Example:
+
+    ```
+    lwr verify results
+    ```
+    """
+    from lwr.verify.verify import verify
+
+    verdict = verify(results)
+    for line in verdict.notes:
+        typer.echo(f"note: {line}")
+    for line in verdict.faults:
+        typer.secho(line, fg="red", err=True)
+    if verdict.faults:
+        typer.secho(f"{len(verdict.faults)} faults in {verdict.files} files", fg="red", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{verdict.files} files: each is what its step wrote, of what is there now")
+
+
+@app.command()
+def figures(
+    measures: Measures,
+    tables: Annotated[Path, Option(help="Folder of `lwr tables` and `lwr compare`.", exists=True)],
+    training: Annotated[list[Path], Option(help="Folder of a model; once per cell.", exists=True)],
+    primary: Annotated[str, Option(help="The measure that is drawn.")],
+    out: Annotated[Path, Option(help="Folder for the figures: .html, .svg, .png, .json.", file_okay=False)],
+) -> None:
+    """Draw quality by layer, FLOPs and latency, queries won and lost, and the losses of training.
+
+    Example:
+
+    ```
+    lwr figures measures.parquet --tables results/tables --training model --primary nDCG@10 \\
+      --out results/figures
+    ```
+    """
+    from lwr.reporting.figures import write_figures
+
+    write_figures(tables, measures, [model / "training.jsonl" for model in training], primary, out)
+
+
+@app.command()
+def report(
+    models: Annotated[
+        list[Path], typer.Argument(help="Folders of the models, for their origins.", exists=True)
+    ],
+    tables: Annotated[Path, Option(help="Folder of the tables.", exists=True)],
+    figures: Annotated[Path, Option(help="Folder of the figures.", exists=True)],
+    title: Annotated[str, Option(help="What stands at the top.")],
+    out: Out,
+) -> None:
+    """One HTML file to open from disk: recommendation, figures, tables, and where it all came from.
+
+    Example:
+
+    ```
+    lwr report model --tables results/tables --figures results/figures --title 'My grid' \\
+      --out results/report.html
+    ```
+    """
+    from lwr.reporting.report import write_report
+
+    write_report(tables, figures, [model / "provenance.json" for model in models], title, out)

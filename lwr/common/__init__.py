@@ -1,0 +1,1 @@
+"""What any step needs, without torch: errors, files, hashes, exits, paths, provenance, progress."""

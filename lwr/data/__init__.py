@@ -1,0 +1,1 @@
+"""Collections, their first stage, and training groups."""

@@ -1,0 +1,1 @@
+"""Measures per query, cascades, costs, comparisons."""

@@ -1,0 +1,50 @@
+"""Ranking measures per query, by ir_measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ir_measures
+import pandas as pd
+
+from lwr.formats.beir import Qrels, answered
+from lwr.formats.trec import best_first
+
+
+def rankings(scores: pd.DataFrame, column: str) -> dict[str, dict[str, float]]:
+    """Per query passage id -> score, strictly decreasing, by one column of a table of scores.
+
+    Ties are broken by `trec.best_first`, which knows neither relevance nor the first stage's order: a
+    constant scorer gets what chance gives.
+    """
+    return {
+        query_id: dict(best_first(zip(group["doc_id"], group[column], strict=True)))
+        for query_id, group in scores.groupby("query_id", sort=True)
+    }
+
+
+def exits_of(scores: pd.DataFrame) -> list[str]:
+    """The columns of a table of scores that rank: `first_stage`, then `layer_k` of every exit."""
+    return [column for column in scores.columns if column == "first_stage" or column.startswith("layer_")]
+
+
+def per_query(qrels: Qrels, run: dict[str, dict[str, float]], measures: Sequence[str]) -> pd.DataFrame:
+    """Columns query_id, measure, value (float64); every query with a relevant document has a row.
+
+    A query that the run lacks counts 0.
+    """
+    judged = answered(qrels)
+    parsed = {ir_measures.parse_measure(name): name for name in measures}
+    values = {
+        (metric.query_id, parsed[metric.measure]): metric.value
+        for metric in ir_measures.iter_calc(list(parsed), judged, run)
+    }
+    rows = [(q, name, values[q, name]) for name in measures for q in sorted(judged)]
+    return pd.DataFrame(rows, columns=["query_id", "measure", "value"])
+
+
+def ties(scores: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Columns query_id, measure (`ties`), value: the share of a query's candidates that score as another one does."""
+    tied = scores.astype({column: "float32"}).duplicated(["query_id", column], keep=False)  # as runs compare
+    shares = tied.groupby(scores["query_id"], sort=True).mean()
+    return pd.DataFrame({"query_id": shares.index, "measure": "ties", "value": shares.to_numpy()})

@@ -1,0 +1,82 @@
+"""TREC runs: `query Q0 passage rank score tag`; the one place where ties are broken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from lwr.common.files import HIGHEST, BadInput, atomic, hash_share, read_lines
+
+Run = dict[str, list[tuple[str, float]]]  # query id -> (passage id, score), best first
+
+
+def sort_key(doc_id: str, score: float) -> tuple[float, float]:
+    """Sorts best first: by score as a float32; equal scores by the id's hash, which knows nothing of relevance."""
+    return -float(np.float32(score)), hash_share(doc_id)
+
+
+def best_first(scored: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Sort (passage id, score) by `sort_key`.
+
+    The scores returned are float32 values, as trec_eval compares them, and strictly decreasing: one that is
+    not below its predecessor becomes the next float32 below it. Raises ValueError for one that is not finite.
+    """
+    scored, ranked = list(scored), []
+    for doc_id, score in scored:
+        if not np.isfinite(np.float32(score)):
+            raise ValueError(f"the score of {doc_id!r} is {score}: not a finite float32")
+    last = np.float32(np.inf)
+    for doc_id, score in sorted(scored, key=lambda pair: sort_key(*pair)):
+        last = min(np.float32(score), np.nextafter(last, np.float32(-np.inf)))
+        ranked.append((doc_id, float(last)))
+    return ranked
+
+
+def write_run(path: Path, run: Run, tag: str) -> None:
+    """Write a run, whole or not at all; ranks count from 1.
+
+    Raises ValueError for a score that is not finite or not (in float32) below the one before it, and for an
+    id or tag that is empty or holds whitespace, or a byte order mark at the start of a line.
+    """
+    with atomic(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as opened:
+        for query_id, ranked in run.items():
+            last = np.float32(np.inf)
+            for rank, (doc_id, score) in enumerate(ranked, 1):
+                line = f"{query_id} Q0 {doc_id} {rank} {np.float32(score)!s} {tag}"
+                if line.split() != line.split(" ") or len(line.split()) != 6 or line[0] == "\ufeff":
+                    raise ValueError(f"an id or the tag is empty or holds whitespace: {line!r}")
+                if not np.isfinite(np.float32(score)) or np.float32(score) >= last:
+                    raise ValueError(f"scores must be finite and decrease strictly: {line!r}; see best_first")
+                last = np.float32(score)
+                opened.write(line + "\n")
+
+
+def read_run(path: Path) -> Run:
+    """Read a run; each query's passages best first by score (their order in the file breaks ties).
+
+    Raises BadInput: not six columns, a score that is no finite float32, a passage twice for one query.
+    """
+    run: dict[str, dict[str, float]] = {}
+    for number, line in read_lines(path):
+        where, columns = f"{path}:{number}", line.split()
+        if len(columns) != 6:
+            raise BadInput(
+                f"{where}: {line[:80]!r} has {len(columns)} columns; write query Q0 passage rank score tag"
+            )
+        query_id, _, doc_id, _, score, _ = columns
+        if doc_id in run.setdefault(query_id, {}):
+            raise BadInput(f"{where}: {doc_id!r} stands twice for query {query_id!r}; remove one line")
+        try:
+            run[query_id][doc_id] = float(score)
+        except ValueError:
+            raise BadInput(f"{where}: score {score!r} is not a number; write one") from None
+        if not abs(run[query_id][doc_id]) < HIGHEST:
+            raise BadInput(f"{where}: score {score!r} is not finite as a float32; write one that is")
+    return {query_id: sorted(docs.items(), key=lambda pair: -pair[1]) for query_id, docs in run.items()}
+
+
+def read_tag(path: Path) -> str:
+    """The tag of a run that `read_run` accepts and that holds a line: its first line's."""
+    return next(read_lines(path))[1].split()[-1]

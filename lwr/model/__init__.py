@@ -1,0 +1,1 @@
+"""The reranker: a backbone with a relevance head at every layer from `start_layer` on."""

@@ -1,0 +1,1 @@
+"""Tables, recommendation, figures and the report."""

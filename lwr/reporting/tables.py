@@ -1,0 +1,281 @@
+"""The tables people read: quality by layer beside the first stage, what layers cost, and the cascades' fronts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lwr.common.files import BadInput, atomic, read_json
+from lwr.evaluation.compare import ARM, FIRST_STAGE, compare, interval, readable_comparisons
+from lwr.formats import parquet
+
+COUNTS = {
+    "gflops_per_pair": "gflops per pair",
+    "parameters": "parameters",
+    "p50_ms": "p50 ms",
+    "p95_ms": "p95 ms",
+    "pairs_per_second": "pairs per second",
+    "peak_memory_mib": "peak memory MiB",
+}
+"""Keys of a cost file's exits, and the columns they become."""
+
+
+# --- reading -------------------------------------------------------------------------------------------
+
+
+def read_measures(files: Sequence[Path]) -> pd.DataFrame:
+    """What `lwr evaluate` wrote, one below the other. Raises BadInput."""
+    columns = [*ARM, "seed", "split", "exit", "query_id", "measure", "value"]
+    return pd.concat([parquet.read(file, columns) for file in files], ignore_index=True)
+
+
+def read_costs(files: Sequence[Path]) -> pd.DataFrame:
+    """A row per arm and exit: ARM, exit, schedule, the columns of COUNTS, `flops` and `time` (shares of the arm's
+    deepest exit), candidates, queries, device, precision. Files as `lwr cost` writes them.
+    """
+    rows = []
+    for file in files:
+        about = _read(file, {"exits": list})
+        shared = {name: about[name] for name in [*ARM, "candidates", "queries", "device", "precision"]}
+        deepest = [row for row in about["exits"] if row["exit"] != "cascade"][-1]
+        for row in about["exits"]:
+            shares = {
+                "flops": row["gflops_per_pair"] / deepest["gflops_per_pair"],
+                "time": row["p50_ms"] / deepest["p50_ms"] if row["p50_ms"] else None,
+            }
+            counts = {name: row[key] for key, name in COUNTS.items()}
+            rows.append(shared | {"exit": row["exit"], "schedule": row["schedule"]} | counts | shares)
+    return pd.DataFrame(rows)
+
+
+def read_cascades(files: Sequence[Path]) -> pd.DataFrame:
+    """A row per arm and schedule: ARM, schedule, `dev flops`, `dev`, `test flops`, `test`, chosen, front, deepest,
+    epsilon, measure; those on the dev front, and the deepest exit. Files as `lwr cascade` writes them.
+    """
+    decided = [_read(file, {"deepest": str, "measure": str, "schedules": list}) for file in files]
+    shared = [*ARM, "deepest", "epsilon", "measure"]
+    return pd.DataFrame(
+        [{name: about[name] for name in shared} | row for about in decided for row in about["schedules"]]
+    )
+
+
+def _read(file: Path, required: dict[str, type]) -> dict[str, Any]:
+    about = read_json(file, required)
+    if missing := [name for name in ARM if name not in about]:
+        raise BadInput(f"{file}: field {missing[0]!r} is missing; make it again")
+    return about
+
+
+# --- quality by layer ----------------------------------------------------------------------------------
+
+
+def layers_table(
+    measures: pd.DataFrame, primary: str, costs: pd.DataFrame, cascades: pd.DataFrame
+) -> pd.DataFrame:
+    """One row per data set for the first stage, one per arm (seeds pooled) and exit; the cascade is the arm's last.
+
+    measures: columns of `ARM`, seed, split, exit, query_id, measure, value: what `lwr evaluate` writes, concatenated.
+    primary: the measure that shares are counted in. costs, cascades: as read here.
+
+    Columns: ARM, exit, layer (0: first stage; of a cascade its last), schedule (of a cascade), seeds; per measure its
+    mean over test queries and seeds, and `… sd`, the sample standard deviation over seeds (NaN for one); of primary
+    `… low` and `… high`, its 95% bootstrap interval, and `dev …`; `ties`, the share of candidates that an exit does not
+    tell apart; `share of score` = this exit's primary over the deepest exit's; `share of gain` = the same after the
+    first stage's is taken off both (NaN where nothing is gained); `flops` (share of the deepest exit's), `gflops
+    per pair`, `p50 ms`, `p95 ms`.
+    """
+    test = measures[measures["split"] == "test"]
+    by_seed = test.groupby([*ARM, "exit", "seed", "measure"], sort=False)["value"].mean().unstack("measure")
+    names = [name for name in dict.fromkeys(test["measure"]) if name != "ties"]
+
+    grouped = by_seed.groupby([*ARM, "exit"], sort=False)
+    table = grouped[names].mean()
+    table = table.join(grouped[names].std().add_suffix(" sd")).join(grouped["ties"].mean())
+    table.insert(0, "seeds", grouped.size())
+    table = table.join(_intervals(test[test["measure"] == primary]).add_prefix(f"{primary} "))
+    dev = measures[(measures["split"] == "dev") & (measures["measure"] == primary)]
+    table[f"dev {primary}"] = dev.groupby([*ARM, "exit"])["value"].mean()
+    counted = costs.set_index([*ARM, "exit"])[["flops", "gflops per pair", "p50 ms", "p95 ms"]]
+    table = table.join(counted).reset_index()
+
+    chosen = cascades[cascades["chosen"]].set_index(ARM)["schedule"]
+    is_cascade = table["exit"] == "cascade"
+    schedules = table[ARM].merge(chosen.reset_index(), how="left", on=ARM)["schedule"]
+    table.insert(6, "schedule", schedules.where(is_cascade, ""))
+    layer = table["exit"].where(~is_cascade, "layer_" + schedules.str.split().str[-1])
+    layer = layer.str.removeprefix("layer_").replace(FIRST_STAGE, "0").astype(int)
+    table.insert(6, "layer", layer)
+
+    arms = [_shares(of_arm, primary) for _, of_arm in table.groupby(ARM, sort=False)]
+    return _one_first_stage(pd.concat(arms).sort_index(), names)
+
+
+def _intervals(values: pd.DataFrame) -> pd.DataFrame:
+    """Columns low, high by arm and exit."""
+    rows = {
+        key: interval(of_exit.pivot(index="seed", columns="query_id", values="value").to_numpy())
+        for key, of_exit in values.groupby([*ARM, "exit"], sort=False)
+    }
+    index = pd.MultiIndex.from_tuples(rows, names=[*ARM, "exit"])
+    return pd.DataFrame(list(rows.values()), index=index, columns=["low", "high"])
+
+
+def _shares(arm: pd.DataFrame, primary: str) -> pd.DataFrame:
+    quality = arm[arm["exit"] != "cascade"].set_index("layer")[primary]
+    first_stage, deepest = quality[0], quality[quality.index.max()]
+    gain = deepest - first_stage
+    exits = arm["layer"] > 0
+    return arm.assign(
+        **{
+            "share of score": (arm[primary] / deepest).where(exits),
+            "share of gain": ((arm[primary] - first_stage) / gain).where(exits & (gain > 0)),
+        }
+    )
+
+
+def _one_first_stage(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Each arm carries its first stage; a data set has one, and a reader wants it once, before the exits."""
+    first = table[table["layer"] == 0].drop_duplicates("dataset")
+    no_spread = {f"{name} sd": float("nan") for name in names}
+    first = first.assign(trained_on="", base_model="", start_layer=0, variant="", seeds=1, **no_spread)
+    exits = table[table["layer"] > 0]
+    order = {dataset: i for i, dataset in enumerate(first["dataset"])}
+    both = pd.concat([first, exits])
+    return both.sort_values("dataset", key=lambda names: names.map(order), kind="stable").reset_index(
+        drop=True
+    )
+
+
+def readable(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The same as text: three decimals, `mean ± sd` where there are several seeds, shares in per cent."""
+    exits = table["layer"] > 0
+    rows = arm_columns(table)
+    rows["layer"] = table["layer"].astype(str).where(exits, "first stage")
+    rows["layer"] = rows["layer"].where(table["exit"] != "cascade", "cascade " + table["schedule"])
+    for name in names:
+        spread = table[f"{name} sd"].map(lambda sd: "" if pd.isna(sd) else f" ± {sd:.3f}")
+        rows[name] = table[name].map("{:.3f}".format) + spread
+    shares = {"share of score": "share of score", "share of gain": "share of gain", "flops": "FLOPs"}
+    for name, title in shares.items():
+        rows[title] = table[name].map(percent)
+    if table["p50 ms"].notna().any():
+        rows["ms"] = table["p50 ms"].map(number)
+    if table["ties"].max() >= 0.001:
+        rows["ties"] = table["ties"].map(lambda share: "" if pd.isna(share) else f"{share:.1%}")
+    return rows
+
+
+def arm_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """The arm as text; what was trained on is told where it is not what is ranked."""
+    exits = table["base_model"].ne("")
+    rows = pd.DataFrame({"data set": table["dataset"]})
+    if any(table["trained_on"].ne(table["dataset"]) & exits):
+        rows["trained on"] = table["trained_on"]
+    rows["base model"] = table["base_model"]
+    rows["start"] = table["start_layer"].astype(str).where(exits, "")
+    rows["variant"] = table["variant"]
+    return rows
+
+
+def percent(share: float) -> str:
+    return "" if pd.isna(share) else f"{share:.0%}"
+
+
+def number(value: float) -> str:
+    """Three digits that count; nothing for what was not measured."""
+    if pd.isna(value):
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+# --- cost and cascades ---------------------------------------------------------------------------------
+
+
+def readable_costs(costs: pd.DataFrame) -> pd.DataFrame:
+    """One row per arm and exit; FLOPs and time also as shares of the deepest exit's, side by side."""
+    rows = arm_columns(costs)
+    rows["exit"] = (
+        costs["exit"].str.removeprefix("layer_").where(costs["exit"] != "cascade", costs["schedule"])
+    )
+    rows["GFLOPs per pair"] = costs["gflops per pair"].map(number)
+    rows["FLOPs"] = costs["flops"].map(percent)
+    rows["time"] = costs["time"].map(percent)
+    rows["p50 ms"], rows["p95 ms"] = costs["p50 ms"].map(number), costs["p95 ms"].map(number)
+    rows["pairs/s"] = costs["pairs per second"].map(number)
+    rows["parameters, M"] = (costs["parameters"] / 1e6).map(number)
+    rows["peak memory, MiB"] = costs["peak memory MiB"].map(number)
+    return rows
+
+
+def readable_cascades(cascades: pd.DataFrame) -> pd.DataFrame:
+    """One row per arm and schedule of its dev front; `kept` is the share of the deepest exit's quality."""
+    deepest = cascades[cascades["schedule"] == cascades["deepest"]].set_index(ARM)[["dev", "test"]]
+    full = cascades[ARM].merge(deepest.reset_index(), how="left", on=ARM)
+    rows = arm_columns(cascades)
+    rows["schedule"] = cascades["schedule"]
+    rows["chosen"] = cascades["chosen"].map({True: "yes", False: ""})
+    for split in ("dev", "test"):
+        rows[f"{split} FLOPs"] = cascades[f"{split} flops"].map(percent)
+        rows[f"{split} {cascades['measure'].iloc[0]}"] = cascades[split].map("{:.3f}".format)
+        rows[f"{split} kept"] = (cascades[split] / full[split].to_numpy()).map("{:.1%}".format)
+    return rows
+
+
+# --- writing -------------------------------------------------------------------------------------------
+
+
+def write_tables(
+    measures: Sequence[Path], costs: Sequence[Path], cascades: Sequence[Path], primary: str, out: Path
+) -> None:
+    """layers, cost and cascades as .csv (numbers) and .md (text), layers also as .tex, in the folder `out`."""
+    measured, cost, decided = read_measures(measures), read_costs(costs), read_cascades(cascades)
+    table = layers_table(measured, primary, cost, decided)
+    text = readable(table, [name for name in dict.fromkeys(measured["measure"]) if name != "ties"])
+    write_table(out / "layers", table, text)
+    _write(out / "layers.tex", text.to_latex(index=False, escape=True))
+    device = f"Times of ranking one list of {cost['candidates'].iloc[0]} passages, from texts to ranking, on "
+    device += f"{cost['device'].iloc[0]}, {cost['precision'].iloc[0]}.\n\n"
+    timed = cost["p50 ms"].notna().any()
+    write_table(out / "cost", cost, readable_costs(cost), device if timed else "Nothing was timed.\n\n")
+    write_table(out / "cascades", decided, readable_cascades(decided))
+
+
+def write_comparisons(measures: Sequence[Path], primary: str, margin: float, out: Path) -> None:
+    """comparisons.csv (dev and test) and comparisons.md (test) in the folder `out`: see `lwr.evaluation.compare`."""
+    table = compare(read_measures(measures), primary, margin).assign(measure=primary, margin=margin)
+    test = table[table["split"] == "test"]
+    titles = {
+        "deepest": "Against the deepest exit of the same model",
+        "first stage": "Against the first stage",
+        "arms": "Against the grid's first model, layer by layer",
+    }
+    parts = [
+        f"## {titles[family]}\n\n{markdown(readable_comparisons(rows, margin))}"
+        for family, rows in test.groupby("family", sort=False)
+    ]
+    note = (
+        f"Differences in {primary} on test, [95% bootstrap interval over queries and seeds]; p of a paired "
+        "randomisation test over queries, by Holm's method within each data set and section; effect size: Cohen's "
+        "d_z.\n\n"
+    )
+    _write(out / "comparisons.md", note + "\n".join(parts))
+    _write(out / "comparisons.csv", table.to_csv(index=False, float_format="%.6f"))
+
+
+def write_table(path: Path, numbers: pd.DataFrame, text: pd.DataFrame, note: str = "") -> None:
+    """`path`.csv and `path`.md."""
+    _write(path.with_suffix(".csv"), numbers.to_csv(index=False, float_format="%.6f"))
+    _write(path.with_suffix(".md"), note + markdown(text))
+
+
+def markdown(text: pd.DataFrame) -> str:
+    """A table of text."""
+    return text.to_markdown(index=False, disable_numparse=True) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Scores of all exits for all candidates, in one pass."""

@@ -1,0 +1,1 @@
+"""Checks whether a results tree is what the steps wrote."""

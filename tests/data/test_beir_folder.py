@@ -1,0 +1,107 @@
+import pytest
+
+from lwr.common.files import BadInput
+from lwr.config.config import BeirFolder, Dataset
+from lwr.data.collect import collect as collect_dataset
+from lwr.formats.beir import (
+    SPLITS,
+    Passage,
+    read_corpus,
+    read_qrels,
+    read_queries,
+    sample_queries,
+    write_collection,
+)
+
+N = 200
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Train alone, and one query that nobody judged."""
+    corpus = [Passage(f"d{i}", "title", f"text {i}") for i in range(N)]
+    queries = {f"q{i}": f"query {i}" for i in range(N)} | {"unjudged": "query"}
+    write_collection(tmp_path / "in", corpus, queries, {"train": {f"q{i}": {f"d{i}": 1} for i in range(N)}})
+    return tmp_path / "in"
+
+
+def move(folder, split, count):
+    """Hand the first train queries over to a split of their own."""
+    train = (folder / "qrels" / "train.tsv").read_text().splitlines()
+    (folder / "qrels" / f"{split}.tsv").write_text("\n".join(train[: count + 1]) + "\n")
+    (folder / "qrels" / "train.tsv").write_text("\n".join([train[0], *train[count + 1 :]]) + "\n")
+
+
+def source(folder, **shares):
+    return BeirFolder(kind="beir", path=str(folder), **shares)
+
+
+def collect(source, out, **queries):
+    collect_dataset(Dataset(source=source, queries=queries), out)
+
+
+def test_dev_and_test_are_split_off_train(folder, tmp_path):
+    collect(source(folder, dev_from_train=0.2, test_from_train=0.3), tmp_path / "out")
+    qrels = {split: read_qrels(tmp_path / "out", split) for split in SPLITS}
+    assert sum(len(judged) for judged in qrels.values()) == N
+    assert len({query_id for judged in qrels.values() for query_id in judged}) == N
+    assert abs(len(qrels["dev"]) / N - 0.2) < 0.08
+    assert abs(len(qrels["test"]) / N - 0.3) < 0.08
+    assert all(len(list(read_corpus(tmp_path / "out", split))) == N for split in SPLITS)
+    assert "unjudged" not in read_queries(tmp_path / "out")
+
+
+def test_a_query_keeps_its_split_when_others_come_and_go(folder, tmp_path):
+    collect(source(folder, dev_from_train=0.2, test_from_train=0.3), tmp_path / "all")
+    move(folder, "dev", 100)
+    collect(source(folder, test_from_train=0.3), tmp_path / "half")
+    assert read_qrels(tmp_path / "half", "test").items() < read_qrels(tmp_path / "all", "test").items()
+
+
+def test_splits_that_are_there_are_kept(folder, tmp_path):
+    move(folder, "dev", 20)
+    move(folder, "test", 30)
+    collect(source(folder), tmp_path / "out")
+    for split in SPLITS:
+        assert read_qrels(tmp_path / "out", split) == read_qrels(folder, split)
+
+
+def test_a_split_that_is_missing_and_not_asked_for_is_an_error(folder, tmp_path):
+    with pytest.raises(
+        BadInput, match=r"no qrels/dev.tsv, or none judged in it; add it, or set dev_from_train"
+    ):
+        collect(source(folder, test_from_train=0.3), tmp_path / "out")
+
+
+def test_a_share_for_a_split_that_is_there_is_an_error(folder, tmp_path):
+    move(folder, "dev", 20)
+    with pytest.raises(BadInput, match=r"qrels/dev.tsv is there, so dev_from_train must be 0"):
+        collect(source(folder, dev_from_train=0.1, test_from_train=0.3), tmp_path / "out")
+
+
+def test_shares_must_leave_something_to_train(folder):
+    with pytest.raises(ValueError, match="below 1"):
+        source(folder, dev_from_train=0.5, test_from_train=0.5)
+
+
+def test_a_split_is_sampled_by_hash_and_the_others_are_whole(folder, tmp_path):
+    collect(source(folder, dev_from_train=0.2, test_from_train=0.3), tmp_path / "all")
+    collect(source(folder, dev_from_train=0.2, test_from_train=0.3), tmp_path / "few", test=3)
+    everything, few = read_qrels(tmp_path / "all", "test"), read_qrels(tmp_path / "few", "test")
+    assert list(few) == sample_queries(everything, 3)
+    assert read_qrels(tmp_path / "few", "train") == read_qrels(tmp_path / "all", "train")
+    assert len(read_queries(tmp_path / "few")) == len(read_queries(tmp_path / "all")) - len(everything) + 3
+
+
+def test_train_must_be_there(folder, tmp_path):
+    (folder / "qrels" / "train.tsv").unlink()
+    with pytest.raises(BadInput, match=r"train.tsv: no such file"):
+        collect(source(folder, dev_from_train=0.2, test_from_train=0.3), tmp_path / "out")
+
+
+def test_a_judged_passage_must_be_in_the_corpus(folder, tmp_path):
+    with (folder / "qrels" / "train.tsv").open("a") as opened:
+        opened.write("q0\tnowhere\t1\n")
+    with pytest.raises(BadInput, match="not in its corpus, as 'nowhere'"):
+        collect(source(folder, dev_from_train=0.2, test_from_train=0.3), tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())

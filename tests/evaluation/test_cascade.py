@@ -1,0 +1,519 @@
+"""Cascades: schedules replayed on scores, what they cost and are worth, and which one dev chooses."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lwr.common.files import BadInput, sha256
+from lwr.config.config import Cascade
+from lwr.evaluation.cascade import LADDER, choose, decide, front, measure, ndcg, schedules
+from lwr.evaluation.flops import Shape, flops
+from lwr.evaluation.measures import per_query, rankings
+from lwr.evaluation.replay import cascaded, read_candidates, replay
+from lwr.formats.beir import Passage, Qrels, write_collection
+from lwr.formats.trec import best_first
+from lwr.model.cascade_schedule import Schedule
+
+LAYERS = (2, 3, 5)
+SHAPE = Shape(weights=(100, 90, 80, 70, 60), attended=(3, 0, 3, 0, 1))
+
+
+def table(lists: dict[str, dict[str, tuple[float, ...]]], layers: tuple[int, ...] = LAYERS) -> pd.DataFrame:
+    """What `lwr score` would write of query -> passage -> its score at each layer; lengths differ by passage."""
+    rows = [
+        (query, doc, 10 + int(doc[1:]), 0.0, *scores)
+        for query, docs in lists.items()
+        for doc, scores in docs.items()
+    ]
+    names = [f"layer_{k}" for k in layers]
+    made = pd.DataFrame(rows, columns=["query_id", "doc_id", "tokens", "first_stage", *names])
+    return made.astype({"tokens": "int32", **dict.fromkeys(names, "float32")})
+
+
+def ranked(scores: pd.DataFrame, schedule: str) -> dict[str, list[str]]:
+    return {
+        query: [doc for doc, _ in run] for query, run in cascaded(scores, Schedule.parse(schedule)).items()
+    }
+
+
+# Few distinct values: equal scores are the rule. Lists of any length, also none.
+scores_of_a_passage = st.tuples(*[st.integers(-2, 2).map(float)] * len(LAYERS))
+lists = st.dictionaries(
+    st.sampled_from(["q1", "q2", "q3"]),
+    st.dictionaries(st.sampled_from([f"d{i}" for i in range(12)]), scores_of_a_passage, min_size=1),
+    min_size=1,
+)
+
+
+@st.composite
+def any_schedule(draw) -> Schedule:
+    *above, last = sorted(draw(st.sets(st.sampled_from(LAYERS), min_size=1)))
+    return Schedule(tuple((layer, draw(st.integers(1, 13))) for layer in above), last)
+
+
+few_examples = settings(max_examples=25, deadline=None)
+
+
+# --- writing a schedule --------------------------------------------------------------------------------
+
+
+@given(any_schedule())
+@few_examples
+def test_a_schedule_is_read_as_it_was_written(schedule):
+    assert Schedule.parse(str(schedule)) == schedule
+
+
+def test_a_schedule_by_hand():
+    schedule = Schedule.parse(" 2:20  4:10 6\n")
+    assert schedule == Schedule(((2, 20), (4, 10)), 6)
+    assert (str(schedule), schedule.layers) == ("2:20 4:10 6", [2, 4, 6])
+    assert Schedule.parse("4") == Schedule((), 4)
+
+
+@pytest.mark.parametrize("text", ["a", "", " ", "2:20", "2:20 4:10", "2 4", "2:20:1 4", "2: 4", "2:1.5 4"])
+def test_what_is_no_schedule_is_refused_with_an_example(text):
+    with pytest.raises(ValueError, match=r"cascade '.*': write it as `2:20 4:10 6`"):
+        Schedule.parse(text)
+
+
+@pytest.mark.parametrize("text", ["4:2 2", "4:2 4", "4:2 3:1 6", "4:0 6", "4:-1 6", "0:1 6", "0", "-1"])
+def test_layers_that_do_not_ascend_and_nobody_left_are_refused(text):
+    with pytest.raises(
+        ValueError, match=rf"cascade '{text}': layers must ascend from 1 on, and at least one"
+    ):
+        Schedule.parse(text)
+
+
+# --- replaying it --------------------------------------------------------------------------------------
+
+
+def test_who_survives_by_hand():
+    scores = table(
+        {
+            # layer 2 keeps d1 d2 d3 and layer 3 of these d3 d1, though d4 is its best and d5 that of layer 5
+            "long": {
+                "d1": (9, 7, 1),
+                "d2": (8, 6, 9),
+                "d3": (7, 8, 2),
+                "d4": (6, 9, 3),
+                "d5": (5, 1, 9),
+            },
+            "short": {"d1": (1, 1, 1), "d2": (2, 2, 3)},
+        }
+    )
+    schedule = Schedule.parse("2:3 3:2 5")
+    assert ranked(scores, str(schedule)) == {"long": ["d3", "d1", "d2", "d4", "d5"], "short": ["d2", "d1"]}
+    candidates = read_candidates(scores)
+    order, read = replay(candidates, schedule)
+    assert order[0].tolist() == [2, 0, 1, 3, 4]
+    assert order[1][:2].tolist() == [1, 0]
+    assert read.tolist() == [[5, 3, 5, 2, 2], [5, 5, 0, 0, 0]]
+
+
+def test_a_query_without_candidates_is_an_empty_row():
+    scores = table({"q1": {"d1": (1, 1, 1), "d2": (2, 2, 2)}})
+    candidates = read_candidates(scores, ["none", "q1"])
+    assert candidates.queries == ["none", "q1"]
+    assert candidates.docs.tolist() == [["", ""], ["d1", "d2"]]
+    assert candidates.tokens.tolist() == [[0, 0], [11, 12]]
+    _, read = replay(candidates, Schedule.parse("2:1 5"))
+    assert read.tolist() == [[0, 0], [2, 5]]
+
+
+def by_the_book(docs: dict[str, tuple[float, ...]], schedule: Schedule) -> tuple[list[str], dict[str, int]]:
+    """One list, stage by stage: its ranking, and how deep each passage is read."""
+    alive, left, read = list(docs), [], {}
+    for layer, survivors in [*schedule.keep, (schedule.last, len(docs))]:
+        read |= dict.fromkeys(alive, layer)
+        best = [doc for doc, _ in best_first((doc, docs[doc][LAYERS.index(layer)]) for doc in alive)]
+        alive, left = best[:survivors], best[survivors:] + left
+    return alive + left, read
+
+
+@given(lists, any_schedule(), st.randoms(use_true_random=False))
+@few_examples
+def test_replaying_is_going_stage_by_stage(lists, schedule, random):
+    lists = {query: dict(random.sample(list(docs.items()), len(docs))) for query, docs in lists.items()}
+    queries = [*lists, "none"]
+    random.shuffle(queries)
+    candidates = read_candidates(table(lists), queries)
+    order, read = replay(candidates, schedule)
+    for row, query in enumerate(queries):
+        expected, depth = by_the_book(lists.get(query, {}), schedule)
+        docs = candidates.docs[row]
+        assert docs[order[row]].tolist() == expected + [""] * (len(docs) - len(expected))
+        assert {doc: d for doc, d in zip(docs, read[row], strict=True) if doc} == depth
+
+
+@given(lists, any_schedule())
+@few_examples
+def test_nobody_is_lost_and_who_is_read_deeper_stands_higher(lists, schedule):
+    candidates = read_candidates(table(lists), [*lists, "none"])
+    order, read = replay(candidates, schedule)
+    assert (np.sort(order, axis=1) == np.arange(order.shape[1])).all()
+    along = np.take_along_axis(read, order, axis=1)
+    assert (np.diff(along, axis=1) <= 0).all()
+    there = np.array([len(lists.get(query, {})) for query in candidates.queries])
+    for layer, survivors in schedule.keep:
+        np.testing.assert_array_equal((read >= layer).sum(axis=1), there)
+        there = np.minimum(there, survivors)
+    np.testing.assert_array_equal((read == schedule.last).sum(axis=1), there)
+    run = cascaded(table(lists), schedule)
+    assert list(run) == sorted(lists)
+    assert {query: {doc for doc, _ in docs} for query, docs in run.items()} == {
+        query: set(docs) for query, docs in lists.items()
+    }
+    assert all(
+        scores == [-float(i + 1) for i in range(len(scores))] for scores in map(scores_in, run.values())
+    )
+
+
+def scores_in(docs: list[tuple[str, float]]) -> list[float]:
+    return [score for _, score in docs]
+
+
+@given(lists, st.sampled_from(LAYERS))
+@few_examples
+def test_one_exit_alone_ranks_as_everywhere(lists, layer):
+    expected = {query: list(docs) for query, docs in rankings(table(lists), f"layer_{layer}").items()}
+    assert ranked(table(lists), str(layer)) == expected
+
+
+@given(lists)
+@few_examples
+def test_who_lets_nobody_go_ranks_as_the_last_exit(lists):
+    assert ranked(table(lists), "2:12 3:12 5") == ranked(table(lists), "5")
+
+
+def test_scores_that_are_equal_in_float32_are_equal():
+    # in float64 the first would always win, whatever its name
+    names = [f"d{i}" for i in range(8)]
+    close = table({"q": dict.fromkeys(names, (0, 0, 0))}).astype({"layer_5": "float64"})
+    close["layer_5"] = 1 - np.arange(8) * 1e-12
+    assert ranked(close, "5")["q"] == [doc for doc, _ in best_first((doc, 1.0) for doc in names)]
+    assert ranked(close, "5")["q"] != names
+
+
+# --- what it is worth and what it costs ----------------------------------------------------------------
+
+# Grades below 1 are not relevant; d12 and d13 are among no candidates.
+some_qrels = st.dictionaries(
+    st.sampled_from(["q1", "q2", "q3", "q4"]),
+    st.dictionaries(st.sampled_from([f"d{i}" for i in range(14)]), st.integers(-1, 3), min_size=1),
+    min_size=1,
+).map(lambda qrels: {query: docs for query, docs in qrels.items() if max(docs.values()) > 0})
+
+
+@given(lists, some_qrels.filter(bool), any_schedule())
+@few_examples
+def test_quality_is_the_ndcg_of_ir_measures(lists, qrels, schedule):
+    scores = table(lists)
+    run = {query: dict(docs) for query, docs in cascaded(scores, schedule).items()}
+    expected = per_query(qrels, run, ["nDCG@10"]).set_index("query_id")["value"]
+    candidates = read_candidates(scores, sorted(qrels))
+    order, _ = replay(candidates, schedule)
+    grades = [{doc: max(grade, 0) for doc, grade in qrels[query].items()} for query in sorted(qrels)]
+    gains = [[of.get(doc, 0) for doc in docs] for of, docs in zip(grades, candidates.docs, strict=True)]
+    ideal = [
+        sum(grade / math.log2(rank + 1) for rank, grade in enumerate(sorted(of.values())[:-11:-1], start=1))
+        for of in grades
+    ]
+    np.testing.assert_allclose(
+        ndcg(np.array(gains), np.array(ideal), order), expected[sorted(qrels)], atol=1e-9
+    )
+    if lists.keys() & qrels.keys():  # else there is nothing to read, of which a schedule could save a share
+        (measured,) = measure([candidates], qrels, SHAPE, [schedule])["quality"]
+        assert measured == pytest.approx(expected.mean(), abs=1e-9)
+
+
+def test_a_relevant_passage_that_no_candidate_is_counts_against_the_ranking():
+    scores = table({"q1": {"d1": (1, 1, 1), "d2": (2, 2, 2)}})
+    qrels = {"q1": {"d2": 1, "d3": 1}, "q2": {"d1": 1}}
+    measured = measure([read_candidates(scores, ["q1", "q2"])], qrels, SHAPE, [Schedule.parse("5")])
+    assert measured["quality"][0] == pytest.approx((1 / (1 + 1 / math.log2(3)) + 0) / 2)
+
+
+def test_the_best_ranking_there_is_ends_at_rank_ten():
+    scores = table({"q1": {f"d{i}": (-i, -i, -i) for i in range(12)}})
+    grades = {f"d{i}": 2 if i < 10 else 1 for i in range(12)}
+    measured = measure([read_candidates(scores)], {"q1": grades}, SHAPE, [Schedule.parse("5")])
+    assert measured["quality"][0] == pytest.approx(1)
+
+
+def test_the_share_of_flops_by_hand():
+    shape = Shape(
+        weights=(1, 1, 2), attended=(0, 0, 0)
+    )  # n tokens: 2 n after one layer, 4 n after two, 8 n after three
+    one = table({"q": {"d10": (3, 3, 3), "d20": (2, 2, 2), "d30": (1, 1, 1)}}, layers=(1, 2, 3))
+    other = one.assign(layer_1=-one["layer_1"])  # the longest passage ahead at first
+    full = 8 * (20 + 30 + 40)
+    expected = {
+        "1": (2 * 90, 2 * 90),
+        "2": (4 * 90, 4 * 90),
+        "3": (full, full),
+        "1:7 3": (full, full),
+        "1:1 3": (8 * 20 + 2 * (30 + 40), 8 * 40 + 2 * (20 + 30)),
+        "1:2 2:1 3": (8 * 20 + 4 * 30 + 2 * 40, 8 * 30 + 4 * 40 + 2 * 20),
+    }
+    tried = [Schedule.parse(text) for text in expected]
+    seeds = [read_candidates(scores, ["q"]) for scores in (one, other)]
+    for some, of_seeds in ((seeds[:1], [0]), (seeds[1:], [1]), (seeds, [0, 1])):
+        measured = measure(some, {"q": {"d10": 1}}, shape, tried)
+        assert list(measured["schedule"]) == list(expected)
+        shares = [np.mean([costs[i] for i in of_seeds]) / full for costs in expected.values()]
+        np.testing.assert_allclose(measured["flops"], shares, rtol=1e-12)
+
+
+def test_seeds_are_averaged():
+    good = table({"q": {"d1": (0, 0, 2), "d2": (0, 0, 1)}})
+    bad = good.assign(layer_5=-good["layer_5"])
+    seeds = [read_candidates(scores, ["q"]) for scores in (good, bad)]
+    measured = measure(seeds, {"q": {"d1": 1}}, SHAPE, [Schedule.parse("5")])
+    assert measured["quality"][0] == pytest.approx((1 + 1 / math.log2(3)) / 2)
+    assert measured["flops"][0] == 1
+
+
+@given(lists, any_schedule())
+@few_examples
+def test_flops_are_those_of_every_candidate_to_where_it_was_read(lists, schedule):
+    qrels = {query: {"d0": 1} for query in lists}
+    candidates = read_candidates(table(lists), list(lists))
+    spent = sum(
+        flops(SHAPE, np.array(10 + int(doc[1:])))[layer - 1]
+        for docs in lists.values()
+        for doc, layer in by_the_book(docs, schedule)[1].items()
+    )
+    full = sum(flops(SHAPE, np.array(10 + int(doc[1:])))[-1] for docs in lists.values() for doc in docs)
+    (share,) = measure([candidates], qrels, SHAPE, [schedule])["flops"]
+    assert share == pytest.approx(spent / full)
+
+
+# --- which are tried, and which is chosen --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stages", [2, 3, 4])
+def test_all_schedules_that_the_settings_allow(stages):
+    exits, kept = [2, 3, 4, 5], [20, 5, 10, 30, 40]
+    made = list(schedules(exits, 30, Cascade(stages=stages, exits=8, keep=kept)))
+    assert len(made) == len(set(made))
+    expected = {
+        (*((layer, n) for layer, n in zip(layers, survivors, strict=False)), layers[-1])
+        for count in range(1, stages + 1)
+        for layers in combinations(exits, count)
+        for survivors in combinations([20, 10, 5], count - 1)  # 30 of 30 would let nobody go
+    }
+    assert {(*schedule.keep, schedule.last) for schedule in made} == expected
+
+
+@pytest.mark.parametrize(
+    ("exits", "at_most", "tried"),
+    [
+        (range(3, 13), 3, [3, 7, 12]),
+        (range(3, 13), 2, [3, 12]),
+        (range(1, 7), 6, [1, 2, 3, 4, 5, 6]),
+        (range(1, 7), 8, [1, 2, 3, 4, 5, 6]),
+        (range(1, 25), 8, [1, 4, 8, 11, 14, 17, 21, 24]),
+        ([6], 8, [6]),
+    ],
+)
+def test_exits_are_tried_evenly_spread_the_first_and_the_last_among_them(exits, at_most, tried):
+    made = list(schedules(list(exits), 100, Cascade(exits=at_most)))
+    assert sorted({layer for schedule in made for layer in schedule.layers}) == tried
+    assert [schedule.last for schedule in made if not schedule.keep] == tried
+
+
+def test_survivors_are_tried_along_a_ladder_that_ends_below_the_lists_length():
+    def kept(candidates: int) -> set[int]:
+        return {n for s in schedules([1, 2], candidates, Cascade()) for _, n in s.keep}
+
+    assert kept(16) == {1, 2, 3, 4, 5, 7, 10, 15}
+    assert kept(15) == {1, 2, 3, 4, 5, 7, 10}
+    assert kept(10**6) == set(LADDER)
+    assert kept(1) == set()
+
+
+def points(*pairs: tuple[float, float]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [(str(i), *pair) for i, pair in enumerate(pairs)], columns=["schedule", "flops", "quality"]
+    )
+
+
+some_points = st.lists(st.tuples(*[st.integers(0, 5).map(float)] * 2), min_size=1, max_size=12)
+
+
+@given(some_points)
+@few_examples
+def test_the_front_is_whom_nobody_beats(pairs):
+    def beaten(i: int) -> bool:
+        return any(
+            (cost <= pairs[i][0] and quality >= pairs[i][1])
+            and ((cost, quality) != pairs[i] or j < i)  # of two that are the same the first stands for both
+            for j, (cost, quality) in enumerate(pairs)
+        )
+
+    found = front(points(*pairs))
+    assert set(found["schedule"]) == {str(i) for i in range(len(pairs)) if not beaten(i)}
+    assert found["flops"].is_monotonic_increasing
+    assert list(found.index) == list(range(len(found)))
+
+
+@given(some_points, st.sampled_from([0.0, 0.1, 0.5]))
+@few_examples
+def test_the_cheapest_that_is_good_enough_is_chosen(pairs, epsilon):
+    deepest = len(pairs) - 1
+    good_enough = [i for i, (_, quality) in enumerate(pairs) if quality >= (1 - epsilon) * pairs[deepest][1]]
+    chosen = int(choose(points(*pairs), deepest, epsilon))
+    assert chosen in good_enough
+    assert pairs[chosen][0] == min(pairs[i][0] for i in good_enough)
+
+
+def test_the_choice_by_hand():
+    measured = points((0.2, 0.50), (0.4, 0.59), (0.5, 0.595), (0.7, 0.58), (1.0, 0.60))
+    chosen = {epsilon: choose(measured, 4, epsilon) for epsilon in (0.0, 0.01, 0.02, 0.5)}
+    assert chosen == {0.0: "4", 0.01: "2", 0.02: "1", 0.5: "0"}
+
+
+# --- from files to a decision --------------------------------------------------------------------------
+
+QUERIES = {split: [f"{split}{i}" for i in range(12)] for split in ("dev", "test")}
+DOCS = [f"d{i}" for i in range(30)]
+QRELS: dict[str, Qrels] = {
+    split: {query: {DOCS[2 * i]: 1, DOCS[2 * i + 1]: 2} for i, query in enumerate(queries)}
+    for split, queries in QUERIES.items()
+}
+ARM = {"dataset": "made-up", "start_layer": 1}
+DEPTHS = tuple(range(1, tiny.LAYERS + 1))
+
+
+def random_scores(split: str, seed: int) -> pd.DataFrame:
+    """Twenty candidates for each query but the first, the same for every seed; ranked the better the deeper."""
+    drawn, noise = np.random.default_rng(len(split)), np.random.default_rng([seed, len(split)])
+    return table(
+        {
+            query: {
+                doc: tuple(
+                    noise.normal(size=len(DEPTHS)) + np.array(DEPTHS) / 2 * QRELS[split][query].get(doc, 0)
+                )
+                for doc in drawn.choice(DOCS, 20, replace=False)
+            }
+            for query in QUERIES[split][1:]
+        },
+        DEPTHS,
+    )
+
+
+@pytest.fixture
+def arm(tmp_path):
+    """A folder with the collection, the config.json of a model, and the scores of two seeds."""
+    passages = [Passage(doc, "", f"text {doc}") for doc in DOCS]
+    write_collection(tmp_path, passages, {q: q for queries in QUERIES.values() for q in queries}, QRELS)
+    tiny.backbone("bert").config.save_pretrained(tmp_path / "model")
+    for split in QUERIES:
+        for seed in (1, 2):
+            random_scores(split, seed).to_parquet(tmp_path / f"{split}{seed}.parquet")
+    return tmp_path
+
+
+def decided(arm, settings=Cascade(epsilon=0.05, keep=[3, 8, 12])) -> dict:  # noqa: B008 - frozen
+    dev, test = ([arm / f"{split}{seed}.parquet" for seed in (1, 2)] for split in ("dev", "test"))
+    decide(arm / "model", dev, test, arm, settings, ARM, arm / "cascade.json")
+    return json.loads((arm / "cascade.json").read_text(encoding="utf-8"))
+
+
+def dev_side(decision: dict) -> list[tuple]:
+    return [
+        (row["schedule"], row["dev flops"], row["dev"], row["chosen"], row["front"])
+        for row in decision["schedules"]
+    ]
+
+
+def test_what_a_decision_tells(arm):
+    decision = decided(arm)
+    rows, inputs = decision.pop("schedules"), decision.pop("inputs")
+    assert inputs["dev"] == [sha256(arm / f"dev{seed}.parquet") for seed in (1, 2)]
+    assert inputs["qrels"]["test"] == sha256(arm / "qrels/test.tsv")
+    chosen = [row["schedule"] for row in rows if row["chosen"]]
+    assert decision == {
+        **ARM,
+        "measure": "nDCG@10",
+        "epsilon": 0.05,
+        "tried": 4 + 6 * 3 + 4 * 3,  # one exit, two with one number of survivors, three with two of them
+        "deepest": "4",
+        "chosen": chosen[0],
+    }
+    assert list(decision)[: len(ARM)] == list(ARM)
+    assert len(chosen) == 1
+    assert ":" in chosen[0], "a cascade must win for these tests to mean anything"
+    on_front = [row for row in rows if row["front"]]
+    assert [row["dev"] for row in on_front] == sorted(row["dev"] for row in on_front)
+    assert [row["dev flops"] for row in on_front] == sorted(row["dev flops"] for row in on_front)
+    (deepest,) = (row for row in rows if row["schedule"] == "4")
+    assert (deepest["dev flops"], deepest["test flops"]) == (1, 1)
+    (winner,) = (row for row in rows if row["chosen"])
+    assert winner["dev"] >= 0.95 * deepest["dev"]
+    assert not [
+        row
+        for row in on_front
+        if row["dev flops"] < winner["dev flops"] and row["dev"] >= 0.95 * deepest["dev"]
+    ]
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_the_numbers_of_each_split_are_its_own(arm, split):
+    rows = decided(arm)["schedules"]
+    for row in rows:
+        values = [
+            per_query(
+                QRELS[split],
+                {q: dict(run) for q, run in cascaded(scores, Schedule.parse(row["schedule"])).items()},
+                ["nDCG@10"],
+            )["value"].mean()
+            for scores in (pd.read_parquet(arm / f"{split}{seed}.parquet") for seed in (1, 2))
+        ]
+        assert row[split] == pytest.approx(np.mean(values))
+
+
+def test_the_choice_depends_on_dev_alone(arm):
+    before = decided(arm)
+    for seed in (1, 2):
+        path = arm / f"test{seed}.parquet"
+        scores = pd.read_parquet(path)
+        layers = list(scores.filter(like="layer_"))
+        scores[layers] = scores[layers].sample(frac=1, random_state=3).to_numpy()
+        scores.to_parquet(path)
+    after = decided(arm)
+    assert (after["chosen"], dev_side(after)) == (before["chosen"], dev_side(before))
+    assert [row["test"] for row in after["schedules"]] != [row["test"] for row in before["schedules"]]
+
+
+def test_with_nothing_to_lose_the_choice_is_as_good_as_the_deepest(arm):
+    decision = decided(arm, Cascade(epsilon=0, keep=[3]))
+    by_name = {row["schedule"]: row for row in decision["schedules"]}
+    assert by_name[decision["chosen"]]["dev"] >= by_name["4"]["dev"]
+
+
+def test_an_arm_of_one_exit_has_nothing_to_choose(arm):
+    for path in arm.glob("*.parquet"):
+        pd.read_parquet(path).drop(columns=["layer_1", "layer_2", "layer_3"]).to_parquet(path)
+    decision = decided(arm)
+    assert (decision["chosen"], decision["deepest"], decision["tried"]) == ("4", "4", 1)
+    ((name, share, _, chosen, on_front),) = dev_side(decision)
+    assert (name, share, chosen, on_front) == ("4", 1, True, True)
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_a_split_without_a_relevant_passage_is_refused(arm, split):
+    lines = (f"{query}\td0\t0\n" for query in QUERIES[split])
+    (arm / f"qrels/{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
+    with pytest.raises(BadInput, match=rf"qrels/{split}\.tsv: no query has a relevant passage"):
+        decided(arm)
+    assert not (arm / "cascade.json").exists()

@@ -1,0 +1,236 @@
+"""One scored split evaluated: the runs on disk and the values per query say the same, to other tools too."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+import pytrec_eval
+
+from lwr.common.files import BadInput, write_json
+from lwr.evaluation.evaluate import evaluate
+from lwr.evaluation.replay import cascaded
+from lwr.formats.beir import Passage, write_collection
+from lwr.formats.trec import best_first, read_run, read_tag
+from lwr.model.cascade_schedule import Schedule
+
+DOCS = [f"d{i}" for i in range(20)]
+QRELS = {
+    "q1": {"d3": 1},
+    "q2": {"d0": 1, "d7": 2, "d11": 1, "gone": 3},
+    "q3": {"d5": 0},  # none of its passages is relevant
+    "q4": {"d1": 1},  # no candidates
+}
+JUDGED = ["q1", "q2", "q4"]
+MEASURES = ["nDCG@10", "RR@10", "AP@100", "R@100", "P@1"]
+CELL = {
+    "dataset": "made-up",
+    "trained_on": "made-up",
+    "base_model": "m",
+    "start_layer": 1,
+    "variant": "v",
+    "seed": 1,
+}
+
+
+def table(docs=DOCS, **exits) -> pd.DataFrame:
+    """What `lwr score` writes; exits: column -> what scores a query's passage."""
+    pairs = [(query, doc) for query in ("q1", "q2", "q3") for doc in docs]
+    made = pd.DataFrame(pairs, columns=["query_id", "doc_id"]).assign(tokens=np.int32(30))
+    for name, score in ({"first_stage": lambda _, doc: -float(doc[1:])} | exits).items():
+        values = [score(query, doc) for query, doc in pairs]
+        made[name] = np.array(values, dtype="float64" if name == "first_stage" else "float32")
+    return made
+
+
+def random_scores(docs=DOCS) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    return table(
+        docs,
+        **dict.fromkeys(
+            ["layer_1", "layer_2", "layer_3"], lambda query, doc: rng.normal() + QRELS[query].get(doc, 0)
+        ),
+    )
+
+
+@pytest.fixture
+def collection(tmp_path):
+    corpus = [Passage(doc, "", f"text {doc}") for doc in [*DOCS, "gone"]]
+    write_collection(tmp_path, corpus, {query: query for query in QRELS}, {"test": QRELS})
+    return tmp_path
+
+
+def evaluated(collection, scores: pd.DataFrame, measures=MEASURES, chosen="3", deepest="3") -> pd.DataFrame:
+    scores.to_parquet(collection / "scores.parquet")
+    write_json(collection / "cascade.json", {"chosen": chosen, "deepest": deepest})
+    evaluate(
+        collection / "scores.parquet",
+        collection,
+        "test",
+        measures,
+        collection / "cascade.json",
+        CELL,
+        collection / "out.parquet",
+        collection / "runs",
+    )
+    return pd.read_parquet(collection / "out.parquet")
+
+
+def values_of(out: pd.DataFrame, exit: str, measure: str) -> dict[str, float]:
+    return out[(out["exit"] == exit) & (out["measure"] == measure)].set_index("query_id")["value"].to_dict()
+
+
+def runs(collection) -> dict[str, dict[str, list[tuple[str, float]]]]:
+    return {path.stem: read_run(path) for path in (collection / "runs").iterdir()}
+
+
+def test_a_row_per_exit_judged_query_and_measure(collection):
+    out = evaluated(collection, random_scores(), chosen="1:5 3")
+    assert list(out.columns) == [*CELL, "split", "exit", "query_id", "measure", "value"]
+    assert (out[list(CELL)] == pd.Series(CELL)).all(axis=None)
+    assert set(out["split"]) == {"test"}
+    exits = ["first_stage", "layer_1", "layer_2", "layer_3"]
+    told = set(out[["exit", "query_id", "measure"]].itertuples(index=False, name=None))
+    assert len(told) == len(out)
+    assert told == {(e, q, m) for e in [*exits, "cascade"] for q in JUDGED for m in MEASURES} | {
+        (e, q, "ties") for e in exits for q in ("q1", "q2")
+    }
+
+
+def test_a_run_per_exit_holds_every_candidate(collection):
+    evaluated(collection, random_scores(), chosen="1:5 3")
+    written = runs(collection)
+    assert set(written) == {"first_stage", "layer_1", "layer_2", "layer_3", "cascade"}
+    for exit, run in written.items():
+        assert read_tag(collection / f"runs/{exit}.trec") == exit
+        assert {query: sorted(doc for doc, _ in ranked) for query, ranked in run.items()} == dict.fromkeys(
+            ["q1", "q2", "q3"], sorted(DOCS)
+        )
+
+
+def test_the_files_hold_what_pytrec_eval_makes_of_the_runs(collection):
+    many = [f"d{i}" for i in range(130)]  # more than a measure looks at
+    scores = random_scores(many).assign(
+        layer_1=lambda t: -t["layer_1"],  # what is relevant stands behind the first hundred
+        layer_2=lambda t: t["layer_2"].round(),  # with ties
+    )
+    out = evaluated(collection, scores, chosen="2:60 3")
+    names = {"nDCG@10": "ndcg_cut_10", "AP@100": "map_cut_100", "R@100": "recall_100", "P@1": "P_1"}
+    evaluator = pytrec_eval.RelevanceEvaluator(
+        QRELS, {"ndcg_cut.10", "map_cut.100", "recall.100", "P.1", "recip_rank"}
+    )
+    for exit, run in runs(collection).items():
+        whole = evaluator.evaluate({query: dict(ranked) for query, ranked in run.items()})
+        first_ten = evaluator.evaluate({query: dict(ranked[:10]) for query, ranked in run.items()})
+        for name in MEASURES:
+            expected = {
+                query: first_ten[query]["recip_rank"] if name == "RR@10" else whole[query][names[name]]
+                for query in ("q1", "q2")
+            }
+            assert values_of(out, exit, name) == pytest.approx(expected | {"q4": 0}, abs=1e-6)
+    assert 0 < values_of(out, "layer_1", "R@100")["q2"] < 3 / 4, "what is cut off must matter"
+
+
+def test_scores_decrease_strictly_in_every_run(collection):
+    scores = table(layer_1=lambda *_: 0.1, layer_2=lambda _, doc: float(doc > "d3"), layer_3=lambda *_: -1e30)
+    evaluated(collection, scores, chosen="1:2 3")
+    written = runs(collection)
+    assert len(written) == 5
+    for run in written.values():
+        for ranked in run.values():
+            as_trec_eval_has_them = [np.float32(score) for _, score in ranked]
+            assert all(above > below for above, below in pairwise(as_trec_eval_has_them))
+
+
+def test_an_oracle_its_reverse_and_one_that_knows_nothing(collection):
+    def oracle(query: str, doc: str) -> float:
+        return QRELS[query].get(doc, 0) + float(doc[1:]) / 100
+
+    scores = table(layer_1=oracle, layer_2=lambda *pair: -oracle(*pair), layer_3=lambda *_: 0.5)
+    out = evaluated(collection, scores, ["RR@20", "R@5", "nDCG@10"])
+    assert values_of(out, "layer_1", "RR@20") == {"q1": 1, "q2": 1, "q4": 0}
+    assert values_of(out, "layer_1", "R@5") == pytest.approx({"q1": 1, "q2": 3 / 4, "q4": 0})  # one is gone
+    assert values_of(out, "layer_1", "nDCG@10")["q1"] == 1
+    assert values_of(out, "layer_2", "RR@20") == pytest.approx({"q1": 1 / 20, "q2": 1 / 18, "q4": 0})
+    assert values_of(out, "layer_2", "nDCG@10") == {"q1": 0, "q2": 0, "q4": 0}
+    by_hash = [doc for doc, _ in best_first((doc, 0.5) for doc in DOCS)]
+    assert values_of(out, "layer_3", "RR@20")["q1"] == pytest.approx(1 / (by_hash.index("d3") + 1))
+    assert values_of(out, "layer_1", "ties") == values_of(out, "layer_2", "ties") == {"q1": 0, "q2": 0}
+    assert values_of(out, "layer_3", "ties") == {"q1": 1, "q2": 1}
+
+
+def test_ties_are_told_of_the_exit_that_has_them(collection):
+    scores = table(
+        layer_1=lambda query, doc: float((query, doc) in {("q1", "d3"), ("q2", "d0"), ("q2", "d7")})
+    )
+    out = evaluated(collection, scores, ["P@1"], "1", "1")
+    assert values_of(out, "layer_1", "ties") == pytest.approx({"q1": 19 / 20, "q2": 1})
+    assert values_of(out, "first_stage", "ties") == {"q1": 0, "q2": 0}
+
+
+def test_of_equal_scores_the_hash_decides_and_of_others_the_score(collection):
+    one = np.float32(1)
+    just_above = np.nextafter(one, np.float32(2))
+    first, second = [doc for doc, _ in best_first((doc, 1.0) for doc in DOCS)][:2]
+    scores = table(
+        layer_1=lambda *_: one,
+        layer_2=lambda _, doc: just_above if doc == second else one,
+        # float64 knows them apart, float32 does not
+        first_stage=lambda _, doc: 1 + 1e-12 if doc == second else 1.0,
+    )
+    out = evaluated(collection, scores, ["P@1"], "2", "2")
+    tops = {exit: run["q1"][0][0] for exit, run in runs(collection).items()}
+    assert tops == {"layer_1": first, "layer_2": second, "first_stage": first}
+    assert values_of(out, "layer_2", "ties")["q1"] == pytest.approx(19 / 20)
+    assert values_of(out, "layer_1", "ties")["q1"] == 1
+
+
+def test_how_the_candidates_came_in_does_not_matter(collection):
+    scores = random_scores().assign(layer_1=lambda t: t["layer_1"].round())  # with ties
+    keys = ["exit", "query_id", "measure"]
+    seen = []
+    for given in (scores, scores.sample(frac=1, random_state=3)):
+        out = evaluated(collection, given, chosen="1:5 3").sort_values(keys, ignore_index=True)
+        seen.append((out, runs(collection)))
+    pd.testing.assert_frame_equal(seen[0][0], seen[1][0])
+    assert seen[0][1] == seen[1][1]
+
+
+def test_a_cascade_ranks_by_the_schedule_that_was_chosen(collection):
+    scores = random_scores()
+    evaluated(collection, scores, chosen="1:8 2:3 3")
+    expected = cascaded(scores, Schedule.parse("1:8 2:3 3"))
+    written = runs(collection)
+    assert written["cascade"] == expected
+    assert [doc for doc, _ in written["cascade"]["q1"]] != [doc for doc, _ in written["layer_3"]["q1"]]
+
+
+def test_where_the_deepest_exit_was_chosen_there_is_no_cascade(collection):
+    evaluated(collection, random_scores(), chosen="2:5 3")
+    out = evaluated(collection, random_scores())  # what was there before is gone
+    assert "cascade" not in set(out["exit"])
+    assert "cascade" not in runs(collection)
+
+
+def test_a_shallower_exit_may_be_what_was_chosen(collection):
+    out = evaluated(collection, random_scores(), chosen="1")
+    for measure in MEASURES:
+        assert values_of(out, "cascade", measure) == values_of(out, "layer_1", measure)
+    assert values_of(out, "layer_1", "AP@100") != values_of(out, "layer_3", "AP@100")
+
+
+def test_a_candidate_scored_twice_is_refused(collection):
+    scores = random_scores()
+    with pytest.raises(BadInput, match="stands twice"):
+        evaluated(collection, pd.concat([scores, scores.head(1)]))
+    assert not (collection / "out.parquet").exists()
+    assert not (collection / "runs").exists()
+
+
+def test_a_score_that_is_no_number_leaves_nothing_behind(collection):
+    with pytest.raises(ValueError, match="layer_2 of row 1 is nan"):
+        evaluated(collection, random_scores().assign(layer_2=np.float32("nan")))
+    assert not (collection / "out.parquet").exists()
+    assert not (collection / "runs").exists()

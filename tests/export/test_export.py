@@ -1,0 +1,360 @@
+"""Exports, loaded as their users load them: scores, prompts, and what can't be exported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import minicpm_checkpoint as minicpm
+import pytest
+import tiny
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    pipeline,
+)
+
+from lwr.config.config import Base, Lora, Template
+from lwr.export.export import export
+from lwr.export.readme import SAMPLE
+from lwr.model.batching import pad
+from lwr.model.loading import load_base_model
+from lwr.model.reranker import LayerwiseReranker
+
+LONG = "def decode(s): return s  # and so on " * 60
+PAIRS = [
+    ("how is a string decoded?", "Decode a JSON document from a string."),
+    ("who?", "Raise ValueError."),
+    ("3 (of) 5", LONG),
+]
+CLASSIFIED = [name for name in tiny.DECODERS if name not in ("granite", "lfm2")]
+
+
+def saved(folder: Path, architecture: str, lora: bool = False, **options) -> Path:
+    """A saved reranker with heads at layers 2 to 4, on a base model of its own."""
+    base = Base(model=str(tiny.save(architecture, folder / "base")), attention="eager")
+    loaded = load_base_model(base)
+    return save(folder / "reranker", loaded.backbone, loaded.tokenizer, lora, base=base, **options)
+
+
+def save(folder: Path, backbone, tokenizer, lora: bool = False, **options) -> Path:
+    heads = {k: torch.randn(backbone.config.hidden_size) for k in range(1, tiny.LAYERS + 1)}
+    options = {"start_layer": 2, "initial_heads": heads} | options
+    model = LayerwiseReranker(backbone, tokenizer, **options)
+    if lora:
+        model.add_lora(Lora(rank=4, alpha=8))
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def ours(folder: str | Path, layer: int, pairs=PAIRS, **options) -> Tensor:
+    """float32 [pairs]"""
+    model = LayerwiseReranker.from_pretrained(folder, device="cpu", attention="eager", **options)
+    return model.encode(pad(model.prompt.rows(pairs), model.tokenizer), [layer])[0]
+
+
+@torch.no_grad()
+def theirs(folder: Path, pairs=PAIRS, **options) -> Tensor:
+    """float32 [pairs], by transformers alone."""
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, attn_implementation="eager", trust_remote_code=False, **options
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    queries, passages = zip(*pairs, strict=True)
+    features = tokenizer([*queries], [*passages], padding=True, truncation=True, return_tensors="pt")
+    return model.eval()(**features).logits[:, 0].float()
+
+
+def read(file: Path) -> dict:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+# --- equal scores --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", [name for name in CLASSIFIED if name != "qwen2"])
+@pytest.mark.parametrize("layer", [3, 4])
+def test_a_decoders_exit_scores_the_same(architecture, layer, tmp_path):
+    model = saved(tmp_path, architecture)
+    export(model, layer, tmp_path / "out")
+    assert read(tmp_path / "out" / "config.json")["num_hidden_layers"] == layer
+    torch.testing.assert_close(theirs(tmp_path / "out"), ours(model, layer), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", list(tiny.ENCODERS))
+@pytest.mark.parametrize("pooling", ["mean", "first"])
+@pytest.mark.parametrize("layer", [3, 4])
+def test_an_encoders_exit_scores_the_same(architecture, pooling, layer, tmp_path):
+    model = saved(tmp_path, architecture, pooling=pooling, query_max_len=8)
+    export(model, layer, tmp_path / "out")
+    expected = ours(model, layer)
+    assert expected.std() > 0.1, "the pairs must differ for this test to mean anything"
+    torch.testing.assert_close(theirs(tmp_path / "out"), expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "xlm-roberta"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_an_encoder_in_half_precision_is_as_near_as_its_rounding(architecture, dtype, tmp_path):
+    model = saved(tmp_path, architecture, query_max_len=8)
+    export(model, 4, tmp_path / "out")
+    exact = ours(model, 4)
+    rounding = (ours(model, 4, dtype=dtype) - exact).abs().max()
+    assert (
+        theirs(tmp_path / "out", dtype=dtype) - exact
+    ).abs().max() < 3 * rounding + 0.01 * exact.abs().max()
+
+
+def test_minicpm_comes_out_as_llama(tmp_path):
+    tensors = minicpm.weights() | minicpm.heads()
+    folder = minicpm.write(tmp_path / "in", tensors, start_layer=2, head_multi=True, head_type="simple")
+    export(folder, 3, tmp_path / "out")
+    assert read(tmp_path / "out" / "config.json")["architectures"] == ["LlamaForSequenceClassification"]
+    torch.testing.assert_close(theirs(tmp_path / "out"), ours(folder, 3), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "bert"])
+def test_an_adapter_is_merged(architecture, tmp_path):
+    model = saved(tmp_path, architecture, lora=True, query_max_len=8)
+    export(model, 3, tmp_path / "out")
+    torch.testing.assert_close(theirs(tmp_path / "out"), ours(model, 3), atol=1e-4, rtol=1e-5)
+
+
+def test_a_shared_head_is_that_of_every_exit(tmp_path):
+    model = saved(tmp_path, "llama", shared_head=True)
+    export(model, 2, tmp_path / "out")
+    torch.testing.assert_close(theirs(tmp_path / "out"), ours(model, 2), atol=1e-5, rtol=1e-5)
+
+
+def test_a_pipeline_hands_out_the_score(tmp_path):
+    model = saved(tmp_path, "llama")
+    export(model, 4, tmp_path / "out")
+    classify = pipeline("text-classification", str(tmp_path / "out"), device="cpu")
+    scores = [classify({"text": query, "text_pair": passage})["score"] for query, passage in PAIRS[:2]]
+    assert scores == pytest.approx(ours(model, 4, PAIRS[:2]).tolist(), abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["llama", "bert"])
+def test_onnx_scores_the_same(architecture, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'lwr[onnx]'")
+    model = saved(tmp_path, architecture, query_max_len=8)
+    export(model, 3, tmp_path / "out", "onnx")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "onnx" / "model.onnx")
+    for pairs in (PAIRS, PAIRS[:1]):  # of more rows and tokens than the graph was drawn with, and of less
+        queries, passages = zip(*pairs, strict=True)
+        features = tokenizer([*queries], [*passages], padding=True, truncation=True, return_tensors="np")
+        (logits,) = session.run(["logits"], dict(features))
+        torch.testing.assert_close(torch.tensor(logits[:, 0]), ours(model, 3, pairs), atol=1e-4, rtol=1e-5)
+
+
+# --- prompts -------------------------------------------------------------------------------------------
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """As SentencePiece's: a word carries the space before it, and each text is given one."""
+    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    special = ["<unk>", "<s>", "</s>", "<pad>"]
+    trainer = trainers.BpeTrainer(vocab_size=tiny.VOCABULARY, special_tokens=special)
+    bpe.train_from_iterator([LONG, "\n", Template().instruction, "A: what B: it? is", *SAMPLE] * 3, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "template"),
+    [
+        (tiny.tokenizer(encoder=False), Template()),
+        (tiny.tokenizer(encoder=False), Template(query="{query}", passage="{passage}", between="\n")),
+        (tiny.tokenizer(encoder=False), Template(prefix="Judge.\n", query="Q: {query}?", after=[" So?"])),
+        (word_tokenizer(), Template()),
+    ],
+    ids=["default", "bare", "with_tails", "sentencepiece"],
+)
+def test_loaders_write_the_prompt(tokenizer, template, tmp_path):
+    model = save(tmp_path / "model", tiny.backbone("llama"), tokenizer, template=template)
+    export(model, 3, tmp_path / "out")
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "out")
+    rows = LayerwiseReranker.from_pretrained(model, device="cpu").prompt.rows(PAIRS)
+    queries, passages = zip(*PAIRS, strict=True)
+    assert loaded([*queries], [*passages], truncation=True)["input_ids"] == [row.input_ids for row in rows]
+    assert "as they are" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "template"),
+    [
+        ("qwen2", Template()),
+        ("llama", Template(passage="B:{passage}")),
+    ],  # one tokenizer is rebuilt by its loader
+)
+def test_where_they_cannot_the_card_says_what_to_write(architecture, template, tmp_path):
+    model = saved(tmp_path, architecture, template=template)
+    export(model, 3, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"A query written as 'A: {{query}}' and a passage written as {template.passage!r}" in card
+    written = [(f"A: {query}", template.passage.replace("{passage}", passage)) for query, passage in PAIRS]
+    torch.testing.assert_close(theirs(tmp_path / "out", written), ours(model, 3), atol=1e-5, rtol=1e-5)
+
+
+def without_pad() -> PreTrainedTokenizerBase:
+    pads = tiny.tokenizer(encoder=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(pads.backend_tokenizer.to_str()),
+        bos_token="<s>",
+        eos_token="</s>",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def test_a_tokenizer_without_a_pad_token_pads_with_eos(tmp_path):
+    model = save(tmp_path / "model", tiny.backbone("llama"), without_pad())
+    export(model, 3, tmp_path / "out")
+    assert read(tmp_path / "out" / "config.json")["pad_token_id"] == 2
+    torch.testing.assert_close(theirs(tmp_path / "out"), ours(model, 3), atol=1e-5, rtol=1e-5)
+
+
+def test_rows_that_end_in_what_pads_are_refused(tmp_path):
+    template = Template(after=["</s>"])
+    model = save(tmp_path / "model", tiny.backbone("llama"), without_pad(), template=template)
+    with pytest.raises(ValueError, match="rows end in '</s>', which pads too"):
+        export(model, 3, tmp_path / "out")
+
+
+# --- upstream's layout ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared_head", [False, True], ids=["per_exit", "shared"])
+def test_upstreams_layout_is_read_again(shared_head, tmp_path):
+    model = saved(tmp_path, "llama", shared_head=shared_head)
+    export(model, 3, tmp_path / "out", "upstream")
+    again = LayerwiseReranker.from_pretrained(tmp_path / "out", device="cpu")
+    assert again.exits == [2, 3]
+    assert again.shared_head == shared_head
+    for layer in (2, 3):
+        torch.testing.assert_close(ours(tmp_path / "out", layer), ours(model, layer), atol=1e-5, rtol=1e-5)
+
+
+def test_minicpm_goes_back_to_upstream(tmp_path):
+    tensors = minicpm.weights() | minicpm.heads()
+    scaling = {"type": "linear", "factor": 2.5}
+    folder = minicpm.write(
+        tmp_path / "in", tensors, start_layer=2, head_multi=True, head_type="simple", rope_scaling=scaling
+    )
+    export(folder, 4, tmp_path / "out", "upstream")
+    config = read(tmp_path / "out" / "config.json")
+    assert (config["rope_theta"], config["rope_scaling"]) == (1000.0, scaling)
+    torch.testing.assert_close(ours(tmp_path / "out", 4), ours(folder, 4), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "reason"),
+    [
+        ("qwen3", {}, "holds a llama but no qwen3"),
+        ("llama", {"pooling": "mean"}, "reads the last token, this reranker the mean"),
+        ("llama", {"template": Template(query="Q: {query}")}, "trained with another template"),
+    ],
+)
+def test_what_upstream_cannot_read_is_refused(architecture, options, reason, tmp_path):
+    model = saved(tmp_path, architecture, **options)
+    with pytest.raises(ValueError, match=f"FlagEmbedding can't read this reranker: .*{reason}"):
+        export(model, 3, tmp_path / "out", "upstream")
+    assert not (tmp_path / "out").exists()
+
+
+def test_upstream_may_be_told_another_instruction(tmp_path):
+    model = saved(tmp_path, "llama", template=Template(instruction="Is B an answer?"))
+    export(model, 3, tmp_path / "out", "upstream")
+    assert "prompt='Is B an answer?'" in (tmp_path / "out" / "README.md").read_text()
+
+
+# --- what is written, and what is refused --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["huggingface", "upstream"])
+def test_a_folder_holds_safetensors_and_text_and_no_code(layout, tmp_path):
+    export(saved(tmp_path, "llama"), 3, tmp_path / "out", layout)
+    suffixes = {file.suffix for file in (tmp_path / "out").rglob("*")}
+    assert suffixes == {".safetensors", ".json", ".md"}
+    assert "auto_map" not in read(tmp_path / "out" / "config.json")
+
+
+def test_older_programs_find_what_they_look_for(tmp_path):
+    model = saved(tmp_path, "llama")
+    export(model, 3, tmp_path / "out")
+    config, settings = (read(tmp_path / "out" / f"{name}config.json") for name in ("", "tokenizer_"))
+    assert config["rope_theta"] == 10000.0
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert isinstance(read(tmp_path / "out" / "tokenizer.json")["model"]["merges"][0], str)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bert"])
+def test_the_card_states_a_score_to_check_by(architecture, tmp_path):
+    model = saved(tmp_path, architecture)
+    export(model, 3, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"# {ours(model, 3, [SAMPLE]).item():.4f}" in card
+    assert f"Layer 3 of 4 of a layerwise reranker that lwr trained on top of `{tmp_path}/base`" in card
+    assert ("text-embeddings-inference has no reranker" in card) == (architecture == "llama")
+
+
+def test_what_stood_there_is_replaced(tmp_path):
+    model = saved(tmp_path, "llama")
+    export(model, 3, tmp_path / "out", "upstream")
+    export(model, 2, tmp_path / "out")
+    assert read(tmp_path / "out" / "config.json")["num_hidden_layers"] == 2
+
+
+def test_a_layer_without_a_head_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"layer 1 has no head; exits are 2\.\.4"):
+        export(saved(tmp_path, "llama"), 1, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("architecture", ["granite", "lfm2"])
+def test_an_architecture_without_a_classifier_is_refused(architecture, tmp_path):
+    with pytest.raises(ValueError, match=f"{architecture}: transformers has no sequence classifier"):
+        export(saved(tmp_path, architecture), 3, tmp_path / "out")
+
+
+def test_a_decoder_that_takes_the_mean_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="pooling is `mean`, but the sequence classifiers of decoders"):
+        export(saved(tmp_path, "llama", pooling="mean"), 3, tmp_path / "out")
+
+
+def test_an_encoder_with_another_head_is_refused(tmp_path):
+    config = AutoConfig.for_model("electra", **tiny.SHAPE, embedding_size=tiny.HIDDEN)
+    model = save(tmp_path / "model", AutoModel.from_config(config).eval(), tiny.tokenizer(encoder=True))
+    with pytest.raises(ValueError, match="electra: no way is known"):
+        export(model, 3, tmp_path / "out")
+
+
+def test_an_export_that_scores_otherwise_is_not_handed_over(tmp_path, monkeypatch):
+    from lwr.export.export import export as module
+
+    classifier = module.classifier
+
+    def wrong(reranker, layer):
+        model = classifier(reranker, layer)
+        model.score.weight.data = model.score.weight + 0.1
+        return model
+
+    monkeypatch.setattr(module, "classifier", wrong)
+    with pytest.raises(
+        ValueError, match="LlamaForSequenceClassification: loaded again, its scores are up to"
+    ):
+        export(saved(tmp_path, "llama"), 3, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,64 @@
+"""Tables on disk: what was written is read back, with what it was made of; damage shows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lwr.common.files import BadInput
+from lwr.formats import parquet
+
+TABLE = pd.DataFrame({"query_id": ["q", "é"] * 200, "value": np.linspace(0, 1, 400), "n": range(400)})
+
+
+@pytest.fixture
+def path(tmp_path):
+    parquet.write(tmp_path / "table.parquet", TABLE, {"run": "abc"})
+    return tmp_path / "table.parquet"
+
+
+def test_a_table_is_read_as_it_was_written(path):
+    pd.testing.assert_frame_equal(parquet.read(path, ["query_id"]), TABLE)
+    assert parquet.inputs_of(path) == {"run": "abc"}
+
+
+def test_the_same_table_makes_the_same_bytes(path):
+    before = path.read_bytes()
+    parquet.write(path, TABLE, {"run": "abc"})
+    assert path.read_bytes() == before
+
+
+def test_what_something_else_wrote_says_not_what_it_was_made_of(path):
+    TABLE.to_parquet(path)
+    assert parquet.inputs_of(path) == {}
+
+
+def test_a_flipped_byte_is_found_or_changes_no_value(path):
+    data = path.read_bytes()
+    found = 0
+    for place in range(0, len(data), 3):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
+        try:
+            read = parquet.read(path, list(TABLE))
+            parquet.inputs_of(path)
+        except BadInput as error:
+            assert str(path) in str(error)  # noqa: PT017
+            found += 1
+        else:
+            assert np.array_equal(read["value"], TABLE["value"])
+    assert found > len(data) / 6
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, None])
+def test_a_number_that_is_missing_or_not_finite_is_named(path, value):
+    parquet.write(path, TABLE.assign(value=TABLE["value"].where(TABLE.index != 6, value)), {})
+    with pytest.raises(BadInput, match=r"table\.parquet: value of row 7 is (nan|inf), not a finite number"):
+        parquet.read(path, [])
+
+
+def test_a_missing_column_and_a_missing_file_are_named(path):
+    with pytest.raises(BadInput, match="no column 'exit', only query_id, value, n"):
+        parquet.read(path, ["exit"])
+    with pytest.raises(BadInput, match=r"none\.parquet: no such file"):
+        parquet.read(path.with_name("none.parquet"), [])

@@ -1,0 +1,272 @@
+"""A small world in a folder, every file of it good; what breaks one of them; and a command run in it."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest.mock import patch
+
+import pandas as pd
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+from lwr.cli import app
+from lwr.common.files import sha256, write_json, write_jsonl
+from lwr.config.config import Base, Score, Template
+from lwr.formats import parquet
+from lwr.formats.beir import Passage, write_collection
+from lwr.formats.trec import write_run
+from lwr.model.reranker import LayerwiseReranker
+from lwr.scoring.score import score
+
+Damage = Callable[[], None]  # of the world in the working directory
+SPLITS = {"train": range(4), "dev": range(4, 6), "test": range(6, 8)}
+ARM = {"dataset": "d", "trained_on": "d", "base_model": "m", "start_layer": 3, "variant": "v"}
+TRAINING = (
+    "{steps: 2, groups_per_batch: 2, group_size: 3, query_max_len: 8, passage_max_len: 40, log_steps: 1}"
+)
+SHORT = {"query": "{query}", "passage": "{passage}", "after": ["?"]}
+GRID = """\
+datasets:
+  docs: {source: {kind: beir, path: data}}
+base_models:
+  tiny: {model: ./base}
+start_layers: [2]
+train: {steps: 4}
+measures: [nDCG@10]
+"""
+
+COLLECT = ["collect", "--dataset", "{source: {kind: beir, path: data}}", "--out", "out"]
+RETRIEVE = [*"retrieve --collection data --split test --out out.trec --settings".split(), "{depth: 5}"]
+ADOPT_RUN = [*RETRIEVE[:-1], "{runs: {test: test.trec}}"]
+MINE = [*"mine --collection data --run train.trec --out out.jsonl --settings".split(), "{negatives: 2}"]
+GROUPS = ["groups", "--source", "{kind: flag_embedding, path: groups.jsonl}", "--out", "out.jsonl"]
+BASE = ["base", "--base", "{model: ./base}", "--out", "out.json"]
+TRAIN = [*"train --start-layer 3 --groups groups.jsonl --collection data --dev-run dev.trec".split()]
+TRAIN += ["--seed", "1", "--out", "out", "--settings", TRAINING]
+TRAIN += ["--base", json.dumps({"model": "./base", "template": SHORT})]
+SCORE = [*"score --model model --collection data --split test --run test.trec --out out.parquet".split()]
+SCORE += ["--settings", "{}"]
+GATHER = ["gather", "shard1.parquet", "shard2.parquet", "--out", "out.parquet"]
+CASCADE = [*"cascade --dev dev.parquet --test test.parquet --model model --collection data".split()]
+CASCADE += ["--settings", "{}", "--arm", json.dumps(ARM), "--out", "out.json"]
+EVALUATE = [*"evaluate --scores test.parquet --collection data --split test --cascade cascade.json".split()]
+EVALUATE += ["--cell", json.dumps(ARM | {"seed": 1}), "--runs", "out", "--out", "out.parquet"]
+EVALUATE += ["--measures", "nDCG@10"]
+CHECK = ["check", "grid.yaml"]
+EXPORT = [*"export --model model --layer 3 --out out".split()]
+
+
+def build(folder: Path) -> Path:
+    """Every file that the commands above read; and `precious` things where they write."""
+    queries = {f"q{i}": f"decode the number {i * i}" for i in range(8)}
+    corpus = [Passage(f"d{i}", "", f"def f{i}(self, x): return decode(x, {i * i})") for i in range(12)]
+    write_collection(
+        folder / "data",
+        corpus,
+        queries,
+        {split: {f"q{i}": {f"d{i}": 1} for i in places} for split, places in SPLITS.items()},
+    )
+    for split, places in SPLITS.items():
+        run = {f"q{i}": [(f"d{(i + j) % 12}", 9.0 - j) for j in range(5)] for i in places}
+        write_run(folder / f"{split}.trec", run, "made-up")
+    texts = {passage.doc_id: passage.text for passage in corpus}
+    groups = [
+        {"query": queries[f"q{i}"], "pos": [texts[f"d{i}"]], "neg": [texts[f"d{i + j}"] for j in (1, 2, 3)]}
+        for i in range(4)
+    ]
+    write_jsonl(folder / "groups.jsonl", groups)
+    tiny.save("llama", folder / "base")
+    torch.manual_seed(0)
+    reranker = LayerwiseReranker(
+        tiny.backbone("llama"),
+        tiny.tokenizer(encoder=False),
+        start_layer=3,
+        template=Template(**SHORT),
+        query_max_len=8,
+        passage_max_len=40,
+        base=Base(model="./base"),
+    )
+    reranker.save_pretrained(folder / "model")
+    with contextlib.chdir(folder):
+        for split in ("dev", "test"):
+            of_split = (Path("model"), Path("data"), split, Path(f"{split}.trec"), Score())
+            score(*of_split, Path(f"{split}.parquet"))
+        for k in (1, 2):
+            score(*of_split, Path(f"shard{k}.parquet"), f"{k}/2")
+    write_json(folder / "cascade.json", ARM | {"chosen": "3:2 4", "deepest": "4", "schedules": []})
+    (folder / "grid.yaml").write_text(GRID)
+    for name in ("out.trec", "out.jsonl", "out.json", "out.parquet"):
+        (folder / name).write_text("precious\n")
+    (folder / "out").mkdir()
+    (folder / "out/precious").touch()
+    return folder
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is wrong, the command that meets it, and what its message must hold; nothing: it is accepted."""
+
+    what: str
+    command: list[str]
+    damage: Damage
+    says: tuple[str, ...] = ()
+    code: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a user sees. changed: files that are other than before."""
+
+    code: int
+    said: str
+    changed: list[str]
+
+
+def run(case: Case) -> Outcome:
+    """Damage the world in the working directory, and run the command in it."""
+    case.damage()
+    before, said = _files(), io.StringIO()
+    with (
+        patch.dict(os.environ, case.environment),
+        patch.object(sys, "argv", ["lwr", *case.command]),
+        contextlib.redirect_stderr(said),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        os.environ.pop("LWR_DEBUG", None)
+        try:
+            app.main()
+        except SystemExit as ended:
+            code = ended.code or 0
+    after = _files()
+    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    return Outcome(code, said.getvalue(), changed)
+
+
+def _files() -> dict[str, str]:
+    return {str(p): sha256(p) if p.is_file() else "" for p in Path().rglob("*")}
+
+
+def row(case: Case, outcome: Outcome) -> str:
+    """A line of the table in docs/reliability.md."""
+    lines = [line for line in outcome.said.splitlines() if line.startswith("lwr: ")]
+    message = outcome.said[outcome.said.index(lines[0]) :] if lines else outcome.said
+    message = message.replace(f"{Path.cwd()}/", "").replace(str(Path.cwd()), ".")
+    message = message.partition(" Error ")[2] or message if outcome.code == 2 else message
+    message = " ".join(re.sub(r"[│╭╮╰╯─]+", " ", message).split())
+    seen = "accepted" if outcome.code == 0 else "`" + message.replace("`", "'").replace("|", "¦") + "`"
+    return f"| {case.what} | `lwr {case.command[0]}` | {seen} |"
+
+
+# --- what breaks a file --------------------------------------------------------------------------------
+
+
+def nothing() -> None:
+    """The command itself is what is wrong."""
+
+
+def wrote(name: str, content: str | bytes) -> Damage:
+    data = content if isinstance(content, bytes) else content.encode()
+    return lambda: Path(name).write_bytes(data) and None
+
+
+def line(name: str, number: int, text: str | bytes) -> Damage:
+    """Another line in its place, from 1."""
+
+    def damage() -> None:
+        lines = Path(name).read_bytes().split(b"\n")
+        lines[number - 1] = text if isinstance(text, bytes) else text.encode()
+        Path(name).write_bytes(b"\n".join(lines))
+
+    return damage
+
+
+def encoded(name: str, encoding: str) -> Damage:
+    """The whole file in another encoding, with a letter that shows it."""
+
+    def damage() -> None:
+        text = Path(name).read_text(encoding="utf-8").replace("decode", "décode")
+        Path(name).write_bytes(text.encode(encoding))
+
+    return damage
+
+
+def replaced(name: str, old: str, new: str) -> Damage:
+    def damage() -> None:
+        text = Path(name).read_bytes().decode()
+        assert old in text, (name, old)
+        Path(name).write_bytes(text.replace(old, new).encode())
+
+    return damage
+
+
+def appended(name: str, text: str) -> Damage:
+    return lambda: Path(name).write_bytes(Path(name).read_bytes() + text.encode()) and None
+
+
+def cut(name: str, share: float = 0.5) -> Damage:
+    def damage() -> None:
+        data = Path(name).read_bytes()
+        Path(name).write_bytes(data[: int(len(data) * share)])
+
+    return damage
+
+
+def removed(name: str) -> Damage:
+    return lambda: Path(name).unlink()
+
+
+def changed(name: str, **values: object) -> Damage:
+    """Keys of a JSON file; None takes one out."""
+
+    def damage() -> None:
+        about = json.loads(Path(name).read_text()) | values
+        Path(name).write_text(json.dumps({key: value for key, value in about.items() if value is not None}))
+
+    return damage
+
+
+def tabled(name: str, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> Damage:
+    return lambda: parquet.write(Path(name), edit(pd.read_parquet(name)), parquet.inputs_of(Path(name)))
+
+
+def weights(name: str, edit: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Damage:
+    def damage() -> None:
+        tensors = {key: tensor.clone() for key, tensor in load_file(name).items()}
+        save_file(edit(tensors), name, {"format": "pt"})
+
+    return damage
+
+
+def pickled(folder: str) -> Damage:
+    """Weights as a pickle alone."""
+
+    def damage() -> None:
+        torch.save(load_file(f"{folder}/model.safetensors"), f"{folder}/pytorch_model.bin")
+        Path(folder, "model.safetensors").unlink()
+
+    return damage
+
+
+def zipped(name: str, share: float = 1.0) -> Damage:
+    """Beside the file, its archive, or the first part of one."""
+
+    def damage() -> None:
+        data = gzip.compress(Path(name).read_bytes(), mtime=0)
+        Path(f"{name}.gz").write_bytes(data[: int(len(data) * share)])
+
+    return damage
+
+
+def all_of(*damages: Damage) -> Damage:
+    return lambda: [damage() for damage in damages] and None

@@ -1,0 +1,141 @@
+"""Tiny randomly initialised models of every supported architecture, as Hugging Face checkpoints on disk.
+
+`python tests/tiny.py checkpoints` makes the two that config/test.yaml names.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from lwr.model.layer_hooks import find_trunk, run_to
+
+LAYERS, HIDDEN, VOCABULARY = 4, 32, 600
+SHAPE = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": 64,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,  # the usual 0.02 makes every score nearly 0
+    "vocab_size": VOCABULARY,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LINEAR_ATTENTION = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+DECODERS = {
+    "llama": {},
+    "mistral": {},
+    "qwen2": {},
+    "qwen3": {"head_dim": 8},
+    "qwen3_5_text": {"head_dim": 8, **LINEAR_ATTENTION},
+    "gemma": {"head_dim": 8},
+    "gemma2": {"head_dim": 8},
+    "gemma3_text": {"head_dim": 8},
+    "granite": {},
+    "olmo2": {},
+    "lfm2": {"block_ff_dim": 64, "layer_types": ["conv", "full_attention"] * (LAYERS // 2)},
+    "phi3": {},
+    "smollm3": {},
+}
+ENCODERS = {
+    "bert": {},
+    "xlm-roberta": {},
+    "modernbert": {"cls_token_id": 1, "sep_token_id": 2},
+}
+ARCHITECTURES = DECODERS | ENCODERS
+
+
+def backbone(architecture: str, seed: int = 0) -> PreTrainedModel:
+    """Random weights, evaluation mode, no vocabulary head."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(architecture, **SHAPE, **ARCHITECTURES[architecture])
+    return AutoModel.from_config(config).eval()
+
+
+def causal_lm(architecture: str, seed: int = 0) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(architecture, **SHAPE, **DECODERS[architecture])
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@cache
+def tokenizer(encoder: bool) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of 600 tokens learnt from the source of the json package; a pair format for encoders."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=["<pad>", "<s>", "</s>"], initial_alphabet=alphabet
+    )
+    texts = [file.read_text(encoding="utf-8") for file in sorted(Path(json.__file__).parent.glob("*.py"))]
+    bpe.train_from_iterator([*texts, "Yes No " * 200], trainer)
+    if encoder:
+        bpe.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 1), ("</s>", 2)]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"]
+        if encoder
+        else ["input_ids", "attention_mask"],
+    )
+
+
+def normed_states(backbone: PreTrainedModel, layers: list[int], **features) -> list[torch.Tensor]:
+    """What stands at some layers after the final norm, as the depth mechanism sees it."""
+    trunk, states = find_trunk(backbone), {}
+
+    def look(layer: int, hidden: torch.Tensor) -> None:
+        states[layer] = trunk.norm(hidden)
+
+    run_to(backbone, trunk, layers, look, **features)
+    return [states[k] for k in layers]
+
+
+def watch_blocks(blocks: nn.ModuleList, patch: pytest.MonkeyPatch, note: Callable[[int, dict], None]) -> None:
+    """From now on `note` gets the number of each block, from 1, and its named arguments whenever it computes."""
+
+    def noted(k, forward):
+        def note_and_run(*args, **kwargs):
+            note(k, kwargs)
+            return forward(*args, **kwargs)
+
+        return note_and_run
+
+    for k, block in enumerate(blocks, start=1):
+        patch.setattr(block, "forward", noted(k, block.forward))
+
+
+def save(architecture: str, folder: Path) -> Path:
+    """A checkpoint as its users would have it: decoders with their vocabulary head."""
+    decoder = architecture in DECODERS
+    model = causal_lm(architecture) if decoder else backbone(architecture)
+    model.save_pretrained(folder)
+    tokenizer(encoder=not decoder).save_pretrained(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    for name in ("llama", "bert"):
+        print(save(name, Path(sys.argv[1]) / f"tiny-{name}"))

@@ -1,0 +1,306 @@
+"""Rows packed into one sequence: the same numbers as padded ones, without the padding."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lwr.model import batch_layout
+from lwr.model.layer_hooks import find_trunk
+from lwr.model.packing import NAME, SLACK, Packing, find_positions
+from lwr.model.reranker import LayerwiseReranker
+
+FIRST_POSITION = {"qwen3_5_text": None, "gemma2": None, "lfm2": None, "xlm-roberta": 1}
+"""Where it is not 0. None: mixes along the sequence by other means than attention (or by eager attention alone)."""
+PACKABLE = [name for name in tiny.ARCHITECTURES if FIRST_POSITION.get(name, 0) is not None]
+DECODERS, ENCODERS = ([name for name in PACKABLE if name in kind] for kind in (tiny.DECODERS, tiny.ENCODERS))
+WINDOWS = {
+    "mistral": {"sliding_window": 4},
+    "gemma3_text": {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "modernbert": {"local_attention": 6, "layer_types": ["sliding_attention", "full_attention"] * 2},
+}
+
+packable = pytest.mark.parametrize("architecture", PACKABLE)
+
+
+def rerankers(architecture: str, **options) -> tuple[LayerwiseReranker, LayerwiseReranker]:
+    """The same weights, packing and padding."""
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = LayerwiseReranker(tiny.backbone(architecture), None, 2, start_layer=1, **options)
+        for head in model.heads:
+            torch.nn.init.normal_(head, std=0.2)
+        models.append(model.eval())
+    packing, padding = models
+    assert packing.first_position is not None
+    padding.first_position = None
+    padding.backbone.set_attn_implementation("sdpa")
+    return packing, padding
+
+
+def batch(lengths: tuple[int, ...], shared: int = 0, side: str = "right") -> dict[str, Tensor]:
+    longest = max(lengths)
+    ids = torch.randint(3, tiny.VOCABULARY, (len(lengths), longest))
+    ids[:, :shared] = ids[:1, :shared]
+    mask = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
+    if side == "left":
+        shift = longest - torch.tensor(lengths)
+        columns = (torch.arange(longest) - shift[:, None]) % longest
+        ids, mask = ids.gather(1, columns), mask.flip(1)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+LENGTHS = (9, 30, 8, 9, 17, 2, 29, 16)
+
+
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=1e-4)
+
+
+# --- which backbones -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_which_backbones_pack(architecture):
+    backbone = tiny.backbone(architecture)
+    usual = backbone.config._attn_implementation
+    first = find_positions(backbone, find_trunk(backbone))
+    assert first == FIRST_POSITION.get(architecture, 0)
+    assert backbone.config._attn_implementation == (usual if first is None else NAME)
+
+
+@packable
+@torch.no_grad()
+def test_a_backbone_that_packs_still_reads_padded_batches(architecture):
+    features = batch(LENGTHS)
+    plain, ready = tiny.backbone(architecture), tiny.backbone(architecture)
+    find_positions(ready, find_trunk(ready))
+    real = features["attention_mask"].bool()
+    states = [backbone(**features).last_hidden_state[real] for backbone in (ready, plain)]
+    close(*states)
+
+
+def test_another_attention_is_left_alone():
+    backbone = tiny.backbone("llama")
+    backbone.set_attn_implementation("eager")
+    assert find_positions(backbone, find_trunk(backbone)) is None
+    assert backbone.config._attn_implementation == "eager"
+
+
+# --- the same numbers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pooling", "side"),
+    [
+        *((name, pooling, "right") for name in ENCODERS for pooling in ("mean", "first", "last")),
+        *(
+            (name, pooling, side)
+            for name in DECODERS
+            for pooling in ("mean", "last")
+            for side in ("left", "right")
+        ),
+    ],
+)
+@torch.no_grad()
+def test_packed_rows_score_as_padded_ones(architecture, pooling, side):
+    packing, padding = rerankers(architecture, pooling=pooling)
+    features = batch(LENGTHS, side=side)
+    scores = torch.stack(packing.encode(features))
+    close(scores, torch.stack(padding.encode(features)))
+    assert scores.std() > 0.01, "scores must differ for this test to mean anything"
+
+
+@packable
+def test_and_have_the_same_gradients(architecture):
+    packing, padding = rerankers(architecture)
+    features = batch(LENGTHS)
+    for model in (packing, padding):
+        sum(scores.square().sum() for scores in model.encode(features)).backward()  # without dropout
+    expected = dict(padding.named_parameters())
+    for name, p in packing.named_parameters():
+        if p.grad is not None or expected[name].grad is not None:
+            torch.testing.assert_close(p.grad, expected[name].grad, atol=1e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("architecture", WINDOWS)
+@torch.no_grad()
+def test_windows_end_where_they_do_in_padded_rows(architecture, monkeypatch):
+    monkeypatch.setitem(
+        tiny.ARCHITECTURES, architecture, tiny.ARCHITECTURES[architecture] | WINDOWS[architecture]
+    )
+    packing, padding = rerankers(architecture)
+    for shared in (0, 7):
+        features = batch((20, 19, 20, 12), shared)
+        close(torch.stack(packing.encode(features)), torch.stack(padding.encode(features)))
+    monkeypatch.undo()
+    without, _ = rerankers(architecture)
+    assert not torch.allclose(without.encode(features)[-1], packing.encode(features)[-1], atol=1e-3), (
+        "the window must be felt for this test to mean anything"
+    )
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bert"])
+@torch.no_grad()
+def test_positions_that_are_given_count(architecture):
+    packing, padding = rerankers(architecture)
+    features = batch((9, 7))
+    features["position_ids"] = torch.arange(9).flip(0).expand(2, -1)
+    if architecture == "bert":  # padded encoders count for themselves
+        assert not torch.allclose(packing.encode(features)[-1], padding.encode(features)[-1], atol=1e-3)
+    else:
+        close(torch.stack(packing.encode(features)), torch.stack(padding.encode(features)))
+
+
+@torch.no_grad()
+def test_the_types_of_tokens_travel_with_them():
+    packing, padding = rerankers("bert")
+    features = batch(LENGTHS)
+    plain = packing.encode(features)[-1]
+    features["token_type_ids"] = (torch.arange(30) > 4).long().expand(len(LENGTHS), -1)
+    close(torch.stack(packing.encode(features)), torch.stack(padding.encode(features)))
+    assert not torch.allclose(packing.encode(features)[-1], plain, atol=1e-3)
+
+
+# --- what rows share -----------------------------------------------------------------------------------
+
+
+def tokens_computed(model: LayerwiseReranker, features: dict[str, Tensor]) -> int:
+    seen = []
+    hook = model.trunk.blocks[0].register_forward_hook(lambda _, __, output: seen.append(output.shape[1]))
+    model.encode(features)
+    hook.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("architecture", DECODERS)
+@pytest.mark.parametrize("side", ["left", "right"])
+@torch.no_grad()
+def test_what_all_rows_start_with_is_computed_once(architecture, side):
+    packing, padding = rerankers(architecture)
+    features = batch((30, 29, 16, 15, 9), shared=8, side=side)
+    close(torch.stack(packing.encode(features)), torch.stack(padding.encode(features)))
+    assert (
+        tokens_computed(packing, features) == 8 + (22 + 22) + 8 + 7 + 1
+    )  # the second is nearly as long as the first
+
+
+@torch.no_grad()
+def test_rows_that_are_all_the_same_still_have_a_token_each():
+    packing, padding = rerankers("llama")
+    features = {name: tensor.expand(5, -1) for name, tensor in batch((7,)).items()}
+    assert tokens_computed(packing, features) == 6 + 5
+    close(torch.stack(packing.encode(features)), torch.stack(padding.encode(features)))
+
+
+@torch.no_grad()
+def test_nothing_is_shared_where_it_would_not_pay():
+    packing, _ = rerankers("llama")
+    assert tokens_computed(packing, batch((100, 99), shared=15)) == 200
+    assert tokens_computed(packing, batch((100, 99), shared=30)) == 170
+    assert batch_layout.SHARING_PAYS * 199 > 15
+
+
+@pytest.mark.parametrize(("architecture", "pooling"), [("bert", None), ("llama", "mean")])
+@torch.no_grad()
+def test_nothing_is_shared_where_heads_read_it_or_it_reads_what_follows(architecture, pooling):
+    packing, padding = rerankers(architecture, pooling=pooling)
+    features = batch((30, 30, 30), shared=20)
+    assert tokens_computed(packing, features) == 90
+    close(torch.stack(packing.encode(features)), torch.stack(padding.encode(features)))
+
+
+def test_nothing_is_shared_while_training():
+    packing, _ = rerankers("llama")
+    assert tokens_computed(packing, batch((30, 30, 30), shared=20)) == 90
+
+
+@torch.no_grad()
+def test_a_cascade_keeps_what_its_rows_share():
+    packing, padding = rerankers("llama")
+    features = batch((30, 29, 16, 15, 9, 8), shared=7)
+    scores = packing.cascade(features, {1: 4, 3: 2}, 4)
+    expected = padding.cascade(features, {1: 4, 3: 2}, 4)
+    assert torch.equal(scores.isnan(), expected.isnan())
+    close(scores.nan_to_num(), expected.nan_to_num())
+    assert (~scores.isnan()).sum(dim=1).tolist() == [6, 4, 2]
+
+
+@packable
+@pytest.mark.parametrize("shared", [0, 7])
+@pytest.mark.parametrize("at_once", [1, 20, 64])
+@torch.no_grad()
+def test_a_cascade_in_parts_scores_as_in_one(architecture, shared, at_once):
+    packing, padding = rerankers(architecture)
+    features = batch((30, 29, 16, 15, 9, 8), shared)
+    for model in (packing, padding):
+        whole = model.cascade(features, {1: 4, 3: 2}, 4)
+        scores = model.cascade(features, {1: 4, 3: 2}, 4, at_once)
+        assert torch.equal(scores.isnan(), whole.isnan())
+        close(scores.nan_to_num(), whole.nan_to_num())
+
+
+# --- packing itself ------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.integers(2, 40), min_size=1, max_size=12),
+    st.integers(0, 1),
+    st.sampled_from(["left", "right"]),
+)
+@settings(deadline=None)
+def test_every_token_lies_once_in_its_row(lengths, shared, side):
+    features = batch(tuple(lengths), shared, side)
+    packing = Packing(features["attention_mask"], shared)
+    values = torch.arange(features["input_ids"].numel()).view_as(features["input_ids"])
+    packed = packing.pack(values)
+    real = values[features["attention_mask"].bool()].tolist()
+    found = packed[0, :shared].tolist()
+    rows = packing.rows.split([count for count, _ in packing.shapes])
+    for part, own, some in zip(packing.rectangles(packed), packing.real(), rows, strict=True):
+        assert own.sum(dim=1).min() >= SLACK * part.shape[1] - 1
+        for line, here, row in zip(part, own, some.tolist(), strict=True):
+            assert (
+                line[here].tolist() == values[row][features["attention_mask"][row].bool()][shared:].tolist()
+            )
+            assert set(line[~here].tolist()) <= {line[here][-1].item()}
+            found += line[here].tolist()
+    assert len(found) == len(set(found)) == len(real) - shared * (len(lengths) - 1)
+
+
+@given(st.lists(st.integers(2, 20), min_size=1, max_size=9), st.data())
+@settings(deadline=None)
+def test_who_stays_lies_as_if_nobody_else_had_been_there(lengths, data):
+    kept = data.draw(st.sets(st.integers(0, len(lengths) - 1), min_size=1).map(sorted))
+    features = batch(tuple(lengths), shared=1)
+    packing = Packing(features["attention_mask"], shared=1)
+    packed = packing.pack(features["input_ids"])
+    rows = packing.rows[kept]
+    packed = packed[:, packing.keep(torch.tensor(kept))]
+    assert packing.rows.tolist() == rows.tolist()
+    assert packed.shape[1] == 1 + sum(count * width for count, width in packing.shapes)
+    places = packing.starts() + packing.lengths - 1
+    last = features["attention_mask"].sum(dim=1) - 1
+    assert packed[0, places].tolist() == features["input_ids"][rows, last[rows]].tolist()
+
+
+@given(st.lists(st.integers(2, 20), min_size=1, max_size=9), st.integers(0, 1), st.integers(1, 200))
+@settings(deadline=None)
+def test_parts_are_all_rows_each_once(lengths, shared, tokens):
+    features = batch(tuple(lengths), shared)
+    packing = Packing(features["attention_mask"], shared)
+    packed, own = packing.pack(features["input_ids"]), []
+    for where, part in packing.parts(tokens):
+        assert where[:shared].tolist() == list(range(shared))
+        assert len(where) < shared + tokens + part.shapes[-1][1]
+        assert len(where) == shared + sum(count * width for count, width in part.shapes)
+        places = part.starts() + part.lengths - 1
+        last = features["attention_mask"].sum(dim=1) - 1
+        assert packed[0, where][places].tolist() == features["input_ids"][part.rows, last[part.rows]].tolist()
+        own += where[shared:].tolist()
+    assert own == list(range(shared, packed.shape[1]))

@@ -1,0 +1,230 @@
+"""Query + passage -> token ids, for decoders and encoders."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import tiny
+from transformers import PreTrainedTokenizerFast
+
+from lwr.config.config import Template
+from lwr.model.prompt import Prompt, yes_ids, yes_token
+
+QUERY, PASSAGE = "how is a string decoded?", "Decode a JSON document from a string."
+LONG = "Return the Python representation of the string, which is a JSON document, with its index. " * 9
+INSTRUCTION = (
+    "Given a query A and a passage B, determine whether the passage contains an answer to the query "
+    "by providing a prediction of either 'Yes' or 'No'."
+)
+SHORT = Template(query="{query}", between="|", passage="{passage}", after=["?"])
+
+
+@pytest.fixture
+def decoder() -> PreTrainedTokenizerFast:
+    return tiny.tokenizer(encoder=False)
+
+
+@pytest.fixture
+def encoder() -> PreTrainedTokenizerFast:
+    return tiny.tokenizer(encoder=True)
+
+
+def without(tokenizer: PreTrainedTokenizerFast, **special) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **special)
+
+
+def row(prompt: Prompt, query: str, passage: str, instruction: str | None = None):
+    (made,) = prompt.rows([(query, passage)], instruction)
+    return made
+
+
+# --- decoders: upstream's template ---------------------------------------------------------------------
+
+
+def test_upstreams_text(decoder):
+    ids = row(Prompt(decoder, Template()), QUERY, PASSAGE).input_ids
+    assert decoder.decode(ids) == f"<s>A: {QUERY}\nB: {PASSAGE}\n{INSTRUCTION}"
+
+
+def test_the_parts_are_tokenised_apart(decoder):
+    parts = [f"A: {QUERY}", "\n", f"B: {PASSAGE}", "\n", INSTRUCTION]
+    ids = [i for part in parts for i in decoder(part, add_special_tokens=False)["input_ids"]]
+    made = row(Prompt(decoder, Template()), QUERY, PASSAGE)
+    assert made.input_ids == [decoder.bos_token_id, *ids]
+    assert made.token_type_ids is None
+    assert len(made) == len(ids) + 1
+
+
+def test_an_instruction_of_ones_own(decoder):
+    ids = row(Prompt(decoder, Template()), QUERY, PASSAGE, "Is B about A?").input_ids
+    assert decoder.decode(ids) == f"<s>A: {QUERY}\nB: {PASSAGE}\nIs B about A?"
+
+
+def test_braces_in_texts_stay(decoder):
+    ids = row(Prompt(decoder, Template()), "{passage} {query}", "{query} {instruction} {}").input_ids
+    assert decoder.decode(ids).startswith("<s>A: {passage} {query}\nB: {query} {instruction} {}\n")
+
+
+def test_a_chat_template_in_the_style_of_qwen3_reranker(decoder):
+    template = Template(
+        prefix='<|im_start|>system\nAnswer only "yes" or "no".<|im_end|>\n<|im_start|>user\n<Instruct>: Web search\n',
+        query="<Query>: {query}",
+        between="\n",
+        passage="<Document>: {passage}",
+        after=["<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"],
+    )
+    prompt = Prompt(without(decoder, pad_token="<pad>"), template, 32, 224)
+    assert decoder.decode(row(prompt, QUERY, PASSAGE).input_ids) == (
+        '<|im_start|>system\nAnswer only "yes" or "no".<|im_end|>\n<|im_start|>user\n<Instruct>: Web search\n'
+        f"<Query>: {QUERY}\n<Document>: {PASSAGE}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    )
+    cut = row(prompt, QUERY, LONG).input_ids
+    assert len(cut) == 256 - len(yes_ids(decoder))
+    assert decoder.decode(cut).endswith("<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n")
+
+
+def test_a_tokenizer_without_bos_starts_with_the_query(decoder):
+    ids = row(Prompt(without(decoder, pad_token="<pad>"), SHORT), QUERY, PASSAGE).input_ids
+    assert decoder.decode(ids) == f"{QUERY}|{PASSAGE}?"
+
+
+def test_a_bos_that_pads_starts_nothing(decoder):
+    ids = row(Prompt(without(decoder, bos_token="<s>", pad_token="<s>"), SHORT), QUERY, PASSAGE).input_ids
+    assert decoder.decode(ids) == f"{QUERY}|{PASSAGE}?"
+
+
+def test_a_tokenizer_without_pad_starts_with_its_bos(decoder):
+    ids = row(Prompt(without(decoder, bos_token="<s>"), SHORT), QUERY, PASSAGE).input_ids
+    assert decoder.decode(ids) == f"<s>{QUERY}|{PASSAGE}?"
+
+
+def test_the_token_of_yes_is_the_last_of_its_tokens(decoder):
+    assert decoder.decode(yes_ids(decoder)) == "Yes"
+    assert yes_token(decoder) == yes_ids(decoder)[-1]
+
+
+# --- decoders: what is cut -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("query", "passage"), [(QUERY, LONG), (LONG, PASSAGE), (LONG, LONG)])
+@pytest.mark.parametrize(("q", "p"), [(32, 224), (8, 120), (120, 40), (60, 60)])
+def test_a_row_with_its_answer_stays_within_the_sum_and_keeps_its_instruction(decoder, query, passage, q, p):
+    made = decoder.decode(row(Prompt(decoder, Template(), q, p), query, passage).input_ids)
+    assert len(row(Prompt(decoder, Template(), q, p), query, passage)) + len(yes_ids(decoder)) <= q + p
+    assert made.startswith("<s>A: ")
+    assert made.endswith(f"\n{INSTRUCTION}")
+    assert made.count("\n") >= 2, "what stands between query and passage is never cut"
+
+
+def test_the_passage_is_cut_first(decoder):
+    ids = row(Prompt(decoder, Template(), 60, 60), QUERY, LONG).input_ids
+    query, passage, _ = decoder.decode(ids).split("\n")
+    assert query == f"<s>A: {QUERY}"
+    assert f"B: {LONG}".startswith(passage)
+    assert len(ids) == 120 - len(yes_ids(decoder)), "and no more of it than must be"
+
+
+def test_a_query_is_cut_where_it_takes_all_the_room(decoder):
+    text = decoder.decode(row(Prompt(decoder, SHORT, 12, 4), LONG, PASSAGE).input_ids)
+    query, passage = text.removeprefix("<s>").split("|")
+    assert LONG.startswith(query)
+    assert passage == "?"
+
+
+def test_a_query_may_lend_a_quarter_of_the_passage_and_a_passage_half_of_the_query(decoder):
+    prompt = Prompt(decoder, SHORT, 16, 80)
+    assert len(prompt.queries([LONG])[LONG]) == 16 + 80 // 4
+    assert len(prompt.passages([LONG])[LONG]) == 80 + 16 // 2
+
+
+def test_a_long_instruction_of_ones_own_is_counted(decoder):
+    prompt = Prompt(decoder, Template(), 60, 60)
+    longer = f"{INSTRUCTION} A query may be short."
+    made = row(prompt, QUERY, LONG, longer)
+    assert decoder.decode(made.input_ids).endswith(f"\n{longer}")
+    assert len(made) + len(yes_ids(decoder)) == 120
+
+
+def test_inference_lengths_are_upstreams(decoder):
+    prompt = Prompt(decoder, SHORT).use_inference_lengths(20)
+    assert len(prompt.queries([LONG])[LONG]) == 15
+    assert len(prompt.passages([LONG])[LONG]) == 20
+    assert len(row(prompt, QUERY, LONG)) == 20 + 2 * len(decoder("?")["input_ids"])
+
+
+def test_a_prompt_that_fills_the_row_is_refused(decoder):
+    taken = 3 + len(decoder(INSTRUCTION, add_special_tokens=False)["input_ids"])
+    answer = len(yes_ids(decoder))
+    with pytest.raises(
+        ValueError, match=f"leave no room .* the prompt itself takes {taken}; raise passage_max_len"
+    ):
+        Prompt(decoder, Template(), 10, taken + answer - 10)
+    Prompt(decoder, Template(), 10, taken + answer - 9)
+
+
+def test_an_instruction_of_ones_own_that_fills_the_row_is_refused(decoder):
+    with pytest.raises(ValueError, match="leave no room"):
+        row(Prompt(decoder, Template(), 60, 60), QUERY, PASSAGE, LONG)
+
+
+# --- encoders: the tokenizer's own pair ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("passage", [PASSAGE, LONG], ids=["whole", "cut"])
+def test_a_pair_is_what_the_tokenizer_makes_of_it(encoder, passage):
+    expected = encoder(QUERY, passage, truncation="only_second", max_length=64)
+    made = row(Prompt(encoder, None, 20, 44), QUERY, passage)
+    assert made.input_ids == expected["input_ids"]
+    assert made.token_type_ids == expected["token_type_ids"]
+    assert set(made.token_type_ids) == {0, 1}
+
+
+def test_a_pair_without_token_types(encoder):
+    plain = PreTrainedTokenizerFast(
+        tokenizer_object=encoder.backend_tokenizer, model_input_names=["input_ids", "attention_mask"]
+    )
+    made = row(Prompt(plain, None), QUERY, PASSAGE)
+    assert made.input_ids == plain(QUERY, PASSAGE)["input_ids"]
+    assert made.token_type_ids is None
+
+
+@pytest.mark.parametrize(("q", "p"), [(4, 4), (16, 4), (4, 16), (32, 224)])
+def test_a_cut_pair_keeps_its_special_tokens(encoder, q, p):
+    ids = row(Prompt(encoder, None, q, p), LONG, LONG).input_ids
+    start, end = encoder.bos_token_id, encoder.eos_token_id
+    assert ids[0] == start
+    assert ids[-1] == end
+    assert ids.count(end) == 2
+    assert len(ids) <= q + p
+
+
+def test_special_tokens_that_fill_the_row_are_refused(encoder):
+    with pytest.raises(ValueError, match=r"rows of 3 tokens leave no room .* takes 3"):
+        Prompt(encoder, None, 1, 2)
+    with pytest.raises(ValueError, match="leave no room"):
+        Prompt(encoder, None).use_inference_lengths(3)
+
+
+# --- how often -----------------------------------------------------------------------------------------
+
+
+class _Counting(PreTrainedTokenizerFast):
+    def __call__(self, texts, *rest, **options):
+        self.seen.update([texts] if isinstance(texts, str) else texts)
+        return super().__call__(texts, *rest, **options)
+
+
+def test_each_distinct_text_is_tokenised_once(decoder):
+    counting = _Counting(tokenizer_object=decoder.backend_tokenizer, bos_token="<s>", pad_token="<pad>")
+    counting.seen = Counter()
+    prompt = Prompt(counting, Template())
+    counting.seen.clear()
+    pairs = [(query, passage) for query in ("one", "two", "three") for passage in ("x", "y", "x")]
+    rows = prompt.rows(pairs)
+    assert counting.seen == {f"A: {q}": 1 for q in ("one", "two", "three")} | {"B: x": 1, "B: y": 1}
+    assert rows == [row(Prompt(decoder, Template()), *pair) for pair in pairs]
+
+
+def test_no_pairs_make_no_rows(decoder):
+    assert Prompt(decoder, Template()).rows([]) == []

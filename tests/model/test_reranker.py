@@ -1,0 +1,372 @@
+"""LayerwiseReranker on every architecture: scores, gradients, and what is saved and loaded."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModel
+
+from lwr.config.config import Lora, Recompute, Template
+from lwr.model.batching import pad
+from lwr.model.prompt import yes_token
+from lwr.model.reranker import BiEncoderModel, LayerwiseReranker
+from lwr.training.recompute import find_feed_forward, set_recompute
+
+QUERY = "how is a string decoded?"
+PASSAGES = [
+    "Decode a JSON document from a string.",
+    "Return the Python representation, which is a string with the whole of a JSON document in it, of `s`.",
+    "Serialize.",
+    "Raise ValueError if the document ends too early or has something after its end.",
+]
+SHORT = Template(query="{query}", passage="{passage}", after=["?"])
+"""The last token stands next to the passage: one convolution, or a linear attention that forgets, still sees it."""
+EVERY_LAYER = list(range(1, tiny.LAYERS + 1))
+
+architectures = pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+
+
+def reranker(architecture: str, start_layer: int = 1, **options) -> LayerwiseReranker:
+    """Heads of about 0.2 a component, so that scores are some units apart."""
+    backbone = tiny.backbone(architecture)
+    tokenizer = tiny.tokenizer(encoder=architecture in tiny.ENCODERS)
+    heads = {k: torch.randn(tiny.HIDDEN) * 0.2 for k in EVERY_LAYER}
+    options = {"initial_heads": heads, "template": SHORT} | options
+    return LayerwiseReranker(backbone, tokenizer, 2, start_layer, **options).eval()
+
+
+def features(
+    model: LayerwiseReranker, passages: list[str] = PASSAGES, side: str = "right"
+) -> dict[str, Tensor]:
+    return pad_on(side, model.prompt.rows([(QUERY, passage) for passage in passages]), model.tokenizer)
+
+
+def pad_on(side: str, rows, tokenizer) -> dict[str, Tensor]:
+    usual, tokenizer.padding_side = tokenizer.padding_side, side
+    padded = pad(rows, tokenizer)
+    tokenizer.padding_side = usual
+    return padded
+
+
+@torch.no_grad()
+def scores(model: LayerwiseReranker, **options) -> Tensor:
+    """[exits, passages]"""
+    return torch.stack(model.encode(features(model, **options)))
+
+
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+# --- scores --------------------------------------------------------------------------------------------
+
+
+@architectures
+@torch.no_grad()
+def test_scores_are_hidden_states_normed_and_pooled_times_heads(architecture):
+    model = reranker(architecture)
+    batch = features(model)
+    mask = batch["attention_mask"]
+    states = model.backbone(**batch, output_hidden_states=True).hidden_states
+    last = model.backbone(**batch).last_hidden_state
+    for k, by_row in zip(model.exits, model.encode(batch), strict=True):
+        normed = last if k == tiny.LAYERS else model.trunk.norm(states[k])
+        for row, length in enumerate(mask.sum(dim=1).tolist()):
+            real = normed[row, :length]
+            pooled = real[-1] if architecture in tiny.DECODERS else real.mean(dim=0)
+            close(by_row[row], pooled @ model.head(k))
+    assert by_row.std() > 0.01, "scores must differ for this test to mean anything"
+
+
+@pytest.mark.parametrize("architecture", tiny.ENCODERS)
+@torch.no_grad()
+def test_an_encoder_can_read_its_first_token(architecture):
+    model = reranker(architecture, pooling="first")
+    batch = features(model)
+    close(model.encode(batch)[-1], model.backbone(**batch).last_hidden_state[:, 0] @ model.head(tiny.LAYERS))
+
+
+@architectures
+def test_padding_on_the_left_equals_padding_on_the_right(architecture):
+    if architecture == "bert":
+        pytest.skip(
+            "BERT counts positions from the row's first token, padding too; its tokenizers pad on the right"
+        )
+    model = reranker(architecture)
+    close(scores(model, side="left"), scores(model, side="right"))
+
+
+def test_learnt_positions_of_a_decoder_count_from_the_first_real_token():
+    # the decoders above turn by the distance of two tokens, which padding does not change
+    torch.manual_seed(0)
+    gpt2 = AutoModel.from_config(AutoConfig.for_model("gpt2", **tiny.SHAPE)).eval()
+    model = LayerwiseReranker(gpt2, tiny.tokenizer(encoder=False), start_layer=1, template=SHORT).eval()
+    nn.init.normal_(model.heads[0])
+    close(scores(model, side="left"), scores(model, side="right"))
+
+
+@architectures
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_equals_one_by_one(architecture, side):
+    if architecture == "bert" and side == "left":
+        pytest.skip(
+            "BERT counts positions from the row's first token, padding too; its tokenizers pad on the right"
+        )
+    model = reranker(architecture)
+    alone = torch.cat([scores(model, passages=[passage]) for passage in PASSAGES], dim=1)
+    close(scores(model, side=side), alone)
+
+
+@architectures
+@torch.no_grad()
+def test_layers_alone_score_as_in_the_full_pass(architecture):
+    model = reranker(architecture, start_layer=2)
+    batch = features(model)
+    full = dict(zip(model.exits, model.encode(batch), strict=True))
+    assert list(full) == [2, 3, 4]
+    for k in model.exits:
+        assert torch.equal(model.encode(batch, [k])[0], full[k])
+    fourth, second = model.encode(batch, [4, 2])
+    assert torch.equal(fourth, full[4])
+    assert torch.equal(second, full[2])
+
+
+def test_a_layer_without_a_head_is_refused():
+    model = reranker("llama", start_layer=2)
+    with pytest.raises(ValueError, match=r"layers \[1, 5\] have no head; exits are 2..4"):
+        model.encode(features(model), [1, 2, 5])
+
+
+@pytest.mark.parametrize("start_layer", [0, 5])
+def test_a_start_layer_that_is_no_layer_is_refused(start_layer):
+    with pytest.raises(ValueError, match=f"start_layer is {start_layer}, but layers are 1..4"):
+        reranker("llama", start_layer=start_layer)
+
+
+def test_a_decoder_cannot_read_its_first_token():
+    with pytest.raises(ValueError, match="the first token has read nothing else"):
+        reranker("llama", pooling="first")
+
+
+@torch.no_grad()
+def test_scores_stay_float32_where_the_rest_is_bfloat16():
+    model = reranker("llama")
+    expected = scores(model)
+    model.backbone.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        halved = model.encode(features(model))
+    assert all(by_row.dtype == torch.float32 for by_row in halved)
+    torch.testing.assert_close(torch.stack(halved), expected, atol=0.2, rtol=0.1)
+
+
+# --- heads ---------------------------------------------------------------------------------------------
+
+
+def test_one_head_per_exit_or_one_for_all():
+    own, shared = reranker("llama", 2), reranker("llama", 2, shared_head=True)
+    assert [len(own.heads), len(shared.heads)] == [3, 1]
+    assert len({own.head(k) for k in own.exits}) == 3
+    assert {shared.head(k) for k in shared.exits} == {shared.heads[0]}
+
+
+def test_heads_start_from_the_row_of_yes():
+    causal_lm, tokenizer = tiny.causal_lm("llama"), tiny.tokenizer(encoder=False)
+    row = causal_lm.lm_head.weight[yes_token(tokenizer)].detach().clone()
+    model = LayerwiseReranker(causal_lm, tokenizer, start_layer=2)
+    for k in model.exits:
+        assert torch.equal(model.head(k).data, row)
+    model.head(2).data.zero_()
+    assert model.head(3).norm() > 0, "the heads start alike but are not one"
+    assert torch.equal(causal_lm.lm_head.weight[yes_token(tokenizer)], row), (
+        "nor are they the vocabulary's row"
+    )
+
+
+def test_heads_start_at_random_without_a_vocabulary():
+    torch.manual_seed(1)
+    model = reranker("llama", initial_heads=None)
+    torch.manual_seed(1)
+    again = reranker("llama", initial_heads=None)
+    assert len({tuple(head.tolist()) for head in model.heads}) == tiny.LAYERS
+    assert torch.stack(list(model.heads)).std().item() == pytest.approx(0.02, rel=0.3)
+    assert all(torch.equal(a, b) for a, b in zip(model.heads, again.heads, strict=True))
+
+
+def test_a_missing_initial_head_is_refused():
+    with pytest.raises(
+        ValueError, match=r"no head for layers \[1, 2\]: the checkpoint has heads at \[3, 4\]"
+    ):
+        reranker("llama", initial_heads={3: torch.zeros(tiny.HIDDEN), 4: torch.zeros(tiny.HIDDEN)})
+
+
+# --- gradients -----------------------------------------------------------------------------------------
+
+
+def trained(model: LayerwiseReranker) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def loss_of(model: LayerwiseReranker) -> Tensor:
+    return model.train()(features(model), groups=2).loss
+
+
+def with_lora(model: LayerwiseReranker) -> LayerwiseReranker:
+    """B of an adapter starts at 0, where A gets no gradient: put it elsewhere."""
+    model.add_lora(Lora(rank=2, alpha=4))
+    for name, p in trained(model).items():
+        if "lora_B" in name:
+            nn.init.normal_(p, std=0.1)
+    return model
+
+
+@architectures
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_everything_that_trains_gets_a_gradient(architecture, lora):
+    model = reranker(architecture)
+    if lora:
+        with_lora(model)
+    loss_of(model).backward()
+    adapters = [name for name in trained(model) if "lora_" in name]
+    assert bool(adapters) == lora
+    assert len(trained(model)) == len(adapters) + len(model.heads) or not lora
+    for name, p in trained(model).items():
+        assert p.grad is not None, name
+        assert torch.isfinite(p.grad).all(), name
+        assert p.grad.abs().max() > 0, name
+
+
+@architectures
+def test_lora_reaches_every_linear_map_of_every_block(architecture):
+    model = reranker(architecture)
+    maps = [m for block in model.trunk.blocks for m in block.modules() if isinstance(m, nn.Linear)]
+    model.add_lora(Lora(rank=2, alpha=4))
+    adapted = [name for name in trained(model) if "lora_A" in name]
+    assert len(adapted) == len(maps) > 0
+    assert all(".layers." in name or ".layer." in name for name in adapted)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["llama", "gemma3_text", "lfm2", "qwen3_5_text", "bert", "modernbert"]
+)
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("what", ["cheap", "blocks"])
+def test_computing_again_changes_nothing(architecture, lora, what):
+    def gradients(what: Recompute) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model = reranker(architecture)
+        if lora:
+            with_lora(model)
+        set_recompute(model.backbone, model.trunk.blocks, what)
+        loss = loss_of(model)
+        loss.backward()
+        return {"loss": loss.detach()} | {name: p.grad for name, p in trained(model).items()}
+
+    off, on = gradients("nothing"), gradients(what)
+    assert off.keys() == on.keys()
+    for name in off:
+        torch.testing.assert_close(on[name], off[name], msg=name)
+
+
+@pytest.mark.parametrize(
+    ("what", "activations", "norms", "flops"),
+    [("nothing", 1, 1, 2), ("cheap", 2, 1, 2), ("blocks", 2, 2, 2.8)],
+)
+def test_what_is_computed_again(what, activations, norms, flops):
+    model = reranker("llama")
+    set_recompute(model.backbone, model.trunk.blocks, what)
+    block, calls = model.trunk.blocks[0], []
+    for part in (block.mlp.act_fn, block.post_attention_layernorm):
+        part.register_forward_pre_hook(lambda part, _: calls.append(part))
+    with FlopCounterMode(display=False) as forth:
+        loss = loss_of(model)
+    with FlopCounterMode(display=False) as back:
+        loss.backward()
+    assert calls.count(block.mlp.act_fn) == activations
+    assert calls.count(block.post_attention_layernorm) == norms
+    # of a product y = x W two are on the way back, for x and for W; a block's last one need not be computed again
+    assert back.get_total_flops() / forth.get_total_flops() == pytest.approx(flops, abs=0.2)
+
+
+@architectures
+def test_the_feed_forward_layer_of_a_block(architecture):
+    blocks = reranker(architecture).trunk.blocks
+    names = {
+        name for block in blocks for name, part in block.named_children() if part is find_feed_forward(block)
+    }
+    # several parts of BERT's blocks are as wide as each other, and of this tiny qwen3.5's
+    others = {"bert": set(), "xlm-roberta": set(), "qwen3_5_text": set(), "lfm2": {"feed_forward"}}
+    assert names == others.get(architecture, {"mlp"})
+
+
+def test_one_exit_is_a_plain_cross_encoder():
+    model = reranker("llama", start_layer=tiny.LAYERS)
+    output = model.train()(features(model), groups=2)
+    assert len(output.scores) == 1
+    expected = F.cross_entropy(output.scores[0].view(2, 2), torch.zeros(2, dtype=torch.long))
+    assert torch.equal(output.loss, expected)
+    assert output.parts.distillation.tolist() == [0.0]
+
+
+def test_distillation_never_moves_the_teacher():
+    model = reranker("llama").train()
+    model(features(model), groups=2).parts.distillation.sum().backward()
+    assert model.head(tiny.LAYERS).grad is None or not model.head(tiny.LAYERS).grad.any()
+    deepest_block = model.trunk.blocks[-1]
+    assert all(p.grad is None or not p.grad.any() for p in deepest_block.parameters())
+    assert all(model.head(k).grad.abs().max() > 0 for k in model.exits[:-1])
+
+
+def test_a_pooler_that_nobody_reads_is_frozen():
+    names = trained(reranker("bert"))
+    assert any(name.startswith("backbone.encoder") for name in names)
+    assert not any("pooler" in name for name in names)
+
+
+def test_rows_that_make_no_groups_are_refused():
+    model = reranker("llama").train()
+    with pytest.raises(ValueError, match="4 rows do not make 3 groups"):
+        model(features(model), groups=3)
+
+
+# --- upstream's usage ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_upstreams_documented_usage(side):
+    model, tokenizer = tiny.causal_lm("llama"), tiny.tokenizer(encoder=False)
+    texts = [f"A: {QUERY}\nB: {passage}\nIs it an answer? Yes" for passage in PASSAGES]
+    ids = [[1, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
+    longest = max(map(len, ids))
+    inputs = {"input_ids": [], "attention_mask": [], "labels": []}
+    for row in ids:
+        padding = longest - len(row)
+        columns = {
+            "input_ids": row,
+            "attention_mask": [1] * len(row),
+            "labels": [-100] * (len(row) - 1) + row[-1:],
+        }
+        for (name, values), filler in zip(columns.items(), (0, 0, -100), strict=True):
+            inputs[name].append(
+                [filler] * padding + values if side == "left" else values + [filler] * padding
+            )
+    inputs = {name: torch.tensor(values) for name, values in inputs.items()}
+
+    m = BiEncoderModel(model, tokenizer, train_batch_size=2, start_layer=2)
+    m(pair=inputs).loss.backward()
+    deepest, at_layer_4, at_layer_2 = m.encode(inputs)[-1], m.encode(inputs)[4 - 2], m.encode(inputs)[2 - 2]
+
+    assert all(head.grad.abs().max() > 0 for head in m.heads)
+    assert torch.equal(deepest, at_layer_4)
+    for row, by_row in zip(ids, deepest, strict=True):
+        state = m.backbone(torch.tensor([row])).last_hidden_state[0, len(row) - 2]
+        close(by_row, state @ m.head(4))
+    for row, by_row in zip(ids, at_layer_2, strict=True):
+        states = m.backbone(torch.tensor([row]), output_hidden_states=True).hidden_states
+        close(by_row, m.backbone.norm(states[2][0, len(row) - 2]) @ m.head(2))
+    m.eval()
+    assert m(pair=inputs).loss is None
+    assert len(m(pair=inputs).scores) == 3

@@ -1,0 +1,224 @@
+"""What a saved reranker holds, what it scores when it is loaded, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lwr.config.config import Base, Lora, Template
+from lwr.model.batching import pad
+from lwr.model.loading import load_base_model
+from lwr.model.reranker import LayerwiseReranker
+
+PAIRS = [("how is a string decoded?", "Decode a JSON document from a string."), ("who?", "Raise ValueError.")]
+
+
+@torch.no_grad()
+def scores(model: LayerwiseReranker) -> Tensor:
+    """[exits, pairs]"""
+    return torch.stack(model.eval().encode(pad(model.prompt.rows(PAIRS), model.tokenizer)))
+
+
+def load(folder: Path, **options) -> LayerwiseReranker:
+    return LayerwiseReranker.from_pretrained(folder, device="cpu", **options)
+
+
+def untrained(checkpoint: Path, **options) -> LayerwiseReranker:
+    base = Base(model=str(checkpoint))
+    loaded = load_base_model(base)
+    return LayerwiseReranker(loaded.backbone, loaded.tokenizer, start_layer=2, base=base, **options)
+
+
+def move(model: LayerwiseReranker) -> LayerwiseReranker:
+    """Every trained weight stands elsewhere than it started, as after training."""
+    for p in model.parameters():
+        if p.requires_grad:
+            nn.init.normal_(p.data, p.data.mean().item(), 0.1)
+    return model
+
+
+@pytest.fixture
+def llama(tmp_path) -> Path:
+    return tiny.save("llama", tmp_path / "base")
+
+
+@pytest.fixture
+def adapter(llama, tmp_path) -> Path:
+    """A saved adapter on `llama`."""
+    model = untrained(llama)
+    model.add_lora(Lora(rank=4, alpha=8))
+    move(model).save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+# --- the round trip ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3_text", "lfm2", "bert", "modernbert"])
+@pytest.mark.parametrize("shared_head", [False, True], ids=["per_exit", "shared"])
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_a_saved_reranker_scores_to_the_last_bit_as_before(architecture, shared_head, lora, tmp_path):
+    model = untrained(tiny.save(architecture, tmp_path / "base"), shared_head=shared_head)
+    if lora:
+        model.add_lora(Lora(rank=4, alpha=8))
+    move(model).save_pretrained(tmp_path / "saved")
+    loaded = load(tmp_path / "saved")
+    assert len(loaded.heads) == (1 if shared_head else tiny.LAYERS - 1)
+    assert not loaded.training
+    assert torch.equal(scores(loaded), scores(model))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3_5_text", "bert"])
+def test_merging_folds_the_adapter_in(architecture, tmp_path):
+    model = untrained(tiny.save(architecture, tmp_path / "base"))
+    plain = scores(model)
+    model.add_lora(Lora(rank=4, alpha=8))
+    before = scores(move(model))
+    assert (before - plain).abs().max() > 0.1, "the adapter must matter for this test to mean anything"
+    model.merge().save_pretrained(tmp_path / "merged")
+    shutil.rmtree(tmp_path / "base")  # nothing of it is needed any more
+    torch.testing.assert_close(scores(load(tmp_path / "merged")), before, atol=1e-5, rtol=1e-5)
+
+
+def test_everything_that_makes_a_score_is_saved(tmp_path):
+    template = Template(prefix="<s>", query="Q {query}", between=" ", passage="P {passage}", after=["?"])
+    model = untrained(
+        tiny.save("llama", tmp_path / "base"),
+        template=template,
+        pooling="mean",
+        query_max_len=9,
+        passage_max_len=21,
+    )
+    model.save_pretrained(tmp_path / "saved")
+    loaded = load(tmp_path / "saved")
+    assert loaded.exits == [2, 3, 4]
+    assert loaded.pooling == "mean"
+    assert loaded.prompt.template == template
+    assert (loaded.prompt.query_max_len, loaded.prompt.passage_max_len) == (9, 21)
+    assert loaded.prompt.rows(PAIRS) == model.prompt.rows(PAIRS)
+
+
+def test_a_full_reranker_is_saved_again_where_its_base_is_not(llama, tmp_path):
+    untrained(llama).save_pretrained(tmp_path / "saved")
+    shutil.rmtree(llama)
+    load(tmp_path / "saved").save_pretrained(tmp_path / "again")
+    assert torch.equal(scores(load(tmp_path / "again")), scores(load(tmp_path / "saved")))
+
+
+@pytest.mark.parametrize("kind", ["full", "adapter"])
+def test_a_backbone_loads_in_bfloat16_and_heads_stay_float32(kind, llama, adapter, tmp_path):
+    untrained(llama).save_pretrained(tmp_path / "full")
+    folder = tmp_path / kind
+    model = load(folder, dtype=torch.bfloat16)
+    assert {p.dtype for p in model.backbone.parameters()} == {torch.bfloat16}
+    assert {head.dtype for head in model.heads} == {torch.float32}
+    torch.testing.assert_close(scores(model), scores(load(folder)), atol=0.2, rtol=0.1)
+
+
+# --- what is written -----------------------------------------------------------------------------------
+
+
+def test_only_safetensors_and_text_are_written(llama, adapter, tmp_path):
+    untrained(llama).save_pretrained(tmp_path / "full")
+    for folder in (tmp_path / "full", adapter):
+        suffixes = {file.suffix for file in folder.rglob("*") if file.is_file()}
+        assert suffixes <= {".safetensors", ".json", ".md", ".jinja"}, suffixes
+        assert (folder / "heads.safetensors").is_file()
+
+
+def test_an_adapter_carries_no_backbone(adapter):
+    assert not (adapter / "model.safetensors").exists()
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    assert all("lora_" in name for name in tensors)
+
+
+def test_heads_are_named_by_layer(llama, tmp_path):
+    untrained(llama).save_pretrained(tmp_path / "own")
+    untrained(llama, shared_head=True).save_pretrained(tmp_path / "shared")
+    assert set(load_file(tmp_path / "own" / "heads.safetensors")) == {"layer_2", "layer_3", "layer_4"}
+    assert set(load_file(tmp_path / "shared" / "heads.safetensors")) == {"shared"}
+
+
+# --- what is refused -----------------------------------------------------------------------------------
+
+
+def test_an_adapter_on_another_base_is_refused_by_name(llama, adapter):
+    weights = llama / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.embed_tokens.weight"] += 1e-3
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="is an adapter for") as error:
+        load(adapter)
+    assert str(llama) in str(error.value)
+    assert str(adapter) in str(error.value)
+
+
+def test_an_adapter_on_a_base_of_another_shape_is_refused_the_same(llama, adapter, tmp_path):
+    shutil.rmtree(llama)
+    tiny.save("bert", llama)
+    with pytest.raises(ValueError, match="is an adapter for"):
+        load(adapter)
+
+
+def test_an_adapter_that_names_no_base_is_not_saved(tmp_path):
+    model = LayerwiseReranker(tiny.backbone("llama"), tiny.tokenizer(encoder=False), start_layer=2)
+    model.add_lora(Lora(rank=2))
+    with pytest.raises(ValueError, match="an adapter must name its base model"):
+        model.save_pretrained(tmp_path / "saved")
+
+
+def test_a_reranker_without_its_heads_is_refused(adapter):
+    (adapter / "heads.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"heads\.safetensors is missing"):
+        load(adapter)
+
+
+def test_a_missing_head_is_named(adapter):
+    heads = load_file(adapter / "heads.safetensors")
+    del heads["layer_3"]
+    save_file(heads, adapter / "heads.safetensors")
+    with pytest.raises(ValueError, match=r"no head named \['layer_3'\]; it holds \['layer_2', 'layer_4'\]"):
+        load(adapter)
+
+
+def test_a_reranker_with_pickled_weights_alone_is_refused(llama, tmp_path):
+    untrained(llama).save_pretrained(tmp_path / "saved")
+    weights = tmp_path / "saved" / "model.safetensors"
+    torch.save(load_file(weights), tmp_path / "saved" / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        load(tmp_path / "saved")
+
+
+def test_an_adapter_with_pickled_weights_alone_is_refused(adapter):
+    weights = adapter / "adapter_model.safetensors"
+    torch.save(load_file(weights), adapter / "adapter_model.bin")
+    weights.unlink()
+    with pytest.raises((ValueError, OSError), match="safetensors"):
+        load(adapter)
+
+
+def test_a_plain_checkpoint_is_no_reranker(llama):
+    with pytest.raises(ValueError, match=r"no lwr\.json"):
+        load(llama)
+
+
+def test_a_model_that_carries_an_adapter_already_is_refused(llama):
+    model = untrained(llama)
+    model.add_lora(Lora(rank=2))
+    with pytest.raises(ValueError, match="call add_lora"):
+        LayerwiseReranker(model.backbone, model.tokenizer, start_layer=2)
+
+
+def test_what_a_reranker_is_stands_in_lwr_json(adapter, llama):
+    about = json.loads((adapter / "lwr.json").read_text())
+    assert about["base"]["model"] == str(llama)
+    assert about["adapter"] is True
+    assert (about["depth"], about["start_layer"]) == (tiny.LAYERS, 2)

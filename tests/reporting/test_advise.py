@@ -1,0 +1,323 @@
+"""The recommendation: what is chosen on dev, and what test says of it, word by word where words decide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lwr.common.files import BadInput
+from lwr.evaluation.compare import ARM
+from lwr.reporting.advise import advise, explain, read_evidence, write_advice
+
+ARMS = {"one": ("d", "d", "one", 2, "v"), "two": ("d", "d", "two", 3, "v")}
+ONE = {2: (0.30, 0.35), 3: (0.49, 0.44), 4: (0.50, 0.45)}
+TWO = {3: (0.20, 0.60), 4: (0.40, 0.70)}
+"""Quality on dev and on test, by layer: by dev, one is better, by test two."""
+MS = {2: 10.0, 3: 15.0, 4: 20.0, "cascade": 12.0}
+FOUR_OF_ONE = "layer 4 of one, start 2, v"
+
+
+def arm_of(name: str, dataset: str, trained_on: str) -> dict:
+    return dict(zip(ARM, ARMS[name], strict=True)) | {"dataset": dataset, "trained_on": trained_on or dataset}
+
+
+def rows(
+    name: str = "one",
+    quality: dict[int, tuple[float, float]] = ONE,
+    as_good: dict[int, tuple[bool, bool]] | None = None,
+    schedule: str | None = None,
+    worth: tuple[float, float] = (0.495, 0.448),
+    flops: tuple[float, float] = (0.4, 0.45),
+    timed: float | None = 1.0,
+    dataset: str = "d",
+    trained_on: str = "",
+) -> dict[str, list[dict]]:
+    """The rows of one arm in each table.
+
+    as_good: layer -> is it not inferior to the deepest, on dev and on test? worth, flops: of the cascade, on dev and
+    on test. timed: how much slower than MS.
+    """
+    arm = arm_of(name, dataset, trained_on)
+    deepest = max(quality)
+    exits = {k: (f"layer_{k}", k, str(k), *value) for k, value in quality.items()}
+    if schedule:
+        exits["cascade"] = ("cascade", int(schedule.split()[-1]), schedule, *worth)
+    layers, cost, cascades, comparisons = [], [], [], []
+    for key, (exit, layer, text, dev, test) in exits.items():
+        share = flops[1] if exit == "cascade" else layer / deepest
+        between = {"nDCG@10 low": test - 0.05, "nDCG@10 high": test + 0.05, "p95 ms": MS[key]}
+        told = {"schedule": schedule if exit == "cascade" else "", "nDCG@10": test, "dev nDCG@10": dev}
+        layers.append(arm | {"exit": exit, "layer": layer} | told | between)
+        ms = None if timed is None else MS[key] * timed
+        shares = {"flops": share, "time": None if ms is None else MS[key] / MS[deepest]}
+        spent = {"p50 ms": ms and ms - 1, "p95 ms": ms, "candidates": 10, "device": "a lathe"}
+        cost.append(arm | {"exit": exit, "schedule": text} | shares | spent)
+        for split, value, place in (("dev", dev, 0), ("test", test, 1)):
+            told = {"split": split, "exit": exit, "measure": "nDCG@10", "margin": 0.02}
+            seen = {
+                "family": "deepest",
+                "difference": value - quality[deepest][place],
+                "low": -0.03,
+                "high": 0.01,
+            }
+            good = (as_good or {}).get(key, (False, False))[place]
+            p = {"p noninferior": 0.01 if good else 0.4, "p noninferior Holm": 0.012 if good else 0.8}
+            if layer != deepest or exit == "cascade":
+                comparisons.append(arm | told | seen | p | {"noninferior": good})
+            other = {"family": "first stage", "noninferior": None, "p noninferior": None}
+            comparisons.append(arm | told | seen | other)
+    points = {str(deepest): (1.0, quality[deepest][0], 1.0, quality[deepest][1])}
+    if schedule:
+        points[schedule] = (flops[0], worth[0], flops[1], worth[1])
+    for text, point in points.items():
+        about = {"deepest": str(deepest), "epsilon": 0.01, "measure": "nDCG@10", "schedule": text}
+        about |= dict(zip(["dev flops", "dev", "test flops", "test"], point, strict=True))
+        cascades.append(arm | about | {"chosen": text == (schedule or str(deepest)), "front": True})
+    return {"layers": layers, "cost": cost, "cascades": cascades, "comparisons": comparisons}
+
+
+@pytest.fixture
+def grid(tmp_path):
+    """The folder of tables of some arms; each data set begins with its first stage."""
+
+    def grid(*arms: dict[str, list[dict]]) -> Path:
+        quality = {"nDCG@10": 0.401, "nDCG@10 low": 0.3, "nDCG@10 high": 0.5, "dev nDCG@10": 0.9}
+        first = {"start_layer": 0, "exit": "first_stage", "layer": 0} | quality
+        layers = {}
+        for arm in arms:
+            dataset = arm["layers"][0]["dataset"]
+            layers.setdefault(dataset, [{"dataset": dataset} | first]).extend(arm["layers"])
+        tables = {"layers": [row for of_dataset in layers.values() for row in of_dataset]}
+        for name in ("cost", "cascades", "comparisons"):
+            tables[name] = [row for arm in arms for row in arm[name]]
+        for name, table in tables.items():
+            pd.DataFrame(table).to_csv(tmp_path / f"{name}.csv", index=False)
+        return tmp_path
+
+    return grid
+
+
+def section(advice: str, title: str, dataset: str = "d") -> str:
+    """What stands under the headline that begins like this."""
+    of_dataset = advice.partition(f"\n## {dataset}\n")[2].partition("\n## ")[0]
+    return of_dataset.partition(f"### {title}")[2].partition("\n\n")[2].partition("\n\n### ")[0].strip()
+
+
+# --- the best model ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [("one", "two"), ("two", "one")])
+def test_the_best_model_is_devs_even_where_test_says_otherwise(grid, order):
+    arms = {"one": rows("one", ONE), "two": rows("two", TWO)}
+    said = advise(grid(*(arms[name] for name in order)))
+    assert (
+        "The best model on dev is **one, start 2, v**: its deepest exit, layer 4, has nDCG@10 0.500 there and "
+        "0.450 [0.400, 0.500] on test (first stage: 0.401)."
+    ) in said
+
+
+def test_a_model_is_as_good_as_its_deepest_exit(grid):
+    peak = {3: (0.9, 0.9), 4: (0.4, 0.4)}
+    cascade = rows("two", TWO, schedule="3:2 4", worth=(0.9, 0.9))
+    said = advise(grid(rows("two", peak, dataset="e"), rows("one", dataset="e"), cascade, rows("one")))
+    assert said.count("The best model on dev is **one, start 2, v**") == 2
+
+
+def test_a_model_tells_what_it_was_trained_on_where_that_is_something_else(grid):
+    assert "**one, start 2, v trained on big**" in advise(grid(rows(trained_on="big")))
+
+
+def test_each_data_set_has_its_own_answers(grid):
+    elsewhere = rows("two", TWO, as_good={3: (True, True)}, dataset="other")
+    said = advise(grid(rows(as_good={2: (True, True)}), elsewhere))
+    assert said.startswith("# Which layer to deploy\n\nEverything is chosen on dev; ")
+    assert [line for line in said.splitlines() if line.startswith("## ")] == ["## d", "## other"]
+    assert section(said, "The shallowest exit").startswith("**Layer 2**")
+    assert section(said, "The shallowest exit", "other").startswith("**Layer 3**")
+    assert "of one" not in section(said, "The best within", "other")
+
+
+# --- the shallowest exit that is as good ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "verdict"), [(True, "Test confirms it:"), (False, "Test does not confirm it:")]
+)
+def test_the_shallowest_exit_is_chosen_by_dev_and_test_says_what_it_says(grid, confirmed, verdict):
+    said = advise(grid(rows(as_good={2: (False, True), 3: (True, confirmed)}), rows("two", TWO)))
+    shallowest = section(said, "The shallowest exit as good as layer 4")
+    assert shallowest.startswith(
+        "**Layer 3**. Dev: -0.010 [-0.030, +0.010] to layer 4, so it loses less than 0.02"
+    )
+    assert "(one-sided p = 0.012 by Holm's method over the 3 exits and cascades of all models" in shallowest
+    assert f"{verdict} -0.010 [-0.030, +0.010], p = {0.012 if confirmed else 0.8:.3f}." in shallowest
+    assert shallowest.endswith("It takes 75% of the deepest exit's FLOPs and 75% of its time, 14 ms a list.")
+
+
+def test_of_several_as_good_the_shallowest_is_taken(grid):
+    said = advise(grid(rows(as_good={2: (True, True), 3: (True, True)})))
+    assert section(said, "The shallowest exit").startswith("**Layer 2**")
+
+
+def test_a_cascade_is_no_layer_however_good(grid):
+    said = advise(grid(rows(schedule="2:3 4", as_good={"cascade": (True, True)})))
+    assert section(said, "The shallowest exit").startswith("**Layer 4** itself")
+
+
+def test_the_deepest_exit_itself_where_dev_shows_no_other_to_be_as_good(grid):
+    said = advise(grid(rows(as_good={3: (False, True)})))
+    assert section(said, "The shallowest exit") == (
+        "**Layer 4** itself: on dev, no shallower exit is shown to lose less than 0.02 nDCG@10 (the closest, layer 2: "
+        "-0.200 [-0.030, +0.010])."
+    )
+
+
+def test_a_model_of_one_exit_has_nothing_shallower(grid):
+    said = advise(grid(rows(quality={4: (0.5, 0.5)})))
+    assert section(said, "The shallowest exit").startswith("**Layer 4** itself")
+    assert "closest" not in said
+
+
+def test_what_was_not_timed_has_a_price_in_flops_alone(grid):
+    said = advise(grid(rows(as_good={3: (True, True)}, timed=None)))
+    assert section(said, "The shallowest exit").endswith("It takes 75% of the deepest exit's FLOPs.")
+
+
+# --- within a budget -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("budget_ms", "best"),
+    [
+        (10, "layer 2 of one, start 2, v"),
+        (11.9, "layer 2 of one, start 2, v"),
+        (12, "cascade `2:3 4` of one, start 2, v"),
+        (19, "cascade `2:3 4` of one, start 2, v"),  # layer 3 is slower, and worse on dev
+        (1000, FOUR_OF_ONE),
+    ],
+)
+def test_the_best_on_dev_within_the_budget(grid, budget_ms, best):
+    # two is as fast, and far better on test alone
+    said = advise(grid(rows(schedule="2:3 4"), rows("two", TWO)), budget_ms)
+    assert section(said, "The best within").startswith(
+        f"**{best}**: 95 of 100 lists of 10 candidates on a lathe"
+    )
+    assert f"Of all within {budget_ms:,g} ms it ranks dev best" in section(said, "The best within")
+
+
+def test_another_model_is_taken_where_it_is_better_within_the_budget(grid):
+    faster = rows("two", {3: (0.20, 0.2), 4: (0.45, 0.2)}, timed=0.5)
+    within = section(advise(grid(rows(), faster), 11), "The best within")
+    assert within.startswith("**layer 4 of two, start 3, v**")
+    assert within.endswith("nDCG@10 0.450; on test it has 0.200 [0.150, 0.250].")
+
+
+def test_times_are_scaled_to_the_number_of_candidates(grid):
+    folder = grid(rows())
+    # 25 candidates: 25, 37.5 and 50 ms
+    within = section(advise(folder, 49, 25), "The best within")
+    assert within.startswith(
+        "**layer 3 of one, start 2, v**: 95 of 100 lists of 25 candidates on a lathe (scaled from 10) take at most "
+        "37.5 ms."
+    )
+    assert section(advise(folder, 50, 25), "The best within").startswith(f"**{FOUR_OF_ONE}**")
+    assert "scaled" not in advise(folder, 50, 10)
+
+
+def test_a_budget_too_small_says_what_the_fastest_takes(grid):
+    assert section(advise(grid(rows()), 9.9), "The best within") == (
+        "Nothing: the fastest, layer 2 of one, start 2, v, takes 10 ms for lists of 10 candidates on a lathe."
+    )
+
+
+def test_without_a_budget_there_is_an_answer_for_each(grid):
+    said = section(advise(grid(rows(schedule="2:3 4"), rows("two", TWO))), "The best within")
+    assert [line for line in said.splitlines() if line.startswith("|")] == [
+        "| from ms | take | dev | test |",
+        "|--:|:--|--:|--:|",
+        "| 10 | layer 2 of one, start 2, v | 0.300 | 0.350 [0.300, 0.400] |",
+        "| 12 | cascade `2:3 4` of one, start 2, v | 0.495 | 0.448 [0.398, 0.498] |",
+        f"| 20 | {FOUR_OF_ONE} | 0.500 | 0.450 [0.400, 0.500] |",
+    ]
+
+
+def test_a_budget_is_refused_where_nothing_was_timed(grid):
+    folder = grid(rows(timed=None))
+    with pytest.raises(BadInput, match=r"nothing was timed in this grid; set `cost: \{queries: 20\}`"):
+        advise(folder, 100)
+    assert section(advise(folder), "The best within").startswith("Nothing was timed")
+
+
+# --- the cascade ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("on_test", "flops", "verdict"),
+    [
+        (0.448, 0.45, "It holds that on test: 99.6% (0.448 of 0.450) at 45%; 99% at half the FLOPs: yes."),
+        (0.448, 0.55, "It holds that on test: 99.6% (0.448 of 0.450) at 55%; 99% at half the FLOPs: no."),
+        (
+            0.430,
+            0.45,
+            "It does not hold that on test: 95.6% (0.430 of 0.450) at 45%; 99% at half the FLOPs: no.",
+        ),
+    ],
+)
+def test_what_test_says_of_a_cascade(grid, on_test, flops, verdict):
+    said = advise(grid(rows(schedule="2:3 4", worth=(0.495, on_test), flops=(0.4, flops))))
+    cascade = section(said, "The best cascade")
+    assert cascade.startswith(
+        "**`2:3 4`**: layer 2 keeps the best 3, layer 4 ranks them. On dev it is the cheapest that keeps 99% of layer "
+        "4's nDCG@10: 99.0% (0.495 of 0.500) at 40% of its FLOPs."
+    )
+    assert verdict in cascade
+    assert cascade.endswith(
+        f"It takes {flops:.0%} of the deepest exit's FLOPs and 60% of its time, 11 ms a list."
+    )
+
+
+def test_no_cascade_where_dev_chooses_the_deepest_exit(grid):
+    said = section(advise(grid(rows())), "The best cascade")
+    assert said == "None: on dev no cascade keeps 99% of layer 4's nDCG@10 for less."
+
+
+def test_the_cascade_is_the_best_models_own(grid):
+    said = advise(grid(rows("two", TWO, schedule="3:9 4"), rows(schedule="2:3 4")))
+    assert section(said, "The best cascade").startswith("**`2:3 4`**")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        ("2:20 4:10 6", "layer 2 keeps the best 20, layer 4 keeps the best 10, layer 6 ranks them"),
+        ("3:5 4", "layer 3 keeps the best 5, layer 4 ranks them"),
+        ("6", "layer 6 ranks all"),
+    ],
+)
+def test_a_schedule_in_words(schedule, words):
+    assert explain(schedule) == words
+
+
+# --- files ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["layers", "cost", "cascades", "comparisons"])
+def test_a_missing_table_is_named(grid, name):
+    folder = grid(rows())
+    (folder / f"{name}.csv").unlink()
+    with pytest.raises(BadInput, match=rf"{name}\.csv: no such file; run the workflow"):
+        advise(folder)
+
+
+def test_the_measure_and_the_margin_are_the_comparisons_own(grid):
+    evidence = read_evidence(grid(rows()))["d"]
+    assert (evidence.primary, evidence.margin) == ("nDCG@10", 0.02)
+
+
+def test_what_is_written_is_what_is_said(grid, tmp_path):
+    folder = grid(rows(schedule="2:3 4"))
+    write_advice(folder, tmp_path / "new/recommendation.md", 15, 20)
+    assert (tmp_path / "new/recommendation.md").read_text(encoding="utf-8") == advise(folder, 15, 20)
+    assert advise(folder, 15, 20) != advise(folder)

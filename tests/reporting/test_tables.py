@@ -1,0 +1,319 @@
+"""The tables people read, on numbers that can be checked in the head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lwr.common.files import write_json
+from lwr.reporting.tables import (
+    layers_table,
+    number,
+    read_cascades,
+    read_costs,
+    readable,
+    readable_cascades,
+    readable_costs,
+    write_comparisons,
+    write_tables,
+)
+
+GOOD = {"first_stage": 0.4, "layer_2": 0.3, "layer_3": 0.45, "layer_4": 0.5}
+WITH_CASCADE = GOOD | {"cascade": 0.48}
+SCHEDULE = "2:3 3"
+COUNTED = {"layer_2": (1.0, 5.0), "layer_3": (1.5, 8.0), "layer_4": (2.0, 10.0), "cascade": (1.2, 6.0)}
+"""GFLOPs of a pair, milliseconds of a list."""
+
+
+def about(start: int = 2, dataset: str = "d", **arm) -> dict:
+    given = {"dataset": dataset, "trained_on": dataset, "base_model": "m", "start_layer": start}
+    return given | {"variant": "v"} | arm
+
+
+def measured(values: dict[str, float], seed: int = 1, split: str = "test", ties: float = 0, **arm):
+    """Two queries per exit, around the mean given; a cascade's equal scores are not counted."""
+    rows = [
+        {"exit": exit, "query_id": query, "measure": measure, "value": value}
+        for exit, mean in values.items()
+        for query, off in (("q1", -0.1), ("q2", 0.1))
+        for measure, value in (("nDCG@10", mean + off), ("ties", ties))
+        if (exit, measure) != ("cascade", "ties")
+    ]
+    return pd.DataFrame(rows).assign(**about(**arm), seed=seed, split=split)
+
+
+def cost_file(path: Path, exits=WITH_CASCADE, timed: bool = True, **arm) -> Path:
+    """What `lwr cost` writes."""
+    rows = [
+        {
+            "exit": exit,
+            "schedule": SCHEDULE if exit == "cascade" else exit.removeprefix("layer_"),
+            "gflops_per_pair": gflops,
+            "parameters": int(gflops * 1e6),
+            "p50_ms": ms if timed else None,
+            "p95_ms": 2 * ms if timed else None,
+            "pairs_per_second": 10_000 / ms if timed else None,
+            "peak_memory_mib": 1234.5 if timed else None,
+        }
+        for exit, (gflops, ms) in COUNTED.items()
+        if exit in exits
+    ]
+    facts = {"device": "a lathe", "precision": "float32", "candidates": 10, "queries": 20 * timed}
+    write_json(path, about(**arm) | facts | {"exits": rows})
+    return path
+
+
+def cascade_file(path: Path, chosen: str = SCHEDULE, **arm) -> Path:
+    """What `lwr cascade` writes."""
+    points = {"2": (0.5, 0.3, 0.5, 0.3), SCHEDULE: (0.6, 0.495, 0.61, 0.48), "4": (1.0, 0.5, 1.0, 0.6)}
+    schedules = [
+        {"schedule": name, **dict(zip(["dev flops", "dev", "test flops", "test"], point, strict=True))}
+        | {"chosen": name == chosen, "front": True}
+        for name, point in points.items()
+    ]
+    told = {"measure": "nDCG@10", "epsilon": 0.01, "tried": 9, "deepest": "4", "chosen": chosen}
+    write_json(path, about(**arm) | told | {"schedules": schedules})
+    return path
+
+
+@pytest.fixture
+def table(tmp_path):
+    """The table of layers of the measures given, each arm of which has costs and a cascade."""
+
+    def table(*measures: pd.DataFrame, timed: bool = True) -> pd.DataFrame:
+        together = pd.concat(measures, ignore_index=True)
+        costs, cascades = [], []
+        for i, (values, of_arm) in enumerate(together.groupby(list(about()), sort=False)):
+            arm = dict(zip(about(), values, strict=True)) | {"start": values[3]}
+            del arm["start_layer"]
+            has_cascade = "cascade" in set(of_arm["exit"])
+            costs.append(cost_file(tmp_path / f"cost{i}.json", set(of_arm["exit"]), timed, **arm))
+            chosen = SCHEDULE if has_cascade else "4"
+            cascades.append(cascade_file(tmp_path / f"cascade{i}.json", chosen, **arm))
+        return layers_table(together, "nDCG@10", read_costs(costs), read_cascades(cascades))
+
+    return table
+
+
+def both_splits(values: dict[str, float], dev: float = 0.0, **arm) -> pd.DataFrame:
+    """Test as given; dev higher by `dev`."""
+    on_dev = {exit: value + dev for exit, value in values.items()}
+    return pd.concat([measured(values, **arm), measured(on_dev, split="dev", **arm)])
+
+
+# --- quality by layer ----------------------------------------------------------------------------------
+
+
+def test_shares_of_score_and_of_gain(table):
+    rows = table(both_splits(WITH_CASCADE)).set_index("exit")
+    assert rows["nDCG@10"].to_dict() == pytest.approx(WITH_CASCADE)
+    exits = rows.drop("first_stage")
+    shares = {"layer_2": 0.6, "layer_3": 0.9, "layer_4": 1.0, "cascade": 0.96}
+    assert exits["share of score"].to_dict() == pytest.approx(shares)
+    gains = {"layer_2": -1.0, "layer_3": 0.5, "layer_4": 1.0, "cascade": 0.8}
+    assert exits["share of gain"].to_dict() == pytest.approx(gains)
+    assert rows.loc["first_stage", ["share of score", "share of gain"]].isna().all()
+
+
+def test_shares_are_of_the_deepest_exit_where_the_cascade_is_as_deep_and_better(table, monkeypatch):
+    monkeypatch.setattr("test_tables.SCHEDULE", "2:3 4")
+    rows = table(both_splits(GOOD | {"cascade": 0.6})).set_index("exit")
+    assert list(rows["layer"]) == [0, 2, 3, 4, 4]
+    assert rows["share of score"]["layer_4"] == 1
+    assert rows["share of score"]["cascade"] == pytest.approx(1.2)
+    assert rows["share of gain"]["cascade"] == pytest.approx(2)
+
+
+def test_no_share_of_a_gain_that_is_none(table):
+    rows = table(both_splits({"first_stage": 0.5, "layer_2": 0.4, "layer_3": 0.45}))
+    assert rows["share of gain"].isna().all()
+    assert rows["share of score"].notna().sum() == 2
+
+
+def test_a_cascade_is_told_by_its_schedule_and_its_last_layer(table):
+    rows = table(both_splits(WITH_CASCADE), both_splits(GOOD, start=3))
+    assert list(rows["exit"]) == ["first_stage", *list(GOOD)[1:], "cascade", *list(GOOD)[1:]]
+    assert list(rows["layer"]) == [0, 2, 3, 4, 3, 2, 3, 4]
+    assert list(rows["schedule"]) == ["", "", "", "", SCHEDULE, "", "", ""]
+
+
+def test_the_first_stage_stands_once_per_data_set_and_first(table):
+    rows = table(both_splits(GOOD), both_splits(GOOD, start=3), both_splits(GOOD, dataset="other"))
+    assert list(rows["layer"]) == [0, 2, 3, 4, 2, 3, 4, 0, 2, 3, 4]
+    assert list(rows["dataset"]) == ["d"] * 7 + ["other"] * 4
+    first = rows[rows["layer"] == 0]
+    assert set(first[["trained_on", "base_model", "variant"]].to_numpy().flat) == {""}
+
+
+def test_seeds_are_pooled_into_mean_and_spread(table):
+    seeds = [
+        both_splits({exit: value + d for exit, value in GOOD.items()}, seed=s)
+        for s, d in ((1, -0.1), (2, 0.1))
+    ]
+    rows = table(*seeds)
+    assert rows["nDCG@10"][3] == pytest.approx(0.5)
+    assert rows["nDCG@10 sd"][3] == pytest.approx(0.1 * 2**0.5)
+    assert list(rows["seeds"]) == [1, 2, 2, 2]
+    assert pd.isna(rows["nDCG@10 sd"][0]), "a first stage has no seeds"
+    text = readable(rows, ["nDCG@10"])
+    assert list(text["nDCG@10"])[::3] == ["0.400", "0.500 ± 0.141"]
+
+
+def test_one_seed_has_no_spread_in_the_text(table):
+    text = readable(table(both_splits(GOOD)), ["nDCG@10"])
+    assert list(text["nDCG@10"]) == ["0.400", "0.300", "0.450", "0.500"]
+    assert list(text["share of gain"]) == ["", "-100%", "50%", "100%"]
+
+
+def test_dev_and_test_are_told_apart(table):
+    rows = table(both_splits(WITH_CASCADE, dev=0.05)).set_index("exit")
+    for exit, value in WITH_CASCADE.items():
+        assert rows["nDCG@10"][exit] == pytest.approx(value)
+        assert rows["dev nDCG@10"][exit] == pytest.approx(value + 0.05)
+
+
+def test_the_mean_lies_in_its_interval(table):
+    rows = table(both_splits(WITH_CASCADE))
+    assert (rows["nDCG@10 low"] <= rows["nDCG@10"]).all()
+    assert (rows["nDCG@10"] <= rows["nDCG@10 high"]).all()
+    # of two queries, a resample often draws one of them twice
+    assert (rows["nDCG@10 high"] - rows["nDCG@10 low"]).to_numpy() == pytest.approx([0.2] * 5)
+
+
+def test_costs_stand_beside_the_quality_of_their_exit(table):
+    rows = table(both_splits(WITH_CASCADE), both_splits(GOOD, start=3)).set_index(["start_layer", "exit"])
+    assert rows["flops"][2].dropna().to_dict() == {
+        "layer_2": 0.5,
+        "layer_3": 0.75,
+        "layer_4": 1,
+        "cascade": 0.6,
+    }
+    assert rows["gflops per pair"][2, "cascade"] == 1.2
+    assert (rows["p50 ms"][3, "layer_3"], rows["p95 ms"][3, "layer_3"]) == (8, 16)
+    assert rows.loc[0, ["flops", "gflops per pair", "p50 ms", "p95 ms"]].isna().all(axis=None)
+
+
+def test_ties_are_the_mean_of_queries_and_seeds(table):
+    rows = table(*(both_splits(WITH_CASCADE, seed=s, ties=share) for s, share in ((1, 0.1), (2, 0.3))))
+    assert list(rows["ties"][:4]) == pytest.approx([0.2] * 4)
+    assert pd.isna(rows["ties"][4])
+    assert list(readable(rows, ["nDCG@10"])["ties"]) == ["20.0%"] * 4 + [""]
+
+
+def test_the_text_tells_what_there_is_alone(table):
+    short = readable(table(both_splits(GOOD), timed=False), ["nDCG@10"])
+    assert "ms" not in short
+    assert "ties" not in short
+    assert "trained on" not in short
+    assert list(short["layer"]) == ["first stage", "2", "3", "4"]
+    assert list(short["FLOPs"]) == ["", "50%", "75%", "100%"]
+    long = readable(table(both_splits(WITH_CASCADE, ties=0.001, trained_on="big")), ["nDCG@10"])
+    assert list(long["ms"]) == ["", "5", "8", "10", "6"]
+    assert list(long["layer"])[-1] == "cascade 2:3 3"
+    assert list(long["ties"])[:2] == ["0.1%"] * 2
+    assert set(long["trained on"]) == {"", "big"}
+
+
+# --- cost and cascades ---------------------------------------------------------------------------------
+
+
+def test_flops_and_time_are_shares_of_the_deepest_exit_also_where_a_cascade_comes_last(tmp_path):
+    costs = read_costs([cost_file(tmp_path / "a.json"), cost_file(tmp_path / "b.json", start=3)])
+    assert list(costs["exit"]) == list(COUNTED) * 2
+    assert list(costs["flops"]) == pytest.approx([0.5, 0.75, 1, 0.6] * 2)
+    assert list(costs["time"]) == pytest.approx([0.5, 0.8, 1, 0.6] * 2)
+    assert list(costs["start_layer"]) == [2] * 4 + [3] * 4
+    text = readable_costs(costs)
+    assert list(text["exit"])[:4] == ["2", "3", "4", SCHEDULE]
+    assert list(text["time"])[:4] == ["50%", "80%", "100%", "60%"]
+    assert list(text["pairs/s"])[:2] == ["2,000", "1,250"]
+    assert list(text["parameters, M"])[:2] == ["1", "1.5"]
+
+
+def test_what_was_not_timed_has_flops_alone(tmp_path):
+    costs = read_costs([cost_file(tmp_path / "a.json", timed=False)])
+    assert costs[["time", "p50 ms", "p95 ms", "pairs per second", "peak memory MiB"]].isna().all(axis=None)
+    assert list(costs["flops"]) == pytest.approx([0.5, 0.75, 1, 0.6])
+    text = readable_costs(costs)
+    assert set(text["time"]) == set(text["p50 ms"]) == set(text["peak memory, MiB"]) == {""}
+
+
+def test_what_a_schedule_keeps_is_of_its_own_arms_deepest_exit(tmp_path):
+    decided = read_cascades(
+        [cascade_file(tmp_path / "a.json"), cascade_file(tmp_path / "b.json", "4", start=3)]
+    )
+    text = readable_cascades(decided)
+    assert list(text["schedule"]) == ["2", SCHEDULE, "4"] * 2
+    assert list(text["dev kept"]) == ["60.0%", "99.0%", "100.0%"] * 2
+    assert list(text["test kept"]) == ["50.0%", "80.0%", "100.0%"] * 2
+    assert list(text["chosen"]) == ["", "yes", "", "", "", "yes"]
+    assert list(text["test FLOPs"])[:3] == ["50%", "61%", "100%"]
+    assert list(text["dev nDCG@10"])[:3] == ["0.300", "0.495", "0.500"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (float("nan"), ""),
+        (0.012345, "0.0123"),
+        (1.0, "1"),
+        (12.345, "12.3"),
+        (99.96, "100"),
+        (123.456, "123"),
+        (1234567.8, "1,234,568"),
+        (0, "0"),
+    ],
+)
+def test_a_ihas_three_digits_that_count(value, text):
+    assert number(value) == text
+
+
+# --- files ---------------------------------------------------------------------------------------------
+
+
+def test_the_files_of_tables(tmp_path):
+    both_splits(WITH_CASCADE).to_parquet(tmp_path / "m.parquet")
+    cost, cascade = cost_file(tmp_path / "cost.json"), cascade_file(tmp_path / "cascade.json")
+    write_tables([tmp_path / "m.parquet"], [cost], [cascade], "nDCG@10", tmp_path / "tables")
+    text = {file.name: file.read_text(encoding="utf-8") for file in (tmp_path / "tables").iterdir()}
+    both = [f"{name}.{kind}" for name in ("layers", "cost", "cascades") for kind in ("csv", "md")]
+    assert text.keys() == {*both, "layers.tex"}
+    numbers = pd.read_csv(tmp_path / "tables/layers.csv")
+    assert list(numbers["nDCG@10"]) == pytest.approx(list(WITH_CASCADE.values()))
+    assert r"\begin{tabular}" in text["layers.tex"]
+    assert "| first stage " in text["layers.md"]
+    assert "| cascade 2:3 3 |" in text["layers.md"]
+    assert text["cost.md"].startswith("Times of ranking one list of 10 passages")
+    assert "on a lathe, float32.\n\n|" in text["cost.md"]
+    assert len(pd.read_csv(tmp_path / "tables/cascades.csv")) == 3
+
+
+def test_the_table_of_costs_says_that_nothing_was_timed(tmp_path):
+    both_splits(WITH_CASCADE).to_parquet(tmp_path / "m.parquet")
+    cost = cost_file(tmp_path / "cost.json", timed=False)
+    cascade = cascade_file(tmp_path / "cascade.json")
+    write_tables([tmp_path / "m.parquet"], [cost], [cascade], "nDCG@10", tmp_path)
+    assert (tmp_path / "cost.md").read_text(encoding="utf-8").startswith("Nothing was timed.\n\n|")
+
+
+def test_the_files_of_comparisons(tmp_path):
+    measures = [both_splits(WITH_CASCADE), both_splits(GOOD, start=3)]
+    for i, of_cell in enumerate(measures):
+        of_cell.to_parquet(tmp_path / f"{i}.parquet")
+    write_comparisons(sorted(tmp_path.glob("*.parquet")), "nDCG@10", 0.02, tmp_path / "tables")
+    assert sorted(file.name for file in (tmp_path / "tables").iterdir()) == [
+        "comparisons.csv",
+        "comparisons.md",
+    ]
+    rows = pd.read_csv(tmp_path / "tables/comparisons.csv")
+    assert rows["split"].value_counts().to_dict() == {"dev": 15, "test": 15}  # 5 + 7 + 3
+    assert (set(rows["measure"]), set(rows["margin"])) == ({"nDCG@10"}, {0.02})
+    text = (tmp_path / "tables/comparisons.md").read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if line.startswith("#")] == [
+        "## Against the deepest exit of the same model",
+        "## Against the first stage",
+        "## Against the grid's first model, layer by layer",
+    ]
+    assert text.count("start 3: layer") == 5 + 3, "test alone: against deepest and first stage, then arms"

@@ -1,0 +1,334 @@
+"""Rerank from files: the workflow's runs to the byte, other inputs and outputs, and what is refused before a model is
+loaded."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from rich.console import Console
+from typer.testing import CliRunner
+
+import lwr.scoring.rerank
+import lwr.scoring.score
+from lwr.cli import app
+from lwr.common.files import hash_share, write_json, write_jsonl
+from lwr.config.config import Score
+from lwr.evaluation.evaluate import evaluate
+from lwr.formats.beir import Passage, write_collection
+from lwr.formats.trec import read_run, read_tag, write_run
+from lwr.model.reranker import LayerwiseReranker
+from lwr.model.storage import exits_of
+from lwr.scoring.score import score
+
+QUERIES = {f"q{i}": f"load the object number {i}" for i in range(7)}
+PASSAGES = {f"d{i}": "def decode(s): return s " + "and more " * (i % 5) + str(i) for i in range(12)}
+CELL = {
+    **{"dataset": "d", "trained_on": "d", "base_model": "m"},
+    **{"start_layer": 2, "variant": "v", "seed": 1},
+}
+SCHEDULE = "2:4 3:2 4"
+
+
+def build(architecture: str) -> LayerwiseReranker:
+    tokenizer = tiny.tokenizer(encoder=architecture in tiny.ENCODERS)
+    lengths = {"query_max_len": 16, "passage_max_len": 160}
+    return LayerwiseReranker(tiny.backbone(architecture), tokenizer, start_layer=2, **lengths)
+
+
+@pytest.fixture(scope="module", params=["bert", "llama"])
+def model(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    build(request.param).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bert")
+    build("bert").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A collection, and a run of its queries in no order."""
+    corpus = [Passage(doc, f"title {doc}" if doc < "d5" else "", text) for doc, text in PASSAGES.items()]
+    qrels = {"test": {query: {f"d{i}": 1} for i, query in enumerate(QUERIES)}}
+    write_collection(tmp_path, corpus, QUERIES, qrels)
+    docs = list(PASSAGES)
+    run = {
+        query: [(doc, 10.0 - rank) for rank, doc in enumerate(docs[i : i + 5 + i % 3])]
+        for i, query in enumerate(reversed(QUERIES))
+    }
+    write_run(tmp_path / "bm25.trec", run, "bm25")
+    return tmp_path
+
+
+def lwr_rerank(model, *arguments, input: str | None = None):
+    words = ["rerank", "--model", str(model), *map(str, arguments)]
+    return CliRunner().invoke(app.app, words, input=input)
+
+
+def ranked(model, *arguments, input: str | None = None):
+    done = lwr_rerank(model, *arguments, input=input)
+    assert done.exit_code == 0, done.exception
+    return done
+
+
+def of_run(data, *arguments):
+    files = {"--queries": "queries.jsonl", "--run": "bm25.trec", "--corpus": "corpus.jsonl"}
+    return [*(word for option, file in files.items() for word in (option, data / file)), *arguments]
+
+
+def read(file):
+    raw = file.read_bytes()
+    lines = gzip.decompress(raw) if file.suffix == ".gz" else raw
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+# --- the workflow's runs -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget", [None, 200], ids=["one batch", "many batches"])
+def test_a_run_is_the_workflows_to_the_byte(model, data, monkeypatch, budget):
+    monkeypatch.setattr(lwr.scoring.score, "QUERIES_AT_ONCE", 3)
+    score(model, data, "test", data / "bm25.trec", Score(tokens_per_batch=budget), data / "scores.parquet")
+    write_json(data / "cascade.json", {"chosen": SCHEDULE, "deepest": "4"})
+    files = data / "scores.parquet", data, "test", ["nDCG@10"], data / "cascade.json"
+    evaluate(*files, CELL, data / "measures.parquet", data / "runs")
+
+    how = [] if budget is None else ["--tokens-per-batch", budget]
+    depths = {
+        "layer_2": ["--layer", 2],
+        "layer_3": ["--layer", 3],
+        "layer_4": [],
+        "cascade": ["--cascade", SCHEDULE],
+    }
+    for exit, depth in depths.items():
+        out = data / f"out/{exit}.trec"
+        ranked(model, *of_run(data, *depth, *how, "--out", out))
+        assert out.read_bytes() == (data / f"runs/{exit}.trec").read_bytes()
+
+
+def test_gzipped_files_give_the_same(bert, data):
+    ranked(bert, *of_run(data, "-o", data / "plain.trec"))
+    for name in ("queries.jsonl", "bm25.trec", "corpus.jsonl"):
+        (data / f"{name}.gz").write_bytes(gzip.compress((data / name).read_bytes()))
+    zipped = [f"{word}.gz" if str(word).startswith(str(data)) else word for word in of_run(data)]
+    ranked(bert, *zipped, "-o", data / "zipped.trec")
+    assert (data / "zipped.trec").read_bytes() == (data / "plain.trec").read_bytes()
+
+
+def test_the_tag_can_be_another_and_the_best_are_enough(bert, data):
+    ranked(bert, *of_run(data, "-o", data / "all.trec"))
+    ranked(bert, *of_run(data, "-o", data / "best.trec", "--tag", "mine", "--top-k", 2))
+    assert (read_tag(data / "all.trec"), read_tag(data / "best.trec")) == ("layer_4", "mine")
+    best = {query: docs[:2] for query, docs in read_run(data / "all.trec").items()}
+    assert read_run(data / "best.trec") == best
+
+
+@pytest.mark.parametrize("depth", [["--layer", 4], ["--cascade", "2:3 4"]], ids=["exit", "cascade"])
+@torch.no_grad()
+def test_ties_go_by_the_ids_hash(data, depth):
+    reranker = build("bert")
+    for head in reranker.heads:
+        head.zero_()
+    reranker.save_pretrained(data / "zero")
+    ranked(data / "zero", *of_run(data, *depth, "-o", data / "out.trec"))
+    for ranking in read_run(data / "out.trec").values():
+        docs, scores = zip(*ranking, strict=True)
+        assert list(docs) == sorted(docs, key=hash_share)
+        assert all(np.float32(above) > np.float32(below) for above, below in pairwise(scores))
+
+
+# --- other outputs -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
+@pytest.mark.parametrize("depth", [["--layer", 3], ["--cascade", SCHEDULE]], ids=["exit", "cascade"])
+def test_json_lines_hold_the_runs_ranking_with_texts(bert, data, depth, name):
+    ranked(bert, *of_run(data, *depth, "-o", data / "out.trec"))
+    ranked(bert, *of_run(data, *depth, "-o", data / name))
+    run, lines = read_run(data / "out.trec"), read(data / name)
+    assert [line["query_id"] for line in lines] == list(read_run(data / "bm25.trec")), "as they came"
+    for line in lines:
+        results = line["results"]
+        assert line["query"] == QUERIES[line["query_id"]]
+        assert [hit["doc_id"] for hit in results] == [doc for doc, _ in run[line["query_id"]]]
+        assert [hit["rank"] for hit in results] == list(range(1, len(results) + 1))
+        assert all(hit["text"].endswith(PASSAGES[hit["doc_id"]]) for hit in results)
+        assert {hit["text"].split()[0] for hit in results if hit["doc_id"] in ("d1", "d3")} <= {"title"}
+    layers = [hit["layer"] for hit in lines[0]["results"]]
+    assert layers == ([3] * len(layers) if "--layer" in depth else [4, 4, 3, 3, *[2] * (len(layers) - 4)])
+
+
+def test_scores_are_the_rerankers(bert, data):
+    ranked(bert, *of_run(data, "--layer", 3, "-o", data / "out.jsonl"))
+    reranker = LayerwiseReranker.from_pretrained(bert, device="cpu")
+    for line in read(data / "out.jsonl"):
+        pairs = [(line["query"], hit["text"]) for hit in line["results"]]
+        np.testing.assert_allclose(
+            [hit["score"] for hit in line["results"]], reranker.score(pairs, 3), atol=1e-5
+        )
+
+
+def test_a_table_fits_the_terminal_and_obeys_no_passage(bert):
+    console = Console(width=50, record=True, force_terminal=True, color_system=None)
+    rows = [
+        ("1", "0.1234", "4", lwr.scoring.rerank._printable("a [bold]tag[/bold] \x1b[31mand\ta line\n" * 5))
+    ]
+    console.print(lwr.scoring.rerank._table(rows))
+    shown = console.export_text()
+    assert "a [bold]tag[/bold]" in shown
+    assert "…" in shown
+    assert "\x1b" not in shown
+    assert max(map(len, shown.splitlines())) <= 50
+    assert len(shown.splitlines()) == 5
+
+
+# --- other inputs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["file", "-", "stdin"])
+def test_one_query_over_lines_of_text(bert, tmp_path, by):
+    texts = ["def\tread(path): ...", "to_csv(path) writes", "decode  twice"]
+    (tmp_path / "passages.txt").write_text("\n".join(texts) + "\n")
+    given = {"file": ["--passages", tmp_path / "passages.txt"], "-": ["--passages", "-"], "stdin": []}[by]
+    text = None if by == "file" else "\n".join(texts)
+    shown = ranked(bert, "--query", "read a csv file", *given, "--layer", 3, input=text).stdout
+    rows = [line.split("\t") for line in shown.splitlines()]
+    scores = LayerwiseReranker.from_pretrained(bert, device="cpu").score(
+        [("read a csv file", t) for t in texts], 3
+    )
+    best_first = [" ".join(texts[i].split()) for i in np.argsort(-scores)]
+    assert [row[0] for row in rows] == ["1", "2", "3"]
+    assert [row[2:] for row in rows] == [["3", text] for text in best_first]
+    assert [float(row[1]) for row in rows] == pytest.approx(sorted(scores, reverse=True), abs=1e-4)
+
+
+def test_one_query_into_a_file(bert, tmp_path):
+    ranked(bert, "--query", "read", "-o", tmp_path / "out.trec", "--top-k", 1, input="one\ntwo\n")
+    ((doc, _),) = read_run(tmp_path / "out.trec")["1"]
+    assert doc in ("1", "2")
+
+
+def test_training_groups_with_their_own_instruction(tmp_path):
+    reranker = build("llama").eval()
+    reranker.save_pretrained(tmp_path / "model")
+    asked = [
+        {"query": "load", "pos": ["def load(s)"], "neg": ["def dump(s)", "no"]},
+        {"query": "dump", "pos": ["def dump(s)", "dumps"], "neg": ["def load(s)"], "prompt": "Is B code?"},
+    ]
+    write_jsonl(tmp_path / "groups.jsonl.gz", asked)
+    ranked(tmp_path / "model", "--groups", tmp_path / "groups.jsonl.gz", "-o", tmp_path / "out.jsonl")
+    first, second = read(tmp_path / "out.jsonl")
+    assert {hit["doc_id"] for hit in first["results"]} == {"1-pos-1", "1-neg-1", "1-neg-2"}
+    assert {hit["doc_id"]: hit["text"] for hit in second["results"]} == {
+        "2-pos-1": "def dump(s)",
+        "2-pos-2": "dumps",
+        "2-neg-1": "def load(s)",
+    }
+    for line, group in zip((first, second), asked, strict=True):
+        pairs = [(group["query"], hit["text"]) for hit in line["results"]]
+        rows = reranker.prompt.rows(pairs, group.get("prompt"))
+        (scores,) = reranker.score_rows(rows, [4])
+        np.testing.assert_allclose([hit["score"] for hit in line["results"]], scores, atol=1e-5)
+
+
+# --- what is refused -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unloaded(monkeypatch):
+    def load(*_, **__):
+        raise AssertionError("the model was loaded before the inputs were checked")
+
+    monkeypatch.setattr(LayerwiseReranker, "from_pretrained", load)
+
+
+def refused(model, *arguments, input=None) -> str:
+    error = lwr_rerank(model, *arguments, input=input).exception
+    assert isinstance(error, ValueError), error
+    return str(error)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--layer", 1], "layers [1] have no head; exits are 2..4"),
+        (["--cascade", "1:3 9"], "layers [1, 9] have no head; exits are 2..4"),
+        (["--cascade", "3:2 2"], "layers must ascend"),
+        (["--cascade", "two"], "write it as"),
+        (["--layer", 3, "--cascade", "2:3 4"], "give one of the two"),
+        (["--query", "also"], "give one of"),
+        (["--groups", "also.jsonl"], "give one of"),
+        (["--passages", "a.txt"], "give --query too"),
+        (["--tag", "two words"], "write one word"),
+        (["--tag", ""], "write one word"),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("unloaded")
+def test_what_does_not_go_together(bert, data, arguments, said):
+    assert said in refused(bert, *of_run(data, "--out", data / "out.trec", *arguments))
+    assert not (data / "out.trec").exists()
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_files_that_do_not_fit_are_named_with_their_line(bert, data):
+    def said(**texts: str) -> str:
+        for name, text in texts.items():
+            (data / {"run": "bm25.trec"}.get(name, f"{name}.jsonl")).write_text(text)
+        return refused(bert, *of_run(data, "-o", data / "out.trec"))
+
+    known = "q1 Q0 d1 1 2.0 bm25\n"
+    assert f"{data}/bm25.trec:2: 'nobody': query" in said(run=f"{known}nobody Q0 d1 1 2.0 bm25\n")
+    assert f"{data}/bm25.trec:3: 'gone'" in said(run=f"{known}q1 Q0 d2 2 1.0 bm25\nq2 Q0 gone 1 1.0 bm25\n")
+    assert "bm25.trec:1: " in said(run="q1 d1\n")
+    assert "holds no candidate" in said(run="")
+    twice = '{"_id": "d1", "text": "a"}\n' * 2
+    assert "id 'd1' stands twice" in said(run=known, corpus=twice)
+    assert "corpus.jsonl:1: field 'text' is missing" in said(corpus='{"_id": "d1"}\n')
+    assert "queries.jsonl:1: " in said(queries="{\n")
+    (data / "queries.jsonl").unlink()
+    assert "queries.jsonl: no such file" in said()
+    assert not (data / "out.trec").exists()
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_inputs_that_are_empty_or_lack_a_part(bert, data):
+    assert "--query has no text" in refused(bert, "--query", " ", input="a")
+    assert "standard input: holds no passage" in refused(bert, "--query", "a", input="")
+    assert "standard input:2: a blank line" in refused(bert, "--query", "a", input="b\n\nc")
+    assert "no such file" in refused(bert, "--query", "a", "--passages", data / "none.txt")
+    assert "--run without --queries, --corpus" in refused(
+        bert, "--run", data / "bm25.trec", "-o", data / "out.trec"
+    )
+    assert "give one of" in refused(bert, "-o", data / "out.trec")
+    (data / "groups.jsonl").write_text("")
+    assert "no group in it" in refused(bert, "--groups", data / "groups.jsonl", "-o", data / "out.trec")
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_an_output_that_cannot_be(bert, data):
+    assert "name a file" in refused(bert, *of_run(data))
+    assert "a folder" in refused(bert, *of_run(data, "-o", data))
+    assert "not gzipped" in refused(bert, *of_run(data, "-o", data / "out.trec.gz"))
+
+
+def test_exits_are_known_without_weights(tmp_path):
+    about = {"model_type": "minicpm", "num_hidden_layers": 4, "start_layer": 2, "head_type": "simple"}
+    write_json(tmp_path / "config.json", about)
+    assert exits_of(str(tmp_path)) == [2, 3, 4]
+    write_json(tmp_path / "config.json", about | {"head_type": "raw"})
+    with pytest.raises(ValueError, match="without relevance heads"):
+        exits_of(str(tmp_path))
+    write_json(tmp_path / "config.json", {"model_type": "bert"})
+    with pytest.raises(ValueError, match=r"no lwr\.json"):
+        exits_of(str(tmp_path))

@@ -1,0 +1,104 @@
+"""Scoring a split: every candidate once, in the run's order, whatever the chunks, batches and shards."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+
+import lwr.scoring.score
+from lwr.config.config import Score
+from lwr.formats.beir import Passage, write_collection
+from lwr.formats.trec import read_run, write_run
+from lwr.model.batching import batches_of
+from lwr.model.prompt import Row
+from lwr.model.reranker import LayerwiseReranker
+from lwr.scoring.gather import gather
+from lwr.scoring.score import score
+
+QUERIES = {f"q{i}": f"load the object number {i}" for i in range(7)}
+PASSAGES = {f"d{i}": "def decode(s): return s " + "and more " * (i % 5) + str(i) for i in range(12)}
+
+
+@pytest.fixture(scope="module")
+def reranker(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    reranker = LayerwiseReranker(
+        tiny.backbone("bert"),
+        tiny.tokenizer(encoder=True),
+        start_layer=3,
+        query_max_len=16,
+        passage_max_len=48,
+    )
+    reranker.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def collection(tmp_path):
+    qrels = {"test": {query: {f"d{i}": 1} for i, query in enumerate(QUERIES)}}
+    write_collection(tmp_path, [Passage(doc, "", text) for doc, text in PASSAGES.items()], QUERIES, qrels)
+    docs = list(PASSAGES)
+    run = {
+        query: [(doc, 10.0 - rank) for rank, doc in enumerate(docs[i : i + 3 + i % 2])]
+        for i, query in enumerate(reversed(QUERIES))
+    }
+    write_run(tmp_path / "test.trec", run, "made-up")
+    return tmp_path
+
+
+def scored(reranker, collection, name="out", settings=Score(), **which) -> pd.DataFrame:  # noqa: B008
+    out = collection / f"{name}.parquet"
+    score(reranker, collection, "test", collection / "test.trec", settings, out, **which)
+    return pd.read_parquet(out)
+
+
+@pytest.mark.parametrize("queries_at_once", [1, 2, 100])
+def test_every_candidate_is_scored_once_in_the_runs_order(reranker, collection, monkeypatch, queries_at_once):
+    monkeypatch.setattr(lwr.scoring.score, "QUERIES_AT_ONCE", queries_at_once)
+    table = scored(reranker, collection)
+    expected = [(q, d, s) for q, docs in read_run(collection / "test.trec").items() for d, s in docs]
+    assert list(table[["query_id", "doc_id", "first_stage"]].itertuples(index=False, name=None)) == expected
+    assert list(table.columns[4:]) == ["layer_3", "layer_4"]
+    assert table["layer_4"].nunique() > len(table) / 2
+
+
+def test_a_score_is_that_of_the_pair_alone(reranker, collection):
+    table, model = scored(reranker, collection), LayerwiseReranker.from_pretrained(reranker, device="cpu")
+    for line in table.sample(5, random_state=0).itertuples():
+        rows = model.prompt.rows([(QUERIES[line.query_id], PASSAGES[line.doc_id])])
+        alone = model.score_rows(rows, [3, 4])[:, 0]
+        np.testing.assert_allclose([line.layer_3, line.layer_4], alone, atol=1e-5)
+
+
+def test_shards_gather_to_the_whole(reranker, collection):
+    whole = scored(reranker, collection)
+    for k in (1, 2, 3):
+        scored(reranker, collection, f"shard{k}", shard=f"{k}/3")
+    gather([collection / f"shard{k}.parquet" for k in (1, 2, 3)], collection / "gathered.parquet")
+    gathered = pd.read_parquet(collection / "gathered.parquet")
+    keys = ["query_id", "doc_id", "first_stage"]
+    pd.testing.assert_frame_equal(gathered[keys], whole[keys])
+    np.testing.assert_allclose(gathered["layer_4"], whole["layer_4"], atol=1e-5)
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "2", "a/b"])
+def test_a_shard_that_is_none_is_refused(reranker, collection, shard):
+    with pytest.raises(ValueError, match="K/N"):
+        scored(reranker, collection, shard=shard)
+
+
+def test_a_candidate_that_the_corpus_lacks_is_named(reranker, collection):
+    write_run(collection / "test.trec", {"q1": [("nowhere", 1.0)]}, "made-up")
+    with pytest.raises(ValueError, match="nowhere"):
+        scored(reranker, collection)
+    assert not (collection / "out.parquet").exists()
+
+
+def test_batches_hold_every_row_within_the_budget():
+    rows = [Row([7] * length, None) for length in (5, 90, 1, 30, 30, 2, 17)]
+    batches = batches_of(rows, tokens_per_batch=64)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(rows)))
+    assert all(len(batch) == 1 or len(batch) * max(len(rows[i]) for i in batch) <= 64 for batch in batches)
+    assert batches[0] == [1]

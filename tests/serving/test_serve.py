@@ -1,0 +1,354 @@
+"""The server: every client's shapes, scores as offline whoever shares the batch, and bad requests it survives."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tiny
+from fastapi.testclient import TestClient
+from typer.testing import CliRunner
+
+from lwr.cli import app
+from lwr.model.cascade_schedule import Schedule
+from lwr.model.reranker import LayerwiseReranker
+from lwr.serving.admission import Limits
+from lwr.serving.serve import application
+
+QUERY = "load the object"
+TEXTS = [f"def decode{i}(s): return s" + " and more" * (i % 4) for i in range(9)]
+LIMITS = Limits(body_bytes=20_000, documents=50, characters=1000, requests=64)
+
+
+def build(architecture: str = "llama") -> LayerwiseReranker:
+    tokenizer = tiny.tokenizer(encoder=architecture in tiny.ENCODERS)
+    lengths = {"query_max_len": 16, "passage_max_len": 160}
+    return LayerwiseReranker(tiny.backbone(architecture), tokenizer, start_layer=2, **lengths).eval()
+
+
+@pytest.fixture(scope="module")
+def offline() -> LayerwiseReranker:
+    return build()
+
+
+@pytest.fixture(scope="module")
+def client():
+    with TestClient(application(build(), "tiny", Schedule((), 4), LIMITS)) as client:
+        yield client
+
+
+def scores_of(model: LayerwiseReranker, query: str, texts: list[str], layer: int) -> np.ndarray:
+    rows = model.prompt.rows([(query, text) for text in texts])
+    return model.score_rows(rows, [layer])[0].astype(np.float64)
+
+
+def squeezed(scores: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-scores))
+
+
+def by_index(results: list[dict], key: str) -> list[float]:
+    return [result[key] for result in sorted(results, key=lambda result: result["index"])]
+
+
+# --- the shapes of all clients -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", [None, 2, 3, 4])
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
+def test_jina_and_cohere(client, offline, path, layer):
+    asked = {"model": "theirs", "query": QUERY, "documents": TEXTS, "layer": layer}
+    answer = client.post(path, json=asked).raise_for_status().json()
+    expected = scores_of(offline, QUERY, TEXTS, layer or 4)
+    results = answer["results"]
+    assert [result["index"] for result in results] == np.argsort(-expected, kind="stable").tolist()
+    np.testing.assert_allclose(by_index(results, "relevance_score"), squeezed(expected), atol=1e-5)
+    assert answer["model"] == "tiny"
+    assert answer["id"]
+    rows = offline.prompt.rows([(QUERY, text) for text in TEXTS])
+    assert answer["usage"] == {"total_tokens": sum(map(len, rows))}
+    assert answer["meta"] == {"api_version": {"version": path[2]}}
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "told"),
+    [
+        ("/v1/rerank", None, True),
+        ("/v1/rerank", False, False),
+        ("/v2/rerank", None, False),
+        ("/v2/rerank", True, True),
+    ],
+)
+def test_documents_are_strings_or_objects_and_return_where_they_are_asked_for(client, path, asked, told):
+    documents = [TEXTS[0], {"text": TEXTS[1], "title": "not read"}]
+    body = {"query": QUERY, "documents": documents, "return_documents": asked}
+    for result in client.post(path, json=body).raise_for_status().json()["results"]:
+        keys = {"index", "relevance_score"}
+        assert set(result) == (keys | {"document"} if told else keys)
+        if told:
+            assert result["document"] == {"text": TEXTS[result["index"]]}
+
+
+@pytest.mark.parametrize(("top_n", "many"), [(1, 1), (4, 4), (9, 9), (1000, 9)])
+def test_top_n_cuts_the_answer(client, top_n, many):
+    asked = {"query": QUERY, "documents": TEXTS}
+    whole = client.post("/v2/rerank", json=asked).json()["results"]
+    assert client.post("/v2/rerank", json=asked | {"top_n": top_n}).json()["results"] == whole[:many]
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_tei(client, offline, raw):
+    asked = {"query": QUERY, "texts": TEXTS, "raw_scores": raw, "return_text": raw, "truncate": True}
+    answer = client.post("/rerank", json=asked).raise_for_status().json()
+    expected = scores_of(offline, QUERY, TEXTS, 4)
+    assert [result["index"] for result in answer] == np.argsort(-expected, kind="stable").tolist()
+    np.testing.assert_allclose(
+        by_index(answer, "score"), expected if raw else squeezed(expected), rtol=1e-5, atol=1e-5
+    )
+    assert all(result.get("text") == (TEXTS[result["index"]] if raw else None) for result in answer)
+    assert all(("text" in result) == raw for result in answer)
+
+
+def test_scores_of_all_exits(client, offline):
+    answer = client.post("/v1/scores", json={"query": QUERY, "documents": TEXTS}).raise_for_status().json()
+    assert answer["layers"] == [2, 3, 4]
+    for layer, scores in zip(answer["layers"], answer["scores"], strict=True):
+        np.testing.assert_allclose(scores, scores_of(offline, QUERY, TEXTS, layer), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(answer["flops"], [0.5, 0.75, 1.0])
+
+
+def test_a_cascade_ranks_and_scores_by_place_and_a_layer_overrides_it(offline):
+    schedule = Schedule.parse("2:5 3:2 4")
+    with TestClient(application(build(), "tiny", schedule, LIMITS)) as client:
+        asked = {"query": QUERY, "documents": TEXTS}
+        ranked = client.post("/v2/rerank", json=asked).json()["results"]
+        at_exit = client.post("/v2/rerank", json=asked | {"layer": 3}).json()["results"]
+        assert client.get("/v1/models").json()["data"][0]["depth"] == "2:5 3:2 4"
+    rows = offline.prompt.rows([(QUERY, text) for text in TEXTS])
+    assert [result["index"] for result in ranked] == offline.rank_rows(rows, schedule).order.tolist()
+    np.testing.assert_allclose([result["relevance_score"] for result in ranked], 1 / np.arange(1, 10))
+    expected = squeezed(scores_of(offline, QUERY, TEXTS, 3))
+    np.testing.assert_allclose(by_index(at_exit, "relevance_score"), expected, atol=1e-5)
+
+
+def test_what_is_served(client):
+    assert client.get("/health").json() == {"status": "ok"}
+    (model,) = client.get("/v1/models").json()["data"]
+    assert model["id"] == "tiny"
+    assert model["exits"] == [2, 3, 4]
+    assert model["depth"] == "4"
+
+
+def test_the_page_is_one_file_that_may_ask_this_server_alone(client):
+    page = client.get("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "connect-src 'self'" in page.headers["content-security-policy"]
+    assert "http://" not in page.text.replace("http://www.w3.org/", "")
+    assert "https://" not in page.text
+
+
+def test_a_cascade_over_layers_without_heads_is_refused():
+    with pytest.raises(ValueError, match=r"layers \[1, 5\] have no head; exits are 2..4"):
+        application(build(), "tiny", Schedule.parse("1:5 5"))
+
+
+# --- many at once --------------------------------------------------------------------------------------
+
+
+def test_a_score_that_is_no_number_is_an_error_and_the_server_lives(offline):
+    reranker = build()
+    with TestClient(application(reranker, "t", Schedule((), 4)), raise_server_exceptions=False) as client:
+        reranker.head(3).data.fill_(np.nan)
+        answer = client.post("/rerank", json={"query": "a", "texts": ["b"], "layer": 3})
+        assert answer.status_code == 500
+        assert answer.json()["error_type"] == "backend"
+        assert client.post("/rerank", json={"query": "a", "texts": ["b"]}).status_code == 200
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bert", "qwen3"])
+def test_many_threads_get_what_each_would_get_alone(architecture):
+    offline = build(architecture)
+    asked = [
+        ({"query": f"{QUERY} {i % 5}", "texts": TEXTS[i % 7 :], "layer": 2 + i % 3, "raw_scores": True})
+        for i in range(60)
+    ]
+    with (
+        TestClient(application(build(architecture), "tiny", Schedule((), 4))) as client,
+        ThreadPoolExecutor(16) as threads,
+    ):
+        answers = list(threads.map(lambda body: client.post("/rerank", json=body).json(), asked))
+    for body, answer in zip(asked, answers, strict=True):
+        expected = scores_of(offline, body["query"], body["texts"], body["layer"])
+        np.testing.assert_allclose(by_index(answer, "score"), expected, rtol=1e-5, atol=1e-5)
+
+
+# --- bad requests --------------------------------------------------------------------------------------
+
+GOOD = {"query": QUERY, "documents": TEXTS[:2]}
+JSON = {"Content-Type": "application/json"}
+
+
+def problem_of(answer, status: int) -> str:
+    """The sentence, under the three names that clients look for."""
+    assert answer.status_code == status, answer.text
+    body = answer.json()
+    assert set(body) == {"error", "error_type", "detail", "message"}
+    assert body["error"] == body["detail"] == body["message"]
+    return body["error"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"query": ""}, "query: "),
+        ({"query": None}, "query: .*not None"),
+        ({"query": 7}, "query: .*not 7"),
+        ({"query": ["a"]}, "query: "),
+        ({"query": "\ud800"}, "query: "),
+        ({"documents": []}, "documents: "),
+        ({"documents": "text"}, "documents: .*not 'text'"),
+        ({"documents": [1]}, "documents.0: .*not 1"),
+        ({"documents": ["a", {"body": "b"}]}, "documents.1: "),
+        ({"documents": ["a", {"text": None}]}, "documents.1: .*not None"),
+        ({"documents": ["a", "\udc00"]}, "documents.1: "),
+        ({"documents": [[]] * 40}, r"documents.0: Input should be a valid string$"),
+        ({"top_n": 0}, "top_n: .*not 0"),
+        ({"top_n": "3"}, "top_n: .*not '3'"),
+        ({"top_n": 1.5}, "top_n: .*not 1.5"),
+        ({"top_n": float("nan")}, "top_n: "),
+        ({"return_documents": "yes"}, "return_documents: .*not 'yes'"),
+        ({"layer": 1}, r"layer is 1, but exits are 2\.\.4"),
+        ({"layer": 5}, r"layer is 5, but exits are 2\.\.4"),
+        ({"layer": 0}, r"layer is 0, but exits are 2\.\.4"),
+        ({"layer": True}, "layer: .*not True"),
+    ],
+    ids=lambda value: str(ascii(value))[:30] if isinstance(value, dict) else "",
+)
+def test_a_wrong_value_is_named(client, change, told):
+    body = json.dumps(GOOD | change).encode()
+    assert re.match(told, problem_of(client.post("/v1/rerank", content=body, headers=JSON), 422))
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 422),
+        (b"{", 400),
+        (b"null", 422),
+        (b"[]", 422),
+        (b'"text"', 422),
+        (b"{}", 422),
+        (bytes(range(256)), 400),
+        (b"\xff\xfe\x00", 400),
+        (b'{"query": "a\x00b", "documents": ["c"]}', 400),
+        (b"[" * 9000, 400),
+        (b'{"query": "a", "documents": ["b"], "top_n": ' + b"1" * 9000 + b"}", 400),
+    ],
+    ids=[
+        "empty",
+        "cut",
+        "null",
+        "list",
+        "string",
+        "no-keys",
+        "binary",
+        "utf16",
+        "raw-nul",
+        "deep",
+        "huge-int",
+    ],
+)
+def test_what_is_no_request_is_refused(client, body, status):
+    assert problem_of(client.post("/v1/rerank", content=body, headers=JSON), status)
+    assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("text", ["\0", "a\0b", "\x1b[2J\x07", "\ufffe\U0010ffff", " ", "\u202e", ""])
+def test_odd_characters_are_text(client, text):
+    asked = {"query": "q" + text, "documents": [text, "a"]}
+    answer = client.post("/v1/rerank", json=asked).raise_for_status().json()
+    assert sorted(result["document"]["text"] for result in answer["results"]) == sorted([text, "a"])
+
+
+def test_too_much_is_refused(client):
+    many = problem_of(client.post("/v1/rerank", json=GOOD | {"documents": ["a"] * 51}), 422)
+    assert many == "51 documents; at most 50, send several requests"
+    long = problem_of(client.post("/v1/rerank", json=GOOD | {"documents": ["a" * 1001]}), 422)
+    assert long == "a text has 1001 characters; at most 1000, send parts of it"
+    assert problem_of(client.post("/v1/rerank", json=GOOD | {"query": "a" * 1001}), 422)
+    assert "20000" in problem_of(client.post("/v1/rerank", json=GOOD | {"x": "a" * 20_000}), 413)
+
+
+def test_a_body_without_length_is_counted_as_it_comes(client):
+    sent = []
+
+    def endless():
+        for piece in range(1000):
+            sent.append(piece)
+            yield b"x" * 1000
+
+    assert "at most 20000" in problem_of(client.post("/v1/rerank", content=endless(), headers=JSON), 413)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
+def test_another_content_type_is_refused(client, kind):
+    headers = {"Content-Type": kind} if kind else {}
+    told = problem_of(client.post("/v1/rerank", content=json.dumps(GOOD), headers=headers), 415)
+    assert told == f"Content-Type is {kind or 'missing'}; send application/json"
+
+
+def test_other_paths_and_methods(client):
+    assert "GET" in problem_of(client.get("/v1/rerank"), 405)
+    assert client.get("/v1/rerank").headers["allow"] == "POST"
+    assert problem_of(client.get("/etc/passwd"), 404)
+    assert problem_of(client.get("/docs"), 404)
+
+
+def test_when_full_it_says_when_to_come_again():
+    with TestClient(application(build(), "tiny", Schedule((), 4), Limits(requests=0))) as client:
+        answer = client.post("/v1/rerank", json=GOOD)
+        assert problem_of(answer, 503)
+        assert answer.json()["error_type"] == "overloaded"
+        assert answer.headers["retry-after"] == "1"
+        assert client.get("/health").status_code == 200
+
+
+def test_a_key_is_asked_for_where_there_is_one():
+    app = application(build(), "tiny", Schedule((), 4), key="sécret")
+    with TestClient(app) as client:
+        for given in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": "Bearer "},
+            {"Authorization": "x"},
+        ):
+            answer = client.post("/v1/rerank", json=GOOD, headers=given)
+            assert problem_of(answer, 401)
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert client.get("/v1/models", headers=given).status_code == 401
+            assert client.get("/openapi.json", headers=given).status_code == 401
+            forged = given | {"Host": "x/health?"}
+            assert client.post("/v1/rerank", json=GOOD, headers=forged).status_code == 401
+        assert client.get("/health").status_code == 200
+        assert client.get("/").status_code == 200
+        right = {"Authorization": "Bearer sécret".encode()}
+        assert client.post("/v1/rerank", json=GOOD, headers=right).status_code == 200
+
+
+# --- the command ---------------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_is_wrong(monkeypatch, tmp_path):
+    def run(*arguments: str) -> str:
+        return str(CliRunner().invoke(app.app, ["serve", "--model", str(tmp_path), *arguments]).exception)
+
+    assert "give one of the two" in run("--layer", "3", "--cascade", "2:5 3")
+    monkeypatch.delenv("LWR_TEST_KEY", raising=False)
+    assert "LWR_TEST_KEY: that variable is not set" in run("--api-key-env", "LWR_TEST_KEY")
+    assert "write it as" in run("--cascade", "two")
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    assert run() == "lwr serve: the package fastapi is missing; pip install 'lwr[serve]'"

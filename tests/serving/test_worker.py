@@ -1,0 +1,112 @@
+"""Jobs that wait together are scored together, and each gets what it would have got alone."""
+
+from __future__ import annotations
+
+from threading import Event
+
+import numpy as np
+import pytest
+import tiny
+
+from lwr.config.config import Score
+from lwr.model.reranker import LayerwiseReranker
+from lwr.serving import worker as worker_module
+
+QUERY = "load the object"
+TEXTS = [f"def decode{i}(s): return s" + " and more" * (i % 4) for i in range(9)]
+
+
+def build() -> LayerwiseReranker:
+    lengths = {"query_max_len": 16, "passage_max_len": 160}
+    return LayerwiseReranker(
+        tiny.backbone("llama"), tiny.tokenizer(encoder=False), start_layer=2, **lengths
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def offline() -> LayerwiseReranker:
+    return build()
+
+
+def scores_of(model: LayerwiseReranker, query: str, texts: list[str], layer: int) -> np.ndarray:
+    rows = model.prompt.rows([(query, text) for text in texts])
+    return model.score_rows(rows, [layer])[0].astype(np.float64)
+
+
+def gathered(monkeypatch, jobs: list[tuple], scoring: Score) -> tuple[list, list[tuple[int, list]]]:
+    """Answers to jobs that all wait while the first is scored; and each call of `score_rows`: rows, layers."""
+    go, calls, real = Event(), [], LayerwiseReranker.score_rows
+
+    def watched(reranker, rows, layers, *settings):
+        go.wait(10)
+        calls.append((len(rows), layers))
+        return real(reranker, rows, layers, *settings)
+
+    monkeypatch.setattr(LayerwiseReranker, "score_rows", watched)
+    worker = worker_module.Worker(build(), scoring)
+    answers = [worker.submit(*job) for job in jobs]
+    go.set()
+    worker.close()
+    return answers, calls
+
+
+def test_those_who_wait_share_one_pass_to_the_deepest_layer_asked_for(monkeypatch, offline):
+    jobs = [
+        (QUERY, TEXTS[:1], [4]),
+        (QUERY, TEXTS[1:4], [2]),
+        ("another", TEXTS[4:], [3, 2]),
+        (QUERY, TEXTS, [2]),
+    ]
+    answers, calls = gathered(monkeypatch, jobs, Score())
+    assert sum(rows for rows, _ in calls) == 18
+    assert len(calls) <= 2
+    assert calls[-1][1] in ([2, 3], [2, 3, 4])
+    for (query, texts, layers), answer in zip(jobs, answers, strict=True):
+        scored = answer.result(0)
+        expected = [scores_of(offline, query, texts, layer) for layer in layers]
+        np.testing.assert_allclose(scored.scores, expected, rtol=1e-5, atol=1e-5)
+        rows = offline.prompt.rows([(query, text) for text in texts])
+        assert scored.tokens.tolist() == list(map(len, rows))
+
+
+def test_a_call_ends_where_a_batch_is_full(monkeypatch):
+    jobs = [(QUERY, TEXTS, [4])] * 4
+    _, calls = gathered(monkeypatch, jobs, Score(tokens_per_batch=64))
+    assert calls == [(9, [4])] * 4
+
+
+def test_who_gave_up_is_not_scored(monkeypatch):
+    worker = worker_module.Worker(build(), Score())
+    go, real, calls = Event(), LayerwiseReranker.score_rows, []
+
+    def watched(reranker, rows, *rest):
+        go.wait(10)
+        calls.append(len(rows))
+        return real(reranker, rows, *rest)
+
+    monkeypatch.setattr(LayerwiseReranker, "score_rows", watched)
+    first = worker.submit(QUERY, TEXTS[:2], [4])
+    while not first.running():
+        pass
+    gone = worker.submit(QUERY, TEXTS, [4])
+    assert gone.cancel() or gone.running()
+    go.set()
+    worker.close()
+    assert first.result(0).scores.shape == (1, 2)
+    assert sum(calls) == (2 if gone.cancelled() else 11)
+
+
+def test_one_that_fails_fails_alone(monkeypatch, offline):
+    real = LayerwiseReranker.score_rows
+    usual = max(map(len, offline.prompt.rows([(QUERY, text) for text in TEXTS])))
+
+    def fragile(reranker, rows, *rest):
+        if any(len(row) > usual for row in rows):
+            raise MemoryError("too long")
+        return real(reranker, rows, *rest)
+
+    monkeypatch.setattr(LayerwiseReranker, "score_rows", fragile)
+    worker = worker_module.Worker(build(), Score())
+    answers = [worker.submit(QUERY, [text], [4]) for text in (TEXTS[0], "long " * 200, TEXTS[1])]
+    worker.close()
+    assert [type(answer.exception(0)) for answer in answers] == [type(None), MemoryError, type(None)]

@@ -1,0 +1,189 @@
+"""Training groups: read, drawn, tokenised, batched."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+
+from lwr.common.files import BadInput, write_jsonl
+from lwr.config.config import Template
+from lwr.model.prompt import Prompt
+from lwr.model.reranker import LayerwiseReranker
+from lwr.training.dataset import Group, collate, read_groups
+
+LINE = {"query": "open a file", "pos": ["open()"], "neg": ["abs()", "sum()", "ord()"]}
+SHORT = Template(query="{query}", between="|", passage="{passage}", after=["?{instruction}"], instruction="")
+
+
+@pytest.fixture
+def prompt() -> Prompt:
+    return Prompt(tiny.tokenizer(encoder=False), SHORT)
+
+
+@pytest.fixture
+def read(tmp_path, prompt):
+    """read(lines, group_size, seed): the groups of a file of these lines."""
+
+    def write_and_read(lines: list[dict], group_size: int = 3, seed: int = 0) -> list[Group]:
+        write_jsonl(tmp_path / "groups.jsonl", lines)
+        return read_groups(tmp_path / "groups.jsonl", prompt, group_size, seed)
+
+    return write_and_read
+
+
+def texts(group: Group) -> list[str]:
+    tokenizer = tiny.tokenizer(encoder=False)
+    return [tokenizer.decode(row.input_ids).removeprefix("<s>") for row in group.rows]
+
+
+def passages(group: Group) -> list[str]:
+    return [text.split("|")[1].split("?")[0] for text in texts(group)]
+
+
+# --- reading -------------------------------------------------------------------------------------------
+
+
+def test_the_positive_comes_first(read):
+    (group,) = read([LINE], group_size=4)
+    first, *rest = texts(group)
+    assert first == "open a file|open()?"
+    assert sorted(rest) == ["open a file|abs()?", "open a file|ord()?", "open a file|sum()?"]
+    assert group.teacher is None
+
+
+def test_one_positive_is_drawn_and_as_many_negatives_as_asked_for(read):
+    line = LINE | {"pos": [f"p{i}" for i in range(5)], "neg": [f"n{i}" for i in range(9)]}
+    groups = read([line] * 40, group_size=4)
+    drawn = [passages(group) for group in groups]
+    assert {positive for positive, *_ in drawn} == set(line["pos"])
+    assert {negative for _, *negatives in drawn for negative in negatives} == set(line["neg"])
+    assert all(len(set(negatives)) == 3 for _, *negatives in drawn), "none twice where there are enough"
+
+
+def test_too_few_negatives_are_repeated(read):
+    (group,) = read([LINE], group_size=8)
+    positive, *negatives = passages(group)
+    assert positive == "open()"
+    assert len(negatives) == 7
+    assert all(negatives.count(text) <= 3 for text in LINE["neg"])
+
+
+def test_the_draw_depends_on_seed_and_line_alone(read):
+    lines = [LINE | {"neg": [f"n{i}" for i in range(99)]}] * 3
+    drawn = [passages(group) for group in read(lines, seed=1)]
+    assert drawn == [passages(group) for group in read(lines, seed=1)]
+    assert drawn[:2] == [passages(group) for group in read(lines[:2], seed=1)]
+    assert drawn != [passages(group) for group in read(lines, seed=2)]
+    assert drawn[0] != drawn[1]
+
+
+def test_a_line_may_bring_its_own_instruction(read):
+    plain, own = read([LINE, LINE | {"prompt": "Is it?"}])
+    assert texts(plain)[0].endswith("open()?")
+    assert texts(own)[0].endswith("open()?Is it?")
+
+
+def test_upstreams_instruction_in_a_line_is_no_wish_against_the_template(read):
+    (group,) = read([LINE | {"prompt": Template().instruction}])
+    assert texts(group)[0].endswith("open()?")
+
+
+def test_scores_of_a_teacher_follow_their_texts(read):
+    line = LINE | {"pos": ["p0", "p1"], "pos_scores": [10.0, 11.5], "neg_scores": [0.25, 1, -2.0]}
+    score_of = dict(
+        zip([*line["pos"], *line["neg"]], [*line["pos_scores"], *line["neg_scores"]], strict=True)
+    )
+    for group in read([line] * 9, group_size=4):
+        assert group.teacher == [score_of[text] for text in passages(group)]
+
+
+# --- refusals ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ({"query": "q", "neg": ["n"]}, "field 'pos' is missing"),
+        (LINE | {"query": 3}, "field 'query' is 3; make it a string"),
+        (LINE | {"neg": []}, "field 'neg' must be a list of one text or more"),
+        (LINE | {"pos": [None]}, "field 'pos' must be a list of one text or more"),
+        (LINE | {"prompt": 3}, "field 'prompt' is 3; make it a string"),
+        (
+            LINE | {"pos_scores": [1.0], "neg_scores": [1.0]},
+            "field 'neg_scores' must hold one number for each text",
+        ),
+        (LINE | {"pos_scores": [1.0]}, "field 'neg_scores' must hold one number for each text"),
+        (
+            LINE | {"pos_scores": ["1"], "neg_scores": [1, 2, 3]},
+            "field 'pos_scores' must hold one number for each",
+        ),
+    ],
+)
+def test_a_bad_line_is_named(read, tmp_path, line, says):
+    with pytest.raises(BadInput) as error:
+        read([LINE, line])
+    assert f"{tmp_path / 'groups.jsonl'}:2: " in str(error.value)
+    assert says in str(error.value)
+
+
+def test_scores_on_some_lines_alone_are_refused(read, tmp_path):
+    scored = LINE | {"pos_scores": [1.0], "neg_scores": [1, 2, 3]}
+    with pytest.raises(BadInput, match=r"groups\.jsonl:2: has teacher scores, unlike the lines before"):
+        read([LINE, scored])
+
+
+def test_a_file_without_lines_is_refused(read):
+    with pytest.raises(BadInput, match="no group in it"):
+        read([])
+
+
+# --- batches -------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_whole_groups_one_after_the_other(read):
+    lines = [LINE | {"query": f"query {i} " + "and more " * i} for i in range(3)]
+    groups = read(lines, group_size=4)
+    batch = collate(groups, tiny.tokenizer(encoder=False))
+    assert batch["groups"] == 3
+    assert batch["teacher_scores"] is None
+    rows = [row for group in groups for row in group.rows]
+    for row, ids, mask in zip(rows, batch["pair"]["input_ids"], batch["pair"]["attention_mask"], strict=True):
+        assert ids[mask.bool()].tolist() == row.input_ids
+
+
+def test_teacher_scores_are_grouped_as_the_rows_are(read):
+    scored = LINE | {"pos_scores": [9.0], "neg_scores": [1, 2, 3]}
+    groups = read([scored, scored])
+    batch = collate(groups, tiny.tokenizer(encoder=False))
+    assert batch["teacher_scores"].dtype == torch.float32
+    assert batch["teacher_scores"].tolist() == [group.teacher for group in groups]
+
+
+def test_a_last_batch_of_fewer_groups_has_the_mean_over_its_own(read):
+    lines = [LINE | {"query": f"query number {i}"} for i in range(7)]
+    groups = read(lines, group_size=4)
+    model = LayerwiseReranker(
+        tiny.backbone("llama"), tiny.tokenizer(encoder=False), 4, start_layer=2, template=SHORT
+    )
+    model.heads.requires_grad_(False).apply(lambda heads: [torch.nn.init.normal_(head) for head in heads])
+
+    def loss(some: list[Group]) -> torch.Tensor:
+        return model.train()(**collate(some, model.tokenizer)).loss
+
+    for batch in (groups[:4], groups[4:]):
+        alone = torch.stack([loss([group]) for group in batch])
+        assert alone.std() > 0.01, "the groups must differ for this test to mean anything"
+        torch.testing.assert_close(loss(batch), alone.mean())
+
+
+def test_an_external_teacher_reaches_the_loss(read):
+    scored = LINE | {"pos_scores": [9.0], "neg_scores": [1, 2, 3]}
+    model = LayerwiseReranker(
+        tiny.backbone("llama"), tiny.tokenizer(encoder=False), 4, start_layer=2, template=SHORT
+    )
+    with_teacher, without = (
+        model.train()(**collate(read([line] * 2), model.tokenizer)) for line in (scored, LINE)
+    )
+    assert torch.equal(with_teacher.parts.contrastive, without.parts.contrastive)
+    assert (with_teacher.parts.distillation > without.parts.distillation).all()

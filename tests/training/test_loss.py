@@ -1,0 +1,158 @@
+"""The layerwise loss against upstream's formula, and who teaches whom."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lwr.config.config import Distillation
+from lwr.training.loss import layerwise_loss, teachers_of
+
+EXITS, GROUPS, SIZE = 4, 3, 5
+DEEPEST = [3, 3, 3, None]
+
+
+@pytest.fixture
+def scores() -> Tensor:
+    """[exits, groups, group size], some units apart."""
+    return (2 * torch.randn(EXITS, GROUPS, SIZE)).requires_grad_()
+
+
+def upstream(scores: Tensor) -> Tensor:
+    """Written out: every exit learns that the first is the positive, every exit but the deepest learns from it."""
+    loss = torch.zeros(())
+    for exit_scores in scores:
+        loss = loss + F.cross_entropy(exit_scores, torch.zeros(GROUPS, dtype=torch.long))
+    targets = torch.softmax(scores[-1].detach(), dim=-1)
+    for exit_scores in scores[:-1]:
+        loss = loss - torch.mean(torch.sum(torch.log_softmax(exit_scores, dim=-1) * targets, dim=-1))
+    return loss
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> float:
+    """Number by number, the mean over groups."""
+    total = 0.0
+    for s, t in zip((student / temperature).tolist(), (teacher / temperature).tolist(), strict=True):
+        target = [math.exp(x) / sum(map(math.exp, t)) for x in t]
+        total -= sum(p * (x - math.log(sum(map(math.exp, s)))) for p, x in zip(target, s, strict=True))
+    return total / len(student)
+
+
+def gradient(loss: Tensor, scores: Tensor) -> Tensor:
+    return torch.autograd.grad(loss, scores)[0]
+
+
+# --- the loss ------------------------------------------------------------------------------------------
+
+
+def test_the_default_is_upstreams_loss_and_gradient(scores):
+    loss, expected = layerwise_loss(scores, DEEPEST).total, upstream(scores)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    torch.testing.assert_close(gradient(loss, scores), gradient(expected, scores))
+
+
+def test_one_exit_has_the_contrastive_loss_alone(scores):
+    loss = layerwise_loss(scores[-1:], [None])
+    assert torch.equal(loss.total, F.cross_entropy(scores[-1], torch.zeros(GROUPS, dtype=torch.long)))
+    assert loss.distillation.tolist() == [0]
+
+
+def test_chance_is_the_logarithm_of_the_group_size():
+    loss = layerwise_loss(torch.zeros(EXITS, GROUPS, SIZE), DEEPEST)
+    assert loss.contrastive.tolist() == pytest.approx([math.log(SIZE)] * EXITS)
+    assert loss.distillation.tolist() == pytest.approx([math.log(SIZE)] * (EXITS - 1) + [0])
+
+
+def test_parts_are_per_exit(scores):
+    loss = layerwise_loss(scores, DEEPEST)
+    for k in range(EXITS):
+        alone = F.cross_entropy(scores[k], torch.zeros(GROUPS, dtype=torch.long))
+        assert loss.contrastive[k].item() == pytest.approx(alone.item())
+        taught = 0 if k == EXITS - 1 else soft_cross_entropy(scores[k], scores[-1])
+        assert loss.distillation[k].item() == pytest.approx(taught, rel=1e-5)
+    assert loss.total.item() == pytest.approx((loss.contrastive + loss.distillation).sum().item())
+
+
+def test_each_exit_learns_from_the_teacher_it_is_given(scores):
+    teachers = [2, None, 3, None]
+    distillation = layerwise_loss(scores, teachers).distillation
+    expected = [
+        0 if t is None else soft_cross_entropy(s, scores[t]) for s, t in zip(scores, teachers, strict=True)
+    ]
+    assert distillation.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("teachers", [DEEPEST, [1, 2, 3, None]], ids=["deepest", "next"])
+def test_distillation_never_moves_a_teacher(scores, teachers):
+    for student in range(EXITS - 1):
+        distillation = layerwise_loss(scores, teachers).distillation
+        moved = gradient(distillation[student], scores).abs().amax(dim=(1, 2))
+        assert moved[student] > 0
+        assert not moved[[k for k in range(EXITS) if k != student]].any()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 4.0])
+def test_temperature(scores, temperature):
+    distillation = layerwise_loss(scores, DEEPEST, temperature).distillation
+    for k in range(EXITS - 1):
+        expected = soft_cross_entropy(scores[k], scores[-1], temperature) * temperature**2
+        assert distillation[k].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_temperature_leaves_the_labels_alone(scores):
+    assert torch.equal(
+        layerwise_loss(scores, DEEPEST, 4.0).contrastive, layerwise_loss(scores, DEEPEST).contrastive
+    )
+
+
+def test_weights_count_all_terms_of_an_exit(scores):
+    weights = [0.5, 0.0, 2.0, 3.0]
+    loss = layerwise_loss(scores, DEEPEST, weights=weights)
+    plain = layerwise_loss(scores, DEEPEST)
+    terms = (plain.contrastive + plain.distillation).tolist()
+    assert loss.total.item() == pytest.approx(sum(w * term for w, term in zip(weights, terms, strict=True)))
+    assert torch.equal(loss.contrastive, plain.contrastive), "logs stay unweighted"
+    assert not gradient(loss.total, scores)[1].any()
+
+
+def test_an_external_teacher_adds_to_the_deepest_exit(scores):
+    external = torch.randn(GROUPS, SIZE, requires_grad=True)
+    loss = layerwise_loss(scores, DEEPEST, external=external)
+    own = layerwise_loss(scores, DEEPEST)
+    added = (loss.distillation - own.distillation).tolist()
+    assert added == pytest.approx([soft_cross_entropy(s, external) for s in scores], rel=1e-4)
+    assert loss.total.item() == pytest.approx(own.total.item() + sum(added), rel=1e-5)
+    assert torch.autograd.grad(loss.total, external, allow_unused=True)[0] is None
+
+
+def test_an_external_teacher_has_the_temperature_too(scores):
+    external = torch.randn(GROUPS, SIZE)
+    (taught,) = layerwise_loss(scores[:1], [None], 2.0, external=external).distillation.tolist()
+    assert taught == pytest.approx(soft_cross_entropy(scores[0], external, 2.0) * 4, rel=1e-5)
+
+
+# --- who teaches whom ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("exits", "distillation", "teachers"),
+    [
+        ([4, 5, 6, 7], {"teacher": "deepest"}, [7, 7, 7, None]),
+        ([4, 5, 6, 7], {"teacher": "next"}, [5, 6, 7, None]),
+        ([4, 5, 6, 7], {"teacher": "none"}, [None, None, None, None]),
+        ([2, 3, 4, 5, 6, 7, 8, 9], {"teacher": "anchors", "every": 4}, [4, 4, 8, 8, 8, 8, 9, None]),
+        ([1, 2, 3, 4, 5, 6], {"teacher": "anchors", "every": 3}, [3, 3, 6, 6, 6, None]),
+        ([5, 6, 7], {"teacher": "anchors", "every": 100}, [7, 7, None]),
+        ([3, 4, 5], {"teacher": "anchors", "every": 1}, [4, 5, None]),
+        ([6], {"teacher": "deepest"}, [None]),
+        ([6], {"teacher": "next"}, [None]),
+        ([6], {"teacher": "anchors", "every": 2}, [None]),
+    ],
+)
+def test_teachers(exits, distillation, teachers):
+    found = teachers_of(exits, Distillation(**distillation))
+    assert [None if i is None else exits[i] for i in found] == teachers

@@ -1,0 +1,103 @@
+"""A training killed at any moment goes on from its last checkpoint, to the very weights it would have had."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+from safetensors.torch import load_file
+
+from lwr.common.files import write_jsonl
+from lwr.config.config import Base, Train
+from lwr.training.train import train
+
+KILLS = 10
+SETTINGS = Train(
+    steps=48,  # starting up must not be most of the time: kills in it resume nothing
+    groups_per_batch=2,
+    group_size=3,
+    query_max_len=8,
+    passage_max_len=56,
+    checkpoint_steps=2,
+    log_steps=12,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("resume")
+    tiny.save("bert", folder / "tiny-bert")  # with dropout: the random state must come back too
+    passages = [f"def f{i}(self, {'x, ' * (i % 4)}y): return decode(y, {i})" for i in range(20)]
+    groups = (
+        {"query": f"decode {i}", "pos": [passages[i]], "neg": passages[i + 1 : i + 4]} for i in range(16)
+    )
+    write_jsonl(folder / "groups.jsonl", groups)
+    return folder
+
+
+def run(folder: Path, out: str) -> None:
+    base = Base(model=str(folder / "tiny-bert"))
+    train(base, 2, SETTINGS, folder / "groups.jsonl", folder, folder / "none.trec", 1, folder / out / "model")
+
+
+def start(folder: Path, out: str) -> multiprocessing.Process:
+    process = multiprocessing.get_context("fork").Process(target=run, args=(folder, out))
+    process.start()
+    return process
+
+
+def weights(folder: Path, out: str) -> dict[str, bytes]:
+    tensors = {}
+    for file in ("model.safetensors", "heads.safetensors"):
+        tensors |= load_file(folder / out / "model" / file)
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments(folder):
+    began = time.monotonic()
+    undisturbed = start(folder, "undisturbed")
+    undisturbed.join()
+    lasts = time.monotonic() - began
+    expected = weights(folder, "undisturbed")
+
+    rng = random.Random(1)
+    resumed = 0
+    for kill in range(KILLS):
+        out = f"killed{kill}"
+        process = start(folder, out)
+        time.sleep(rng.uniform(0.1, 0.95) * lasts)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        model = folder / out / "model"
+        assert not model.exists() or weights(folder, out) == expected, "something partial has a final name"
+        resumed += any((folder / out).glob("model.checkpoints-*/checkpoint-*/whole"))
+
+        process = start(folder, out)
+        process.join()
+        assert process.exitcode == 0
+        assert weights(folder, out) == expected, f"kill {kill}: resumed to other weights"
+        assert [path.name for path in (folder / out).iterdir()] == ["model"], "checkpoints or drafts are left"
+    assert resumed >= KILLS // 3, "the kills came too early to test resuming"
+
+
+@pytest.mark.slow
+def test_a_cut_checkpoint_is_passed_over(folder):
+    process = start(folder, "cut")
+    while not list((folder / "cut").glob("model.checkpoints-*/checkpoint-4/whole")):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    (newest,) = (folder / "cut").glob("model.checkpoints-*/checkpoint-4")
+    (newest / "whole").unlink()
+    (newest / "model.safetensors").write_bytes(b"cut short")
+    run(folder, "cut")
+    undisturbed = start(folder, "cut-reference")
+    undisturbed.join()
+    assert weights(folder, "cut") == weights(folder, "cut-reference")

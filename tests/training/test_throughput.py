@@ -1,0 +1,36 @@
+"""Rates of training, with a clock that stands where it is put."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import lwr.training.throughput
+from lwr.evaluation.flops import Shape
+from lwr.training.throughput import Speed, matmul_speed
+
+SHAPE = Shape(weights=(100, 100), attended=(10, 10))
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("frozen", "passes"), [(False, 3), (True, 2)])
+def test_rates_by_hand(monkeypatch, frozen, passes):
+    now = [100.0]
+    monkeypatch.setattr(lwr.training.throughput, "matmul_speed", lambda *_: 1000.0)
+    monkeypatch.setattr(lwr.training.throughput, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    speed = Speed(SHAPE, CPU, torch.float32, frozen)
+    speed.add(torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]))
+    speed.add(torch.tensor([[0, 1]]))
+    now[0] += 2
+    forward = 2 * sum(2 * n * 100 + 4 * n**2 * 10 for n in (3, 1, 1))
+    expected = {"tokens_per_second": 5 / 2, "mfu": passes * forward / 2 / 1000}
+    assert speed.since_last() == pytest.approx(expected)
+    speed.add(torch.tensor([[1]]))
+    now[0] += 1
+    assert speed.since_last()["tokens_per_second"] == 1, "each step counts once"
+
+
+def test_a_machine_multiplies_faster_than_a_loop_in_python():
+    assert matmul_speed(CPU, torch.float32, seconds=0.01) > 1e8

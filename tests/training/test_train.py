@@ -1,0 +1,338 @@
+"""Training: the same whatever the batches, processes and memory savings; what is written; what is kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import lwr.training.trainer
+from lwr.common.files import write_jsonl
+from lwr.config.config import Base, Score, Train
+from lwr.evaluation.measures import per_query, rankings
+from lwr.formats.beir import Passage, write_collection
+from lwr.formats.trec import write_run
+from lwr.model.batching import pad
+from lwr.model.reranker import LayerwiseReranker
+from lwr.scoring.score import score
+from lwr.training.train import build, train
+
+GROUPS, DEV = 32, 6
+SETTINGS = {"steps": 3, "groups_per_batch": 8, "group_size": 3, "query_max_len": 16, "passage_max_len": 48}
+SETTINGS |= {"lr": 1e-3, "head_lr": 1e-2, "log_steps": 1}
+TEMPLATE = {"query": "{query}", "passage": "{passage}", "after": ["?"]}
+
+
+def passage(i: int) -> str:
+    return f"def f{i}(self, {'x, ' * (i % 4)}y): return decode(y, {i * i})"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A collection with groups.jsonl and dev.trec, and two base models that drop nothing out."""
+    folder = tmp_path_factory.mktemp("data")
+    queries = {f"q{i}": f"decode the number {i * i}" for i in range(GROUPS + DEV)}
+    corpus = [Passage(f"d{i}", "", passage(i)) for i in range(GROUPS + DEV)]
+    dev = range(GROUPS, GROUPS + DEV)
+    write_collection(folder, corpus, queries, {"dev": {f"q{i}": {f"d{i}": 1} for i in dev}})
+    candidates = {f"q{i}": [(f"d{j}", float(-j)) for j in dev] for i in dev}
+    write_run(folder / "dev.trec", candidates, "tiny")
+    groups = (
+        {
+            "query": queries[f"q{i}"],
+            "pos": [passage(i)],
+            "neg": [passage((i + j) % GROUPS) for j in range(1, 5)],
+        }
+        for i in range(GROUPS)
+    )
+    write_jsonl(folder / "groups.jsonl", groups)
+    for architecture in ("llama", "bert", "qwen3"):
+        config = tiny.save(architecture, folder / architecture) / "config.json"
+        without_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        config.write_text(json.dumps(json.loads(config.read_text()) | without_dropout))
+    return folder
+
+
+def base(data: Path, architecture: str) -> Base:
+    return Base(model=str(data / architecture), template=TEMPLATE)
+
+
+def run(data: Path, out: Path, architecture: str = "llama", seed: int = 1, **settings) -> Path:
+    train(
+        base(data, architecture),
+        2,
+        Train.model_validate(SETTINGS | settings),
+        data / "groups.jsonl",
+        data,
+        data / "dev.trec",
+        seed,
+        out,
+    )
+    return out
+
+
+def command(data: Path, out: Path, architecture: str, seed: int = 1, **settings) -> list[str]:
+    """The same as a command line."""
+    return [
+        *("train", "--base", json.dumps({"model": str(data / architecture), "template": TEMPLATE})),
+        *("--start-layer", "2", "--settings", json.dumps(SETTINGS | settings)),
+        *(
+            "--groups",
+            str(data / "groups.jsonl"),
+            "--collection",
+            str(data),
+            "--dev-run",
+            str(data / "dev.trec"),
+        ),
+        *("--seed", str(seed), "--out", str(out)),
+    ]
+
+
+def lwr_command(*step: str) -> None:
+    """Run `lwr STEP` in a process of its own, one thread in each."""
+    subprocess.run(
+        [sys.executable, "-m", "lwr.cli", *step], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+
+
+def weights(model: Path) -> dict[str, Tensor]:
+    tensors = {}
+    for file in sorted(model.glob("*.safetensors")):
+        tensors |= load_file(file)
+    return tensors
+
+
+def logs(model: Path, key: str = "loss") -> list[dict[str, float]]:
+    """The lines of training.jsonl that hold `key`."""
+    lines = [json.loads(line) for line in (model / "training.jsonl").read_text().splitlines()]
+    return [line for line in lines if key in line]
+
+
+def trajectory(model: Path) -> list[float]:
+    """Every loss of every log, in its order: the total, then by exit."""
+    names = [f"{part}_layer_{k}" for part in ("contrastive", "distillation") for k in (2, 3, 4)]
+    return [line[name] for line in logs(model) for name in ("loss", *names)]
+
+
+def distance(a: Path, b: Path) -> float:
+    """The largest difference of two weights."""
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys()
+    return max((first[name] - second[name]).abs().max().item() for name in first)
+
+
+@pytest.fixture
+def sgd(monkeypatch):
+    """SGD moves a weight by its gradient: AdamW, which divides by it, would make much of its last bits."""
+
+    def optimizer(reranker: LayerwiseReranker, settings: Train) -> torch.optim.SGD:
+        return torch.optim.SGD([p for p in reranker.parameters() if p.requires_grad], lr=settings.lr)
+
+    monkeypatch.setattr(lwr.training.trainer, "_optimizer", optimizer)
+
+
+# --- the same training ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bert"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"groups_per_batch": 1, "accumulation": 8}, {"recompute": "nothing"}, {"recompute": "blocks"}],
+    ids=["accumulation", "keeping all", "keeping states alone"],
+)
+def test_memory_is_saved_at_no_change(data, tmp_path, architecture, settings, sgd):
+    plain = run(data, tmp_path / "plain", architecture, lr=0.1)
+    saving = run(data, tmp_path / "saving", architecture, lr=0.1, **settings)
+    assert distance(plain, saving) < 1e-5
+    assert trajectory(saving) == pytest.approx(trajectory(plain), abs=1e-5)
+    assert distance(plain, run(data, tmp_path / "elsewhere", architecture, lr=0.2)) > 1e-3
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_last_bit(data, tmp_path):
+    first, again, other = (run(data, tmp_path / str(i), seed=seed) for i, seed in enumerate([1, 1, 2]))
+    assert distance(first, again) == 0
+    assert distance(first, other) > 1e-3
+
+
+@pytest.fixture(scope="module")
+def plain_step(data) -> Path:
+    return run(data, data / "plain_step", steps=1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"distillation": {"teacher": "next"}},
+        {"distillation": {"temperature": 2.0}},
+        {"exit_weights": {2: 0.1}},
+        {"heads": "shared"},
+        {"head_init": "yes_token"},
+    ],
+    ids=str,
+)
+def test_a_setting_reaches_the_loss(data, tmp_path, plain_step, settings):
+    assert trajectory(run(data, tmp_path / "other", steps=1, **settings)) != trajectory(plain_step)
+
+
+def test_two_processes_train_as_one(data, tmp_path):
+    settings = {"steps": 6, "log_steps": 2, "eval_steps": 3}
+    one = run(data, tmp_path / "one", groups_per_batch=8, **settings)
+    step = command(data, tmp_path / "two", "llama", groups_per_batch=4, **settings)
+    lwr_command("launch", "--gpus", "0", "--processes", "2", "--", *step)
+    assert trajectory(tmp_path / "two") == pytest.approx(trajectory(one), abs=1e-5)
+    ndcg = [[line["eval_mean"] for line in logs(model, "eval_mean")] for model in (one, tmp_path / "two")]
+    assert ndcg[1] == pytest.approx(ndcg[0])
+
+
+# --- what is written -----------------------------------------------------------------------------------
+
+
+def test_losses_of_every_exit_are_logged(data, tmp_path):
+    lines = logs(run(data, tmp_path / "model", steps=4, log_steps=2))
+    assert [line["step"] for line in lines] == [2, 4]
+    for line in lines:
+        parts = {name: value for name, value in line.items() if "_layer_" in name}
+        assert sorted(parts) == [
+            f"{part}_layer_{k}" for part in ("contrastive", "distillation") for k in (2, 3, 4)
+        ]
+        assert line["distillation_layer_4"] == 0
+        assert sum(parts.values()) == pytest.approx(line["loss"], rel=1e-3)
+    first = [lines[0][f"contrastive_layer_{k}"] for k in (2, 3, 4)]
+    assert first == pytest.approx([math.log(3)] * 3, rel=0.2), "random heads start at chance"
+
+
+def test_the_learning_rate_rises_and_falls(data, tmp_path):
+    lines = logs(run(data, tmp_path / "model", steps=8, warmup=0.25), "learning_rate")
+    rates = [line["learning_rate"] / SETTINGS["lr"] for line in lines]
+    assert rates == pytest.approx([0, 1 / 2, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+
+
+def test_epochs_decide_where_steps_do_not(data, tmp_path):
+    lines = logs(run(data, tmp_path / "model", steps=None, epochs=2, groups_per_batch=10))
+    assert [line["step"] for line in lines] == list(range(1, 9))
+
+
+def test_a_look_is_what_scoring_and_measuring_the_model_gives(data, tmp_path):
+    model = run(data, tmp_path / "model", steps=4, eval_steps=2)
+    looks = logs(model, "eval_mean")
+    assert [look["step"] for look in looks] == [2, 4]
+    score(model, data, "dev", data / "dev.trec", Score(), tmp_path / "dev.parquet")
+    table = pd.read_parquet(tmp_path / "dev.parquet")
+    qrels = {f"q{i}": {f"d{i}": 1} for i in range(GROUPS, GROUPS + DEV)}
+    for k in (2, 3, 4):
+        measured = per_query(qrels, rankings(table, f"layer_{k}"), ["nDCG@10"])["value"].mean()
+        assert looks[-1][f"eval_layer_{k}"] == pytest.approx(measured)
+    assert looks[-1]["eval_mean"] == pytest.approx(sum(looks[-1][f"eval_layer_{k}"] for k in (2, 3, 4)) / 3)
+
+
+@pytest.mark.parametrize(
+    ("keep_by", "lora"), [("mean", None), ("deepest", None), (3, None), ("mean", {"rank": 4})], ids=str
+)
+def test_the_best_step_is_kept(data, tmp_path, keep_by, lora):
+    # at this rate the weights are lost soon: the best step is an early one
+    settings = {"steps": 8, "eval_steps": 1, "lr": 0.1, "warmup": 0.0, "keep": "best"}
+    settings |= {"keep_by": keep_by, "lora": lora}
+    model = run(data, tmp_path / "model", seed=2, **settings)
+    looks = logs(model, "eval_mean")
+    key = {"mean": "eval_mean", "deepest": "eval_layer_4", 3: "eval_layer_3"}[keep_by]
+    best = max(look[key] for look in looks)
+    assert looks[-1][key] < best, "the last step must not be the best for this test to mean anything"
+    score(model, data, "dev", data / "dev.trec", Score(), tmp_path / "dev.parquet")
+    table = pd.read_parquet(tmp_path / "dev.parquet")
+    qrels = {f"q{i}": {f"d{i}": 1} for i in range(GROUPS, GROUPS + DEV)}
+    by_exit = [
+        per_query(qrels, rankings(table, f"layer_{k}"), ["nDCG@10"])["value"].mean() for k in (2, 3, 4)
+    ]
+    kept = {"mean": sum(by_exit) / 3, "deepest": by_exit[2], 3: by_exit[1]}[keep_by]
+    assert kept == pytest.approx(best)
+
+
+def test_keeping_by_a_layer_that_is_no_exit_is_refused_at_once(data, tmp_path):
+    with pytest.raises(ValueError, match=r"keep_by is 1, but exits are 2\.\.4"):
+        run(data, tmp_path / "model", eval_steps=1, keep="best", keep_by=1)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bert"])
+def test_an_adapter_scores_on_disk_as_it_did_in_training(data, tmp_path, architecture, monkeypatch):
+    trained = []
+    save = LayerwiseReranker.save_pretrained
+    monkeypatch.setattr(
+        LayerwiseReranker, "save_pretrained", lambda self, folder: (trained.append(self), save(self, folder))
+    )
+    model = run(data, tmp_path / "model", architecture, lora={"rank": 4, "alpha": 8}, steps=6)
+    assert (model / "adapter_model.safetensors").is_file()
+    assert not (model / "model.safetensors").exists()
+
+    @torch.no_grad()
+    def scores(reranker: LayerwiseReranker) -> Tensor:
+        rows = reranker.prompt.rows([("decode the number 4", passage(i)) for i in range(4)])
+        return torch.stack(reranker.eval().encode(pad(rows, reranker.tokenizer)))
+
+    loaded = scores(LayerwiseReranker.from_pretrained(model, device="cpu"))
+    assert torch.equal(loaded, scores(trained[0]))
+    without_adapter = build(base(data, architecture), 2, Train.model_validate(SETTINGS))
+    without_adapter.heads = trained[0].heads
+    assert (loaded - scores(without_adapter)).abs().max() > 1e-3, "the adapter must have moved"
+
+
+def test_bfloat16_trains(data, tmp_path):
+    plain = run(data, tmp_path / "plain", steps=12)
+    halved = run(data, tmp_path / "halved", steps=12, precision="bfloat16", eval_steps=6)
+    assert {tensor.dtype for tensor in weights(halved).values()} == {torch.float32}
+    losses, expected = ([line["loss"] for line in logs(model)] for model in (halved, plain))
+    assert losses != expected
+    assert losses == pytest.approx(expected, rel=0.1)
+    assert losses[-1] < losses[0] - 0.1
+
+
+# --- what is optimised ---------------------------------------------------------------------------------
+
+
+def test_heads_have_their_own_rate_and_only_matrices_decay(data):
+    settings = Train.model_validate(SETTINGS | {"weight_decay": 0.1})
+    reranker = build(base(data, "bert"), 2, settings)
+    groups = lwr.training.trainer._optimizer(reranker, settings).param_groups
+    of = {p: group for group in groups for p in group["params"]}
+    assert of.keys() == {p for p in reranker.parameters() if p.requires_grad}
+    for p in reranker.backbone.parameters():
+        if p.requires_grad:
+            assert (of[p]["lr"], of[p]["weight_decay"]) == (1e-3, 0.1 if p.ndim == 2 else 0.0)
+    for head in reranker.heads:
+        assert (of[head]["lr"], of[head]["weight_decay"]) == (1e-2, 0.0)
+
+
+def test_what_is_not_finite_stops_training_and_names_its_groups(data, tmp_path):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"the (loss|gradient) of .* is not finite after step [1-3], in a batch of the groups ",
+    ):
+        run(data, tmp_path / "model", lr=1e30, warmup=0.0, steps=5)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("head_init", ["yes_token", "checkpoint"])
+def test_heads_that_the_base_model_does_not_have_are_refused(data, head_init):
+    with pytest.raises(ValueError, match=rf"head_init is '{head_init}', but .*bert has no such head"):
+        build(base(data, "bert"), 2, Train.model_validate(SETTINGS | {"head_init": head_init}))
+
+
+# --- it learns -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_groups_are_learnt_by_heart_at_every_exit(data, tmp_path, architecture):
+    step = command(data, tmp_path / "model", architecture, steps=150, log_steps=10, lr=3e-3)
+    lwr_command(*step)
+    last = logs(tmp_path / "model")[-1]
+    assert max(last[f"contrastive_layer_{k}"] for k in (2, 3, 4)) < 0.1
