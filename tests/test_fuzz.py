@@ -19,9 +19,12 @@ from fuzz_targets import TARGETS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lwr.common.files import BadInput, read_json, read_jsonl, write_json, write_jsonl
-from lwr.config.config import Config, Template, Train
+from lwr.common.errors import BadInput
+from lwr.common.json_lines import read_json, read_jsonl, write_json, write_jsonl
+from lwr.config.grid import GridConfig
 from lwr.config.load import read
+from lwr.config.model import PromptTemplate
+from lwr.config.training import TrainingConfig
 from lwr.evaluation.replay import read_candidates, replay
 from lwr.formats.beir import Passage, read_corpus, read_qrels, read_queries, write_collection
 from lwr.formats.training_groups import read_group_lines
@@ -206,14 +209,14 @@ def test_any_text_is_a_schedule_or_refused(text):
 @settings(max_examples=60 * TIMES, deadline=None)
 def test_a_config_is_read_as_it_is_dumped(train):
     grid = {"datasets": {"d": {"source": {"kind": "python_docs"}}}, "base_models": {"m": {"model": "a/b"}}}
-    config = Config.model_validate(grid | {"start_layers": [2], "train": train})
-    assert Config.model_validate(yaml.safe_load(yaml.safe_dump(config.slice()))) == config
-    assert Train.model_validate(json.loads(json.dumps(config.train.slice()))) == config.train
+    config = GridConfig.model_validate(grid | {"start_layers": [2], "train": train})
+    assert GridConfig.model_validate(yaml.safe_load(yaml.safe_dump(config.slice()))) == config
+    assert TrainingConfig.model_validate(json.loads(json.dumps(config.train.slice()))) == config.train
 
 
 # --- prompts, batches, cascades ------------------------------------------------------------------------
 
-SHORT = Template(query="{query}", passage="{passage}", after=["?"])
+SHORT = PromptTemplate(query="{query}", passage="{passage}", after=["?"])
 
 
 @pytest.mark.parametrize("encoder", [False, True], ids=["decoder", "encoder"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lwr.config.config import Base, Template
+from lwr.config.model import BaseModelConfig, PromptTemplate
 from lwr.model.batching import pad
 from lwr.model.loading import load_base_model
 from lwr.model.prompt import Prompt, Row, yes_ids, yes_token
@@ -24,7 +24,7 @@ def numbers(golden: Path, file: str) -> dict:
 
 def upstream_rows(golden: Path, case: dict, tokenizer) -> list[Row]:
     """The case's pairs in upstream's order: the positive first, then the negatives as upstream drew them."""
-    prompt = Prompt(tokenizer, Template(), case["query_max_len"], case["passage_max_len"])
+    prompt = Prompt(tokenizer, PromptTemplate(), case["query_max_len"], case["passage_max_len"])
     rows = []
     for group, texts in zip(numbers(golden, "groups.json"), case["texts_in_order"], strict=True):
         passages = [passage_of(text, group["pos"] + group["neg"]) for text in texts]
@@ -98,7 +98,7 @@ def test_training_gradients(golden, layerwise, case):
 
 
 def test_raw_model_with_yes_heads(golden, case):
-    loaded = load_base_model(Base(model=str(golden / "minicpm-raw-tiny")), with_vocabulary=True)
+    loaded = load_base_model(BaseModelConfig(model=str(golden / "minicpm-raw-tiny")), with_vocabulary=True)
     assert yes_token(loaded.tokenizer) == case["raw_yes_token_id"]
     reranker = LayerwiseReranker(
         loaded.backbone, loaded.tokenizer, train_batch_size=4, start_layer=2, initial_heads=loaded.yes_row

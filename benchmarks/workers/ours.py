@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from worker import serve, training
 
-from lwr.config.config import Lora
+from lwr.config.training import LoraConfig
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker
 from lwr.training.recompute import set_recompute
@@ -22,7 +22,7 @@ if what == "train":
     torch.manual_seed(0)
     reranker = LayerwiseReranker.from_pretrained(folder / "last", device="cpu")
     if lora:
-        reranker.add_lora(Lora(rank=32, alpha=64))
+        reranker.add_lora(LoraConfig(rank=32, alpha=64))
     set_recompute(reranker.backbone, reranker.trunk.blocks, recompute)
     reranker.train()
     serve(training(folder, lambda batch: reranker(batch, groups=groups).loss, reranker.parameters()))

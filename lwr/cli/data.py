@@ -9,8 +9,8 @@ import typer
 from typer import Option
 
 from lwr.cli.options import Collection, Out, OutFolder, Settings, SplitName, read_settings
-from lwr.common.files import BadInput
-from lwr.config import config
+from lwr.common.errors import BadInput
+from lwr.config.data import DatasetConfig, FirstStageConfig, FlagEmbeddingSource, MiningConfig
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -75,7 +75,7 @@ def collect(
     """
     from lwr.data.collect import collect
 
-    collect(read_settings(dataset, config.Dataset), out)
+    collect(read_settings(dataset, DatasetConfig), out)
 
 
 @app.command()
@@ -93,7 +93,7 @@ def retrieve(collection: Collection, split: SplitName, settings: Settings, out: 
     """
     from lwr.data.retrieve import retrieve
 
-    retrieve(collection, out, split, read_settings(settings, config.FirstStage))
+    retrieve(collection, out, split, read_settings(settings, FirstStageConfig))
 
 
 @app.command()
@@ -116,7 +116,7 @@ def mine(
     """
     from lwr.data.mine import mine
 
-    mine(collection, run, out, read_settings(settings, config.Mining))
+    mine(collection, run, out, read_settings(settings, MiningConfig))
 
 
 @app.command()
@@ -134,6 +134,6 @@ def groups(
     lwr groups --source '{kind: flag_embedding, path: their/groups}' --out groups.jsonl
     ```
     """
-    from lwr.data.groups import adopt
+    from lwr.data.groups import groups
 
-    adopt(read_settings(source, config.FlagEmbedding), out)
+    groups(read_settings(source, FlagEmbeddingSource), out)

@@ -10,8 +10,9 @@ import typer
 from typer import Option
 
 from lwr.cli.options import OutFolder, quiet
-from lwr.common.files import BadInput, atomic
-from lwr.config import config
+from lwr.common.atomic import atomic
+from lwr.common.errors import BadInput
+from lwr.config.evaluation import ScoringConfig
 from lwr.model.cascade_schedule import Schedule
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -75,7 +76,7 @@ def rerank(
     else:
         asked = room.of_run(run, queries, corpus)
     reranker = room.LayerwiseReranker.from_pretrained(model, revision=revision)
-    scoring = config.Score(tokens_per_batch=tokens_per_batch, precision=precision)
+    scoring = ScoringConfig(tokens_per_batch=tokens_per_batch, precision=precision)
     ranked = room.rerank(reranker, asked, depth, scoring, top_k)
     if out is None:
         room.show(ranked[0])
@@ -176,7 +177,7 @@ def serve(
     if api_key_env and not key:
         raise BadInput(f"--api-key-env {api_key_env}: that variable is not set; put the key into it")
     quiet()
-    scoring = config.Score(tokens_per_batch=tokens_per_batch, precision=precision)
+    scoring = ScoringConfig(tokens_per_batch=tokens_per_batch, precision=precision)
     limits = Limits(int(max_body_mib * 2**20), max_documents, max_characters, max_requests)
     serve(model, depth, name or model.resolve().name, host, port, key, limits, scoring)
 

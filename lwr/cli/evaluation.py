@@ -20,8 +20,8 @@ from lwr.cli.options import (
     quiet,
     read_settings,
 )
-from lwr.common.files import BadInput
-from lwr.config import config
+from lwr.common.errors import BadInput
+from lwr.config.evaluation import CascadeSearchConfig, CostConfig, ScoringConfig
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -50,10 +50,10 @@ def cascade(
       --out cascade.json
     ```
     """
-    from lwr.evaluation.cascade import decide
+    from lwr.evaluation.cascade import cascade
 
-    chosen, which = read_settings(settings, config.Cascade), read_settings(arm, Arm)
-    decide(model, dev, test, collection, chosen, which.model_dump(), out)
+    chosen, which = read_settings(settings, CascadeSearchConfig), read_settings(arm, Arm)
+    cascade(model, dev, test, collection, chosen, which.model_dump(), out)
 
 
 @app.command()
@@ -79,11 +79,11 @@ def evaluate(
       --runs runs --out measures.parquet
     ```
     """
-    from lwr.config.measure_names import problem_of
+    from lwr.config.measure_names import measure_problem
     from lwr.evaluation.evaluate import evaluate
 
     names, which = measures.split(","), read_settings(cell, Cell)
-    for problem in filter(None, map(problem_of, names)):
+    for problem in filter(None, map(measure_problem, names)):
         raise BadInput(f"--measures: {problem}")
     evaluate(scores, collection, split, names, cascade, which.model_dump(), out, runs)
 
@@ -117,7 +117,7 @@ def cost(
     from lwr.evaluation.cost import cost
 
     quiet()
-    how, which = read_settings(scoring, config.Score), read_settings(settings, config.Cost)
+    how, which = read_settings(scoring, ScoringConfig), read_settings(settings, CostConfig)
     of_arm = read_settings(arm, Arm).model_dump()
     cost(model, collection, scores, cascade, how, which, of_arm, out, label)
 
@@ -165,9 +165,9 @@ def tables(
       --cascade cascade.json --primary nDCG@10 --out results/tables
     ```
     """
-    from lwr.reporting.tables import write_tables
+    from lwr.reporting.tables import tables
 
-    write_tables(measures, costs, cascades, primary, out)
+    tables(measures, costs, cascades, primary, out)
 
 
 @app.command()
@@ -244,9 +244,9 @@ def figures(
       --out results/figures
     ```
     """
-    from lwr.reporting.figures import write_figures
+    from lwr.reporting.figures import figures
 
-    write_figures(tables, measures, [model / "training.jsonl" for model in training], primary, out)
+    figures(tables, measures, [model / "training.jsonl" for model in training], primary, out)
 
 
 @app.command()
@@ -268,6 +268,6 @@ def report(
       --out results/report.html
     ```
     """
-    from lwr.reporting.report import write_report
+    from lwr.reporting.report import report
 
-    write_report(tables, figures, [model / "provenance.json" for model in models], title, out)
+    report(tables, figures, [model / "provenance.json" for model in models], title, out)

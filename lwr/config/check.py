@@ -8,13 +8,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from lwr.config.config import BeirFolder, Config, FlagEmbedding, Train
-from lwr.config.measure_names import problem_of
+from lwr.config.data import BeirFolderSource, FlagEmbeddingSource
+from lwr.config.grid import GridConfig
+from lwr.config.measure_names import measure_problem
 from lwr.config.problems import Loc, Problem, nearest
+from lwr.config.training import TrainingConfig
 from lwr.formats.checkpoint import count_layers
 
 
-def problems_of_parts(config: Config) -> list[Problem]:
+def problems_of_parts(config: GridConfig) -> list[Problem]:
     """What is wrong with each part, whatever stands in the others."""
     layers, missing = _layers(config)
     found = [*_repeated(config), *_files(config), *_measures(config), *_variants(config), *missing]
@@ -25,12 +27,12 @@ def problems_of_parts(config: Config) -> list[Problem]:
     return list(dict.fromkeys(found))
 
 
-def problems_between_parts(config: Config) -> list[Problem]:
+def problems_between_parts(config: GridConfig) -> list[Problem]:
     """What is wrong with parts that do not go together: worth saying where each of them is right."""
     return list(dict.fromkeys([*_tests(config), *_group_sizes(config), *_exit_weights(config)]))
 
 
-def summary(config: Config) -> str:
+def summary(config: GridConfig) -> str:
     """What a grid holds, for people."""
     cells = config.cells()
     trained = dict.fromkeys(cell.dataset for cell in cells)
@@ -45,7 +47,7 @@ def summary(config: Config) -> str:
     return "\n".join([total, *(f"  {what:<12}{which}" for what, which in rows)])
 
 
-def _layers(config: Config) -> tuple[dict[str, int | None], list[Problem]]:
+def _layers(config: GridConfig) -> tuple[dict[str, int | None], list[Problem]]:
     """The deepest layer of each base model as the grid cuts it; the checkpoints that are not there.
 
     None for a hub id that is not downloaded yet: that it is too shallow shows only then.
@@ -65,7 +67,7 @@ def _layers(config: Config) -> tuple[dict[str, int | None], list[Problem]]:
 # --- each part -----------------------------------------------------------------------------------------
 
 
-def _repeated(config: Config) -> Iterator[Problem]:
+def _repeated(config: GridConfig) -> Iterator[Problem]:
     lists = {(key,): getattr(config, key) for key in ("start_layers", "seeds", "measures")}
     lists |= {("base_models", n, "start_layers"): b.start_layers or [] for n, b in config.base_models.items()}
     lists |= {("base_models", n, "variants"): b.variants or [] for n, b in config.base_models.items()}
@@ -75,7 +77,7 @@ def _repeated(config: Config) -> Iterator[Problem]:
             yield Problem(loc, f"{value} stands twice")
 
 
-def _variants(config: Config) -> Iterator[Problem]:
+def _variants(config: GridConfig) -> Iterator[Problem]:
     for name, base in config.base_models.items():
         for place, variant in enumerate(base.variants or []):
             if variant not in config.variants:
@@ -83,17 +85,17 @@ def _variants(config: Config) -> Iterator[Problem]:
                 yield Problem(loc, f"no variant {variant}{nearest(variant, config.variants)}")
 
 
-def _known_variants(config: Config, base: str) -> list[str]:
+def _known_variants(config: GridConfig, base: str) -> list[str]:
     return [variant for variant in config.variants_of(base) if variant in config.variants]
 
 
-def _files(config: Config) -> Iterator[Problem]:
+def _files(config: GridConfig) -> Iterator[Problem]:
     for name, about in config.datasets.items():
         at = ("datasets", name)
         match about.source:
-            case BeirFolder(path=path) if not Path(path).expanduser().is_dir():
+            case BeirFolderSource(path=path) if not Path(path).expanduser().is_dir():
                 yield Problem((*at, "source", "path"), f"no such folder: {path}")
-            case FlagEmbedding(path=path) if not Path(path).expanduser().exists():
+            case FlagEmbeddingSource(path=path) if not Path(path).expanduser().exists():
                 yield Problem((*at, "source", "path"), f"no such file or folder: {path}")
         runs = {(*at, "first_stage", "runs", split): run for split, run in about.first_stage.runs.items()}
         if about.mining.teacher_run is not None:
@@ -103,13 +105,13 @@ def _files(config: Config) -> Iterator[Problem]:
                 yield Problem(loc, f"no such file: {run}")
 
 
-def _measures(config: Config) -> Iterator[Problem]:
+def _measures(config: GridConfig) -> Iterator[Problem]:
     for place, name in enumerate(config.measures):
-        if problem := problem_of(name):
+        if problem := measure_problem(name):
             yield Problem(("measures", place), problem)
 
 
-def _depth(config: Config, name: str, last: int | None) -> Iterator[Problem]:
+def _depth(config: GridConfig, name: str, last: int | None) -> Iterator[Problem]:
     base = config.base_models[name]
     if last is None:
         return
@@ -124,7 +126,7 @@ def _depth(config: Config, name: str, last: int | None) -> Iterator[Problem]:
             yield Problem(loc, f"{start} is deeper than the last layer{whose}, {last}")
 
 
-def _keep(config: Config, base: str, variant: str, last: int | None) -> Iterator[Problem]:
+def _keep(config: GridConfig, base: str, variant: str, last: int | None) -> Iterator[Problem]:
     try:
         train = config.train_of(base, variant)
     except ValidationError as error:  # each patch is right by itself, their sum is not
@@ -139,7 +141,7 @@ def _keep(config: Config, base: str, variant: str, last: int | None) -> Iterator
             yield Problem(_set_by(config, base, variant, "keep_by"), text)
 
 
-def _set_by(config: Config, base: str, variant: str, *keys: str) -> Loc | None:
+def _set_by(config: GridConfig, base: str, variant: str, *keys: str) -> Loc | None:
     """Where the first of `keys` that is set gets its value for a base model under a variant."""
     patches = {
         ("variants", variant): config.variants[variant],
@@ -153,9 +155,9 @@ def _set_by(config: Config, base: str, variant: str, *keys: str) -> Loc | None:
 # --- between parts -------------------------------------------------------------------------------------
 
 
-def _tests(config: Config) -> Iterator[Problem]:
+def _tests(config: GridConfig) -> Iterator[Problem]:
     groups_alone = [
-        name for name in config.datasets if isinstance(config.datasets[name].source, FlagEmbedding)
+        name for name in config.datasets if isinstance(config.datasets[name].source, FlagEmbeddingSource)
     ]
     rankable = config.datasets.keys() - groups_alone
     for name, about in config.datasets.items():
@@ -171,11 +173,11 @@ def _tests(config: Config) -> Iterator[Problem]:
         yield Problem(("datasets",), "the grid is empty; leave `train: true` with at least one data set")
 
 
-def _group_sizes(config: Config) -> Iterator[Problem]:
+def _group_sizes(config: GridConfig) -> Iterator[Problem]:
     mined = {
         name: about.mining.negatives
         for name, about in config.datasets.items()
-        if about.train and not isinstance(about.source, FlagEmbedding)
+        if about.train and not isinstance(about.source, FlagEmbeddingSource)
     }
     for (base, variant), train in _trainings(config).items():
         for name, negatives in mined.items():
@@ -187,7 +189,7 @@ def _group_sizes(config: Config) -> Iterator[Problem]:
                 yield Problem(loc, text)
 
 
-def _exit_weights(config: Config) -> Iterator[Problem]:
+def _exit_weights(config: GridConfig) -> Iterator[Problem]:
     """Weights for a layer that has a head in none of the cells where they count."""
     layers, _ = _layers(config)
     nowhere: dict[Loc, list[int]] = {}
@@ -199,7 +201,7 @@ def _exit_weights(config: Config) -> Iterator[Problem]:
         yield from (Problem((*loc, layer), "no cell has a head at this layer") for layer in left)
 
 
-def _trainings(config: Config) -> dict[tuple[str, str], Train]:
+def _trainings(config: GridConfig) -> dict[tuple[str, str], TrainingConfig]:
     """By base model and variant, those that `_keep` has nothing to say against."""
     trainings = {}
     pairs = ((base, variant) for base in config.base_models for variant in _known_variants(config, base))

@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lwr.common.files import BadInput
+from lwr.common.errors import BadInput
 from lwr.config.check import problems_between_parts, problems_of_parts
-from lwr.config.config import Config
+from lwr.config.grid import GridConfig
 from lwr.config.problems import Problem, dotted, inside, validate
 from lwr.config.yaml_lines import Source, read_yaml
 
 
-def read(path: Path) -> Config:
+def read(path: Path) -> GridConfig:
     """The Config of one file. Raises BadInput, one line for each problem."""
     return load(read_yaml(path).values, [path])
 
 
-def load(values: dict[str, Any], files: list[Path]) -> Config:
+def load(values: dict[str, Any], files: list[Path]) -> GridConfig:
     """The Config of values that were merged from files (later ones count) and from a command line.
 
     Raises BadInput, one line for each problem in the order of the files; what no file says, `--config` says.

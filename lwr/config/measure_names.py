@@ -7,7 +7,7 @@ import ir_measures
 from lwr.config.problems import nearest
 
 
-def problem_of(name: str) -> str | None:
+def measure_problem(name: str) -> str | None:
     """What is wrong with the name of a measure, and the nearest right one; None: nothing."""
     try:
         known = ir_measures.DefaultPipeline.supports(ir_measures.parse_measure(name))

@@ -10,7 +10,8 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from lwr.config.config import Config, Section
+from lwr.config.grid import GridConfig
+from lwr.config.section import Section
 
 Loc = tuple[str | int, ...]
 
@@ -46,7 +47,7 @@ def explain(error: ValidationError, section: type[Section], values: Any, source:
     return "\n".join(f"{source}: {dotted(problem.loc, values)}{problem.text}" for problem in problems)
 
 
-def validate(values: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
+def validate(values: dict[str, Any]) -> tuple[GridConfig | None, list[Problem]]:
     """A Config of what is right in `values`, and the problems of the rest.
 
     What a section says of several keys shows once each key is right: so the wrong ones are taken out.
@@ -55,9 +56,9 @@ def validate(values: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
     found: list[Problem] = []
     while True:
         try:
-            return Config.model_validate(values), found
+            return GridConfig.model_validate(values), found
         except ValidationError as error:
-            problems = _problems(error, Config, values)
+            problems = _problems(error, GridConfig, values)
         first = not found  # later, only a `value_error` is no consequence of what was taken out
         found += [problem for kind, problem in problems if first or kind == "value_error"]
         before = copy.deepcopy(values)

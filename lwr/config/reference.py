@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from lwr.config.config import Config
+from lwr.config.grid import GridConfig
 
 HEAD = """\
-<!-- Made by `lwr schema --readme` from lwr/config/config.py; edit that, or the head in lwr/config/reference.py. -->
+<!-- Made by `lwr schema --readme` from lwr/config/; edit that, or the head in lwr/config/reference.py. -->
 # Configuration
 
 One YAML file describes one grid: **every data set x base model x start layer x variant x seed is one cell,
@@ -86,14 +86,14 @@ first also . _ -
 
 def schema() -> dict[str, Any]:
     """The JSON schema, less the defaults that are whole sections: their keys say their own."""
-    made = Config.model_json_schema()
+    made = GridConfig.model_json_schema()
     for section in [made, *made["$defs"].values()]:
         for key in section["properties"].values():
             if "$ref" in key:
                 key.pop("default", None)
             if "patternProperties" in key:
                 key["additionalProperties"] = False
-    for key in made["$defs"]["TrainOverride"]["properties"].values():
+    for key in made["$defs"]["TrainingConfigOverride"]["properties"].values():
         key.pop("default", None)  # None stands for a key that is not given, and may not be given
     made["properties"]["variants"]["default"] = {"default": {}}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
@@ -127,7 +127,7 @@ def _titles(
     at = "" if not name else f"{title.strip('`')}."
     for key, about in section["properties"].items():
         for ref in _refs(about):
-            if ref == "TrainOverride":  # the keys of `train`
+            if ref == "TrainingConfigOverride":  # the keys of `train`
                 continue
             inner = made["$defs"][ref]
             many = ".NAME" if "patternProperties" in about else ""
@@ -169,7 +169,7 @@ def _type(about: dict[str, Any], titles: dict[str, str]) -> str:
     match about:
         case {"$ref": ref}:
             name = ref.rpartition("/")[2]
-            title = titles["Train" if name == "TrainOverride" else name]
+            title = titles["TrainingConfig" if name == "TrainingConfigOverride" else name]
             return f"[{title.rpartition(' ')[2]}](#{re.sub(r'[^a-z0-9_ -]', '', title.lower()).replace(' ', '-')})"
         case {"anyOf": sides} | {"oneOf": sides}:
             return " or ".join(_type(side, titles) for side in sides)

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from lwr.common.files import BadInput
+from lwr.common.errors import BadInput
 from lwr.config.problems import Loc
 
 MOST = 100_000  # values of a config; aliases of aliases would make any number of them

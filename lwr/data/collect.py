@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lwr.common.files import BadInput
-from lwr.config.config import BeirFolder, Dataset, FlagEmbedding, HubDataset, IrDatasets, PythonDocs
+from lwr.common.errors import BadInput
+from lwr.config.data import (
+    BeirFolderSource,
+    DatasetConfig,
+    FlagEmbeddingSource,
+    HubSource,
+    IrDatasetsSource,
+    PythonDocsSource,
+)
 from lwr.data.sources import beir_folder, hub, ir_datasets, python_docs
 from lwr.formats.beir import Collection, sample_queries, write_collection
 
 
-def collect(dataset: Dataset, out: Path) -> None:
+def collect(dataset: DatasetConfig, out: Path) -> None:
     """Write the collection to the folder `out`, in BEIR layout, with at most `dataset.queries` per split.
 
     Every later step takes all judged queries of a split: the sample is drawn here, once. Raises BadInput.
@@ -25,16 +32,18 @@ def collect(dataset: Dataset, out: Path) -> None:
     write_collection(out, whole.corpus, queries, qrels)
 
 
-def read(source: PythonDocs | BeirFolder | IrDatasets | HubDataset | FlagEmbedding) -> Collection:
+def read(
+    source: PythonDocsSource | BeirFolderSource | IrDatasetsSource | HubSource | FlagEmbeddingSource,
+) -> Collection:
     """The collection of a source. Raises BadInput, also for groups made elsewhere: they have none."""
     match source:
-        case PythonDocs():
+        case PythonDocsSource():
             return python_docs.read(source)
-        case BeirFolder():
+        case BeirFolderSource():
             return beir_folder.read(source)
-        case IrDatasets():
+        case IrDatasetsSource():
             return ir_datasets.read(source)
-        case HubDataset():
+        case HubSource():
             return hub.read(source)
-        case FlagEmbedding():
+        case FlagEmbeddingSource():
             raise BadInput(f"{source.path}: groups made elsewhere are no collection; `lwr groups` takes them")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lwr.common.files import BadInput, write_jsonl
-from lwr.config.config import FlagEmbedding
+from lwr.common.errors import BadInput
+from lwr.common.json_lines import write_jsonl
+from lwr.config.data import FlagEmbeddingSource
 from lwr.formats.training_groups import read_group_lines
 
 
-def adopt(source: FlagEmbedding, out: Path) -> None:
+def groups(source: FlagEmbeddingSource, out: Path) -> None:
     """Write the groups of all files to `out`, as they are, one file after the other. Raises BadInput."""
     write_jsonl(out, read_group_lines(files(source)))
 
 
-def files(source: FlagEmbedding) -> list[Path]:
+def files(source: FlagEmbeddingSource) -> list[Path]:
     """The file that `path` names, or the .jsonl files of the folder, by name. Raises BadInput for none."""
     path = Path(source.path).expanduser()
     found = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]

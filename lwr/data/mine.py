@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lwr.common.files import BadInput, hash_share, write_jsonl
+from lwr.common.errors import BadInput
+from lwr.common.hashing import hash_share
+from lwr.common.json_lines import write_jsonl
 from lwr.common.progress import say
-from lwr.config.config import Mining, Template
+from lwr.config.data import MiningConfig
+from lwr.config.model import PromptTemplate
 from lwr.formats.beir import Queries, read_corpus, read_qrels, read_queries
 from lwr.formats.trec import read_run
 
 
 @dataclass(frozen=True)
-class Choice:
+class QueryPool:
     """What the groups of one query are drawn from, by passage ids."""
 
     query_id: str
@@ -24,23 +27,23 @@ class Choice:
     hard: list[str]  # candidates at the ranks asked for, none of them relevant
     scores: dict[str, float]  # of all these: the teacher's, or the first stage's where it found them
 
-    def scored(self) -> Choice:
+    def scored(self) -> QueryPool:
         """Only what has a score; nothing where that leaves positives or candidates alone."""
         positives, hard = ([d for d in ids if d in self.scores] for ids in (self.positives, self.hard))
-        return Choice(self.query_id, positives if hard else [], hard, self.scores)
+        return QueryPool(self.query_id, positives if hard else [], hard, self.scores)
 
 
 @dataclass(frozen=True)
-class Group:
+class MinedGroup:
     """One group, by passage ids."""
 
-    choice: Choice
+    choice: QueryPool
     positive: str
     negatives: list[str]  # hard ones; where they are too few, `mine` fills up from the corpus
     false: set[str]  # likely false negatives, dropped
 
 
-def mine(collection: Path, run: Path, out: Path, mining: Mining) -> None:
+def mine(collection: Path, run: Path, out: Path, mining: MiningConfig) -> None:
     """Write the groups of the train queries that `run` holds to `out`: JSON lines, sorted by query id.
 
     Keys are FlagEmbedding's (`query`, `pos`, `neg`: texts; `prompt`: upstream's instruction; with a teacher
@@ -69,7 +72,7 @@ def mine(collection: Path, run: Path, out: Path, mining: Mining) -> None:
     write_jsonl(out, lines)
 
 
-def read_choices(collection: Path, queries: Queries, run: Path, mining: Mining) -> list[Choice]:
+def read_choices(collection: Path, queries: Queries, run: Path, mining: MiningConfig) -> list[QueryPool]:
     """The queries of the run that have a relevant passage, sorted.
 
     With a teacher, of positives and candidates only those that it scored; queries left without one or the other
@@ -85,7 +88,9 @@ def read_choices(collection: Path, queries: Queries, run: Path, mining: Mining) 
         positives = sorted((doc_id for doc_id, grade in qrels[query_id].items() if grade > 0), key=hash_share)
         hard = [doc_id for doc_id, _ in ranked[query_id][first - 1 : last] if doc_id not in positives]
         scores = dict(ranked[query_id] if teacher is None else teacher.get(query_id, ()))
-        choice = Choice(query_id, positives, hard, {d: scores[d] for d in [*positives, *hard] if d in scores})
+        choice = QueryPool(
+            query_id, positives, hard, {d: scores[d] for d in [*positives, *hard] if d in scores}
+        )
         if teacher is not None and positives:
             choice = choice.scored()
             unscored += not choice.positives
@@ -98,7 +103,7 @@ def read_choices(collection: Path, queries: Queries, run: Path, mining: Mining) 
     return choices
 
 
-def sample(choices: list[Choice], mining: Mining) -> list[Choice]:
+def sample(choices: list[QueryPool], mining: MiningConfig) -> list[QueryPool]:
     """All, or a seeded sample that is enough for `mining.groups`; in the same order."""
     enough = len(choices) if mining.groups is None else -(-mining.groups // mining.samples)
     if enough >= len(choices):
@@ -106,7 +111,7 @@ def sample(choices: list[Choice], mining: Mining) -> list[Choice]:
     return sorted(random.Random(mining.seed).sample(choices, enough), key=lambda choice: choice.query_id)
 
 
-def draw(choice: Choice, mining: Mining) -> Iterator[Group]:
+def draw(choice: QueryPool, mining: MiningConfig) -> Iterator[MinedGroup]:
     """Up to `mining.samples` groups; positives take turns, and no candidate is a negative twice.
 
     Only the first may have fewer than `mining.negatives`. They depend on the seed and the query's id, not on
@@ -121,11 +126,11 @@ def draw(choice: Choice, mining: Mining) -> Iterator[Group]:
         if len(hard) < (mining.negatives if number else mining.teacher_run is not None):
             return
         negatives = rng.sample(hard, min(mining.negatives, len(hard)))
-        yield Group(choice, positive, negatives, false)
+        yield MinedGroup(choice, positive, negatives, false)
         left = [doc_id for doc_id in left if doc_id not in negatives]
 
 
-def likely_false(choice: Choice, positive: str, margin: float | None) -> set[str]:
+def likely_false(choice: QueryPool, positive: str, margin: float | None) -> set[str]:
     """The candidates that score above the positive's score less the margin.
 
     None without a margin, and none where the first stage did not find the positive: nothing can be compared.
@@ -135,7 +140,7 @@ def likely_false(choice: Choice, positive: str, margin: float | None) -> set[str
     return {doc_id for doc_id in choice.hard if choice.scores[doc_id] > choice.scores[positive] - margin}
 
 
-def fill(groups: list[Group], collection: Path, mining: Mining) -> list[list[int]]:
+def fill(groups: list[MinedGroup], collection: Path, mining: MiningConfig) -> list[list[int]]:
     """For each group places in the train corpus, in the order to try them; enough, whatever stands there.
 
     None where a group is full, or where a teacher would have to have scored what stands there.
@@ -154,7 +159,7 @@ def fill(groups: list[Group], collection: Path, mining: Mining) -> list[list[int
 
 
 def read_texts(
-    collection: Path, run: Path, groups: list[Group], places: set[int]
+    collection: Path, run: Path, groups: list[MinedGroup], places: set[int]
 ) -> tuple[dict[str, str], dict[int, str]]:
     """Texts by passage id, and passage ids by place in the train corpus, from one reading of it."""
     needed = {doc_id for group in groups for doc_id in [group.positive, *group.negatives]}
@@ -170,7 +175,7 @@ def read_texts(
 
 
 def _line(
-    group: Group, queries: Queries, texts: dict[str, str], others: list[str], mining: Mining
+    group: MinedGroup, queries: Queries, texts: dict[str, str], others: list[str], mining: MiningConfig
 ) -> dict[str, Any]:
     never = {*group.choice.positives, *group.false, *group.negatives}
     others = [doc_id for doc_id in others if doc_id not in never]
@@ -179,7 +184,7 @@ def _line(
         "query": queries[group.choice.query_id],
         "pos": [texts[group.positive]],
         "neg": [texts[doc_id] for doc_id in negatives],
-        "prompt": Template().instruction,  # upstream's trainer asks for it in each line
+        "prompt": PromptTemplate().instruction,  # upstream's trainer asks for it in each line
         "query_id": group.choice.query_id,
         "pos_id": [group.positive],
         "neg_id": negatives,

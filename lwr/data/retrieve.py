@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from lwr.common.files import BadInput
+from lwr.common.errors import BadInput
 from lwr.common.progress import say
-from lwr.config.config import FirstStage, Split
+from lwr.config.data import FirstStageConfig
 from lwr.data import bm25
-from lwr.formats.beir import read_corpus, read_qrels, read_queries
-from lwr.formats.trec import Run, best_first, read_run, read_tag, write_run
+from lwr.formats.beir import Split, read_corpus, read_qrels, read_queries
+from lwr.formats.trec import Run, best_first, read_run, read_run_tag, write_run
 
 
-def retrieve(collection: Path, out: Path, split: Split, first_stage: FirstStage) -> None:
+def retrieve(collection: Path, out: Path, split: Split, first_stage: FirstStageConfig) -> None:
     """Write the run of a split's judged queries to `out`: at most `first_stage.depth` candidates each.
 
     From the split's file in `first_stage.runs` where it names one, else by BM25. A query without a candidate
@@ -24,14 +24,14 @@ def retrieve(collection: Path, out: Path, split: Split, first_stage: FirstStage)
     if split in first_stage.runs:
         given = Path(first_stage.runs[split])
         run = adopt(given, collection, split, asked, first_stage.depth)
-        write_run(out, run, read_tag(given))
+        write_run(out, run, read_run_tag(given))
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_run(out, search(collection, split, asked, first_stage, scratch=out.parent), "bm25")
 
 
 def search(
-    collection: Path, split: Split, queries: dict[str, str], first_stage: FirstStage, scratch: Path
+    collection: Path, split: Split, queries: dict[str, str], first_stage: FirstStageConfig, scratch: Path
 ) -> Run:
     """The run of BM25. scratch: a folder with room for the postings of the queries' words, on disk for a while.
 

@@ -14,18 +14,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lwr.common.files import BadInput, sha256, write_json
-from lwr.config.config import Cascade, Split
+from lwr.common.errors import BadInput
+from lwr.common.hashing import sha256
+from lwr.common.json_lines import write_json
+from lwr.config.evaluation import CascadeSearchConfig
 from lwr.evaluation.flops import Shape, flops, read_shape
 from lwr.evaluation.replay import Candidates, read_candidates, replay
 from lwr.formats import parquet
-from lwr.formats.beir import Qrels, answered, read_qrels
+from lwr.formats.beir import Qrels, Split, answerable_queries, read_qrels
 from lwr.model.cascade_schedule import Schedule
 
 LADDER = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100, 150, 200, 300, 500, 700, 1000)
 
 
-def schedules(exits: Sequence[int], candidates: int, settings: Cascade) -> Iterator[Schedule]:
+def schedules(exits: Sequence[int], candidates: int, settings: CascadeSearchConfig) -> Iterator[Schedule]:
     """Every schedule that the settings allow for lists of so many candidates, single exits among them."""
     tried = np.linspace(0, len(exits) - 1, min(len(exits), settings.exits)).round().astype(int)
     ladder = [n for n in settings.keep or LADDER if n < candidates]
@@ -85,26 +87,26 @@ def _discounts(ranks: int) -> np.ndarray:
     return 1 / np.log2(np.arange(ranks) + 2)
 
 
-def front(measured: pd.DataFrame) -> pd.DataFrame:
+def pareto_front(measured: pd.DataFrame) -> pd.DataFrame:
     """The rows that no other row beats in one of quality and FLOPs without losing in the other, cheapest first."""
     cheapest = measured.sort_values(["flops", "quality"], ascending=[True, False], kind="stable")
     before = cheapest["quality"].cummax().shift(fill_value=-np.inf)
     return cheapest[cheapest["quality"] > before].reset_index(drop=True)
 
 
-def choose(measured: pd.DataFrame, deepest: int, epsilon: float) -> str:
+def choose_schedule(measured: pd.DataFrame, deepest: int, epsilon: float) -> str:
     """The cheapest schedule that keeps 1 - epsilon of the deepest exit's quality."""
     quality = measured.set_index("schedule")["quality"]
-    on_front = front(measured)
+    on_front = pareto_front(measured)
     return on_front[on_front["quality"] >= (1 - epsilon) * quality[str(deepest)]]["schedule"].iloc[0]
 
 
-def decide(
+def cascade(
     model: Path,
     dev: Sequence[Path],
     test: Sequence[Path],
     collection: Path,
-    settings: Cascade,
+    settings: CascadeSearchConfig,
     arm: dict[str, str | int],
     out: Path,
 ) -> None:
@@ -120,9 +122,9 @@ def decide(
     exits = sorted(on_dev[0].places)
     tried = list(schedules(exits, on_dev[0].docs.shape[1], settings))
     measured = measure(on_dev, dev_qrels, shape, tried)
-    chosen = choose(measured, exits[-1], settings.epsilon)
+    chosen = choose_schedule(measured, exits[-1], settings.epsilon)
 
-    best = front(measured)
+    best = pareto_front(measured)
     deepest = measured[measured["schedule"] == str(exits[-1])]
     told = pd.concat([best, deepest]).drop_duplicates("schedule")
     outcome = measure(on_test, test_qrels, shape, [Schedule.parse(text) for text in told["schedule"]])
@@ -151,7 +153,7 @@ def decide(
 
 def _seeds(paths: Sequence[Path], collection: Path, split: Split) -> tuple[list[Candidates], Qrels]:
     qrels = read_qrels(collection, split)
-    judged = answered(qrels)
+    judged = answerable_queries(qrels)
     if not judged:
         raise BadInput(
             f"{collection}/qrels/{split}.tsv: no query has a relevant passage; a cascade needs some"

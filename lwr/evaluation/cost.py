@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lwr.common.files import read_json, sha256, write_json
+from lwr.common.hashing import sha256
+from lwr.common.json_lines import read_json, write_json
 from lwr.common.progress import progress
 from lwr.common.provenance import Meter, processor, provenance
-from lwr.config.config import Cost, Score
+from lwr.config.evaluation import CostConfig, ScoringConfig
 from lwr.evaluation.flops import counted, flops, shape_of
-from lwr.evaluation.replay import read_chosen
+from lwr.evaluation.replay import read_chosen_schedule
 from lwr.formats import parquet
 from lwr.formats.beir import read_queries, sample_queries
 from lwr.model.cascade_schedule import Schedule
@@ -29,8 +30,8 @@ def cost(
     collection: Path,
     scores: Path,
     cascade: Path,
-    scoring: Score,
-    settings: Cost,
+    scoring: ScoringConfig,
+    settings: CostConfig,
     arm: dict[str, str | int],
     out: Path,
     label: str = "cost",
@@ -46,7 +47,7 @@ def cost(
     candidates = parquet.read(scores, columns)[columns]
     decided = read_json(cascade, {"schedules": list})
     reranker = LayerwiseReranker.from_pretrained(model)
-    schedule = read_chosen(cascade, reranker.exits)
+    schedule = read_chosen_schedule(cascade, reranker.exits)
     plans = {f"layer_{k}": Schedule((), k) for k in reranker.exits}
     if schedule is not None:
         plans["cascade"] = schedule
@@ -98,7 +99,7 @@ def time_lists(
     collection: Path,
     candidates: pd.DataFrame,
     plans: dict[str, Schedule],
-    scoring: Score,
+    scoring: ScoringConfig,
     queries: int,
     label: str,
 ) -> dict[str, dict[str, float | None]]:
@@ -135,7 +136,11 @@ def time_lists(
 
 
 def rank_texts(
-    reranker: LayerwiseReranker, query: str, passages: Sequence[str], schedule: Schedule, scoring: Score
+    reranker: LayerwiseReranker,
+    query: str,
+    passages: Sequence[str],
+    schedule: Schedule,
+    scoring: ScoringConfig,
 ) -> np.ndarray:
     """What is timed: places of the passages, best first, int64."""
     rows = reranker.prompt.rows([(query, passage) for passage in passages])

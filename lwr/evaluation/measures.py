@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import ir_measures
 import pandas as pd
 
-from lwr.formats.beir import Qrels, answered
+from lwr.formats.beir import Qrels, answerable_queries
 from lwr.formats.trec import best_first
 
 
@@ -28,12 +28,14 @@ def exits_of(scores: pd.DataFrame) -> list[str]:
     return [column for column in scores.columns if column == "first_stage" or column.startswith("layer_")]
 
 
-def per_query(qrels: Qrels, run: dict[str, dict[str, float]], measures: Sequence[str]) -> pd.DataFrame:
+def measures_per_query(
+    qrels: Qrels, run: dict[str, dict[str, float]], measures: Sequence[str]
+) -> pd.DataFrame:
     """Columns query_id, measure, value (float64); every query with a relevant document has a row.
 
     A query that the run lacks counts 0.
     """
-    judged = answered(qrels)
+    judged = answerable_queries(qrels)
     parsed = {ir_measures.parse_measure(name): name for name in measures}
     values = {
         (metric.query_id, parsed[metric.measure]): metric.value
@@ -43,7 +45,7 @@ def per_query(qrels: Qrels, run: dict[str, dict[str, float]], measures: Sequence
     return pd.DataFrame(rows, columns=["query_id", "measure", "value"])
 
 
-def ties(scores: pd.DataFrame, column: str) -> pd.DataFrame:
+def tie_shares(scores: pd.DataFrame, column: str) -> pd.DataFrame:
     """Columns query_id, measure (`ties`), value: the share of a query's candidates that score as another one does."""
     tied = scores.astype({column: "float32"}).duplicated(["query_id", column], keep=False)  # as runs compare
     shares = tied.groupby(scores["query_id"], sort=True).mean()

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lwr.common.files import BadInput, hash_share, read_json
+from lwr.common.errors import BadInput
+from lwr.common.hashing import hash_share
+from lwr.common.json_lines import read_json
 from lwr.formats.trec import Run
 from lwr.model.cascade_schedule import Schedule
 
@@ -65,7 +67,7 @@ def replay(candidates: Candidates, schedule: Schedule) -> tuple[np.ndarray, np.n
     return np.lexsort((place, -read)), read
 
 
-def cascaded(scores: pd.DataFrame, schedule: Schedule) -> Run:
+def replay_all(scores: pd.DataFrame, schedule: Schedule) -> Run:
     """The run of a cascade, its queries sorted as `measures.rankings` sorts them."""
     candidates = read_candidates(scores, sorted(scores["query_id"].unique()))
     order, read = replay(candidates, schedule)
@@ -82,7 +84,7 @@ def by_place(docs: Iterable[str]) -> list[tuple[str, float]]:
     return [(doc, -float(place)) for place, doc in enumerate(docs, start=1)]
 
 
-def read_chosen(path: Path, exits: Sequence[int] | None = None) -> Schedule | None:
+def read_chosen_schedule(path: Path, exits: Sequence[int] | None = None) -> Schedule | None:
     """The schedule that `decide` chose; None where that is the deepest exit alone.
 
     exits: of the model that it is for; None: any. Raises BadInput.

@@ -11,13 +11,13 @@ from typing import Any
 
 import pandas as pd
 
-from lwr.common.files import BadInput
+from lwr.common.errors import BadInput
 from lwr.evaluation.compare import ARM
 from lwr.export.readme import SAMPLE, front_matter
-from lwr.formats.checkpoint import fetch, local_folder
-from lwr.model.storage import exits_of
+from lwr.formats.checkpoint import fetch_checkpoint, local_folder
+from lwr.model.storage import stored_exits
 from lwr.reporting.advise import Evidence, of_arm, on_cascade, on_shallowest, read_evidence, shallowest
-from lwr.reporting.tables import arm_columns, markdown, readable, readable_cascades, readable_costs
+from lwr.reporting.tables import arm_columns, markdown, readable_cascades, readable_costs, readable_layers
 
 CELL = re.compile(r"(.+)/cells/([^/]+)/([^/]+)/start(\d+)/([^/]+)/seed(-?\d+)/model")
 """Where the workflow puts a model: results, data set, base model, start layer, variant, seed."""
@@ -73,8 +73,8 @@ def card(
     name: what users load it by. Raises BadInput where a table is missing or has no row of this model, and ValueError
     where the folder holds no reranker.
     """
-    exits = exits_of(str(model))
-    folder = fetch(str(model), None)
+    exits = stored_exits(str(model))
+    folder = fetch_checkpoint(str(model), None)
     about, origin = (_json(folder / file) for file in ("lwr.json", "provenance.json"))
     cell = CELL.fullmatch(str(folder.resolve()))
     if results is not None and cell is None:
@@ -195,7 +195,7 @@ def _results(dataset: str, evidence: Evidence, arm: pd.Series) -> str:
 Test queries; the *first stage* found the candidates. *Share of gain*: what a layer keeps of the deepest layer's
 improvement over it.{f" Means over {seeds} trainings, of which this is one." if seeds > 1 else ""}
 
-{_table(readable(quality, _measures(evidence)), quality)}
+{_table(readable_layers(quality, _measures(evidence)), quality)}
 {on_shallowest(evidence, arm)}
 
 {on_cascade(evidence, arm)}

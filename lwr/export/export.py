@@ -25,8 +25,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from lwr.common.files import atomic, write_json
-from lwr.config.config import Template
+from lwr.common.atomic import atomic
+from lwr.common.json_lines import write_json
+from lwr.config.model import PromptTemplate
 from lwr.export.encoder_head import close
 from lwr.export.pair_tokenizer import PROBES, PairTokenizer, write_pair_tokenizer, write_plain_tokenizer
 from lwr.export.readme import SAMPLE, card, upstream_card
@@ -246,7 +247,7 @@ def _not_upstreams(reranker: LayerwiseReranker):
         yield f"MiniCPM has no rotary embedding of type {config.rope_parameters['rope_type']}"
     if reranker.pooling != "last":
         yield f"it reads the last token, this reranker the {reranker.pooling}"
-    if template != Template(instruction=template.instruction):
+    if template != PromptTemplate(instruction=template.instruction):
         yield "it writes `A: query`, `B: passage` and an instruction, this reranker was trained with another template"
     if tokenizer.bos_token is None or tokenizer.bos_token == tokenizer.pad_token:
         yield "it starts each row with a bos token, this reranker's rows start without"

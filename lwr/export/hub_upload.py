@@ -10,8 +10,8 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from lwr.common.files import first_line
-from lwr.formats.checkpoint import FILES
+from lwr.common.errors import first_line
+from lwr.formats.checkpoint import CHECKPOINT_FILES
 
 
 def check(repo_id: str) -> None:
@@ -58,7 +58,7 @@ def upload(
                 folder_path=folder,
                 revision=revision,
                 commit_message="A layerwise reranker",
-                allow_patterns=[*FILES, "README.md"],
+                allow_patterns=[*CHECKPOINT_FILES, "README.md"],
             )
         except (OSError, HfHubHTTPError) as error:
             reason = first_line(error)

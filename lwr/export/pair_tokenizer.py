@@ -17,7 +17,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from lwr.common.files import write_json
+from lwr.common.json_lines import write_json
 from lwr.model.prompt import Prompt, Row
 
 PROBES = [

@@ -6,13 +6,16 @@ from array import array
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from lwr.common.files import BadInput, atomic, hash_share, read_jsonl, read_lines, write_jsonl
-from lwr.config.config import Split
+from lwr.common.atomic import atomic
+from lwr.common.errors import BadInput
+from lwr.common.hashing import hash_share
+from lwr.common.json_lines import read_jsonl, read_lines, write_jsonl
 
+Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 HEADER = "query-id\tcorpus-id\tscore"
 HIGHEST_GRADE = 10_000  # trec_eval counts passages by grade in an array, and cuts a grade to 32 bits
@@ -75,10 +78,10 @@ def _passage(row: dict[str, Any], where: str) -> Passage:
 
 def read_queries(folder: Path) -> Queries:
     """queries.jsonl: see `read_query_file`."""
-    return read_query_file(folder / "queries.jsonl")
+    return read_queries_file(folder / "queries.jsonl")
 
 
-def read_query_file(path: Path) -> Queries:
+def read_queries_file(path: Path) -> Queries:
     """A file of queries, `.gz` or plain. Raises BadInput, also for an id twice or a blank text."""
     queries: Queries = {}
     for number, row in enumerate(read_jsonl(path, {"_id": str, "text": str}), 1):
@@ -130,7 +133,7 @@ def read_qrels(folder: Path, split: Split, query_ids: Container[str] | None = No
     return qrels
 
 
-def answered(qrels: Qrels) -> Qrels:
+def answerable_queries(qrels: Qrels) -> Qrels:
     """The queries that have a relevant passage."""
     return {query: docs for query, docs in qrels.items() if any(grade > 0 for grade in docs.values())}
 
@@ -168,7 +171,7 @@ def write_collection(
         atomic(folder / "qrels") as qrels_draft,
     ):
         write_jsonl(corpus_draft, rows())
-        check_unique(corpus_draft, hashes)
+        check_unique_ids(corpus_draft, hashes)
         for split, missing in sought.items():
             if missing:
                 raise BadInput(
@@ -186,7 +189,7 @@ def write_collection(
             (qrels_draft / f"{split}.tsv").write_text("\n".join(lines), encoding="utf-8", newline="\n")
 
 
-def check_unique(corpus: Path, hashes: array[int]) -> None:
+def check_unique_ids(corpus: Path, hashes: array[int]) -> None:
     """Refuse a corpus file in which an id stands twice; `hashes`: of its ids, sorted here in place."""
     ordered = np.frombuffer(hashes, dtype=np.int64)
     ordered.sort()

@@ -10,9 +10,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from lwr.common.files import BadInput, first_line, read_json
+from lwr.common.errors import BadInput, first_line
+from lwr.common.json_lines import read_json
 
-FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # no pickles, no code
+CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # no pickles, no code
 
 
 def local_folder(model: str) -> Path | None:
@@ -39,7 +40,7 @@ def local_folder(model: str) -> Path | None:
     return folder
 
 
-def fetch(model: str, revision: str | None, files: Sequence[str] = FILES) -> Path:
+def fetch_checkpoint(model: str, revision: str | None, files: Sequence[str] = CHECKPOINT_FILES) -> Path:
     """The checkpoint's folder; where it is not local, `files` are downloaded from the hub (at `revision`).
 
     Raises BadInput where neither has it.
@@ -99,7 +100,7 @@ def check_weights(folder: Path) -> None:
             raise BadInput(f"{file}: damaged ({error}); fetch or train it again") from None
 
 
-def fingerprint(folder: Path) -> str:
+def weights_fingerprint(folder: Path) -> str:
     """A digest that tells one checkpoint from another at once, however large: sizes and samples of its weights.
 
     It reads 16 evenly spaced pieces of 64 KiB of each safetensors file, not every byte.
@@ -120,7 +121,7 @@ def describe(model: str, revision: str | None, num_layers: int | None) -> dict[s
 
     Raises BadInput where it holds no safetensors, damaged ones, or fewer than `num_layers` layers.
     """
-    folder = fetch(model, revision)
+    folder = fetch_checkpoint(model, revision)
     if not any(folder.glob("*.safetensors")):
         raise BadInput(f"{model}: {folder} holds no *.safetensors; pickled weights are not read")
     check_weights(folder)
@@ -132,5 +133,5 @@ def describe(model: str, revision: str | None, num_layers: int | None) -> dict[s
         "revision": revision,
         "model_type": read_json(folder / "config.json", {"model_type": str})["model_type"],
         "layers": num_layers or layers,
-        "fingerprint": fingerprint(folder),
+        "fingerprint": weights_fingerprint(folder),
     }

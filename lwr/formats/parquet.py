@@ -11,7 +11,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lwr.common.files import BadInput, atomic, first_line
+from lwr.common.atomic import atomic
+from lwr.common.errors import BadInput, first_line
 
 MADE_OF = b"lwr_inputs"  # key of the schema's metadata
 

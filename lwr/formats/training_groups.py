@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lwr.common.files import HIGHEST, BadInput, read_jsonl
+from lwr.common.errors import BadInput
+from lwr.common.json_lines import FLOAT32_LIMIT, read_jsonl
 
 
 def read_group_lines(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
@@ -64,4 +65,4 @@ def _is_taught(line: dict[str, Any], where: str) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < HIGHEST
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < FLOAT32_LIMIT

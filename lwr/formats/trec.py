@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lwr.common.files import HIGHEST, BadInput, atomic, hash_share, read_lines
+from lwr.common.atomic import atomic
+from lwr.common.errors import BadInput
+from lwr.common.hashing import hash_share
+from lwr.common.json_lines import FLOAT32_LIMIT, read_lines
 
 Run = dict[str, list[tuple[str, float]]]  # query id -> (passage id, score), best first
 
@@ -72,11 +75,11 @@ def read_run(path: Path) -> Run:
             run[query_id][doc_id] = float(score)
         except ValueError:
             raise BadInput(f"{where}: score {score!r} is not a number; write one") from None
-        if not abs(run[query_id][doc_id]) < HIGHEST:
+        if not abs(run[query_id][doc_id]) < FLOAT32_LIMIT:
             raise BadInput(f"{where}: score {score!r} is not finite as a float32; write one that is")
     return {query_id: sorted(docs.items(), key=lambda pair: -pair[1]) for query_id, docs in run.items()}
 
 
-def read_tag(path: Path) -> str:
+def read_run_tag(path: Path) -> str:
     """The tag of a run that `read_run` accepts and that holds a line: its first line's."""
     return next(read_lines(path))[1].split()[-1]

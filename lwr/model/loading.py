@@ -18,15 +18,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lwr.common.files import BadInput, first_line
-from lwr.config.config import Base
-from lwr.formats.checkpoint import check_weights, fetch, read_config
+from lwr.common.errors import BadInput, first_line
+from lwr.config.model import BaseModelConfig
+from lwr.formats.checkpoint import check_weights, fetch_checkpoint, read_config
 from lwr.model.minicpm import is_minicpm, load_minicpm
 from lwr.model.prompt import yes_token
 
 
 @dataclass(frozen=True)
-class BaseModel:
+class LoadedBaseModel:
     """A backbone in evaluation mode, its tokenizer, and what heads may start from."""
 
     backbone: PreTrainedModel
@@ -35,20 +35,20 @@ class BaseModel:
     heads: dict[int, Tensor]  # layer -> float32 [hidden]; of a layerwise checkpoint
 
 
-def load_base_model(base: Base, with_vocabulary: bool = False) -> BaseModel:
+def load_base_model(base: BaseModelConfig, with_vocabulary: bool = False) -> LoadedBaseModel:
     """with_vocabulary: also read the language-model head, for `yes_row`.
 
     Raises BadInput where the checkpoint is missing or damaged, needs code of its own, or lacks tensors or
     safetensors.
     """
-    folder = fetch(base.model, base.revision)
+    folder = fetch_checkpoint(base.model, base.revision)
     dtype = getattr(torch, base.dtype)
     tokenizer = load_tokenizer(folder)
     if is_minicpm(folder):
         minicpm = load_minicpm(folder, tokenizer, base.num_layers, dtype, base.attention)
         vocabulary = minicpm.vocabulary_head
         yes_row = None if vocabulary is None else vocabulary[yes_token(tokenizer)].clone()
-        return BaseModel(minicpm.backbone, tokenizer, yes_row, minicpm.heads)
+        return LoadedBaseModel(minicpm.backbone, tokenizer, yes_row, minicpm.heads)
 
     config = _config(folder, base.num_layers)
     check_weights(folder)
@@ -61,7 +61,7 @@ def load_base_model(base: Base, with_vocabulary: bool = False) -> BaseModel:
     }
     check_missing(folder, missing - vocabulary)
     yes_row = yes_row_of(model, tokenizer) if with_vocabulary and not vocabulary else None
-    return BaseModel(model.base_model.eval(), tokenizer, yes_row, {})
+    return LoadedBaseModel(model.base_model.eval(), tokenizer, yes_row, {})
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

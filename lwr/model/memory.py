@@ -9,7 +9,7 @@ import torch
 
 
 @contextmanager
-def mended_by(fix: str) -> Iterator[None]:
+def out_of_memory_hint(fix: str) -> Iterator[None]:
     """Whatever in the block does not fit into memory, ends in MemoryError with `fix`; other errors stay as they are."""
     try:
         yield

@@ -14,7 +14,7 @@ from typing import Self
 
 from transformers import PreTrainedTokenizerBase
 
-from lwr.config.config import Template
+from lwr.config.model import PromptTemplate
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,9 @@ class Frame:
     types: tuple[int, int] | None
 
     @classmethod
-    def of_template(cls, tokenizer: PreTrainedTokenizerBase, template: Template, instruction: str) -> Self:
+    def of_template(
+        cls, tokenizer: PreTrainedTokenizerBase, template: PromptTemplate, instruction: str
+    ) -> Self:
         bos, pad = tokenizer.bos_token_id, tokenizer.pad_token_id
         start = [] if bos is None or bos == pad else [bos]  # upstream's rule: a bos that pads starts nothing
 
@@ -79,7 +81,7 @@ class Prompt:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        template: Template | None,
+        template: PromptTemplate | None,
         query_max_len: int = 32,
         passage_max_len: int = 224,
     ):

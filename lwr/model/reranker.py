@@ -13,12 +13,14 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
-from lwr.config.config import Base, Distillation, Lora, Template
+from lwr.config.model import BaseModelConfig, PromptTemplate
+from lwr.config.training import DistillationConfig, LoraConfig
 from lwr.export.hub_upload import upload
 from lwr.model import storage
 from lwr.model.batch_layout import Packed, Padded, Pooling
@@ -26,7 +28,7 @@ from lwr.model.batching import batches_of, pad
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.layer_hooks import Trunk, find_trunk, run_to
 from lwr.model.loading import yes_row_of
-from lwr.model.memory import mended_by
+from lwr.model.memory import out_of_memory_hint
 from lwr.model.packing import find_positions
 from lwr.model.prompt import Prompt, Row
 from lwr.training.loss import LayerwiseLoss, layerwise_loss, teachers_of
@@ -64,11 +66,11 @@ class LayerwiseReranker(nn.Module):
         pooling: Pooling | None = None,
         shared_head: bool = False,
         initial_heads: Tensor | Mapping[int, Tensor] | None = None,
-        template: Template = Template(),  # noqa: B008 - frozen
+        template: PromptTemplate = PromptTemplate(),  # noqa: B008 - frozen
         query_max_len: int = 32,
         passage_max_len: int = 224,
-        base: Base | None = None,
-        distillation: Distillation = Distillation(),  # noqa: B008 - frozen
+        base: BaseModelConfig | None = None,
+        distillation: DistillationConfig = DistillationConfig(),  # noqa: B008 - frozen
         exit_weights: Mapping[int, float] | None = None,
     ):
         """model: a Hugging Face backbone, or a causal language model, of which only the backbone is kept.
@@ -227,7 +229,7 @@ class LayerwiseReranker(nn.Module):
         for batch in batches_of(rows, budget, self.may_share):
             longest = max(len(rows[i]) for i in batch)
             fix = f"{len(batch)} rows of up to {longest} tokens; set tokens_per_batch below {budget}"
-            with mended_by(fix), self._autocast(precision):
+            with out_of_memory_hint(fix), self._autocast(precision):
                 encoded = self.encode(self._features([rows[i] for i in batch]), layers)
             scores[:, batch] = torch.stack(encoded).cpu().numpy()
         return scores
@@ -250,7 +252,7 @@ class LayerwiseReranker(nn.Module):
             return Ranking(np.argsort(-scores, kind="stable"), np.full(len(rows), schedule.last), scores)
         budget = tokens_per_batch or self.batch_budget
         fix = f"a cascade of {len(rows)} rows, some {budget} tokens at a time; set tokens_per_batch lower"
-        with mended_by(fix), self._autocast(precision):
+        with out_of_memory_hint(fix), self._autocast(precision):
             scores = self.cascade(self._features(rows), dict(schedule.keep), schedule.last, budget)
         by_stage = scores.cpu().numpy()
         stage = (~np.isnan(by_stage)).sum(axis=0) - 1  # who left late, stands above who left early
@@ -341,7 +343,7 @@ class LayerwiseReranker(nn.Module):
         loss = layerwise_loss(grouped, teachers, self.distillation.temperature, self.exit_weights, external)
         return RerankerOutput(loss.total, scores, loss)
 
-    def add_lora(self, lora: Lora) -> None:
+    def add_lora(self, lora: LoraConfig) -> None:
         """Freeze the backbone and train low-rank adapters in its blocks; the heads stay outside."""
         targets = lora.targets
         if targets == "all-linear":
@@ -351,7 +353,9 @@ class LayerwiseReranker(nn.Module):
             ]
         self.backbone = get_peft_model(
             self.backbone,
-            LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets),
+            PeftLoraConfig(
+                r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
+            ),
         )
 
     def merge(self) -> Self:

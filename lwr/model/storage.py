@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from lwr.common.files import BadInput, read_json
-from lwr.config.config import Base, Template
-from lwr.formats.checkpoint import check_weights, fetch, fingerprint, read_config
+from lwr.common.errors import BadInput
+from lwr.common.json_lines import read_json
+from lwr.config.model import BaseModelConfig, PromptTemplate
+from lwr.formats.checkpoint import check_weights, fetch_checkpoint, read_config, weights_fingerprint
 from lwr.model.loading import check_missing, load_base_model, load_tokenizer, load_weights
 from lwr.model.minicpm import has_heads, is_minicpm
 
@@ -29,7 +30,7 @@ def write(
     backbone: nn.Module,
     heads: Mapping[str, Tensor],
     tokenizer: PreTrainedTokenizerBase,
-    base: Base | None,
+    base: BaseModelConfig | None,
     about: Mapping[str, Any],
 ) -> None:
     """heads: `shared`, or `layer_k` for each exit. about: the rest of lwr.json.
@@ -50,7 +51,9 @@ def write(
         "lwr": version("lwr"),
         "base": base and base.identity(),
         "adapter": adapter,
-        "base_fingerprint": fingerprint(fetch(base.model, base.revision)) if adapter else None,
+        "base_fingerprint": weights_fingerprint(fetch_checkpoint(base.model, base.revision))
+        if adapter
+        else None,
     }
     (folder / "lwr.json").write_text(json.dumps({**origin, **about}, indent=2) + "\n", encoding="utf-8")
 
@@ -64,12 +67,12 @@ def writing(folder: Path) -> Iterator[None]:
         raise OSError(f"{folder}: weights cannot be written ({error})") from error
 
 
-def exits_of(model: str, revision: str | None = None) -> list[int]:
+def stored_exits(model: str, revision: str | None = None) -> list[int]:
     """The layers with a head, without a look at weights: of a hub id only the descriptions are downloaded.
 
     Raises BadInput where it is no reranker.
     """
-    folder = fetch(model, revision, ["lwr.json", "config.json"])
+    folder = fetch_checkpoint(model, revision, ["lwr.json", "config.json"])
     if (folder / "lwr.json").is_file():
         about = read_about(folder)
         return list(range(about["start_layer"], about["depth"] + 1))
@@ -79,7 +82,7 @@ def exits_of(model: str, revision: str | None = None) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Saved:
+class StoredReranker:
     """What a LayerwiseReranker is made of."""
 
     backbone: PreTrainedModel
@@ -98,22 +101,22 @@ def _check_heads(folder: Path, heads: Mapping[int, Tensor], backbone: PreTrained
             )
 
 
-def read(model: str, revision: str | None, dtype: torch.dtype, attention: str) -> Saved:
+def read(model: str, revision: str | None, dtype: torch.dtype, attention: str) -> StoredReranker:
     """A folder that `write` wrote, or an upstream layerwise checkpoint.
 
     Raises BadInput where a part is missing or damaged, or an adapter meets another base than it was trained on.
     """
-    folder = fetch(model, revision)
+    folder = fetch_checkpoint(model, revision)
     if not (folder / "lwr.json").is_file():
         return _read_upstream(model, revision, dtype, attention)
     about = read_about(folder)
     check_weights(folder)
-    base = Base(**about["base"]) if about["base"] else None
+    base = BaseModelConfig(**about["base"]) if about["base"] else None
     tokenizer = load_tokenizer(folder)
     as_written = ("start_layer", "pooling", "shared_head", "query_max_len", "passage_max_len")
     options = {name: about[name] for name in as_written} | {
         "initial_heads": _read_heads(folder, about),
-        "template": Template(**(about["template"] or {})),
+        "template": PromptTemplate(**(about["template"] or {})),
     }
     if about["adapter"]:
         _part(folder, "adapter_model.safetensors")
@@ -123,7 +126,7 @@ def read(model: str, revision: str | None, dtype: torch.dtype, attention: str) -
         backbone, missing = load_weights(AutoModel, folder, dtype=dtype, attn_implementation=attention)
         check_missing(folder, missing)
     _check_heads(folder, options["initial_heads"], backbone)
-    return Saved(backbone, tokenizer, folder if about["adapter"] else None, options | {"base": base})
+    return StoredReranker(backbone, tokenizer, folder if about["adapter"] else None, options | {"base": base})
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -138,13 +141,13 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _read_upstream(model: str, revision: str | None, dtype: torch.dtype, attention: str) -> Saved:
-    _check_upstream(fetch(model, revision), model)
-    base = Base(model=model, revision=revision, attention=attention)
+def _read_upstream(model: str, revision: str | None, dtype: torch.dtype, attention: str) -> StoredReranker:
+    _check_upstream(fetch_checkpoint(model, revision), model)
+    base = BaseModelConfig(model=model, revision=revision, attention=attention)
     loaded = load_base_model(base)
     shared = all(torch.equal(head, loaded.heads[max(loaded.heads)]) for head in loaded.heads.values())
     options = {"start_layer": min(loaded.heads), "shared_head": shared, "initial_heads": loaded.heads}
-    return Saved(loaded.backbone.to(dtype), loaded.tokenizer, None, options | {"base": base})
+    return StoredReranker(loaded.backbone.to(dtype), loaded.tokenizer, None, options | {"base": base})
 
 
 def _check_upstream(folder: Path, model: str) -> None:
@@ -173,8 +176,8 @@ def _read_heads(folder: Path, about: dict[str, Any]) -> dict[int, Tensor]:
     return {k: tensors[name] for k, name in names.items()}
 
 
-def _same_base(folder: Path, base: Base, expected: str) -> None:
-    if fingerprint(fetch(base.model, base.revision)) != expected:
+def _same_base(folder: Path, base: BaseModelConfig, expected: str) -> None:
+    if weights_fingerprint(fetch_checkpoint(base.model, base.revision)) != expected:
         raise BadInput(
             f"{folder} is an adapter for {base.model} (revision {base.revision}), but what is there now has other "
             "weights than it was trained on; put that checkpoint back"

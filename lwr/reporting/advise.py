@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lwr.common.files import BadInput, atomic
+from lwr.common.atomic import atomic
+from lwr.common.errors import BadInput
 from lwr.evaluation.compare import ARM
 from lwr.reporting.tables import number, percent
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lwr.common.files import read_jsonl
+from lwr.common.json_lines import read_jsonl
 from lwr.evaluation.compare import ARM, EQUAL, FIRST_STAGE
 
 TEXT = ("dataset", "trained_on", "base_model", "variant", "exit", "schedule")

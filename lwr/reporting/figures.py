@@ -12,7 +12,7 @@ from pathlib import Path
 import altair as alt
 import pandas as pd
 
-from lwr.common.files import atomic
+from lwr.common.atomic import atomic
 from lwr.evaluation.compare import ARM
 from lwr.reporting.figure_data import by_exit, by_panel, layer_of, read_table, training_losses, won_and_lost
 from lwr.reporting.figure_style import (
@@ -34,7 +34,7 @@ OUTCOMES = {"lost": "#D55E00", "tied": "#DDDDDD", "won": "#0072B2"}
 PANELS = 12
 
 
-def write_figures(
+def figures(
     tables: Path, measures: Sequence[Path], training: Sequence[Path], primary: str, out: Path
 ) -> None:
     """Each of FIGURES in the folder `out`, as .html (opens offline), .svg, .png and .json (Vega-Lite).

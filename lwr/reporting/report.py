@@ -17,7 +17,8 @@ from jinja2 import Environment, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from lwr.common.files import atomic, read_json
+from lwr.common.atomic import atomic
+from lwr.common.json_lines import read_json
 from lwr.evaluation.compare import ARM
 from lwr.reporting.figures import FIGURES
 
@@ -70,7 +71,7 @@ ABOUT = (
 NUMBER = re.compile(r"(-?[\d.,]+(e-?\d+)?( (±|to) .*)?)?")
 
 
-def write_report(tables: Path, figures: Path, provenance: Sequence[Path], title: str, out: Path) -> None:
+def report(tables: Path, figures: Path, provenance: Sequence[Path], title: str, out: Path) -> None:
     """The page `out`: recommendation, figures, tables, provenance.
 
     tables: the folder of recommendation.md and of TABLES as .csv. figures: the folder of FIGURES as .json.

@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from lwr.common.files import BadInput, atomic, read_json
+from lwr.common.atomic import atomic
+from lwr.common.errors import BadInput
+from lwr.common.json_lines import read_json
 from lwr.evaluation.compare import ARM, FIRST_STAGE, compare, interval, readable_comparisons
 from lwr.formats import parquet
 
@@ -149,7 +151,7 @@ def _one_first_stage(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     )
 
 
-def readable(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+def readable_layers(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """The same as text: three decimals, `mean ± sd` where there are several seeds, shares in per cent."""
     exits = table["layer"] > 0
     rows = arm_columns(table)
@@ -227,13 +229,13 @@ def readable_cascades(cascades: pd.DataFrame) -> pd.DataFrame:
 # --- writing -------------------------------------------------------------------------------------------
 
 
-def write_tables(
+def tables(
     measures: Sequence[Path], costs: Sequence[Path], cascades: Sequence[Path], primary: str, out: Path
 ) -> None:
     """layers, cost and cascades as .csv (numbers) and .md (text), layers also as .tex, in the folder `out`."""
     measured, cost, decided = read_measures(measures), read_costs(costs), read_cascades(cascades)
     table = layers_table(measured, primary, cost, decided)
-    text = readable(table, [name for name in dict.fromkeys(measured["measure"]) if name != "ties"])
+    text = readable_layers(table, [name for name in dict.fromkeys(measured["measure"]) if name != "ties"])
     write_table(out / "layers", table, text)
     _write(out / "layers.tex", text.to_latex(index=False, escape=True))
     device = f"Times of ranking one list of {cost['candidates'].iloc[0]} passages, from texts to ranking, on "

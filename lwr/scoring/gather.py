@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lwr.common.files import BadInput
+from lwr.common.errors import BadInput
 from lwr.formats import parquet
 
 

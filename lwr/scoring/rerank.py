@@ -18,24 +18,26 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lwr.common.files import BadInput, decode_lines, hash_share, read_lines, write_jsonl
+from lwr.common.errors import BadInput
+from lwr.common.hashing import hash_share
+from lwr.common.json_lines import decode_lines, read_lines, write_jsonl
 from lwr.common.progress import progress
-from lwr.config.config import Score
+from lwr.config.evaluation import ScoringConfig
 from lwr.evaluation.replay import by_place
-from lwr.formats.beir import read_passages, read_query_file
+from lwr.formats.beir import read_passages, read_queries_file
 from lwr.formats.training_groups import read_group_lines
 from lwr.formats.trec import best_first, read_run, write_run
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker
-from lwr.model.storage import exits_of
-from lwr.scoring.score import Asked, rows_of, score_lists
+from lwr.model.storage import stored_exits
+from lwr.scoring.score import QueryCandidates, rows_of, score_lists
 from lwr.training.dataset import instruction_of
 
 STDIN = Path("-")
 
 
 @dataclass(frozen=True)
-class Hit:
+class RankedPassage:
     """A passage in its place. layer: the last exit that read it; score: a float32, which it had there."""
 
     doc_id: str
@@ -45,18 +47,18 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Reranked:
+class RankedQuery:
     """A query and its passages, best first."""
 
     query_id: str
     query: str
-    hits: list[Hit]
+    hits: list[RankedPassage]
 
 
 # --- what is ranked ------------------------------------------------------------------------------------
 
 
-def of_run(run: Path, queries: Path, corpus: Path) -> list[Asked]:
+def of_run(run: Path, queries: Path, corpus: Path) -> list[QueryCandidates]:
     """The queries of a TREC run with the texts that it names, from files in BEIR's JSON lines.
 
     The corpus is streamed: memory holds the run and its passages. Raises BadInput, also where a query or a passage of
@@ -65,7 +67,7 @@ def of_run(run: Path, queries: Path, corpus: Path) -> list[Asked]:
     candidates = read_run(run)
     if not candidates:
         raise BadInput(f"{run}: holds no candidate; write query Q0 passage rank score tag")
-    asked = read_query_file(queries)
+    asked = read_queries_file(queries)
     for query_id in candidates:
         if query_id not in asked:
             where = _first_line(run, 0, {query_id})
@@ -83,7 +85,7 @@ def of_run(run: Path, queries: Path, corpus: Path) -> list[Asked]:
             f"{where}: this passage, one of {len(missing)}, is not in {corpus}; give the corpus that was searched"
         )
     return [
-        Asked(query, asked[query], [doc for doc, _ in ranked], [texts[doc] for doc, _ in ranked])
+        QueryCandidates(query, asked[query], [doc for doc, _ in ranked], [texts[doc] for doc, _ in ranked])
         for query, ranked in candidates.items()
     ]
 
@@ -94,7 +96,7 @@ def _first_line(run: Path, column: int, values: set[str]) -> str:
     return next(f"{run}:{number}: {value!r}" for number, value in found if value in values)
 
 
-def of_groups(file: Path) -> list[Asked]:
+def of_groups(file: Path) -> list[QueryCandidates]:
     """The queries of FlagEmbedding's training lines, positives and negatives together. Raises BadInput.
 
     A query's id is the number of its line, a passage's `7-pos-1`, `7-neg-3`: with the line, as equal scores are
@@ -104,11 +106,11 @@ def of_groups(file: Path) -> list[Asked]:
     for number, line in enumerate(read_group_lines([file]), 1):
         ids = [f"{number}-{kind}-{i}" for kind in ("pos", "neg") for i, _ in enumerate(line[kind], 1)]
         passages = [*line["pos"], *line["neg"]]
-        asked.append(Asked(str(number), line["query"], ids, passages, instruction_of(line)))
+        asked.append(QueryCandidates(str(number), line["query"], ids, passages, instruction_of(line)))
     return asked
 
 
-def of_passages(query: str, passages: Path) -> list[Asked]:
+def of_passages(query: str, passages: Path) -> list[QueryCandidates]:
     """One query, and a file of passages, one a line; STDIN reads standard input. Ids are line numbers.
 
     Raises BadInput.
@@ -122,7 +124,9 @@ def of_passages(query: str, passages: Path) -> list[Asked]:
     numbered = list(lines)
     if not numbered:
         raise BadInput(f"{name}: holds no passage; write one a line")
-    return [Asked("1", query, [str(number) for number, _ in numbered], [text for _, text in numbered])]
+    return [
+        QueryCandidates("1", query, [str(number) for number, _ in numbered], [text for _, text in numbered])
+    ]
 
 
 # --- ranking it ----------------------------------------------------------------------------------------
@@ -130,7 +134,7 @@ def of_passages(query: str, passages: Path) -> list[Asked]:
 
 def find_depth(model: str, depth: Schedule | None, revision: str | None = None) -> Schedule:
     """`depth`, or the deepest exit, found without reading weights. Raises BadInput for a layer without a head."""
-    exits = exits_of(model, revision)
+    exits = stored_exits(model, revision)
     depth = depth or Schedule((), exits[-1])
     unknown = [layer for layer in depth.layers if layer not in exits]
     if unknown:
@@ -140,11 +144,11 @@ def find_depth(model: str, depth: Schedule | None, revision: str | None = None) 
 
 def rerank(
     reranker: LayerwiseReranker,
-    asked: Sequence[Asked],
+    asked: Sequence[QueryCandidates],
     depth: Schedule,
-    settings: Score = Score(),  # noqa: B008 - frozen
+    settings: ScoringConfig = ScoringConfig(),  # noqa: B008 - frozen
     top_k: int | None = None,
-) -> list[Reranked]:
+) -> list[RankedQuery]:
     """The queries in the order given, each with its `top_k` best candidates (None: all).
 
     Equal scores go by `trec.sort_key`'s rule. Those of one exit decrease strictly, as in a run. A cascade's decrease
@@ -154,33 +158,35 @@ def rerank(
     ranked = (_cascaded if depth.keep else _by_exit)(reranker, asked, depth, settings)
     if len(asked) > 1:
         ranked = progress(ranked, len(asked), "rerank")
-    return [Reranked(query.query_id, query.query, hits[:top_k]) for query, hits in ranked]
+    return [RankedQuery(query.query_id, query.query, hits[:top_k]) for query, hits in ranked]
 
 
 def _by_exit(
-    reranker: LayerwiseReranker, asked: Sequence[Asked], depth: Schedule, settings: Score
-) -> Iterator[tuple[Asked, list[Hit]]]:
+    reranker: LayerwiseReranker, asked: Sequence[QueryCandidates], depth: Schedule, settings: ScoringConfig
+) -> Iterator[tuple[QueryCandidates, list[RankedPassage]]]:
     for some, _, (scores,) in score_lists(reranker, asked, [depth.last], settings):
         ends = np.cumsum([len(query.doc_ids) for query in some])
         for query, of_query in zip(some, np.split(scores, ends[:-1]), strict=True):
             texts = dict(zip(query.doc_ids, query.passages, strict=True))
             ranked = best_first(zip(query.doc_ids, of_query, strict=True))
-            yield query, [Hit(doc, score, depth.last, texts[doc]) for doc, score in ranked]
+            yield query, [RankedPassage(doc, score, depth.last, texts[doc]) for doc, score in ranked]
 
 
 def _cascaded(
-    reranker: LayerwiseReranker, asked: Sequence[Asked], depth: Schedule, settings: Score
-) -> Iterator[tuple[Asked, list[Hit]]]:
+    reranker: LayerwiseReranker, asked: Sequence[QueryCandidates], depth: Schedule, settings: ScoringConfig
+) -> Iterator[tuple[QueryCandidates, list[RankedPassage]]]:
     for query in asked:
         # of equals rank_rows takes the first given: so they are given in the order in which ties are broken
         pairs = sorted(zip(query.doc_ids, query.passages, strict=True), key=lambda pair: hash_share(pair[0]))
         docs, texts = map(list, zip(*pairs, strict=True))
-        rows = rows_of(reranker.prompt, [Asked(query.query_id, query.query, docs, texts, query.instruction)])
+        rows = rows_of(
+            reranker.prompt, [QueryCandidates(query.query_id, query.query, docs, texts, query.instruction)]
+        )
         ranking = reranker.rank_rows(rows, depth, settings.tokens_per_batch, settings.precision)
         yield (
             query,
             [
-                Hit(docs[i], float(ranking.scores[i]), int(ranking.layers[i]), texts[i])
+                RankedPassage(docs[i], float(ranking.scores[i]), int(ranking.layers[i]), texts[i])
                 for i in ranking.order.tolist()
             ],
         )
@@ -208,7 +214,7 @@ def check_out(out: Path, tag: str | None) -> None:
         raise BadInput(f"--tag {tag!r} is empty or holds whitespace, no tag for a run; write one word")
 
 
-def write(out: Path, ranked: Sequence[Reranked], depth: Schedule, tag: str | None = None) -> None:
+def write(out: Path, ranked: Sequence[RankedQuery], depth: Schedule, tag: str | None = None) -> None:
     """JSON lines where the name says so, queries as they came; else a TREC run, queries sorted by their ids, as the
     workflow writes its own. tag: None takes `tag_of`."""
     if is_jsonl(out):
@@ -218,13 +224,13 @@ def write(out: Path, ranked: Sequence[Reranked], depth: Schedule, tag: str | Non
         write_run(out, dict(sorted(run.items())), tag or tag_of(depth))
 
 
-def _run_of(query: Reranked, depth: Schedule) -> list[tuple[str, float]]:
+def _run_of(query: RankedQuery, depth: Schedule) -> list[tuple[str, float]]:
     if depth.keep:
         return by_place(hit.doc_id for hit in query.hits)
     return [(hit.doc_id, hit.score) for hit in query.hits]
 
 
-def _json(query: Reranked) -> dict[str, object]:
+def _json(query: RankedQuery) -> dict[str, object]:
     results = [
         {"rank": rank, "doc_id": hit.doc_id, "score": hit.score, "layer": hit.layer, "text": hit.text}
         for rank, hit in enumerate(query.hits, 1)
@@ -232,7 +238,7 @@ def _json(query: Reranked) -> dict[str, object]:
     return {"query_id": query.query_id, "query": query.query, "results": results}
 
 
-def show(query: Reranked) -> None:
+def show(query: RankedQuery) -> None:
     """Print one query's ranking: a table as wide as the terminal; in a pipe rank, score, layer and passage in full,
     with tabs between."""
     rows = [

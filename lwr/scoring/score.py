@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from lwr.common.files import BadInput, atomic, sha256
+from lwr.common.atomic import atomic
+from lwr.common.errors import BadInput
+from lwr.common.hashing import sha256
 from lwr.common.progress import progress
-from lwr.config.config import Score, Split
+from lwr.config.evaluation import ScoringConfig
 from lwr.formats import parquet
-from lwr.formats.beir import read_corpus, read_queries
+from lwr.formats.beir import Split, read_corpus, read_queries
 from lwr.formats.trec import Run, read_run
 from lwr.model.prompt import Prompt, Row
 from lwr.model.reranker import LayerwiseReranker
@@ -26,7 +28,7 @@ def score(
     collection: Path,
     split: Split,
     run: Path,
-    settings: Score,
+    settings: ScoringConfig,
     out: Path,
     shard: str = "1/1",
     label: str = "score",
@@ -81,10 +83,10 @@ def _tables(
     queries: dict[str, str],
     texts: dict[str, str],
     candidates: Run,
-    settings: Score,
+    settings: ScoringConfig,
 ) -> Iterator[pa.Table]:
     asked = [
-        Asked(query, queries[query], [doc for doc, _ in ranked], [texts[doc] for doc, _ in ranked])
+        QueryCandidates(query, queries[query], [doc for doc, _ in ranked], [texts[doc] for doc, _ in ranked])
         for query, ranked in candidates.items()
     ]
     for some, rows, scores in score_lists(reranker, asked, reranker.exits, settings):
@@ -95,7 +97,7 @@ def _tables(
 
 
 @dataclass(frozen=True)
-class Asked:
+class QueryCandidates:
     """A query and its candidates. instruction: instead of the template's; None: that one."""
 
     query_id: str
@@ -106,8 +108,11 @@ class Asked:
 
 
 def score_lists(
-    reranker: LayerwiseReranker, asked: Sequence[Asked], layers: Sequence[int], settings: Score
-) -> Iterator[tuple[Sequence[Asked], list[Row], np.ndarray]]:
+    reranker: LayerwiseReranker,
+    asked: Sequence[QueryCandidates],
+    layers: Sequence[int],
+    settings: ScoringConfig,
+) -> Iterator[tuple[Sequence[QueryCandidates], list[Row], np.ndarray]]:
     """By some queries at once: these, the rows of their pairs one after the other, and float32 [layers, pairs].
 
     In its last bits a score depends on the pairs beside it in a batch. Batches follow from the queries, their order
@@ -122,7 +127,7 @@ def score_lists(
         yield some, rows, scores
 
 
-def _check_finite(scores: np.ndarray, asked: Sequence[Asked], layers: Sequence[int]) -> None:
+def _check_finite(scores: np.ndarray, asked: Sequence[QueryCandidates], layers: Sequence[int]) -> None:
     if np.isfinite(scores).all():
         return
     layer, pair = np.argwhere(~np.isfinite(scores))[0]
@@ -133,7 +138,7 @@ def _check_finite(scores: np.ndarray, asked: Sequence[Asked], layers: Sequence[i
     )
 
 
-def rows_of(prompt: Prompt, asked: Sequence[Asked]) -> list[Row]:
+def rows_of(prompt: Prompt, asked: Sequence[QueryCandidates]) -> list[Row]:
     """The pairs of some queries as the backbone reads them, one query's after the other's."""
     queries = prompt.queries(query.query for query in asked)
     passages = prompt.passages(text for query in asked for text in query.passages)

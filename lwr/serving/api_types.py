@@ -17,7 +17,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from lwr.common.files import is_utf8
+from lwr.common.json_lines import is_utf8
 
 
 def _text_of(document: Any) -> Any:

@@ -22,7 +22,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
-from lwr.config.config import Score
+from lwr.config.evaluation import ScoringConfig
 from lwr.evaluation.flops import flops, shape_of
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker, logistic
@@ -47,7 +47,7 @@ def serve(
     port: int,
     key: str | None,
     limits: Limits,
-    scoring: Score,
+    scoring: ScoringConfig,
 ) -> None:
     """Serve a reranker until a signal ends it; who is inside then is answered first.
 
@@ -129,7 +129,7 @@ def application(
     depth: Schedule,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     key: str | None = None,
-    scoring: Score = Score(),  # noqa: B008 - frozen
+    scoring: ScoringConfig = ScoringConfig(),  # noqa: B008 - frozen
 ) -> FastAPI:
     """reranker: in evaluation mode, and from now on the application's alone.
 

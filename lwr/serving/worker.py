@@ -10,7 +10,7 @@ from threading import Thread
 
 import numpy as np
 
-from lwr.config.config import Score
+from lwr.config.evaluation import ScoringConfig
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.prompt import Row
 from lwr.model.reranker import LayerwiseReranker
@@ -42,7 +42,7 @@ class Worker:
     In float32 the scores are those of a job scored alone, to 1e-5, whoever shares the call.
     """
 
-    def __init__(self, reranker: LayerwiseReranker, scoring: Score):
+    def __init__(self, reranker: LayerwiseReranker, scoring: ScoringConfig):
         """reranker: in evaluation mode; until `close`, neither it nor its tokenizer may be used by another thread."""
         self.reranker, self.scoring = reranker, scoring
         self._waiting: SimpleQueue[Job | None] = SimpleQueue()

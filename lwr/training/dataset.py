@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from lwr.config.config import Template
+from lwr.config.model import PromptTemplate
 from lwr.formats.training_groups import read_group_lines
 from lwr.model.batching import pad
 from lwr.model.prompt import Prompt, Row
 
-UPSTREAMS = Template().instruction
+UPSTREAMS = PromptTemplate().instruction
 
 
 @dataclass(frozen=True)
-class Group:
+class TrainingGroup:
     """A query with its passages, the positive first; teacher: a score for each, or None. name: to tell people."""
 
     rows: list[Row]
@@ -37,7 +37,7 @@ class _Texts:
     name: str
 
 
-def read_groups(path: Path, prompt: Prompt, group_size: int, seed: int) -> list[Group]:
+def read_groups(path: Path, prompt: Prompt, group_size: int, seed: int) -> list[TrainingGroup]:
     """The groups of a file of FlagEmbedding's training lines (`lwr.formats.training_groups`).
 
     Of several positives one is drawn, of the negatives group_size - 1, repeated where they are fewer, by `seed`
@@ -51,7 +51,7 @@ def read_groups(path: Path, prompt: Prompt, group_size: int, seed: int) -> list[
     queries = prompt.queries(group.query for group in texts)
     passages = prompt.passages(passage for group in texts for passage in group.passages)
     return [
-        Group(
+        TrainingGroup(
             [prompt.row(queries[g.query], passages[p], g.instruction) for p in g.passages], g.teacher, g.name
         )
         for g in texts
@@ -79,7 +79,7 @@ def instruction_of(line: dict[str, Any]) -> str | None:
     return None if line.get("prompt") == UPSTREAMS else line.get("prompt")
 
 
-def collate(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def collate(groups: Sequence[TrainingGroup], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Keyword arguments of `LayerwiseReranker.forward`; a last batch of fewer groups stays whole groups."""
     teacher = None if groups[0].teacher is None else torch.tensor([group.teacher for group in groups])
     return {

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lwr.common.files import BadInput
-from lwr.evaluation.measures import per_query, rankings
+from lwr.common.errors import BadInput
+from lwr.evaluation.measures import measures_per_query, rankings
 from lwr.formats.beir import Qrels, read_qrels, read_queries, sample_queries
 from lwr.formats.trec import read_run
 from lwr.model.prompt import Row
@@ -17,7 +17,7 @@ from lwr.scoring.score import candidate_texts
 
 
 @dataclass(frozen=True)
-class DevLook:
+class DevEvaluation:
     """Some dev queries with their candidates, tokenised once, to rank while training."""
 
     rows: list[Row]
@@ -37,10 +37,12 @@ class DevLook:
         }
 
     def _mean_ndcg(self, table: pd.DataFrame) -> float:
-        return float(per_query(self.qrels, rankings(table, "score"), ["nDCG@10"])["value"].mean())
+        return float(measures_per_query(self.qrels, rankings(table, "score"), ["nDCG@10"])["value"].mean())
 
 
-def read_look(reranker: LayerwiseReranker, collection: Path, dev_run: Path, queries: int) -> DevLook:
+def read_dev_evaluation(
+    reranker: LayerwiseReranker, collection: Path, dev_run: Path, queries: int
+) -> DevEvaluation:
     """The candidates of at most `queries` dev queries, a sample by hash. Raises BadInput."""
     texts, run = read_queries(collection), read_run(dev_run)
     qrels = read_qrels(collection, "dev", texts)
@@ -51,4 +53,4 @@ def read_look(reranker: LayerwiseReranker, collection: Path, dev_run: Path, quer
     passages = candidate_texts(collection, "dev", candidates)
     pairs = [(query, doc) for query in sample for doc, _ in candidates[query]]
     rows = reranker.prompt.rows([(texts[query], passages[doc]) for query, doc in pairs])
-    return DevLook(rows, pairs, {query: qrels[query] for query in sample})
+    return DevEvaluation(rows, pairs, {query: qrels[query] for query in sample})

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lwr.config.config import Distillation
+from lwr.config.training import DistillationConfig
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tens
     return -(targets * log_student).sum(dim=-1).mean() * temperature**2
 
 
-def teachers_of(exits: Sequence[int], distillation: Distillation) -> list[int | None]:
+def teachers_of(exits: Sequence[int], distillation: DistillationConfig) -> list[int | None]:
     """Per exit, the index of its teacher in `exits` (layers, ascending); the deepest has none."""
     last = len(exits) - 1
 

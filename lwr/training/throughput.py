@@ -11,7 +11,7 @@ from torch import Tensor
 from lwr.evaluation.flops import Shape, flops
 
 
-class Speed:
+class Throughput:
     """Counts what training steps compute; `since_last` tells the rate.
 
     Model FLOPs, as in PaLM's MFU (Chowdhery et al. 2022): forward and backward of unpadded rows to the last layer;

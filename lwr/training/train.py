@@ -12,24 +12,27 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments, set_seed
 
+from lwr.common.atomic import atomic, check_writable
 from lwr.common.code_digest import code_digest
-from lwr.common.files import atomic, check_writable, sha256, write_json, write_jsonl
+from lwr.common.hashing import sha256
+from lwr.common.json_lines import write_json, write_jsonl
 from lwr.common.progress import say
 from lwr.common.provenance import Meter, provenance
-from lwr.config.config import Base, Train
-from lwr.formats.checkpoint import fetch, fingerprint
+from lwr.config.model import BaseModelConfig
+from lwr.config.training import TrainingConfig
+from lwr.formats.checkpoint import fetch_checkpoint, weights_fingerprint
 from lwr.model.loading import load_base_model, set_dropout
 from lwr.model.reranker import LayerwiseReranker
 from lwr.training.dataset import read_groups
-from lwr.training.dev_evaluation import read_look
+from lwr.training.dev_evaluation import read_dev_evaluation
 from lwr.training.recompute import set_recompute
 from lwr.training.trainer import WHOLE, LayerwiseTrainer
 
 
 def train(
-    base: Base,
+    base: BaseModelConfig,
     start_layer: int,
-    settings: Train,
+    settings: TrainingConfig,
     groups: Path,
     collection: Path,
     dev_run: Path,
@@ -48,12 +51,12 @@ def train(
     set_seed(seed)
     reranker = build(base, start_layer, settings)
     data = read_groups(groups, reranker.prompt, settings.group_size, seed)
-    look = settings.eval_steps and read_look(reranker, collection, dev_run, settings.eval_queries)
+    look = settings.eval_steps and read_dev_evaluation(reranker, collection, dev_run, settings.eval_queries)
     texts = {name: collection / f"{name}.jsonl" for name in ("corpus", "queries")}
     looked_at = {"run": dev_run, "qrels": collection / "qrels/dev.tsv", **texts} if look else {}
     facts = {
         "base": base.identity(),
-        "base_fingerprint": fingerprint(fetch(base.model, base.revision)),
+        "base_fingerprint": weights_fingerprint(fetch_checkpoint(base.model, base.revision)),
         "start_layer": start_layer,
         "settings": settings.model_dump(),
         "seed": seed,
@@ -88,7 +91,7 @@ def train(
     trainer.accelerator.wait_for_everyone()
 
 
-def build(base: Base, start_layer: int, settings: Train) -> LayerwiseReranker:
+def build(base: BaseModelConfig, start_layer: int, settings: TrainingConfig) -> LayerwiseReranker:
     """The untrained reranker of a cell. Raises ValueError where heads can't start as asked."""
     loaded = load_base_model(base, with_vocabulary=settings.head_init == "yes_token")
     if settings.dropout is not None:
@@ -133,7 +136,9 @@ def last_whole_checkpoint(work: Path) -> Path | None:
     return max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
 
 
-def _arguments(settings: Train, reranker: LayerwiseReranker, seed: int, work: Path) -> TrainingArguments:
+def _arguments(
+    settings: TrainingConfig, reranker: LayerwiseReranker, seed: int, work: Path
+) -> TrainingArguments:
     keep_best = settings.keep == "best"
     exits = reranker.exits
     keep_by = exits[-1] if settings.keep_by == "deepest" else settings.keep_by

@@ -16,19 +16,19 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from lwr.common.progress import clock
-from lwr.config.config import Train
+from lwr.config.training import TrainingConfig
 from lwr.evaluation.flops import shape_of
-from lwr.model.memory import mended_by
+from lwr.model.memory import out_of_memory_hint
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import writing
-from lwr.training.dataset import Group, collate
-from lwr.training.dev_evaluation import DevLook
-from lwr.training.throughput import Speed
+from lwr.training.dataset import TrainingGroup, collate
+from lwr.training.dev_evaluation import DevEvaluation
+from lwr.training.throughput import Throughput
 
 WHOLE = "whole"  # a file in each checkpoint, written last
 
 
-def _optimizer(reranker: LayerwiseReranker, settings: Train) -> torch.optim.Optimizer:
+def _optimizer(reranker: LayerwiseReranker, settings: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW; norms, biases and heads do not decay."""
     backbone = [p for p in reranker.backbone.parameters() if p.requires_grad]
     return torch.optim.AdamW(
@@ -41,7 +41,7 @@ def _optimizer(reranker: LayerwiseReranker, settings: Train) -> torch.optim.Opti
     )
 
 
-def _collate(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def _collate(groups: Sequence[TrainingGroup], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return collate(groups, tokenizer) | {"names": [group.name for group in groups]}
 
 
@@ -51,10 +51,10 @@ class LayerwiseTrainer(Trainer):
     def __init__(
         self,
         reranker: LayerwiseReranker,
-        data: list[Group],
-        settings: Train,
+        data: list[TrainingGroup],
+        settings: TrainingConfig,
         arguments: TrainingArguments,
-        look: DevLook | None,
+        look: DevEvaluation | None,
         label: str,
     ):
         super().__init__(
@@ -64,13 +64,13 @@ class LayerwiseTrainer(Trainer):
             eval_dataset=look and look.rows,  # never iterated: `evaluate` ranks the look itself
             data_collator=partial(_collate, tokenizer=reranker.tokenizer),
             optimizers=(_optimizer(reranker, settings), None),
-            callbacks=[Watch(label, reranker.exits, settings.group_size)],
+            callbacks=[ProgressCallback(label, reranker.exits, settings.group_size)],
         )
         self.remove_callback(PrinterCallback)
         self.reranker, self.settings, self.look = reranker, settings, look
         self.parts: list[Tensor] = []  # [2, exits] of each batch since the last log
         self.names: list[str] = []  # of the groups since the last step of the optimiser
-        self.speed = Speed(
+        self.speed = Throughput(
             shape_of(reranker.backbone),
             arguments.device,
             torch.bfloat16 if settings.precision == "bfloat16" else torch.float32,
@@ -81,7 +81,7 @@ class LayerwiseTrainer(Trainer):
         rows, tokens = inputs["pair"]["attention_mask"].shape
         fix = f"a batch of {rows} rows of {tokens} tokens; lower groups_per_batch (and raise accumulation), "
         fix += "passage_max_len or group_size, or set recompute: blocks"
-        with mended_by(fix):
+        with out_of_memory_hint(fix):
             return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -157,7 +157,7 @@ class LayerwiseTrainer(Trainer):
             (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / WHOLE).touch()
 
 
-class Watch(TrainerCallback):
+class ProgressCallback(TrainerCallback):
     """Says how training goes: a bar in a terminal, and a line for each log and each look at dev."""
 
     def __init__(self, label: str, exits: list[int], group_size: int):

@@ -16,12 +16,21 @@ from typing import Any
 
 import pandas as pd
 
-from lwr.common.files import BadInput, first_line, read_json, read_jsonl, sha256
+from lwr.common.errors import BadInput, first_line
+from lwr.common.hashing import sha256
+from lwr.common.json_lines import read_json, read_jsonl
 from lwr.evaluation.compare import ARM
 from lwr.evaluation.measures import exits_of, rankings
-from lwr.evaluation.replay import read_chosen
+from lwr.evaluation.replay import read_chosen_schedule
 from lwr.formats import parquet
-from lwr.formats.beir import Qrels, answered, check_unique, read_corpus, read_qrels, read_queries
+from lwr.formats.beir import (
+    Qrels,
+    answerable_queries,
+    check_unique_ids,
+    read_corpus,
+    read_qrels,
+    read_queries,
+)
 from lwr.formats.checkpoint import check_weights
 from lwr.formats.training_groups import read_group_lines
 from lwr.formats.trec import read_run
@@ -123,7 +132,7 @@ class _Tree:
             hashes.append(hash(passage.doc_id))
             for split in named if passage.split is None else [passage.split]:
                 named.get(split, set()).discard(passage.doc_id)
-        check_unique(folder / "corpus.jsonl", hashes)
+        check_unique_ids(folder / "corpus.jsonl", hashes)
         for split, missing in named.items():
             if missing:
                 yield f"{folder}/corpus.jsonl: no passage {min(missing)!r}, which {split} names; {AGAIN}"
@@ -204,8 +213,8 @@ class _Tree:
         table, qrels = read_measures([path]), self.qrels(name, split)
         files = {"scores": scores, "cascade": decided, "qrels": qrels}
         yield from self.made_of(parquet.inputs_of(path), files)
-        exits = {*exits_of(self.scored(scores)), *(["cascade"] if read_chosen(decided) else [])}
-        judged = set(answered(read_qrels(qrels.parent.parent, split)))
+        exits = {*exits_of(self.scored(scores)), *(["cascade"] if read_chosen_schedule(decided) else [])}
+        judged = set(answerable_queries(read_qrels(qrels.parent.parent, split)))
         for (exit, measure), of_exit in table.groupby(["exit", "measure"], sort=False):
             queries = of_exit["query_id"].tolist()
             if len(queries) != len(set(queries)) or (measure != "ties" and set(queries) != judged):
@@ -229,7 +238,7 @@ class _Tree:
 
     def cascade(self, path: Path, name: str, seeds: list[Path]) -> Iterator[str]:
         decided = read_json(path, {"chosen": str, "deepest": str, "schedules": list, "inputs": dict})
-        read_chosen(path)
+        read_chosen_schedule(path)
         for split in ("dev", "test"):
             scores = {self.digest(seed / f"scores/{name}/{split}.parquet") for seed in seeds}
             if set(decided["inputs"][split]) != scores:

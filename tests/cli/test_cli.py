@@ -9,15 +9,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from lwr.cli import app
+from lwr.cli.app import app
 from lwr.cli.options import read_settings
-from lwr.config.config import Train
+from lwr.config.training import TrainingConfig
 
-COMMANDS = typer.main.get_command(app.app).commands
+COMMANDS = typer.main.get_command(app).commands
 
 
 def test_the_overview_names_every_command():
-    shown = CliRunner().invoke(app.app, ["--help"]).output
+    shown = CliRunner().invoke(app, ["--help"]).output
     assert all(re.search(rf"\b{name}\b", shown) for name in COMMANDS)
 
 
@@ -57,4 +57,4 @@ def test_an_error_is_a_line_and_not_a_traceback(tmp_path, monkeypatch, capsys):
 
 def test_a_mistyped_key_of_the_settings_is_named():
     with pytest.raises(ValueError, match="stepz"):
-        read_settings("{stepz: 4}", Train)
+        read_settings("{stepz: 4}", TrainingConfig)

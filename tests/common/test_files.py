@@ -2,16 +2,10 @@ import gzip
 
 import pytest
 
-from lwr.common.files import (
-    BadInput,
-    atomic,
-    check_writable,
-    hash_share,
-    read_json,
-    read_jsonl,
-    sha256,
-    write_jsonl,
-)
+from lwr.common.atomic import atomic, check_writable
+from lwr.common.errors import BadInput
+from lwr.common.hashing import hash_share, sha256
+from lwr.common.json_lines import read_json, read_jsonl, write_jsonl
 
 
 def names(folder):

@@ -15,8 +15,8 @@ import pytest
 import tiny
 import yaml
 
-from lwr.common.files import BadInput
-from lwr.config.config import Cell, Config
+from lwr.common.errors import BadInput
+from lwr.config.grid import Cell, GridConfig
 from lwr.config.load import load, read
 from lwr.config.reference import readme, schema, schema_text
 
@@ -49,7 +49,7 @@ def problems(text: str, name: str = "x.yaml") -> list[str]:
     return str(caught.value).split("\n")
 
 
-def grid(text: str = GRID) -> Config:
+def grid(text: str = GRID) -> GridConfig:
     return load(yaml.safe_load(text), [])
 
 
@@ -403,7 +403,7 @@ def test_cells_are_the_product_of_what_is_trained():
 
 
 @pytest.fixture
-def own_variants() -> Config:
+def own_variants() -> GridConfig:
     """Two base models, of which one names its variants, in another order than the grid's."""
     cut = f"  cut: {{model: {MODEL}, variants: [c, a]}}\n"
     text = GRID.replace("start_layers:", f"{cut}start_layers:")
@@ -502,12 +502,12 @@ def run(house: Path, *command: str) -> subprocess.CompletedProcess:
 
 
 def test_check_tells_what_a_grid_holds_or_all_that_is_wrong(house):
-    right = run(house, "lwr", "check", "config/test.yaml")
+    right = run(house, "lwr.cli", "check", "config/test.yaml")
     assert right.returncode == 0, right.stderr
     assert right.stdout.startswith("3 cells, a training each")
     assert "tiny-bert; start layers: 4; last layer: 4" in right.stdout
     (house / "wrong.yaml").write_text(GRID.replace("[2, 4]", "[9, 9]"), encoding="utf-8")
-    wrong = run(house, "lwr", "check", "wrong.yaml")
+    wrong = run(house, "lwr.cli", "check", "wrong.yaml")
     assert wrong.returncode == 1
     assert wrong.stderr.split("\n") == [
         "wrong.yaml:5: start_layers: 9 is deeper than the last layer of minilm, 6",

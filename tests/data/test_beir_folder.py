@@ -1,7 +1,7 @@
 import pytest
 
-from lwr.common.files import BadInput
-from lwr.config.config import BeirFolder, Dataset
+from lwr.common.errors import BadInput
+from lwr.config.data import BeirFolderSource, DatasetConfig
 from lwr.data.collect import collect as collect_dataset
 from lwr.formats.beir import (
     SPLITS,
@@ -33,11 +33,11 @@ def move(folder, split, count):
 
 
 def source(folder, **shares):
-    return BeirFolder(kind="beir", path=str(folder), **shares)
+    return BeirFolderSource(kind="beir", path=str(folder), **shares)
 
 
 def collect(source, out, **queries):
-    collect_dataset(Dataset(source=source, queries=queries), out)
+    collect_dataset(DatasetConfig(source=source, queries=queries), out)
 
 
 def test_dev_and_test_are_split_off_train(folder, tmp_path):

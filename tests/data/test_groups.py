@@ -3,11 +3,12 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from lwr.cli import app
-from lwr.common.files import BadInput, read_jsonl
-from lwr.config.config import FlagEmbedding
+from lwr.cli.app import app
+from lwr.common.errors import BadInput
+from lwr.common.json_lines import read_jsonl
+from lwr.config.data import FlagEmbeddingSource
 from lwr.data.collect import read
-from lwr.data.groups import adopt
+from lwr.data.groups import groups
 
 LINE = {"query": "one", "pos": ["yes", "also"], "neg": ["no"]}
 TAUGHT = LINE | {"pos_scores": [1, 0.5], "neg_scores": [-2.5]}
@@ -20,7 +21,7 @@ def write(path, *rows):
 
 
 def adopted(path, out):
-    adopt(FlagEmbedding(kind="flag_embedding", path=str(path)), out)
+    groups(FlagEmbeddingSource(kind="flag_embedding", path=str(path)), out)
     return list(read_jsonl(out, {}))
 
 
@@ -77,4 +78,4 @@ def test_nothing_to_adopt_is_an_error(tmp_path):
 
 def test_groups_are_no_collection():
     with pytest.raises(BadInput, match="`lwr groups` takes them"):
-        read(FlagEmbedding(kind="flag_embedding", path="groups.jsonl"))
+        read(FlagEmbeddingSource(kind="flag_embedding", path="groups.jsonl"))

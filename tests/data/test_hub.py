@@ -2,8 +2,9 @@ import sys
 
 import pytest
 
-from lwr.common.files import BadInput, write_jsonl
-from lwr.config.config import Dataset, HubDataset
+from lwr.common.errors import BadInput
+from lwr.common.json_lines import write_jsonl
+from lwr.config.data import DatasetConfig, HubSource
 from lwr.data.collect import collect
 from lwr.data.sources.hub import read
 from lwr.formats.beir import Passage, read_corpus, read_qrels, read_queries
@@ -38,11 +39,11 @@ def made(tmp_path):
 
 def source(folder, **keys):
     pins = {"revision": "0" * 40, "qrels_revision": "1" * 40}  # of no meaning for a folder
-    return HubDataset(kind="hub", id=f"{folder}/texts", qrels=f"{folder}/qrels", **pins, **keys)
+    return HubSource(kind="hub", id=f"{folder}/texts", qrels=f"{folder}/qrels", **pins, **keys)
 
 
 def test_a_collection_is_collected(made, tmp_path):
-    collect(Dataset(source=source(made, dev_from_train=0.3)), tmp_path / "out")
+    collect(DatasetConfig(source=source(made, dev_from_train=0.3)), tmp_path / "out")
     assert list(read_corpus(tmp_path / "out"))[:2] == [
         Passage("0", "", "text 0"),
         Passage("1", "Title", "text 1"),

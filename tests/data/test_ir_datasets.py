@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import pytest
 
-from lwr.common.files import BadInput
-from lwr.config.config import Dataset, IrDatasets
+from lwr.common.errors import BadInput
+from lwr.config.data import DatasetConfig, IrDatasetsSource
 from lwr.data.collect import collect
 from lwr.data.sources.ir_datasets import read
 from lwr.formats.beir import Passage, read_corpus, read_qrels, read_queries
@@ -70,11 +70,11 @@ def _catalogue(monkeypatch):
 
 
 def source(dev_from_train=0.0, **splits):
-    return IrDatasets(kind="ir_datasets", splits=splits, dev_from_train=dev_from_train)
+    return IrDatasetsSource(kind="ir_datasets", splits=splits, dev_from_train=dev_from_train)
 
 
 def test_a_collection_is_collected(tmp_path):
-    collect(Dataset(source=source(train="made/train", dev="made/dev", test="made/test")), tmp_path)
+    collect(DatasetConfig(source=source(train="made/train", dev="made/dev", test="made/test")), tmp_path)
     corpus = list(read_corpus(tmp_path))
     assert len(corpus) == 40
     assert corpus[:2] == [Passage("d0", "", "Title text 0"), Passage("d1", "", "text 1")]

@@ -1,7 +1,8 @@
 import pytest
 
-from lwr.common.files import BadInput, read_jsonl
-from lwr.config.config import Mining
+from lwr.common.errors import BadInput
+from lwr.common.json_lines import read_jsonl
+from lwr.config.data import MiningConfig
 from lwr.data.mine import mine
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import best_first, write_run
@@ -40,7 +41,7 @@ def lines_of(collection, run, **settings):
         {query: [(doc, -i) for i, doc in enumerate(docs)] for query, docs in run.items()},
         "t",
     )
-    mine(collection, folder / "train.run", folder / "groups.jsonl", Mining(**settings))
+    mine(collection, folder / "train.run", folder / "groups.jsonl", MiningConfig(**settings))
     return list(read_jsonl(folder / "groups.jsonl", KEYS))
 
 

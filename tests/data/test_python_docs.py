@@ -4,15 +4,16 @@ import textwrap
 
 import pytest
 
-from lwr.common.files import BadInput, sha256
-from lwr.config.config import Dataset, PythonDocs
+from lwr.common.errors import BadInput
+from lwr.common.hashing import sha256
+from lwr.config.data import DatasetConfig, PythonDocsSource
 from lwr.data.collect import collect as collect_dataset
 from lwr.data.sources.python_docs import Pair, definitions, distinct, modules, read_module, split_of, summary
 from lwr.formats.beir import SPLITS, read_corpus, read_qrels, read_queries
 
 
 def collect(source, out):
-    collect_dataset(Dataset(source=source), out)
+    collect_dataset(DatasetConfig(source=source), out)
 
 
 def write(path, code):
@@ -181,7 +182,7 @@ def package(tmp_path, monkeypatch):
         write(root / elsewhere, body.format(99))
     write(root / "latest.py", body.format(41))
     monkeypatch.syspath_prepend(str(tmp_path / "path"))
-    return PythonDocs(kind="python_docs", packages=["made_up"])
+    return PythonDocsSource(kind="python_docs", packages=["made_up"])
 
 
 def test_modules_are_found_without_an_import_and_without_tests(package):
@@ -219,18 +220,18 @@ def test_the_same_code_makes_the_same_bytes(package, tmp_path):
     ],
 )
 def test_a_package_that_cannot_be_used_is_named(package, tmp_path, packages, says):
-    few = PythonDocs(kind="python_docs", packages=packages, test_share=0.0001)
+    few = PythonDocsSource(kind="python_docs", packages=packages, test_share=0.0001)
     with pytest.raises(BadInput, match=says):
         collect(few, tmp_path / "out")
 
 
 def test_shares_must_leave_something_to_train():
     with pytest.raises(ValueError, match="below 1"):
-        PythonDocs(kind="python_docs", dev_share=0.5, test_share=0.5)
+        PythonDocsSource(kind="python_docs", dev_share=0.5, test_share=0.5)
 
 
 def test_a_package_of_the_standard_library(tmp_path):
-    collect(PythonDocs(kind="python_docs", packages=["json", "email", "asyncio"]), tmp_path / "out")
+    collect(PythonDocsSource(kind="python_docs", packages=["json", "email", "asyncio"]), tmp_path / "out")
     passages = {passage.doc_id: passage.text for passage in read_corpus(tmp_path / "out")}
     assert len(passages) > 100
     decode = "json.decoder:JSONDecoder.raw_decode"

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from lwr.common.files import BadInput
-from lwr.config.config import FirstStage
+from lwr.common.errors import BadInput
+from lwr.config.data import FirstStageConfig
 from lwr.data.bm25 import words
 from lwr.data.retrieve import retrieve
 from lwr.formats.beir import Passage, write_collection
@@ -37,7 +37,7 @@ def collection(tmp_path):
 
 def run_of(collection, split="dev", **settings):
     out = collection.parent / f"{split}.run"
-    retrieve(collection, out, split, FirstStage(**settings))
+    retrieve(collection, out, split, FirstStageConfig(**settings))
     return read_run(out)
 
 
@@ -87,9 +87,9 @@ def test_the_run_does_not_depend_on_the_process(collection):
     for seed in ("1", "2"):
         out = collection.parent / f"seed{seed}.run"
         code = (
-            "from pathlib import Path; from lwr.config.config import FirstStage; "
+            "from pathlib import Path; from lwr.config.data import FirstStageConfig; "
             "from lwr.data.retrieve import retrieve; "
-            f"retrieve(Path({str(collection)!r}), Path({str(out)!r}), 'dev', FirstStage())"
+            f"retrieve(Path({str(collection)!r}), Path({str(out)!r}), 'dev', FirstStageConfig())"
         )
         subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONHASHSEED": seed})
         runs.append(out.read_bytes())
@@ -99,7 +99,7 @@ def test_the_run_does_not_depend_on_the_process(collection):
 def test_a_corpus_without_words_is_an_error(tmp_path):
     write_collection(tmp_path / "c", [Passage("d", "", "the")], {"q": "word"}, {"dev": {"q": {"d": 1}}})
     with pytest.raises(BadInput, match="the corpus of dev holds no words"):
-        retrieve(tmp_path / "c", tmp_path / "run", "dev", FirstStage())
+        retrieve(tmp_path / "c", tmp_path / "run", "dev", FirstStageConfig())
 
 
 def given(folder, *lines):

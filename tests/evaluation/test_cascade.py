@@ -13,12 +13,13 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lwr.common.files import BadInput, sha256
-from lwr.config.config import Cascade
-from lwr.evaluation.cascade import LADDER, choose, decide, front, measure, ndcg, schedules
+from lwr.common.errors import BadInput
+from lwr.common.hashing import sha256
+from lwr.config.evaluation import CascadeSearchConfig
+from lwr.evaluation.cascade import LADDER, cascade, choose_schedule, measure, ndcg, pareto_front, schedules
 from lwr.evaluation.flops import Shape, flops
-from lwr.evaluation.measures import per_query, rankings
-from lwr.evaluation.replay import cascaded, read_candidates, replay
+from lwr.evaluation.measures import measures_per_query, rankings
+from lwr.evaluation.replay import read_candidates, replay, replay_all
 from lwr.formats.beir import Passage, Qrels, write_collection
 from lwr.formats.trec import best_first
 from lwr.model.cascade_schedule import Schedule
@@ -41,7 +42,7 @@ def table(lists: dict[str, dict[str, tuple[float, ...]]], layers: tuple[int, ...
 
 def ranked(scores: pd.DataFrame, schedule: str) -> dict[str, list[str]]:
     return {
-        query: [doc for doc, _ in run] for query, run in cascaded(scores, Schedule.parse(schedule)).items()
+        query: [doc for doc, _ in run] for query, run in replay_all(scores, Schedule.parse(schedule)).items()
     }
 
 
@@ -167,7 +168,7 @@ def test_nobody_is_lost_and_who_is_read_deeper_stands_higher(lists, schedule):
         np.testing.assert_array_equal((read >= layer).sum(axis=1), there)
         there = np.minimum(there, survivors)
     np.testing.assert_array_equal((read == schedule.last).sum(axis=1), there)
-    run = cascaded(table(lists), schedule)
+    run = replay_all(table(lists), schedule)
     assert list(run) == sorted(lists)
     assert {query: {doc for doc, _ in docs} for query, docs in run.items()} == {
         query: set(docs) for query, docs in lists.items()
@@ -217,8 +218,8 @@ some_qrels = st.dictionaries(
 @few_examples
 def test_quality_is_the_ndcg_of_ir_measures(lists, qrels, schedule):
     scores = table(lists)
-    run = {query: dict(docs) for query, docs in cascaded(scores, schedule).items()}
-    expected = per_query(qrels, run, ["nDCG@10"]).set_index("query_id")["value"]
+    run = {query: dict(docs) for query, docs in replay_all(scores, schedule).items()}
+    expected = measures_per_query(qrels, run, ["nDCG@10"]).set_index("query_id")["value"]
     candidates = read_candidates(scores, sorted(qrels))
     order, _ = replay(candidates, schedule)
     grades = [{doc: max(grade, 0) for doc, grade in qrels[query].items()} for query in sorted(qrels)]
@@ -303,7 +304,7 @@ def test_flops_are_those_of_every_candidate_to_where_it_was_read(lists, schedule
 @pytest.mark.parametrize("stages", [2, 3, 4])
 def test_all_schedules_that_the_settings_allow(stages):
     exits, kept = [2, 3, 4, 5], [20, 5, 10, 30, 40]
-    made = list(schedules(exits, 30, Cascade(stages=stages, exits=8, keep=kept)))
+    made = list(schedules(exits, 30, CascadeSearchConfig(stages=stages, exits=8, keep=kept)))
     assert len(made) == len(set(made))
     expected = {
         (*((layer, n) for layer, n in zip(layers, survivors, strict=False)), layers[-1])
@@ -326,14 +327,14 @@ def test_all_schedules_that_the_settings_allow(stages):
     ],
 )
 def test_exits_are_tried_evenly_spread_the_first_and_the_last_among_them(exits, at_most, tried):
-    made = list(schedules(list(exits), 100, Cascade(exits=at_most)))
+    made = list(schedules(list(exits), 100, CascadeSearchConfig(exits=at_most)))
     assert sorted({layer for schedule in made for layer in schedule.layers}) == tried
     assert [schedule.last for schedule in made if not schedule.keep] == tried
 
 
 def test_survivors_are_tried_along_a_ladder_that_ends_below_the_lists_length():
     def kept(candidates: int) -> set[int]:
-        return {n for s in schedules([1, 2], candidates, Cascade()) for _, n in s.keep}
+        return {n for s in schedules([1, 2], candidates, CascadeSearchConfig()) for _, n in s.keep}
 
     assert kept(16) == {1, 2, 3, 4, 5, 7, 10, 15}
     assert kept(15) == {1, 2, 3, 4, 5, 7, 10}
@@ -360,7 +361,7 @@ def test_the_front_is_whom_nobody_beats(pairs):
             for j, (cost, quality) in enumerate(pairs)
         )
 
-    found = front(points(*pairs))
+    found = pareto_front(points(*pairs))
     assert set(found["schedule"]) == {str(i) for i in range(len(pairs)) if not beaten(i)}
     assert found["flops"].is_monotonic_increasing
     assert list(found.index) == list(range(len(found)))
@@ -371,14 +372,14 @@ def test_the_front_is_whom_nobody_beats(pairs):
 def test_the_cheapest_that_is_good_enough_is_chosen(pairs, epsilon):
     deepest = len(pairs) - 1
     good_enough = [i for i, (_, quality) in enumerate(pairs) if quality >= (1 - epsilon) * pairs[deepest][1]]
-    chosen = int(choose(points(*pairs), deepest, epsilon))
+    chosen = int(choose_schedule(points(*pairs), deepest, epsilon))
     assert chosen in good_enough
     assert pairs[chosen][0] == min(pairs[i][0] for i in good_enough)
 
 
 def test_the_choice_by_hand():
     measured = points((0.2, 0.50), (0.4, 0.59), (0.5, 0.595), (0.7, 0.58), (1.0, 0.60))
-    chosen = {epsilon: choose(measured, 4, epsilon) for epsilon in (0.0, 0.01, 0.02, 0.5)}
+    chosen = {epsilon: choose_schedule(measured, 4, epsilon) for epsilon in (0.0, 0.01, 0.02, 0.5)}
     assert chosen == {0.0: "4", 0.01: "2", 0.02: "1", 0.5: "0"}
 
 
@@ -423,9 +424,9 @@ def arm(tmp_path):
     return tmp_path
 
 
-def decided(arm, settings=Cascade(epsilon=0.05, keep=[3, 8, 12])) -> dict:  # noqa: B008 - frozen
+def decided(arm, settings=CascadeSearchConfig(epsilon=0.05, keep=[3, 8, 12])) -> dict:  # noqa: B008 - frozen
     dev, test = ([arm / f"{split}{seed}.parquet" for seed in (1, 2)] for split in ("dev", "test"))
-    decide(arm / "model", dev, test, arm, settings, ARM, arm / "cascade.json")
+    cascade(arm / "model", dev, test, arm, settings, ARM, arm / "cascade.json")
     return json.loads((arm / "cascade.json").read_text(encoding="utf-8"))
 
 
@@ -472,9 +473,9 @@ def test_the_numbers_of_each_split_are_its_own(arm, split):
     rows = decided(arm)["schedules"]
     for row in rows:
         values = [
-            per_query(
+            measures_per_query(
                 QRELS[split],
-                {q: dict(run) for q, run in cascaded(scores, Schedule.parse(row["schedule"])).items()},
+                {q: dict(run) for q, run in replay_all(scores, Schedule.parse(row["schedule"])).items()},
                 ["nDCG@10"],
             )["value"].mean()
             for scores in (pd.read_parquet(arm / f"{split}{seed}.parquet") for seed in (1, 2))
@@ -496,7 +497,7 @@ def test_the_choice_depends_on_dev_alone(arm):
 
 
 def test_with_nothing_to_lose_the_choice_is_as_good_as_the_deepest(arm):
-    decision = decided(arm, Cascade(epsilon=0, keep=[3]))
+    decision = decided(arm, CascadeSearchConfig(epsilon=0, keep=[3]))
     by_name = {row["schedule"]: row for row in decision["schedules"]}
     assert by_name[decision["chosen"]]["dev"] >= by_name["4"]["dev"]
 

@@ -12,8 +12,8 @@ import tiny
 import torch
 
 import lwr.evaluation.cost
-from lwr.common.files import write_json
-from lwr.config.config import Cost, Score
+from lwr.common.json_lines import write_json
+from lwr.config.evaluation import CostConfig, ScoringConfig
 from lwr.evaluation.cost import cost, device, parameters
 from lwr.evaluation.flops import flops, shape_of
 from lwr.formats.beir import Passage, write_collection
@@ -46,7 +46,7 @@ def scored(tmp_path_factory, request):
     docs = list(PASSAGES)
     run = {q: [(d, 10.0 - r) for r, d in enumerate(docs[i : i + 4 + i % 2])] for i, q in enumerate(QUERIES)}
     write_run(folder / "test.trec", run, "made-up")
-    score(folder / "model", folder, "test", folder / "test.trec", Score(), folder / "test.parquet")
+    score(folder / "model", folder, "test", folder / "test.trec", ScoringConfig(), folder / "test.parquet")
     return folder
 
 
@@ -64,7 +64,7 @@ def costs(scored, tmp_path):
         write_json(tmp_path / "cascade.json", decided)
         out = tmp_path / "cost.json"
         files = (scored / "model", scored, scored / "test.parquet", tmp_path / "cascade.json")
-        cost(*files, Score(), Cost(queries=queries), ARM, out)
+        cost(*files, ScoringConfig(), CostConfig(queries=queries), ARM, out)
         return json.loads(out.read_text(encoding="utf-8"))
 
     return costs

@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 import pytrec_eval
 
-from lwr.common.files import BadInput, write_json
+from lwr.common.errors import BadInput
+from lwr.common.json_lines import write_json
 from lwr.evaluation.evaluate import evaluate
-from lwr.evaluation.replay import cascaded
+from lwr.evaluation.replay import replay_all
 from lwr.formats.beir import Passage, write_collection
-from lwr.formats.trec import best_first, read_run, read_tag
+from lwr.formats.trec import best_first, read_run, read_run_tag
 from lwr.model.cascade_schedule import Schedule
 
 DOCS = [f"d{i}" for i in range(20)]
@@ -104,7 +105,7 @@ def test_a_run_per_exit_holds_every_candidate(collection):
     written = runs(collection)
     assert set(written) == {"first_stage", "layer_1", "layer_2", "layer_3", "cascade"}
     for exit, run in written.items():
-        assert read_tag(collection / f"runs/{exit}.trec") == exit
+        assert read_run_tag(collection / f"runs/{exit}.trec") == exit
         assert {query: sorted(doc for doc, _ in ranked) for query, ranked in run.items()} == dict.fromkeys(
             ["q1", "q2", "q3"], sorted(DOCS)
         )
@@ -201,7 +202,7 @@ def test_how_the_candidates_came_in_does_not_matter(collection):
 def test_a_cascade_ranks_by_the_schedule_that_was_chosen(collection):
     scores = random_scores()
     evaluated(collection, scores, chosen="1:8 2:3 3")
-    expected = cascaded(scores, Schedule.parse("1:8 2:3 3"))
+    expected = replay_all(scores, Schedule.parse("1:8 2:3 3"))
     written = runs(collection)
     assert written["cascade"] == expected
     assert [doc for doc, _ in written["cascade"]["q1"]] != [doc for doc, _ in written["layer_3"]["q1"]]

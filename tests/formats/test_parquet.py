@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lwr.common.files import BadInput
+from lwr.common.errors import BadInput
 from lwr.formats import parquet
 
 TABLE = pd.DataFrame({"query_id": ["q", "é"] * 200, "value": np.linspace(0, 1, 400), "n": range(400)})

@@ -4,7 +4,7 @@ import ir_measures
 import numpy as np
 import pytest
 
-from lwr.common.files import BadInput
+from lwr.common.errors import BadInput
 from lwr.formats.trec import best_first, read_run, write_run
 
 

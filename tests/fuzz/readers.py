@@ -18,7 +18,7 @@ import atheris
 with atheris.instrument_imports(include=["lwr"]):
     from fuzz_targets import TARGETS
 
-    from lwr.common.files import BadInput
+    from lwr.common.errors import BadInput
 
 FOLDER = Path(tempfile.mkdtemp(prefix="lwr-fuzz-"))
 (FOLDER / "qrels").mkdir()

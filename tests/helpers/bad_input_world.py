@@ -19,9 +19,11 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from lwr.cli import app
-from lwr.common.files import sha256, write_json, write_jsonl
-from lwr.config.config import Base, Score, Template
+from lwr.cli.app import app
+from lwr.common.hashing import sha256
+from lwr.common.json_lines import write_json, write_jsonl
+from lwr.config.evaluation import ScoringConfig
+from lwr.config.model import BaseModelConfig, PromptTemplate
 from lwr.formats import parquet
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import write_run
@@ -91,15 +93,15 @@ def build(folder: Path) -> Path:
         tiny.backbone("llama"),
         tiny.tokenizer(encoder=False),
         start_layer=3,
-        template=Template(**SHORT),
+        template=PromptTemplate(**SHORT),
         query_max_len=8,
         passage_max_len=40,
-        base=Base(model="./base"),
+        base=BaseModelConfig(model="./base"),
     )
     reranker.save_pretrained(folder / "model")
     with contextlib.chdir(folder):
         for split in ("dev", "test"):
-            of_split = (Path("model"), Path("data"), split, Path(f"{split}.trec"), Score())
+            of_split = (Path("model"), Path("data"), split, Path(f"{split}.trec"), ScoringConfig())
             score(*of_split, Path(f"{split}.parquet"))
         for k in (1, 2):
             score(*of_split, Path(f"shard{k}.parquet"), f"{k}/2")

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lwr.common.files import BadInput, read_json, read_jsonl
+from lwr.common.errors import BadInput
+from lwr.common.json_lines import read_json, read_jsonl
 from lwr.config.load import read
 from lwr.config.yaml_lines import parse_yaml
 from lwr.formats.beir import read_corpus, read_qrels, read_queries

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lwr.common.files import write_json, write_jsonl
+from lwr.common.json_lines import write_json, write_jsonl
 
 ARM = ["dataset", "trained_on", "base_model", "start_layer", "variant"]
 PRIMARY = "nDCG@10"

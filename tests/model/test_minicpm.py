@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from minicpm_checkpoint import CONFIG, HEADS, HIDDEN, KV_HEADS, LAYERS, START, heads, weights, write
 from torch import Tensor
 
-from lwr.config.config import Base, Lora
+from lwr.config.model import BaseModelConfig
+from lwr.config.training import LoraConfig
 from lwr.model.batching import pad
 from lwr.model.layer_hooks import find_trunk
 from lwr.model.loading import load_base_model
@@ -84,7 +85,7 @@ def test_every_layer_is_minicpms(tmp_path, factor, cut):
     tensors = weights()
     scaling = None if factor == 1 else {"type": "linear", "factor": factor}
     backbone = load_base_model(
-        Base(model=write(tmp_path, tensors, rope_scaling=scaling), num_layers=cut)
+        BaseModelConfig(model=write(tmp_path, tensors, rope_scaling=scaling), num_layers=cut)
     ).backbone
     trunk = find_trunk(backbone)
     ids = torch.randint(3, tiny.VOCABULARY, (11,))
@@ -99,7 +100,7 @@ def test_every_layer_is_minicpms(tmp_path, factor, cut):
 
 def test_the_row_of_yes_is_the_vocabulary_heads(tmp_path):
     tensors = weights() | {"lm_head.weight": torch.randn(tiny.VOCABULARY, HIDDEN)}
-    loaded = load_base_model(Base(model=write(tmp_path, tensors)), with_vocabulary=True)
+    loaded = load_base_model(BaseModelConfig(model=write(tmp_path, tensors)), with_vocabulary=True)
     assert torch.equal(loaded.yes_row, tensors["lm_head.weight"][yes_token(loaded.tokenizer)])
     assert loaded.heads == {}
 
@@ -107,7 +108,7 @@ def test_the_row_of_yes_is_the_vocabulary_heads(tmp_path):
 def test_a_tied_vocabulary_head_is_the_unscaled_embedding(tmp_path):
     tensors = weights()
     loaded = load_base_model(
-        Base(model=write(tmp_path, tensors, tie_word_embeddings=True)), with_vocabulary=True
+        BaseModelConfig(model=write(tmp_path, tensors, tie_word_embeddings=True)), with_vocabulary=True
     )
     yes = yes_token(loaded.tokenizer)
     assert torch.equal(loaded.yes_row, tensors["model.embed_tokens.weight"][yes])
@@ -145,8 +146,8 @@ def test_one_head_for_all_layers(tmp_path, head_type, rows):
 
 def test_a_cut_checkpoint_keeps_the_heads_it_has_layers_for(tmp_path):
     folder = write(tmp_path, weights() | heads(), start_layer=START, head_multi=True, head_type="simple")
-    assert list(load_base_model(Base(model=folder)).heads) == [2, 3, 4]
-    assert list(load_base_model(Base(model=folder, num_layers=3)).heads) == [2, 3]
+    assert list(load_base_model(BaseModelConfig(model=folder)).heads) == [2, 3, 4]
+    assert list(load_base_model(BaseModelConfig(model=folder, num_layers=3)).heads) == [2, 3]
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
@@ -155,7 +156,7 @@ def test_it_is_saved_and_loaded_as_any_other(tmp_path, lora):
     folder = write(tmp_path / "base", tensors, start_layer=START, head_multi=True, head_type="simple")
     model = load(folder)
     if lora:
-        model.add_lora(Lora(rank=2))
+        model.add_lora(LoraConfig(rank=2))
         torch.nn.init.normal_(
             model.backbone.base_model.model.layers[0].self_attn.q_proj.lora_B.default.weight
         )
@@ -174,14 +175,14 @@ def test_pickled_weights_are_refused(tmp_path):
     torch.save(weights(), tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="pickled weights are not read"):
-        load_base_model(Base(model=folder))
+        load_base_model(BaseModelConfig(model=folder))
 
 
 def test_a_missing_tensor_is_refused(tmp_path):
     tensors = weights()
     del tensors["model.layers.2.mlp.up_proj.weight"]
     with pytest.raises(ValueError, match=r"layers\.2\.mlp\.up_proj\.weight"):
-        load_base_model(Base(model=write(tmp_path, tensors)))
+        load_base_model(BaseModelConfig(model=write(tmp_path, tensors)))
 
 
 def test_a_missing_head_is_refused(tmp_path):

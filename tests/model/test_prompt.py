@@ -8,7 +8,7 @@ import pytest
 import tiny
 from transformers import PreTrainedTokenizerFast
 
-from lwr.config.config import Template
+from lwr.config.model import PromptTemplate
 from lwr.model.prompt import Prompt, yes_ids, yes_token
 
 QUERY, PASSAGE = "how is a string decoded?", "Decode a JSON document from a string."
@@ -17,7 +17,7 @@ INSTRUCTION = (
     "Given a query A and a passage B, determine whether the passage contains an answer to the query "
     "by providing a prediction of either 'Yes' or 'No'."
 )
-SHORT = Template(query="{query}", between="|", passage="{passage}", after=["?"])
+SHORT = PromptTemplate(query="{query}", between="|", passage="{passage}", after=["?"])
 
 
 @pytest.fixture
@@ -43,31 +43,31 @@ def row(prompt: Prompt, query: str, passage: str, instruction: str | None = None
 
 
 def test_upstreams_text(decoder):
-    ids = row(Prompt(decoder, Template()), QUERY, PASSAGE).input_ids
+    ids = row(Prompt(decoder, PromptTemplate()), QUERY, PASSAGE).input_ids
     assert decoder.decode(ids) == f"<s>A: {QUERY}\nB: {PASSAGE}\n{INSTRUCTION}"
 
 
 def test_the_parts_are_tokenised_apart(decoder):
     parts = [f"A: {QUERY}", "\n", f"B: {PASSAGE}", "\n", INSTRUCTION]
     ids = [i for part in parts for i in decoder(part, add_special_tokens=False)["input_ids"]]
-    made = row(Prompt(decoder, Template()), QUERY, PASSAGE)
+    made = row(Prompt(decoder, PromptTemplate()), QUERY, PASSAGE)
     assert made.input_ids == [decoder.bos_token_id, *ids]
     assert made.token_type_ids is None
     assert len(made) == len(ids) + 1
 
 
 def test_an_instruction_of_ones_own(decoder):
-    ids = row(Prompt(decoder, Template()), QUERY, PASSAGE, "Is B about A?").input_ids
+    ids = row(Prompt(decoder, PromptTemplate()), QUERY, PASSAGE, "Is B about A?").input_ids
     assert decoder.decode(ids) == f"<s>A: {QUERY}\nB: {PASSAGE}\nIs B about A?"
 
 
 def test_braces_in_texts_stay(decoder):
-    ids = row(Prompt(decoder, Template()), "{passage} {query}", "{query} {instruction} {}").input_ids
+    ids = row(Prompt(decoder, PromptTemplate()), "{passage} {query}", "{query} {instruction} {}").input_ids
     assert decoder.decode(ids).startswith("<s>A: {passage} {query}\nB: {query} {instruction} {}\n")
 
 
 def test_a_chat_template_in_the_style_of_qwen3_reranker(decoder):
-    template = Template(
+    template = PromptTemplate(
         prefix='<|im_start|>system\nAnswer only "yes" or "no".<|im_end|>\n<|im_start|>user\n<Instruct>: Web search\n',
         query="<Query>: {query}",
         between="\n",
@@ -110,15 +110,15 @@ def test_the_token_of_yes_is_the_last_of_its_tokens(decoder):
 @pytest.mark.parametrize(("query", "passage"), [(QUERY, LONG), (LONG, PASSAGE), (LONG, LONG)])
 @pytest.mark.parametrize(("q", "p"), [(32, 224), (8, 120), (120, 40), (60, 60)])
 def test_a_row_with_its_answer_stays_within_the_sum_and_keeps_its_instruction(decoder, query, passage, q, p):
-    made = decoder.decode(row(Prompt(decoder, Template(), q, p), query, passage).input_ids)
-    assert len(row(Prompt(decoder, Template(), q, p), query, passage)) + len(yes_ids(decoder)) <= q + p
+    made = decoder.decode(row(Prompt(decoder, PromptTemplate(), q, p), query, passage).input_ids)
+    assert len(row(Prompt(decoder, PromptTemplate(), q, p), query, passage)) + len(yes_ids(decoder)) <= q + p
     assert made.startswith("<s>A: ")
     assert made.endswith(f"\n{INSTRUCTION}")
     assert made.count("\n") >= 2, "what stands between query and passage is never cut"
 
 
 def test_the_passage_is_cut_first(decoder):
-    ids = row(Prompt(decoder, Template(), 60, 60), QUERY, LONG).input_ids
+    ids = row(Prompt(decoder, PromptTemplate(), 60, 60), QUERY, LONG).input_ids
     query, passage, _ = decoder.decode(ids).split("\n")
     assert query == f"<s>A: {QUERY}"
     assert f"B: {LONG}".startswith(passage)
@@ -139,7 +139,7 @@ def test_a_query_may_lend_a_quarter_of_the_passage_and_a_passage_half_of_the_que
 
 
 def test_a_long_instruction_of_ones_own_is_counted(decoder):
-    prompt = Prompt(decoder, Template(), 60, 60)
+    prompt = Prompt(decoder, PromptTemplate(), 60, 60)
     longer = f"{INSTRUCTION} A query may be short."
     made = row(prompt, QUERY, LONG, longer)
     assert decoder.decode(made.input_ids).endswith(f"\n{longer}")
@@ -159,13 +159,13 @@ def test_a_prompt_that_fills_the_row_is_refused(decoder):
     with pytest.raises(
         ValueError, match=f"leave no room .* the prompt itself takes {taken}; raise passage_max_len"
     ):
-        Prompt(decoder, Template(), 10, taken + answer - 10)
-    Prompt(decoder, Template(), 10, taken + answer - 9)
+        Prompt(decoder, PromptTemplate(), 10, taken + answer - 10)
+    Prompt(decoder, PromptTemplate(), 10, taken + answer - 9)
 
 
 def test_an_instruction_of_ones_own_that_fills_the_row_is_refused(decoder):
     with pytest.raises(ValueError, match="leave no room"):
-        row(Prompt(decoder, Template(), 60, 60), QUERY, PASSAGE, LONG)
+        row(Prompt(decoder, PromptTemplate(), 60, 60), QUERY, PASSAGE, LONG)
 
 
 # --- encoders: the tokenizer's own pair ----------------------------------------------------------------
@@ -218,13 +218,13 @@ class _Counting(PreTrainedTokenizerFast):
 def test_each_distinct_text_is_tokenised_once(decoder):
     counting = _Counting(tokenizer_object=decoder.backend_tokenizer, bos_token="<s>", pad_token="<pad>")
     counting.seen = Counter()
-    prompt = Prompt(counting, Template())
+    prompt = Prompt(counting, PromptTemplate())
     counting.seen.clear()
     pairs = [(query, passage) for query in ("one", "two", "three") for passage in ("x", "y", "x")]
     rows = prompt.rows(pairs)
     assert counting.seen == {f"A: {q}": 1 for q in ("one", "two", "three")} | {"B: x": 1, "B: y": 1}
-    assert rows == [row(Prompt(decoder, Template()), *pair) for pair in pairs]
+    assert rows == [row(Prompt(decoder, PromptTemplate()), *pair) for pair in pairs]
 
 
 def test_no_pairs_make_no_rows(decoder):
-    assert Prompt(decoder, Template()).rows([]) == []
+    assert Prompt(decoder, PromptTemplate()).rows([]) == []

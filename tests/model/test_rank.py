@@ -11,7 +11,7 @@ import pytest
 import tiny
 import torch
 
-from lwr.common.files import hash_share
+from lwr.common.hashing import hash_share
 from lwr.evaluation.replay import read_candidates, replay
 from lwr.model.batching import pad
 from lwr.model.cascade_schedule import Schedule

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel
 
-from lwr.config.config import Lora, Recompute, Template
+from lwr.config.model import PromptTemplate
+from lwr.config.training import LoraConfig, Recompute
 from lwr.model.batching import pad
 from lwr.model.prompt import yes_token
 from lwr.model.reranker import BiEncoderModel, LayerwiseReranker
@@ -23,7 +24,7 @@ PASSAGES = [
     "Serialize.",
     "Raise ValueError if the document ends too early or has something after its end.",
 ]
-SHORT = Template(query="{query}", passage="{passage}", after=["?"])
+SHORT = PromptTemplate(query="{query}", passage="{passage}", after=["?"])
 """The last token stands next to the passage: one convolution, or a linear attention that forgets, still sees it."""
 EVERY_LAYER = list(range(1, tiny.LAYERS + 1))
 
@@ -216,7 +217,7 @@ def loss_of(model: LayerwiseReranker) -> Tensor:
 
 def with_lora(model: LayerwiseReranker) -> LayerwiseReranker:
     """B of an adapter starts at 0, where A gets no gradient: put it elsewhere."""
-    model.add_lora(Lora(rank=2, alpha=4))
+    model.add_lora(LoraConfig(rank=2, alpha=4))
     for name, p in trained(model).items():
         if "lora_B" in name:
             nn.init.normal_(p, std=0.1)
@@ -243,7 +244,7 @@ def test_everything_that_trains_gets_a_gradient(architecture, lora):
 def test_lora_reaches_every_linear_map_of_every_block(architecture):
     model = reranker(architecture)
     maps = [m for block in model.trunk.blocks for m in block.modules() if isinstance(m, nn.Linear)]
-    model.add_lora(Lora(rank=2, alpha=4))
+    model.add_lora(LoraConfig(rank=2, alpha=4))
     adapted = [name for name in trained(model) if "lora_A" in name]
     assert len(adapted) == len(maps) > 0
     assert all(".layers." in name or ".layer." in name for name in adapted)

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lwr.config.config import Base, Lora, Template
+from lwr.config.model import BaseModelConfig, PromptTemplate
+from lwr.config.training import LoraConfig
 from lwr.model.batching import pad
 from lwr.model.loading import load_base_model
 from lwr.model.reranker import LayerwiseReranker
@@ -31,7 +32,7 @@ def load(folder: Path, **options) -> LayerwiseReranker:
 
 
 def untrained(checkpoint: Path, **options) -> LayerwiseReranker:
-    base = Base(model=str(checkpoint))
+    base = BaseModelConfig(model=str(checkpoint))
     loaded = load_base_model(base)
     return LayerwiseReranker(loaded.backbone, loaded.tokenizer, start_layer=2, base=base, **options)
 
@@ -53,7 +54,7 @@ def llama(tmp_path) -> Path:
 def adapter(llama, tmp_path) -> Path:
     """A saved adapter on `llama`."""
     model = untrained(llama)
-    model.add_lora(Lora(rank=4, alpha=8))
+    model.add_lora(LoraConfig(rank=4, alpha=8))
     move(model).save_pretrained(tmp_path / "adapter")
     return tmp_path / "adapter"
 
@@ -67,7 +68,7 @@ def adapter(llama, tmp_path) -> Path:
 def test_a_saved_reranker_scores_to_the_last_bit_as_before(architecture, shared_head, lora, tmp_path):
     model = untrained(tiny.save(architecture, tmp_path / "base"), shared_head=shared_head)
     if lora:
-        model.add_lora(Lora(rank=4, alpha=8))
+        model.add_lora(LoraConfig(rank=4, alpha=8))
     move(model).save_pretrained(tmp_path / "saved")
     loaded = load(tmp_path / "saved")
     assert len(loaded.heads) == (1 if shared_head else tiny.LAYERS - 1)
@@ -79,7 +80,7 @@ def test_a_saved_reranker_scores_to_the_last_bit_as_before(architecture, shared_
 def test_merging_folds_the_adapter_in(architecture, tmp_path):
     model = untrained(tiny.save(architecture, tmp_path / "base"))
     plain = scores(model)
-    model.add_lora(Lora(rank=4, alpha=8))
+    model.add_lora(LoraConfig(rank=4, alpha=8))
     before = scores(move(model))
     assert (before - plain).abs().max() > 0.1, "the adapter must matter for this test to mean anything"
     model.merge().save_pretrained(tmp_path / "merged")
@@ -88,7 +89,9 @@ def test_merging_folds_the_adapter_in(architecture, tmp_path):
 
 
 def test_everything_that_makes_a_score_is_saved(tmp_path):
-    template = Template(prefix="<s>", query="Q {query}", between=" ", passage="P {passage}", after=["?"])
+    template = PromptTemplate(
+        prefix="<s>", query="Q {query}", between=" ", passage="P {passage}", after=["?"]
+    )
     model = untrained(
         tiny.save("llama", tmp_path / "base"),
         template=template,
@@ -169,7 +172,7 @@ def test_an_adapter_on_a_base_of_another_shape_is_refused_the_same(llama, adapte
 
 def test_an_adapter_that_names_no_base_is_not_saved(tmp_path):
     model = LayerwiseReranker(tiny.backbone("llama"), tiny.tokenizer(encoder=False), start_layer=2)
-    model.add_lora(Lora(rank=2))
+    model.add_lora(LoraConfig(rank=2))
     with pytest.raises(ValueError, match="an adapter must name its base model"):
         model.save_pretrained(tmp_path / "saved")
 
@@ -212,7 +215,7 @@ def test_a_plain_checkpoint_is_no_reranker(llama):
 
 def test_a_model_that_carries_an_adapter_already_is_refused(llama):
     model = untrained(llama)
-    model.add_lora(Lora(rank=2))
+    model.add_lora(LoraConfig(rank=2))
     with pytest.raises(ValueError, match="call add_lora"):
         LayerwiseReranker(model.backbone, model.tokenizer, start_layer=2)
 

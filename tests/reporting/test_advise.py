@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lwr.common.files import BadInput
+from lwr.common.errors import BadInput
 from lwr.evaluation.compare import ARM
 from lwr.reporting.advise import advise, explain, read_evidence, write_advice
 

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from report_inputs import ARM, PRIMARY, Inputs, arm, large, make
 
-from lwr.common.files import write_jsonl
+from lwr.common.json_lines import write_jsonl
 from lwr.reporting.figure_data import arm_label, by_exit, read_table, training_losses, won_and_lost
-from lwr.reporting.figures import FIGURES, PANELS, curves, flops, gain, latency, quality, wins, write_figures
+from lwr.reporting.figures import FIGURES, PANELS, curves, figures, flops, gain, latency, quality, wins
 
 
 def arms(*rows: tuple) -> pd.DataFrame:
@@ -188,7 +188,7 @@ def test_no_gain_no_flops_no_training_are_said(tmp_path):
 
 
 def written(inputs: Inputs, out: Path) -> dict[str, str]:
-    write_figures(inputs.tables, inputs.measures, inputs.training, PRIMARY, out)
+    figures(inputs.tables, inputs.measures, inputs.training, PRIMARY, out)
     wanted = {f"{name}.{suffix}" for name in FIGURES for suffix in ("html", "svg", "png", "json")}
     assert {file.name for file in out.iterdir()} == wanted
     return {name: (out / f"{name}.svg").read_text(encoding="utf-8") for name in FIGURES}

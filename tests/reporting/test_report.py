@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 from report_inputs import LAST, PRIMARY, Inputs, arm, large, make
 
-from lwr.common.files import write_json
-from lwr.reporting.figures import FIGURES, write_figures
-from lwr.reporting.report import numeric, origins, readable, recommendation, set_apart, write_report
+from lwr.common.json_lines import write_json
+from lwr.reporting.figures import FIGURES, figures
+from lwr.reporting.report import numeric, origins, readable, recommendation, report, set_apart
 
 
 def page_of(inputs: Inputs, folder: Path, title: str = "Which layer?") -> str:
     """The report on figures that were not drawn."""
     for name in FIGURES:
         write_json(folder / f"figures/{name}.json", {"title": "</script><!--", "facet": {}})
-    write_report(inputs.tables, folder / "figures", inputs.provenance, title, folder / "report.html")
+    report(inputs.tables, folder / "figures", inputs.provenance, title, folder / "report.html")
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -149,9 +149,9 @@ def test_models_share_what_they_share(tmp_path):
 )
 def test_in_a_browser(tmp_path, chromium, case, size):
     inputs = make(tmp_path, **case)
-    write_figures(inputs.tables, inputs.measures, inputs.training, PRIMARY, tmp_path / "figures")
+    figures(inputs.tables, inputs.measures, inputs.training, PRIMARY, tmp_path / "figures")
     report = tmp_path / "report.html"
-    write_report(inputs.tables, tmp_path / "figures", inputs.provenance, "Which layer?", report)
+    report(inputs.tables, tmp_path / "figures", inputs.provenance, "Which layer?", report)
 
     width, height = size
     page = chromium.new_page(viewport={"width": width, "height": height})

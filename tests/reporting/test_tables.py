@@ -7,17 +7,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lwr.common.files import write_json
+from lwr.common.json_lines import write_json
 from lwr.reporting.tables import (
     layers_table,
     number,
     read_cascades,
     read_costs,
-    readable,
     readable_cascades,
     readable_costs,
+    readable_layers,
+    tables,
     write_comparisons,
-    write_tables,
 )
 
 GOOD = {"first_stage": 0.4, "layer_2": 0.3, "layer_3": 0.45, "layer_4": 0.5}
@@ -157,12 +157,12 @@ def test_seeds_are_pooled_into_mean_and_spread(table):
     assert rows["nDCG@10 sd"][3] == pytest.approx(0.1 * 2**0.5)
     assert list(rows["seeds"]) == [1, 2, 2, 2]
     assert pd.isna(rows["nDCG@10 sd"][0]), "a first stage has no seeds"
-    text = readable(rows, ["nDCG@10"])
+    text = readable_layers(rows, ["nDCG@10"])
     assert list(text["nDCG@10"])[::3] == ["0.400", "0.500 ± 0.141"]
 
 
 def test_one_seed_has_no_spread_in_the_text(table):
-    text = readable(table(both_splits(GOOD)), ["nDCG@10"])
+    text = readable_layers(table(both_splits(GOOD)), ["nDCG@10"])
     assert list(text["nDCG@10"]) == ["0.400", "0.300", "0.450", "0.500"]
     assert list(text["share of gain"]) == ["", "-100%", "50%", "100%"]
 
@@ -199,17 +199,17 @@ def test_ties_are_the_mean_of_queries_and_seeds(table):
     rows = table(*(both_splits(WITH_CASCADE, seed=s, ties=share) for s, share in ((1, 0.1), (2, 0.3))))
     assert list(rows["ties"][:4]) == pytest.approx([0.2] * 4)
     assert pd.isna(rows["ties"][4])
-    assert list(readable(rows, ["nDCG@10"])["ties"]) == ["20.0%"] * 4 + [""]
+    assert list(readable_layers(rows, ["nDCG@10"])["ties"]) == ["20.0%"] * 4 + [""]
 
 
 def test_the_text_tells_what_there_is_alone(table):
-    short = readable(table(both_splits(GOOD), timed=False), ["nDCG@10"])
+    short = readable_layers(table(both_splits(GOOD), timed=False), ["nDCG@10"])
     assert "ms" not in short
     assert "ties" not in short
     assert "trained on" not in short
     assert list(short["layer"]) == ["first stage", "2", "3", "4"]
     assert list(short["FLOPs"]) == ["", "50%", "75%", "100%"]
-    long = readable(table(both_splits(WITH_CASCADE, ties=0.001, trained_on="big")), ["nDCG@10"])
+    long = readable_layers(table(both_splits(WITH_CASCADE, ties=0.001, trained_on="big")), ["nDCG@10"])
     assert list(long["ms"]) == ["", "5", "8", "10", "6"]
     assert list(long["layer"])[-1] == "cascade 2:3 3"
     assert list(long["ties"])[:2] == ["0.1%"] * 2
@@ -276,7 +276,7 @@ def test_a_ihas_three_digits_that_count(value, text):
 def test_the_files_of_tables(tmp_path):
     both_splits(WITH_CASCADE).to_parquet(tmp_path / "m.parquet")
     cost, cascade = cost_file(tmp_path / "cost.json"), cascade_file(tmp_path / "cascade.json")
-    write_tables([tmp_path / "m.parquet"], [cost], [cascade], "nDCG@10", tmp_path / "tables")
+    tables([tmp_path / "m.parquet"], [cost], [cascade], "nDCG@10", tmp_path / "tables")
     text = {file.name: file.read_text(encoding="utf-8") for file in (tmp_path / "tables").iterdir()}
     both = [f"{name}.{kind}" for name in ("layers", "cost", "cascades") for kind in ("csv", "md")]
     assert text.keys() == {*both, "layers.tex"}
@@ -294,7 +294,7 @@ def test_the_table_of_costs_says_that_nothing_was_timed(tmp_path):
     both_splits(WITH_CASCADE).to_parquet(tmp_path / "m.parquet")
     cost = cost_file(tmp_path / "cost.json", timed=False)
     cascade = cascade_file(tmp_path / "cascade.json")
-    write_tables([tmp_path / "m.parquet"], [cost], [cascade], "nDCG@10", tmp_path)
+    tables([tmp_path / "m.parquet"], [cost], [cascade], "nDCG@10", tmp_path)
     assert (tmp_path / "cost.md").read_text(encoding="utf-8").startswith("Nothing was timed.\n\n|")
 
 

@@ -16,14 +16,15 @@ from typer.testing import CliRunner
 
 import lwr.scoring.rerank
 import lwr.scoring.score
-from lwr.cli import app
-from lwr.common.files import hash_share, write_json, write_jsonl
-from lwr.config.config import Score
+from lwr.cli.app import app
+from lwr.common.hashing import hash_share
+from lwr.common.json_lines import write_json, write_jsonl
+from lwr.config.evaluation import ScoringConfig
 from lwr.evaluation.evaluate import evaluate
 from lwr.formats.beir import Passage, write_collection
-from lwr.formats.trec import read_run, read_tag, write_run
+from lwr.formats.trec import read_run, read_run_tag, write_run
 from lwr.model.reranker import LayerwiseReranker
-from lwr.model.storage import exits_of
+from lwr.model.storage import stored_exits
 from lwr.scoring.score import score
 
 QUERIES = {f"q{i}": f"load the object number {i}" for i in range(7)}
@@ -72,7 +73,7 @@ def data(tmp_path):
 
 def lwr_rerank(model, *arguments, input: str | None = None):
     words = ["rerank", "--model", str(model), *map(str, arguments)]
-    return CliRunner().invoke(app.app, words, input=input)
+    return CliRunner().invoke(app, words, input=input)
 
 
 def ranked(model, *arguments, input: str | None = None):
@@ -98,7 +99,14 @@ def read(file):
 @pytest.mark.parametrize("budget", [None, 200], ids=["one batch", "many batches"])
 def test_a_run_is_the_workflows_to_the_byte(model, data, monkeypatch, budget):
     monkeypatch.setattr(lwr.scoring.score, "QUERIES_AT_ONCE", 3)
-    score(model, data, "test", data / "bm25.trec", Score(tokens_per_batch=budget), data / "scores.parquet")
+    score(
+        model,
+        data,
+        "test",
+        data / "bm25.trec",
+        ScoringConfig(tokens_per_batch=budget),
+        data / "scores.parquet",
+    )
     write_json(data / "cascade.json", {"chosen": SCHEDULE, "deepest": "4"})
     files = data / "scores.parquet", data, "test", ["nDCG@10"], data / "cascade.json"
     evaluate(*files, CELL, data / "measures.parquet", data / "runs")
@@ -128,7 +136,7 @@ def test_gzipped_files_give_the_same(bert, data):
 def test_the_tag_can_be_another_and_the_best_are_enough(bert, data):
     ranked(bert, *of_run(data, "-o", data / "all.trec"))
     ranked(bert, *of_run(data, "-o", data / "best.trec", "--tag", "mine", "--top-k", 2))
-    assert (read_tag(data / "all.trec"), read_tag(data / "best.trec")) == ("layer_4", "mine")
+    assert (read_run_tag(data / "all.trec"), read_run_tag(data / "best.trec")) == ("layer_4", "mine")
     best = {query: docs[:2] for query, docs in read_run(data / "all.trec").items()}
     assert read_run(data / "best.trec") == best
 
@@ -325,10 +333,10 @@ def test_an_output_that_cannot_be(bert, data):
 def test_exits_are_known_without_weights(tmp_path):
     about = {"model_type": "minicpm", "num_hidden_layers": 4, "start_layer": 2, "head_type": "simple"}
     write_json(tmp_path / "config.json", about)
-    assert exits_of(str(tmp_path)) == [2, 3, 4]
+    assert stored_exits(str(tmp_path)) == [2, 3, 4]
     write_json(tmp_path / "config.json", about | {"head_type": "raw"})
     with pytest.raises(ValueError, match="without relevance heads"):
-        exits_of(str(tmp_path))
+        stored_exits(str(tmp_path))
     write_json(tmp_path / "config.json", {"model_type": "bert"})
     with pytest.raises(ValueError, match=r"no lwr\.json"):
-        exits_of(str(tmp_path))
+        stored_exits(str(tmp_path))

@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 import lwr.scoring.score
-from lwr.config.config import Score
+from lwr.config.evaluation import ScoringConfig
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import read_run, write_run
 from lwr.model.batching import batches_of
@@ -48,7 +48,7 @@ def collection(tmp_path):
     return tmp_path
 
 
-def scored(reranker, collection, name="out", settings=Score(), **which) -> pd.DataFrame:  # noqa: B008
+def scored(reranker, collection, name="out", settings=ScoringConfig(), **which) -> pd.DataFrame:  # noqa: B008
     out = collection / f"{name}.parquet"
     score(reranker, collection, "test", collection / "test.trec", settings, out, **which)
     return pd.read_parquet(out)

@@ -13,7 +13,7 @@ import tiny
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
-from lwr.cli import app
+from lwr.cli.app import app
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker
 from lwr.serving.admission import Limits
@@ -344,7 +344,7 @@ def test_a_key_is_asked_for_where_there_is_one():
 
 def test_the_command_says_what_is_wrong(monkeypatch, tmp_path):
     def run(*arguments: str) -> str:
-        return str(CliRunner().invoke(app.app, ["serve", "--model", str(tmp_path), *arguments]).exception)
+        return str(CliRunner().invoke(app, ["serve", "--model", str(tmp_path), *arguments]).exception)
 
     assert "give one of the two" in run("--layer", "3", "--cascade", "2:5 3")
     monkeypatch.delenv("LWR_TEST_KEY", raising=False)

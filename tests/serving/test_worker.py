@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from lwr.config.config import Score
+from lwr.config.evaluation import ScoringConfig
 from lwr.model.reranker import LayerwiseReranker
 from lwr.serving import worker as worker_module
 
@@ -33,7 +33,7 @@ def scores_of(model: LayerwiseReranker, query: str, texts: list[str], layer: int
     return model.score_rows(rows, [layer])[0].astype(np.float64)
 
 
-def gathered(monkeypatch, jobs: list[tuple], scoring: Score) -> tuple[list, list[tuple[int, list]]]:
+def gathered(monkeypatch, jobs: list[tuple], scoring: ScoringConfig) -> tuple[list, list[tuple[int, list]]]:
     """Answers to jobs that all wait while the first is scored; and each call of `score_rows`: rows, layers."""
     go, calls, real = Event(), [], LayerwiseReranker.score_rows
 
@@ -57,7 +57,7 @@ def test_those_who_wait_share_one_pass_to_the_deepest_layer_asked_for(monkeypatc
         ("another", TEXTS[4:], [3, 2]),
         (QUERY, TEXTS, [2]),
     ]
-    answers, calls = gathered(monkeypatch, jobs, Score())
+    answers, calls = gathered(monkeypatch, jobs, ScoringConfig())
     assert sum(rows for rows, _ in calls) == 18
     assert len(calls) <= 2
     assert calls[-1][1] in ([2, 3], [2, 3, 4])
@@ -71,12 +71,12 @@ def test_those_who_wait_share_one_pass_to_the_deepest_layer_asked_for(monkeypatc
 
 def test_a_call_ends_where_a_batch_is_full(monkeypatch):
     jobs = [(QUERY, TEXTS, [4])] * 4
-    _, calls = gathered(monkeypatch, jobs, Score(tokens_per_batch=64))
+    _, calls = gathered(monkeypatch, jobs, ScoringConfig(tokens_per_batch=64))
     assert calls == [(9, [4])] * 4
 
 
 def test_who_gave_up_is_not_scored(monkeypatch):
-    worker = worker_module.Worker(build(), Score())
+    worker = worker_module.Worker(build(), ScoringConfig())
     go, real, calls = Event(), LayerwiseReranker.score_rows, []
 
     def watched(reranker, rows, *rest):
@@ -106,7 +106,7 @@ def test_one_that_fails_fails_alone(monkeypatch, offline):
         return real(reranker, rows, *rest)
 
     monkeypatch.setattr(LayerwiseReranker, "score_rows", fragile)
-    worker = worker_module.Worker(build(), Score())
+    worker = worker_module.Worker(build(), ScoringConfig())
     answers = [worker.submit(QUERY, [text], [4]) for text in (TEXTS[0], "long " * 200, TEXTS[1])]
     worker.close()
     assert [type(answer.exception(0)) for answer in answers] == [type(None), MemoryError, type(None)]

@@ -6,14 +6,17 @@ import pytest
 import tiny
 import torch
 
-from lwr.common.files import BadInput, write_jsonl
-from lwr.config.config import Template
+from lwr.common.errors import BadInput
+from lwr.common.json_lines import write_jsonl
+from lwr.config.model import PromptTemplate
 from lwr.model.prompt import Prompt
 from lwr.model.reranker import LayerwiseReranker
-from lwr.training.dataset import Group, collate, read_groups
+from lwr.training.dataset import TrainingGroup, collate, read_groups
 
 LINE = {"query": "open a file", "pos": ["open()"], "neg": ["abs()", "sum()", "ord()"]}
-SHORT = Template(query="{query}", between="|", passage="{passage}", after=["?{instruction}"], instruction="")
+SHORT = PromptTemplate(
+    query="{query}", between="|", passage="{passage}", after=["?{instruction}"], instruction=""
+)
 
 
 @pytest.fixture
@@ -25,19 +28,19 @@ def prompt() -> Prompt:
 def read(tmp_path, prompt):
     """read(lines, group_size, seed): the groups of a file of these lines."""
 
-    def write_and_read(lines: list[dict], group_size: int = 3, seed: int = 0) -> list[Group]:
+    def write_and_read(lines: list[dict], group_size: int = 3, seed: int = 0) -> list[TrainingGroup]:
         write_jsonl(tmp_path / "groups.jsonl", lines)
         return read_groups(tmp_path / "groups.jsonl", prompt, group_size, seed)
 
     return write_and_read
 
 
-def texts(group: Group) -> list[str]:
+def texts(group: TrainingGroup) -> list[str]:
     tokenizer = tiny.tokenizer(encoder=False)
     return [tokenizer.decode(row.input_ids).removeprefix("<s>") for row in group.rows]
 
 
-def passages(group: Group) -> list[str]:
+def passages(group: TrainingGroup) -> list[str]:
     return [text.split("|")[1].split("?")[0] for text in texts(group)]
 
 
@@ -85,7 +88,7 @@ def test_a_line_may_bring_its_own_instruction(read):
 
 
 def test_upstreams_instruction_in_a_line_is_no_wish_against_the_template(read):
-    (group,) = read([LINE | {"prompt": Template().instruction}])
+    (group,) = read([LINE | {"prompt": PromptTemplate().instruction}])
     assert texts(group)[0].endswith("open()?")
 
 
@@ -168,7 +171,7 @@ def test_a_last_batch_of_fewer_groups_has_the_mean_over_its_own(read):
     )
     model.heads.requires_grad_(False).apply(lambda heads: [torch.nn.init.normal_(head) for head in heads])
 
-    def loss(some: list[Group]) -> torch.Tensor:
+    def loss(some: list[TrainingGroup]) -> torch.Tensor:
         return model.train()(**collate(some, model.tokenizer)).loss
 
     for batch in (groups[:4], groups[4:]):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lwr.config.config import Distillation
+from lwr.config.training import DistillationConfig
 from lwr.training.loss import layerwise_loss, teachers_of
 
 EXITS, GROUPS, SIZE = 4, 3, 5
@@ -154,5 +154,5 @@ def test_an_external_teacher_has_the_temperature_too(scores):
     ],
 )
 def test_teachers(exits, distillation, teachers):
-    found = teachers_of(exits, Distillation(**distillation))
+    found = teachers_of(exits, DistillationConfig(**distillation))
     assert [None if i is None else exits[i] for i in found] == teachers

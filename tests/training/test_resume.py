@@ -13,12 +13,13 @@ import pytest
 import tiny
 from safetensors.torch import load_file
 
-from lwr.common.files import write_jsonl
-from lwr.config.config import Base, Train
+from lwr.common.json_lines import write_jsonl
+from lwr.config.model import BaseModelConfig
+from lwr.config.training import TrainingConfig
 from lwr.training.train import train
 
 KILLS = 10
-SETTINGS = Train(
+SETTINGS = TrainingConfig(
     steps=48,  # starting up must not be most of the time: kills in it resume nothing
     groups_per_batch=2,
     group_size=3,
@@ -42,7 +43,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def run(folder: Path, out: str) -> None:
-    base = Base(model=str(folder / "tiny-bert"))
+    base = BaseModelConfig(model=str(folder / "tiny-bert"))
     train(base, 2, SETTINGS, folder / "groups.jsonl", folder, folder / "none.trec", 1, folder / out / "model")
 
 

@@ -9,7 +9,7 @@ import torch
 
 import lwr.training.throughput
 from lwr.evaluation.flops import Shape
-from lwr.training.throughput import Speed, matmul_speed
+from lwr.training.throughput import Throughput, matmul_speed
 
 SHAPE = Shape(weights=(100, 100), attended=(10, 10))
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ def test_rates_by_hand(monkeypatch, frozen, passes):
     now = [100.0]
     monkeypatch.setattr(lwr.training.throughput, "matmul_speed", lambda *_: 1000.0)
     monkeypatch.setattr(lwr.training.throughput, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    speed = Speed(SHAPE, CPU, torch.float32, frozen)
+    speed = Throughput(SHAPE, CPU, torch.float32, frozen)
     speed.add(torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]))
     speed.add(torch.tensor([[0, 1]]))
     now[0] += 2

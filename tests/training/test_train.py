@@ -17,9 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import lwr.training.trainer
-from lwr.common.files import write_jsonl
-from lwr.config.config import Base, Score, Train
-from lwr.evaluation.measures import per_query, rankings
+from lwr.common.json_lines import write_jsonl
+from lwr.config.evaluation import ScoringConfig
+from lwr.config.model import BaseModelConfig
+from lwr.config.training import TrainingConfig
+from lwr.evaluation.measures import measures_per_query, rankings
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import write_run
 from lwr.model.batching import pad
@@ -63,15 +65,15 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def base(data: Path, architecture: str) -> Base:
-    return Base(model=str(data / architecture), template=TEMPLATE)
+def base(data: Path, architecture: str) -> BaseModelConfig:
+    return BaseModelConfig(model=str(data / architecture), template=TEMPLATE)
 
 
 def run(data: Path, out: Path, architecture: str = "llama", seed: int = 1, **settings) -> Path:
     train(
         base(data, architecture),
         2,
-        Train.model_validate(SETTINGS | settings),
+        TrainingConfig.model_validate(SETTINGS | settings),
         data / "groups.jsonl",
         data,
         data / "dev.trec",
@@ -135,7 +137,7 @@ def distance(a: Path, b: Path) -> float:
 def sgd(monkeypatch):
     """SGD moves a weight by its gradient: AdamW, which divides by it, would make much of its last bits."""
 
-    def optimizer(reranker: LayerwiseReranker, settings: Train) -> torch.optim.SGD:
+    def optimizer(reranker: LayerwiseReranker, settings: TrainingConfig) -> torch.optim.SGD:
         return torch.optim.SGD([p for p in reranker.parameters() if p.requires_grad], lr=settings.lr)
 
     monkeypatch.setattr(lwr.training.trainer, "_optimizer", optimizer)
@@ -226,11 +228,11 @@ def test_a_look_is_what_scoring_and_measuring_the_model_gives(data, tmp_path):
     model = run(data, tmp_path / "model", steps=4, eval_steps=2)
     looks = logs(model, "eval_mean")
     assert [look["step"] for look in looks] == [2, 4]
-    score(model, data, "dev", data / "dev.trec", Score(), tmp_path / "dev.parquet")
+    score(model, data, "dev", data / "dev.trec", ScoringConfig(), tmp_path / "dev.parquet")
     table = pd.read_parquet(tmp_path / "dev.parquet")
     qrels = {f"q{i}": {f"d{i}": 1} for i in range(GROUPS, GROUPS + DEV)}
     for k in (2, 3, 4):
-        measured = per_query(qrels, rankings(table, f"layer_{k}"), ["nDCG@10"])["value"].mean()
+        measured = measures_per_query(qrels, rankings(table, f"layer_{k}"), ["nDCG@10"])["value"].mean()
         assert looks[-1][f"eval_layer_{k}"] == pytest.approx(measured)
     assert looks[-1]["eval_mean"] == pytest.approx(sum(looks[-1][f"eval_layer_{k}"] for k in (2, 3, 4)) / 3)
 
@@ -247,11 +249,12 @@ def test_the_best_step_is_kept(data, tmp_path, keep_by, lora):
     key = {"mean": "eval_mean", "deepest": "eval_layer_4", 3: "eval_layer_3"}[keep_by]
     best = max(look[key] for look in looks)
     assert looks[-1][key] < best, "the last step must not be the best for this test to mean anything"
-    score(model, data, "dev", data / "dev.trec", Score(), tmp_path / "dev.parquet")
+    score(model, data, "dev", data / "dev.trec", ScoringConfig(), tmp_path / "dev.parquet")
     table = pd.read_parquet(tmp_path / "dev.parquet")
     qrels = {f"q{i}": {f"d{i}": 1} for i in range(GROUPS, GROUPS + DEV)}
     by_exit = [
-        per_query(qrels, rankings(table, f"layer_{k}"), ["nDCG@10"])["value"].mean() for k in (2, 3, 4)
+        measures_per_query(qrels, rankings(table, f"layer_{k}"), ["nDCG@10"])["value"].mean()
+        for k in (2, 3, 4)
     ]
     kept = {"mean": sum(by_exit) / 3, "deepest": by_exit[2], 3: by_exit[1]}[keep_by]
     assert kept == pytest.approx(best)
@@ -280,7 +283,7 @@ def test_an_adapter_scores_on_disk_as_it_did_in_training(data, tmp_path, archite
 
     loaded = scores(LayerwiseReranker.from_pretrained(model, device="cpu"))
     assert torch.equal(loaded, scores(trained[0]))
-    without_adapter = build(base(data, architecture), 2, Train.model_validate(SETTINGS))
+    without_adapter = build(base(data, architecture), 2, TrainingConfig.model_validate(SETTINGS))
     without_adapter.heads = trained[0].heads
     assert (loaded - scores(without_adapter)).abs().max() > 1e-3, "the adapter must have moved"
 
@@ -299,7 +302,7 @@ def test_bfloat16_trains(data, tmp_path):
 
 
 def test_heads_have_their_own_rate_and_only_matrices_decay(data):
-    settings = Train.model_validate(SETTINGS | {"weight_decay": 0.1})
+    settings = TrainingConfig.model_validate(SETTINGS | {"weight_decay": 0.1})
     reranker = build(base(data, "bert"), 2, settings)
     groups = lwr.training.trainer._optimizer(reranker, settings).param_groups
     of = {p: group for group in groups for p in group["params"]}
@@ -323,7 +326,7 @@ def test_what_is_not_finite_stops_training_and_names_its_groups(data, tmp_path):
 @pytest.mark.parametrize("head_init", ["yes_token", "checkpoint"])
 def test_heads_that_the_base_model_does_not_have_are_refused(data, head_init):
     with pytest.raises(ValueError, match=rf"head_init is '{head_init}', but .*bert has no such head"):
-        build(base(data, "bert"), 2, Train.model_validate(SETTINGS | {"head_init": head_init}))
+        build(base(data, "bert"), 2, TrainingConfig.model_validate(SETTINGS | {"head_init": head_init}))
 
 
 # --- it learns -----------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ import results_tree
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from lwr.cli import app
-from lwr.common.files import BadInput, write_jsonl
+from lwr.cli.app import app
+from lwr.common.errors import BadInput
+from lwr.common.json_lines import write_jsonl
 from lwr.formats import parquet
 from lwr.verify.verify import verify
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from steps import DECIDED, MEASURED, READ, SCORED
 
-from lwr.common.files import sha256
-from lwr.formats.checkpoint import fingerprint
+from lwr.common.hashing import sha256
+from lwr.formats.checkpoint import weights_fingerprint
 from lwr.verify.verify import verify
 
 CELLS = {("tiny-llama", "2"), ("tiny-llama", "4"), ("tiny-bert", "4")}
@@ -64,7 +64,7 @@ def test_a_model_says_where_it_came_from(finished):
     model = finished.folder / "results/test/cells/json-docs/tiny-llama/start2/default/seed1/model"
     came = json.loads((model / "provenance.json").read_text(encoding="utf-8"))
     assert came["base"] == {"model": "./checkpoints/tiny-llama"}
-    assert came["base_fingerprint"] == fingerprint(finished.folder / "checkpoints/tiny-llama")
+    assert came["base_fingerprint"] == weights_fingerprint(finished.folder / "checkpoints/tiny-llama")
     assert came["groups_sha256"] == sha256(
         finished.folder / "results/test/collections/json-docs/groups.jsonl"
     )

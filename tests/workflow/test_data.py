@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from steps import SCORED
 
-from lwr.common.files import write_jsonl
+from lwr.common.json_lines import write_jsonl
 
 
 def test_a_given_run_is_retrieved_again_for_its_split_alone(project):

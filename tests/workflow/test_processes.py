@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from lwr.common.files import read_jsonl
+from lwr.common.json_lines import read_jsonl
 
 pytestmark = pytest.mark.slow
 

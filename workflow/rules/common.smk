@@ -8,7 +8,8 @@ from shlex import quote
 
 import lwr
 from lwr.config.load import load
-from lwr.common.files import BadInput, sha256
+from lwr.common.errors import BadInput
+from lwr.common.hashing import sha256
 from lwr.common.code_digest import code_digest
 
 try:

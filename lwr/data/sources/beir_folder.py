@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lwr.common.files import BadInput
-from lwr.config.config import BeirFolder, Split
+from lwr.common.errors import BadInput
+from lwr.config.data import BeirFolderSource
 from lwr.data.sources.splits import split_off
-from lwr.formats.beir import SPLITS, Collection, Qrels, read_corpus, read_qrels, read_queries
+from lwr.formats.beir import SPLITS, Collection, Qrels, Split, read_corpus, read_qrels, read_queries
 
 
-def read(source: BeirFolder) -> Collection:
+def read(source: BeirFolderSource) -> Collection:
     """The folder's corpus and judged queries, with dev and test split off train where asked.
 
     All splits search the same corpus, but for passages whose `metadata.split` says otherwise.
@@ -22,7 +22,7 @@ def read(source: BeirFolder) -> Collection:
     return Collection(read_corpus(folder), queries, qrels)
 
 
-def _splits(folder: Path, source: BeirFolder, query_ids: set[str]) -> dict[Split, Qrels]:
+def _splits(folder: Path, source: BeirFolderSource, query_ids: set[str]) -> dict[Split, Qrels]:
     shares = {"dev": source.dev_from_train, "test": source.test_from_train}
     present = [split for split in SPLITS if split == "train" or (folder / f"qrels/{split}.tsv").is_file()]
     qrels = {split: read_qrels(folder, split, query_ids) for split in present}

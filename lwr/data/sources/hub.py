@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from lwr.common.files import BadInput
-from lwr.config.config import HubDataset, Split
+from lwr.common.errors import BadInput
+from lwr.config.data import HubSource
 from lwr.data.sources.splits import with_dev
-from lwr.formats.beir import Collection, Passage, Qrels
+from lwr.formats.beir import Collection, Passage, Qrels, Split
 
 SPLIT_OF: dict[str, Split] = {"train": "train", "dev": "dev", "validation": "dev", "test": "test"}
 
 
-def read(source: HubDataset) -> Collection:
+def read(source: HubSource) -> Collection:
     """The subset `corpus` of `id`, streamed, its subset `queries`, and the splits of `qrels`.
 
     Raises BadInput where the package datasets is not installed, and what that package raises for a data set

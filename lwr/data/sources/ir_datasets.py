@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lwr.common.files import BadInput
-from lwr.config.config import IrDatasets
+from lwr.common.errors import BadInput
+from lwr.config.data import IrDatasetsSource
 from lwr.data.sources.splits import with_dev
 from lwr.formats.beir import Collection, Passage, Qrels
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ir_datasets import Dataset
 
 
-def read(source: IrDatasets) -> Collection:
+def read(source: IrDatasetsSource) -> Collection:
     """The corpus that the ids share, streamed, and the queries and judgements of each.
 
     A text is what ir_datasets calls the default one: title and body, where there are both. Raises BadInput for

@@ -16,9 +16,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lwr.common.files import BadInput, hash_share, is_utf8
-from lwr.config.config import PythonDocs, Split
-from lwr.formats.beir import Collection, Passage, Qrels
+from lwr.common.errors import BadInput
+from lwr.common.hashing import hash_share
+from lwr.common.json_lines import is_utf8
+from lwr.config.data import PythonDocsSource
+from lwr.formats.beir import Collection, Passage, Qrels, Split
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 TEST_PART = re.compile(r"(^|_)(test|tests|testing)(_|$)")  # of a dotted name; not unittest, doctest
@@ -39,7 +41,7 @@ class Pair:
     split: Split
 
 
-def read(source: PythonDocs) -> Collection:
+def read(source: PythonDocsSource) -> Collection:
     """The collection of `source.packages`; the same code makes the same collection.
 
     Raises BadInput for a package that is not installed or has no Python code.

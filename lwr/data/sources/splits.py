@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lwr.common.files import BadInput, hash_share
-from lwr.config.config import Split
-from lwr.formats.beir import Qrels
+from lwr.common.errors import BadInput
+from lwr.common.hashing import hash_share
+from lwr.formats.beir import Qrels, Split
 
 
 def split_off(train: Qrels, dev: float, test: float = 0.0) -> dict[Split, Qrels]:

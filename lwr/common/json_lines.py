@@ -1,102 +1,24 @@
-"""Files that appear whole or not at all, JSON lines checked on the way in, hashes that order and split."""
+"""JSON, JSON lines and text lines, checked while they are read."""
 
 from __future__ import annotations
 
 import codecs
-import errno
 import gzip
-import hashlib
 import json
-import os
-import secrets
-import shutil
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-KINDS = {
+from lwr.common.atomic import atomic
+from lwr.common.errors import BadInput
+
+TYPE_NAMES = {
     **{str: "a string", int: "a whole number", float: "a decimal number", bool: "true or false"},
     **{list: "a list", dict: "an object"},
 }
-
-
-HIGHEST = 3.4028235677e38  # what lies above, rounds to no finite float32
-NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-
-
-class BadInput(ValueError):
-    """A file that cannot be used as it is: the message says where (`file:line`), what, and how to mend it."""
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield a fresh path beside `path` for a file or a folder; it becomes `path` if the block succeeds.
-
-    What stood at `path` is replaced then, and only then: a file by a file, a folder by a folder (else OSError).
-    On failure nothing is left behind.
-    """
-    make_folder(path)
-    draft = _draft_of(path)
-    try:
-        yield draft
-        for file in draft.rglob("*") if draft.is_dir() else [draft]:
-            if file.is_file():
-                _to_disk(file)
-        if draft.is_dir() and path.is_dir():  # os.replace puts nothing over a folder that holds files
-            _remove(path)
-        os.replace(draft, path)
-    except OSError as error:
-        if error.errno in NO_PLACE:
-            raise _unchanged(error, path) from error
-        raise
-    finally:
-        if draft.exists() or draft.is_symlink():  # a disk that can only be read would not say so again
-            _remove(draft)
-
-
-def make_folder(path: Path) -> None:
-    """The folder that `path` is to stand in. Raises BadInput where it stands in a file."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise BadInput(
-            f"{path}: {path.parent} is not a folder, or stands in a file; choose another path"
-        ) from None
-
-
-def check_writable(path: Path) -> None:
-    """Raises BadInput or OSError at once where `atomic` would fail after hours."""
-    make_folder(path)
-    draft = _draft_of(path)
-    try:
-        draft.touch()
-        draft.unlink()
-    except OSError as error:
-        raise _unchanged(error, path) from error
-
-
-def _draft_of(path: Path) -> Path:
-    """At its end stands the whole name: writers read the format off its suffix."""
-    return path.with_name(f".draft-{secrets.token_hex(4)}-{path.name}")
-
-
-def _unchanged(error: OSError, path: Path) -> OSError:
-    """The error, naming what was to be written: by itself it names a draft, or nothing."""
-    return OSError(error.errno, f"{os.strerror(error.errno)}; nothing was changed", str(path))
-
-
-def _to_disk(file: Path) -> None:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+FLOAT32_LIMIT = 3.4028235677e38  # what lies above, rounds to no finite float32
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -150,14 +72,9 @@ def read_json(path: Path, required: dict[str, type]) -> dict[str, Any]:
 def _check_fields(row: dict[str, Any], required: dict[str, type], where: str) -> None:
     for field, kind in required.items():
         if field not in row:
-            raise BadInput(f"{where}: field {field!r} is missing; add it ({KINDS[kind]})")
+            raise BadInput(f"{where}: field {field!r} is missing; add it ({TYPE_NAMES[kind]})")
         if type(row[field]) is not kind:
-            raise BadInput(f"{where}: field {field!r} is {_short(row[field])}; make it {KINDS[kind]}")
-
-
-def first_line(error: Exception) -> str:
-    """Of what an error says; of one that says nothing its name."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+            raise BadInput(f"{where}: field {field!r} is {_short(row[field])}; make it {TYPE_NAMES[kind]}")
 
 
 def _no_number(constant: str) -> None:
@@ -222,14 +139,3 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def hash_share(key: str) -> float:
-    """A number in [0, 1) made of `key` alone (sha256): the same everywhere, blind to all else."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
