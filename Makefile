@@ -9,7 +9,7 @@ demo: .venv/.installed
 	$(BIN)/snakemake --cores $(CORES)
 
 test: .venv/.installed
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-slow: .venv/.installed
 	$(BIN)/pytest -m slow
@@ -23,7 +23,7 @@ quality: coverage mutants
 # Lines of lwr/ that the fast tests reach: at least 95% of them, else it fails.
 coverage: .venv/.installed
 	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[dev,coverage]'
-	$(BIN)/pytest -n 2 --cov --cov-report term
+	$(BIN)/pytest -n 2 --dist loadgroup --cov --cov-report term
 
 # Which small changes of loss, depth, cascade and measures no test of theirs notices: `make mutants ONLY='lwr.training.loss*'`.
 mutants: .venv/.installed

@@ -14,6 +14,8 @@ from lwr.common.hashing import sha256
 from lwr.formats.checkpoint import weights_fingerprint
 from lwr.verify.verify import verify
 
+pytestmark = pytest.mark.xdist_group("workflow")
+
 CELLS = {("tiny-llama", "2"), ("tiny-llama", "4"), ("tiny-bert", "4")}
 
 

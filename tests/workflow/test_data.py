@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from steps import SCORED
 
 from lwr.common.json_lines import write_jsonl
+
+pytestmark = pytest.mark.xdist_group("workflow")
 
 
 def test_a_given_run_is_retrieved_again_for_its_split_alone(project):

@@ -19,6 +19,8 @@ from project import Project
 
 from lwr.verify.verify import verify
 
+pytestmark = pytest.mark.xdist_group("workflow")
+
 KILLS = int(os.environ.get("LWR_KILLS", 5))
 STARTS_IN = 3.0  # seconds before which a kill meets nothing
 NOT_YET = re.compile("missing|no such file|No such file|no scores, measures or cascades")

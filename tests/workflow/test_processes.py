@@ -9,7 +9,7 @@ import pytest
 
 from lwr.common.json_lines import read_jsonl
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
 
 
 def losses(project) -> list[float]:

@@ -16,7 +16,7 @@ from lwr.export.card import card
 from lwr.formats.beir import read_qrels
 from lwr.formats.trec import read_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
 
 
 def test_the_recommendation_says_what_the_cascade_keeps_on_test(scifact):
