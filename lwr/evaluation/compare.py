@@ -18,10 +18,18 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-ARM = ["dataset", "trained_on", "base_model", "start_layer", "variant"]
-FIRST_STAGE = "first_stage"
+from lwr.common.exits import ARM_COLUMNS, FIRST_STAGE
+
 COLUMNS = [
-    *["split", "dataset", "family", *ARM[1:], "exit", *(f"versus_{name}" for name in ARM[1:]), "versus_exit"],
+    *[
+        "split",
+        "dataset",
+        "family",
+        *ARM_COLUMNS[1:],
+        "exit",
+        *(f"versus_{name}" for name in ARM_COLUMNS[1:]),
+        "versus_exit",
+    ],
     *["seeds", "queries", "value", "versus_value", "difference", "low", "high"],
     *[
         "p t",
@@ -39,7 +47,7 @@ EQUAL = 1e-12
 """Means of equal numbers over seeds differ in their last digits; differences this small are none."""
 
 Arm = tuple[str, str, int, str]
-"""The values of ARM within one data set."""
+"""The values of ARM_COLUMNS within one data set."""
 Exit = tuple[Arm, str]
 """An arm and the name of one of its exits."""
 NO_ARM: Arm = ("", "", 0, "")
@@ -153,7 +161,7 @@ def holm(p: Sequence[float]) -> np.ndarray:
 def compare(measures: pd.DataFrame, measure: str, margin: float) -> pd.DataFrame:
     """One row per comparison, of the columns `COLUMNS`; splits, data sets, arms and exits in the order of the rows.
 
-    measures: columns of `ARM`, seed, split, exit, query_id, measure, value: what `lwr evaluate` writes, concatenated.
+    measures: columns of the arm, seed, split, exit, query_id, measure, value: what `lwr evaluate` writes, concatenated.
     margin: of non-inferiority, in units of the measure.
 
     The families, in each split and data set, over which `p Holm` adjusts `p randomisation`:
@@ -193,7 +201,7 @@ def _values(ranked: pd.DataFrame, where: str) -> dict[Exit, np.ndarray]:
     """Per exit float64 [seeds, queries], seeds and queries sorted; the first stage stands once, [1, queries]."""
     queries = sorted(ranked["query_id"].unique())
     values = {}
-    for arm, cell in ranked.groupby(ARM[1:], sort=False):
+    for arm, cell in ranked.groupby(ARM_COLUMNS[1:], sort=False):
         seeds = sorted(cell["seed"].unique())
         for name, rows in cell.groupby("exit", sort=False):
             rows = rows.sort_values(["seed", "query_id"])
@@ -241,7 +249,10 @@ def _depth(exit: Exit) -> int:
 
 def _told(exit: Exit, prefix: str) -> dict[str, Any]:
     arm, name = exit
-    return {f"{prefix}{column}": told for column, told in zip([*ARM[1:], "exit"], [*arm, name], strict=True)}
+    return {
+        f"{prefix}{column}": told
+        for column, told in zip([*ARM_COLUMNS[1:], "exit"], [*arm, name], strict=True)
+    }
 
 
 def readable_comparisons(table: pd.DataFrame, margin: float) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from lwr.common.errors import BadInput
-from lwr.evaluation.compare import ARM
+from lwr.common.exits import ARM_COLUMNS
 from lwr.export.readme import SAMPLE, front_matter
 from lwr.formats.checkpoint import fetch_checkpoint, local_folder
 from lwr.model.storage import stored_exits
@@ -129,7 +129,7 @@ def _evidence(results: Path, cell: re.Match[str]) -> dict[str, tuple[Evidence, p
     found = {}
     for dataset, evidence in read_evidence(results / "tables").items():
         values = [dataset, trained_on, base_model, int(start_layer), variant]
-        arm = pd.Series(dict(zip(ARM, values, strict=True)))
+        arm = pd.Series(dict(zip(ARM_COLUMNS, values, strict=True)))
         if len(of_arm(evidence.layers, arm)):
             found[dataset] = evidence, arm
     if not found:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
-from lwr.evaluation.compare import ARM
+from lwr.common.exits import ARM_COLUMNS
 from lwr.reporting.tables import number, percent
 
 TABLES = ("layers", "cost", "cascades", "comparisons")
@@ -88,8 +88,8 @@ def _advice(evidence: Evidence, budget_ms: float | None, candidates: int | None)
 def best_arm(evidence: Evidence) -> pd.Series:
     """The arm whose deepest exit ranks dev best."""
     exits = evidence.layers[(evidence.layers["layer"] > 0) & (evidence.layers["exit"] != "cascade")]
-    deepest = exits.groupby(ARM, sort=False).tail(1)
-    return deepest.loc[deepest[f"dev {evidence.primary}"].idxmax(), ARM]
+    deepest = exits.groupby(ARM_COLUMNS, sort=False).tail(1)
+    return deepest.loc[deepest[f"dev {evidence.primary}"].idxmax(), ARM_COLUMNS]
 
 
 def shallowest(evidence: Evidence, arm: pd.Series, split: str) -> pd.DataFrame:
@@ -148,8 +148,12 @@ def by_latency(evidence: Evidence, candidates: int | None) -> pd.DataFrame:
     """The exits and cascades that no faster one beats on dev, fastest first; `p95 ms` for lists of `candidates`."""
     timed = evidence.cost.dropna(subset=["p95 ms"])
     scale = 1 if candidates is None else candidates / timed["candidates"]
-    timed = timed.assign(**{"p95 ms": timed["p95 ms"] * scale})[[*ARM, "exit", "p95 ms", "candidates"]]
-    ranked = evidence.layers.drop(columns="p95 ms").merge(timed, on=[*ARM, "exit"]).sort_values("p95 ms")
+    timed = timed.assign(**{"p95 ms": timed["p95 ms"] * scale})[
+        [*ARM_COLUMNS, "exit", "p95 ms", "candidates"]
+    ]
+    ranked = (
+        evidence.layers.drop(columns="p95 ms").merge(timed, on=[*ARM_COLUMNS, "exit"]).sort_values("p95 ms")
+    )
     quality = ranked[f"dev {evidence.primary}"]
     return ranked[quality > quality.cummax().shift(fill_value=-1)]
 
@@ -222,8 +226,8 @@ def explain(schedule: str) -> str:
 
 
 def of_arm(table: pd.DataFrame, arm: pd.Series) -> pd.DataFrame:
-    """The rows of an arm. arm: the values of ARM, by name."""
-    return table[(table[ARM] == arm).all(axis=1)]
+    """The rows of an arm. arm: the values of ARM_COLUMNS, by name."""
+    return table[(table[ARM_COLUMNS] == arm).all(axis=1)]
 
 
 def _name(arm: pd.Series) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from lwr.common.exits import ARM_COLUMNS, FIRST_STAGE
 from lwr.common.json_lines import read_jsonl
-from lwr.evaluation.compare import ARM, EQUAL, FIRST_STAGE
+from lwr.evaluation.compare import EQUAL
 
 TEXT = ("dataset", "trained_on", "base_model", "variant", "exit", "schedule")
 POINTS = 60  # of a training curve: no panel is wide enough for more
@@ -34,7 +35,7 @@ def arm_label(arms: pd.DataFrame) -> pd.Series:
 def by_exit(layers: pd.DataFrame, primary: str) -> pd.DataFrame:
     """The rows of layers.csv as the figures need them.
 
-    Columns: ARM, arm (label; none for the first stage), exit, kind (`first stage`, `exit`, `cascade`), what (the
+    Columns: the arm, arm (label; none for the first stage), exit, kind (`first stage`, `exit`, `cascade`), what (the
     exit in words), layer, seeds; quality, low, high of the primary measure; shares and FLOPs as they were.
     """
     kind = layers["exit"].map({FIRST_STAGE: "first stage", "cascade": "cascade"}).fillna("exit")
@@ -50,20 +51,20 @@ def by_exit(layers: pd.DataFrame, primary: str) -> pd.DataFrame:
     )
     # the other measures' names, with dots and brackets, mean something else in a Vega-Lite specification
     about = ["arm", "exit", "kind", "what", "layer", "seeds", "quality", "low", "high"]
-    return table[[*ARM, *about, "share of score", "share of gain", "flops", "gflops per pair"]]
+    return table[[*ARM_COLUMNS, *about, "share of score", "share of gain", "flops", "gflops per pair"]]
 
 
 def won_and_lost(per_query: pd.DataFrame, primary: str) -> pd.DataFrame:
     """On how many test queries an exit ranks worse than the deepest of its arm, alike, better: a row each.
 
-    per_query: columns of ARM, seed, split, exit, query_id, measure, value. A query counts once, by its mean over
+    per_query: columns of the arm, seed, split, exit, query_id, measure, value. A query counts once, by its mean over
     seeds. The first stage and a cascade are compared like the exits; the deepest exit is not.
 
-    Columns: ARM, exit, outcome (`lost`, `tied`, `won`), queries, share (of all queries), difference (mean).
+    Columns: the arm, exit, outcome (`lost`, `tied`, `won`), queries, share (of all queries), difference (mean).
     """
     test = per_query[(per_query["split"] == "test") & (per_query["measure"] == primary)]
     found = []
-    for arm, of_arm in test.groupby(ARM, sort=False):
+    for arm, of_arm in test.groupby(ARM_COLUMNS, sort=False):
         values = of_arm.groupby(["exit", "query_id"])["value"].mean().unstack("query_id")
         exits = sorted((name for name in values.index if name.startswith("layer_")), key=layer_of)
         for exit in [FIRST_STAGE, *exits[:-1], "cascade"]:
@@ -73,7 +74,7 @@ def won_and_lost(per_query: pd.DataFrame, primary: str) -> pd.DataFrame:
                 about = [*arm, exit, difference.mean()]
                 counts = {"lost": lost, "tied": len(difference) - lost - won, "won": won}
                 found += [(*about, outcome, n, n / len(difference)) for outcome, n in counts.items()]
-    return pd.DataFrame(found, columns=[*ARM, "exit", "difference", "outcome", "queries", "share"])
+    return pd.DataFrame(found, columns=[*ARM_COLUMNS, "exit", "difference", "outcome", "queries", "share"])
 
 
 def by_panel(table: pd.DataFrame, most: int) -> tuple[pd.DataFrame, list[str]]:
@@ -97,7 +98,7 @@ def training_losses(training: Sequence[Path]) -> pd.DataFrame:
 
     training: `…/{dataset}/{base_model}/start{k}/{variant}/seed{n}/model/training.jsonl`. Raises BadInput.
 
-    Columns: ARM (its dataset is what it was trained on), layer, step, loss (nats).
+    Columns: ARM_COLUMNS (its dataset is what it was trained on), layer, step, loss (nats).
     """
     rows = []
     for path in training:
@@ -106,9 +107,9 @@ def training_losses(training: Sequence[Path]) -> pd.DataFrame:
         for line in read_jsonl(path, {}):
             of_layer = {name: loss for name, loss in line.items() if name.startswith("contrastive_layer_")}
             rows += [(*arm, layer_of(name), line["step"], loss) for name, loss in of_layer.items()]
-    table = pd.DataFrame(rows, columns=[*ARM, "layer", "step", "loss"])
+    table = pd.DataFrame(rows, columns=[*ARM_COLUMNS, "layer", "step", "loss"])
     if table.empty:
         return table
     bins = table["step"] // -(-table["step"].max() // POINTS)
-    means = table.groupby([*ARM, "layer", bins.rename("bin")], sort=False)[["step", "loss"]].mean()
+    means = table.groupby([*ARM_COLUMNS, "layer", bins.rename("bin")], sort=False)[["step", "loss"]].mean()
     return means.reset_index().drop(columns="bin")

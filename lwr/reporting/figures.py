@@ -13,7 +13,7 @@ import altair as alt
 import pandas as pd
 
 from lwr.common.atomic import atomic
-from lwr.evaluation.compare import ARM
+from lwr.common.exits import ARM_COLUMNS
 from lwr.reporting.figure_data import by_exit, by_panel, layer_of, read_table, training_losses, won_and_lost
 from lwr.reporting.figure_style import (
     COLOURS,
@@ -119,8 +119,8 @@ def flops(layers: pd.DataFrame, cascades: pd.DataFrame, primary: str) -> alt.Cha
     table = by_exit(layers, primary)
     cascades = cascades[cascades["front"].astype(bool)]
     if not cascades.empty:
-        whole = table.groupby([*ARM, "arm"], as_index=False)["gflops per pair"].max()
-        front = cascades.merge(whole, on=ARM)
+        whole = table.groupby([*ARM_COLUMNS, "arm"], as_index=False)["gflops per pair"].max()
+        front = cascades.merge(whole, on=ARM_COLUMNS)
         front = front.assign(kind="front", flops=front["test flops"], quality=front["test"])
         front["gflops per pair"] *= front["flops"]
         table = pd.concat([table, front.assign(what="schedule " + front["schedule"])])
@@ -150,7 +150,9 @@ def latency(layers: pd.DataFrame, cost: pd.DataFrame, primary: str) -> alt.Chart
     if cost["p50 ms"].isna().all():
         return nothing("no latencies were measured")
     measured = ["p50 ms", "p95 ms", "candidates", "device"]
-    table = by_exit(layers, primary).merge(cost[[*ARM, "exit", *measured]], on=[*ARM, "exit"], how="left")
+    table = by_exit(layers, primary).merge(
+        cost[[*ARM_COLUMNS, "exit", *measured]], on=[*ARM_COLUMNS, "exit"], how="left"
+    )
     arms = _arms(table)
     table = table[table["p50 ms"].notna() | (table["kind"] == "first stage")]
     sizes, devices = table["candidates"].dropna().unique(), table["device"].dropna().unique()

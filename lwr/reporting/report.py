@@ -18,8 +18,8 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from lwr.common.atomic import atomic
+from lwr.common.exits import ARM_COLUMNS
 from lwr.common.json_lines import read_json
-from lwr.evaluation.compare import ARM
 from lwr.reporting.figures import FIGURES
 
 CAPTIONS = {
@@ -158,7 +158,7 @@ def _short(number: float, decimals: int) -> str:
 
 def set_apart(table: pd.DataFrame) -> tuple[dict[str, str], pd.DataFrame]:
     """What all rows share, and the other columns. The first stage, which is of no arm, shares what all arms do."""
-    arm = [name.replace("_", " ") for name in ARM]
+    arm = [name.replace("_", " ") for name in ARM_COLUMNS]
     about = [*arm, *ABOUT, *(f"versus {name}" for name in arm)]
     said = {name: set(table[name]) - ({""} if name in arm else set()) for name in about if name in table}
     common = {name: values.pop() for name, values in said.items() if len(values) == 1 < len(table)}

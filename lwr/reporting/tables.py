@@ -10,8 +10,9 @@ import pandas as pd
 
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
+from lwr.common.exits import ARM_COLUMNS, FIRST_STAGE
 from lwr.common.json_lines import read_json
-from lwr.evaluation.compare import ARM, FIRST_STAGE, compare, interval, readable_comparisons
+from lwr.evaluation.compare import compare, interval, readable_comparisons
 from lwr.formats import parquet
 
 COUNTS = {
@@ -30,18 +31,20 @@ COUNTS = {
 
 def read_measures(files: Sequence[Path]) -> pd.DataFrame:
     """What `lwr evaluate` wrote, one below the other. Raises BadInput."""
-    columns = [*ARM, "seed", "split", "exit", "query_id", "measure", "value"]
+    columns = [*ARM_COLUMNS, "seed", "split", "exit", "query_id", "measure", "value"]
     return pd.concat([parquet.read(file, columns) for file in files], ignore_index=True)
 
 
 def read_costs(files: Sequence[Path]) -> pd.DataFrame:
-    """A row per arm and exit: ARM, exit, schedule, the columns of COUNTS, `flops` and `time` (shares of the arm's
+    """A row per arm and exit: the arm, exit, schedule, the columns of COUNTS, `flops` and `time` (shares of the arm's
     deepest exit), candidates, queries, device, precision. Files as `lwr cost` writes them.
     """
     rows = []
     for file in files:
         about = _read(file, {"exits": list})
-        shared = {name: about[name] for name in [*ARM, "candidates", "queries", "device", "precision"]}
+        shared = {
+            name: about[name] for name in [*ARM_COLUMNS, "candidates", "queries", "device", "precision"]
+        }
         deepest = [row for row in about["exits"] if row["exit"] != "cascade"][-1]
         for row in about["exits"]:
             shares = {
@@ -54,11 +57,11 @@ def read_costs(files: Sequence[Path]) -> pd.DataFrame:
 
 
 def read_cascades(files: Sequence[Path]) -> pd.DataFrame:
-    """A row per arm and schedule: ARM, schedule, `dev flops`, `dev`, `test flops`, `test`, chosen, front, deepest,
+    """A row per arm and schedule: the arm, schedule, `dev flops`, `dev`, `test flops`, `test`, chosen, front, deepest,
     epsilon, measure; those on the dev front, and the deepest exit. Files as `lwr cascade` writes them.
     """
     decided = [_read(file, {"deepest": str, "measure": str, "schedules": list}) for file in files]
-    shared = [*ARM, "deepest", "epsilon", "measure"]
+    shared = [*ARM_COLUMNS, "deepest", "epsilon", "measure"]
     return pd.DataFrame(
         [{name: about[name] for name in shared} | row for about in decided for row in about["schedules"]]
     )
@@ -66,7 +69,7 @@ def read_cascades(files: Sequence[Path]) -> pd.DataFrame:
 
 def _read(file: Path, required: dict[str, type]) -> dict[str, Any]:
     about = read_json(file, required)
-    if missing := [name for name in ARM if name not in about]:
+    if missing := [name for name in ARM_COLUMNS if name not in about]:
         raise BadInput(f"{file}: field {missing[0]!r} is missing; make it again")
     return about
 
@@ -79,10 +82,10 @@ def layers_table(
 ) -> pd.DataFrame:
     """One row per data set for the first stage, one per arm (seeds pooled) and exit; the cascade is the arm's last.
 
-    measures: columns of `ARM`, seed, split, exit, query_id, measure, value: what `lwr evaluate` writes, concatenated.
+    measures: columns of the arm, seed, split, exit, query_id, measure, value: what `lwr evaluate` writes, concatenated.
     primary: the measure that shares are counted in. costs, cascades: as read here.
 
-    Columns: ARM, exit, layer (0: first stage; of a cascade its last), schedule (of a cascade), seeds; per measure its
+    Columns: the arm, exit, layer (0: first stage; of a cascade its last), schedule (of a cascade), seeds; per measure its
     mean over test queries and seeds, and `… sd`, the sample standard deviation over seeds (NaN for one); of primary
     `… low` and `… high`, its 95% bootstrap interval, and `dev …`; `ties`, the share of candidates that an exit does not
     tell apart; `share of score` = this exit's primary over the deepest exit's; `share of gain` = the same after the
@@ -90,28 +93,30 @@ def layers_table(
     per pair`, `p50 ms`, `p95 ms`.
     """
     test = measures[measures["split"] == "test"]
-    by_seed = test.groupby([*ARM, "exit", "seed", "measure"], sort=False)["value"].mean().unstack("measure")
+    by_seed = (
+        test.groupby([*ARM_COLUMNS, "exit", "seed", "measure"], sort=False)["value"].mean().unstack("measure")
+    )
     names = [name for name in dict.fromkeys(test["measure"]) if name != "ties"]
 
-    grouped = by_seed.groupby([*ARM, "exit"], sort=False)
+    grouped = by_seed.groupby([*ARM_COLUMNS, "exit"], sort=False)
     table = grouped[names].mean()
     table = table.join(grouped[names].std().add_suffix(" sd")).join(grouped["ties"].mean())
     table.insert(0, "seeds", grouped.size())
     table = table.join(_intervals(test[test["measure"] == primary]).add_prefix(f"{primary} "))
     dev = measures[(measures["split"] == "dev") & (measures["measure"] == primary)]
-    table[f"dev {primary}"] = dev.groupby([*ARM, "exit"])["value"].mean()
-    counted = costs.set_index([*ARM, "exit"])[["flops", "gflops per pair", "p50 ms", "p95 ms"]]
+    table[f"dev {primary}"] = dev.groupby([*ARM_COLUMNS, "exit"])["value"].mean()
+    counted = costs.set_index([*ARM_COLUMNS, "exit"])[["flops", "gflops per pair", "p50 ms", "p95 ms"]]
     table = table.join(counted).reset_index()
 
-    chosen = cascades[cascades["chosen"]].set_index(ARM)["schedule"]
+    chosen = cascades[cascades["chosen"]].set_index(ARM_COLUMNS)["schedule"]
     is_cascade = table["exit"] == "cascade"
-    schedules = table[ARM].merge(chosen.reset_index(), how="left", on=ARM)["schedule"]
+    schedules = table[ARM_COLUMNS].merge(chosen.reset_index(), how="left", on=ARM_COLUMNS)["schedule"]
     table.insert(6, "schedule", schedules.where(is_cascade, ""))
     layer = table["exit"].where(~is_cascade, "layer_" + schedules.str.split().str[-1])
     layer = layer.str.removeprefix("layer_").replace(FIRST_STAGE, "0").astype(int)
     table.insert(6, "layer", layer)
 
-    arms = [_shares(of_arm, primary) for _, of_arm in table.groupby(ARM, sort=False)]
+    arms = [_shares(of_arm, primary) for _, of_arm in table.groupby(ARM_COLUMNS, sort=False)]
     return _one_first_stage(pd.concat(arms).sort_index(), names)
 
 
@@ -119,9 +124,9 @@ def _intervals(values: pd.DataFrame) -> pd.DataFrame:
     """Columns low, high by arm and exit."""
     rows = {
         key: interval(of_exit.pivot(index="seed", columns="query_id", values="value").to_numpy())
-        for key, of_exit in values.groupby([*ARM, "exit"], sort=False)
+        for key, of_exit in values.groupby([*ARM_COLUMNS, "exit"], sort=False)
     }
-    index = pd.MultiIndex.from_tuples(rows, names=[*ARM, "exit"])
+    index = pd.MultiIndex.from_tuples(rows, names=[*ARM_COLUMNS, "exit"])
     return pd.DataFrame(list(rows.values()), index=index, columns=["low", "high"])
 
 
@@ -214,8 +219,8 @@ def readable_costs(costs: pd.DataFrame) -> pd.DataFrame:
 
 def readable_cascades(cascades: pd.DataFrame) -> pd.DataFrame:
     """One row per arm and schedule of its dev front; `kept` is the share of the deepest exit's quality."""
-    deepest = cascades[cascades["schedule"] == cascades["deepest"]].set_index(ARM)[["dev", "test"]]
-    full = cascades[ARM].merge(deepest.reset_index(), how="left", on=ARM)
+    deepest = cascades[cascades["schedule"] == cascades["deepest"]].set_index(ARM_COLUMNS)[["dev", "test"]]
+    full = cascades[ARM_COLUMNS].merge(deepest.reset_index(), how="left", on=ARM_COLUMNS)
     rows = arm_columns(cascades)
     rows["schedule"] = cascades["schedule"]
     rows["chosen"] = cascades["chosen"].map({True: "yes", False: ""})

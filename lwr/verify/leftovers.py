@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lwr.evaluation.compare import ARM
+from lwr.common.exits import ARM_COLUMNS
 
 TABLES = [f"layers.{kind}" for kind in ("csv", "md", "tex")]
 TABLES += [f"{name}.{kind}" for name in ("cost", "cascades", "comparisons") for kind in ("csv", "md")]
@@ -28,10 +28,10 @@ def table(path: Path) -> Iterator[str]:
 def means(path: Path, means: Mapping[tuple, Mapping[int, float]]) -> Iterator[str]:
     """layers.csv against the mean of each seed, by (*arm, exit, column)."""
     table = pd.read_csv(
-        path, keep_default_na=False, dtype={name: str for name in ARM if name != "start_layer"}
+        path, keep_default_na=False, dtype={name: str for name in ARM_COLUMNS if name != "start_layer"}
     )
     columns = {column for *_, column in means} & set(table)
-    rows = {(*row[ARM].tolist(), row["exit"]): row for _, row in table.iterrows()}
+    rows = {(*row[ARM_COLUMNS].tolist(), row["exit"]): row for _, row in table.iterrows()}
     for key in sorted({key[:-1] for key in means}, key=str):
         first = key[-1] == "first_stage"  # a data set has one, without an arm
         row, where = rows.get((key[0], "", "", 0, "", key[-1]) if first else key), " ".join(map(str, key))

@@ -17,9 +17,9 @@ from typing import Any
 import pandas as pd
 
 from lwr.common.errors import BadInput, first_line
+from lwr.common.exits import ARM_COLUMNS
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import read_json, read_jsonl
-from lwr.evaluation.compare import ARM
 from lwr.evaluation.measures import exits_of, rankings
 from lwr.evaluation.replay import read_chosen_schedule
 from lwr.formats import parquet
@@ -219,7 +219,7 @@ class _Tree:
             queries = of_exit["query_id"].tolist()
             if len(queries) != len(set(queries)) or (measure != "ties" and set(queries) != judged):
                 yield f"{measure} of {exit} is of {len(queries)} queries, but {len(judged)} are judged; {AGAIN}"
-            key = (*of_exit[ARM].iloc[0].tolist(), exit, f"{'dev ' * (split == 'dev')}{measure}")
+            key = (*of_exit[ARM_COLUMNS].iloc[0].tolist(), exit, f"{'dev ' * (split == 'dev')}{measure}")
             self.means.setdefault(key, {})[int(of_exit["seed"].iloc[0])] = float(of_exit["value"].mean())
         if set(table["exit"]) != exits:
             yield f"measures {', '.join(sorted(set(table['exit'])))}, but {scores} has {', '.join(sorted(exits))}"

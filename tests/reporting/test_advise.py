@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from lwr.common.errors import BadInput
-from lwr.evaluation.compare import ARM
+from lwr.common.exits import ARM_COLUMNS
 from lwr.reporting.advise import advise, explain, read_evidence, write_advice
 
 ARMS = {"one": ("d", "d", "one", 2, "v"), "two": ("d", "d", "two", 3, "v")}
@@ -20,7 +20,10 @@ FOUR_OF_ONE = "layer 4 of one, start 2, v"
 
 
 def arm_of(name: str, dataset: str, trained_on: str) -> dict:
-    return dict(zip(ARM, ARMS[name], strict=True)) | {"dataset": dataset, "trained_on": trained_on or dataset}
+    return dict(zip(ARM_COLUMNS, ARMS[name], strict=True)) | {
+        "dataset": dataset,
+        "trained_on": trained_on or dataset,
+    }
 
 
 def rows(
