@@ -58,6 +58,16 @@ class Cell(Arm):
     seed: int
 
 
+class TrainedCell(Section):
+    """A cell of a grid as `lwr train --cell` takes it."""
+
+    trained_on: str
+    base_model: str
+    start_layer: int
+    variant: str
+    seed: int
+
+
 def quiet() -> None:
     """Our own lines say how it goes; those of transformers would bury them in a log."""
     import transformers

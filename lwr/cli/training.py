@@ -15,9 +15,11 @@ from lwr.cli.options import (
     OutFolder,
     Settings,
     SplitName,
+    TrainedCell,
     quiet,
     read_settings,
 )
+from lwr.common.exits import Cell
 from lwr.config.evaluation import ScoringConfig
 from lwr.config.model import BaseModelConfig
 from lwr.config.training import TrainingConfig
@@ -56,6 +58,14 @@ def train(
     seed: Annotated[int, Option(help="Of the heads, the data order, and dropout.")],
     out: OutFolder,
     label: Annotated[str, Option(help="Stands before each line of progress.")] = "train",
+    cell: Annotated[
+        str | None,
+        Option(
+            metavar="SETTINGS",
+            help="Cell of a grid, recorded in provenance.json: "
+            "`{trained_on: …, base_model: …, start_layer: …, variant: …, seed: …}`.",
+        ),
+    ] = None,
 ) -> None:
     """Train one layerwise reranker.
 
@@ -73,7 +83,8 @@ def train(
 
     quiet()
     identity, chosen = read_settings(base, BaseModelConfig), read_settings(settings, TrainingConfig)
-    train(identity, start_layer, chosen, groups, collection, dev_run, seed, out, label)
+    trained = None if cell is None else Cell(**read_settings(cell, TrainedCell).model_dump())
+    train(identity, start_layer, chosen, groups, collection, dev_run, seed, out, label, trained)
 
 
 @app.command()

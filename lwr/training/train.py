@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ from transformers import TrainingArguments, set_seed
 
 from lwr.common.atomic import atomic, check_writable
 from lwr.common.code_digest import code_digest
+from lwr.common.exits import Cell
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import write_json, write_jsonl
 from lwr.common.progress import say
@@ -39,13 +41,19 @@ def train(
     seed: int,
     out: Path,
     label: str = "train",
+    cell: Cell | None = None,
 ) -> None:
     """Write the trained reranker to the folder `out` (`LayerwiseReranker.save_pretrained`), and its
     training.jsonl: the loss per exit by step.
 
     Raises ValueError or BadInput on what cannot be trained, before the first step; FloatingPointError where a loss
     or a gradient is not finite, and MemoryError. `out` is then as it was.
+
+    Args:
+        cell: The point of a grid that is trained, recorded in provenance.json; None outside a grid.
     """
+    if cell is not None and (cell.start_layer, cell.seed) != (start_layer, seed):
+        raise ValueError(f"cell {cell} is not of start layer {start_layer} and seed {seed}; make them agree")
     meter = Meter()
     check_writable(out)
     set_seed(seed)
@@ -86,7 +94,9 @@ def train(
             write_jsonl(unfinished / "training.jsonl", trainer.state.log_history)
             written = sorted(file for file in unfinished.rglob("*") if file.is_file())
             files = {str(file.relative_to(unfinished)): sha256(file) for file in written}
-            write_json(unfinished / "provenance.json", provenance(meter, **facts, gpu=_gpu(), files=files))
+            named = {"cell": None if cell is None else dataclasses.asdict(cell)}
+            facts = named | facts | {"gpu": _gpu(), "files": files}
+            write_json(unfinished / "provenance.json", provenance(meter, **facts))
         shutil.rmtree(work, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import lwr.training.trainer
-from lwr.common.json_lines import write_jsonl
+from lwr.common.exits import Cell
+from lwr.common.json_lines import read_json, write_jsonl
 from lwr.config.evaluation import ScoringConfig
 from lwr.config.model import BaseModelConfig
 from lwr.config.training import TrainingConfig
@@ -69,7 +70,14 @@ def base(data: Path, architecture: str) -> BaseModelConfig:
     return BaseModelConfig(model=str(data / architecture), template=TEMPLATE)
 
 
-def run(data: Path, out: Path, architecture: str = "llama", seed: int = 1, **settings) -> Path:
+def run(
+    data: Path,
+    out: Path,
+    architecture: str = "llama",
+    seed: int = 1,
+    cell: Cell | None = None,
+    **settings,
+) -> Path:
     train(
         base(data, architecture),
         2,
@@ -79,6 +87,7 @@ def run(data: Path, out: Path, architecture: str = "llama", seed: int = 1, **set
         data / "dev.trec",
         seed,
         out,
+        cell=cell,
     )
     return out
 
@@ -211,6 +220,21 @@ def test_losses_of_every_exit_are_logged(data, tmp_path):
         assert sum(parts.values()) == pytest.approx(line["loss"], rel=1e-3)
     first = [lines[0][f"contrastive_layer_{k}"] for k in (2, 3, 4)]
     assert first == pytest.approx([math.log(3)] * 3, rel=0.2), "random heads start at chance"
+
+
+def test_cell_is_recorded_in_provenance(data, tmp_path):
+    cell = {"trained_on": "docs", "base_model": "tiny", "start_layer": 2, "variant": "default", "seed": 1}
+    step = command(data, tmp_path / "in_grid", "llama", steps=1)
+    lwr_command(*step, "--cell", json.dumps(cell))
+    by_hand = run(data, tmp_path / "by_hand", steps=1)
+    recorded = [read_json(model / "provenance.json", {}) for model in (tmp_path / "in_grid", by_hand)]
+    assert [provenance["cell"] for provenance in recorded] == [cell, None]
+
+
+def test_cell_of_another_seed_is_refused(data, tmp_path):
+    cell = Cell("docs", "tiny", start_layer=2, variant="default", seed=2)
+    with pytest.raises(ValueError, match="seed 1"):
+        run(data, tmp_path / "model", cell=cell)
 
 
 def test_the_learning_rate_rises_and_falls(data, tmp_path):
