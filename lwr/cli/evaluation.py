@@ -190,12 +190,12 @@ def advise(
     lwr advise --budget-ms 50 --candidates 100
     ```
     """
-    from lwr.reporting.advise import advise, write_advice
+    from lwr.reporting.advise import advice_text, advise
 
     if out is None:
-        typer.echo(advise(results / "tables", budget_ms, candidates), nl=False)
+        typer.echo(advice_text(results / "tables", budget_ms, candidates), nl=False)
     else:
-        write_advice(results / "tables", out, budget_ms, candidates)
+        advise(results / "tables", out, budget_ms, candidates)
 
 
 @app.command()

@@ -16,8 +16,15 @@ from lwr.common.exits import ARM_COLUMNS
 from lwr.export.readme import SAMPLE, front_matter
 from lwr.formats.checkpoint import fetch_checkpoint, local_folder
 from lwr.model.storage import stored_exits
-from lwr.reporting.advise import Evidence, of_arm, on_cascade, on_shallowest, read_evidence, shallowest
-from lwr.reporting.tables import arm_columns, markdown, readable_cascades, readable_costs, readable_layers
+from lwr.reporting.advise import (
+    Evidence,
+    cascade_advice,
+    comparisons_to_deepest,
+    read_evidence,
+    rows_of_arm,
+    shallowest_exit_advice,
+)
+from lwr.reporting.tables import format_arms, format_cascades, format_costs, format_layers, markdown
 
 CELL = re.compile(r"(.+)/cells/([^/]+)/([^/]+)/start(\d+)/([^/]+)/seed(-?\d+)/model")
 """Where the workflow puts a model: results, data set, base model, start layer, variant, seed."""
@@ -130,7 +137,7 @@ def _evidence(results: Path, cell: re.Match[str]) -> dict[str, tuple[Evidence, p
     for dataset, evidence in read_evidence(results / "tables").items():
         values = [dataset, trained_on, base_model, int(start_layer), variant]
         arm = pd.Series(dict(zip(ARM_COLUMNS, values, strict=True)))
-        if len(of_arm(evidence.layers, arm)):
+        if len(rows_of_arm(evidence.layers, arm)):
             found[dataset] = evidence, arm
     if not found:
         raise BadInput(
@@ -145,10 +152,10 @@ def _deployed(measured: dict[str, tuple[Evidence, pd.Series]], exits: list[int])
     deepest, else the one in the middle."""
     cascade, layer = None, exits[len(exits) // 2]
     for evidence, arm in list(measured.values())[:1]:
-        schedules = of_arm(evidence.cascades, arm)
+        schedules = rows_of_arm(evidence.cascades, arm)
         chosen = schedules[schedules["chosen"]]["schedule"].iloc[0]
         cascade = chosen if ":" in chosen else None
-        dev = shallowest(evidence, arm, "dev")
+        dev = comparisons_to_deepest(evidence, arm, "dev")
         as_good = dev[dev["noninferior"].astype(bool)]
         layer = layer if as_good.empty else int(as_good.index[0].removeprefix("layer_"))
     return cascade, layer
@@ -186,34 +193,34 @@ def _measures(evidence: Evidence) -> list[str]:
 
 
 def _results(dataset: str, evidence: Evidence, arm: pd.Series) -> str:
-    exits = of_arm(evidence.layers, arm)
+    exits = rows_of_arm(evidence.layers, arm)
     quality = pd.concat([evidence.layers.iloc[[0]], exits])  # the data set's first stage stands first
-    cost = of_arm(evidence.cost, arm)
+    cost = rows_of_arm(evidence.cost, arm)
     seeds = int(exits["seeds"].iloc[0])
     text = f"""## Results on {dataset}
 
 Test queries; the *first stage* found the candidates. *Share of gain*: what a layer keeps of the deepest layer's
 improvement over it.{f" Means over {seeds} trainings, of which this is one." if seeds > 1 else ""}
 
-{_table(readable_layers(quality, _measures(evidence)), quality)}
-{on_shallowest(evidence, arm)}
+{_table(format_layers(quality, _measures(evidence)), quality)}
+{shallowest_exit_advice(evidence, arm)}
 
-{on_cascade(evidence, arm)}
+{cascade_advice(evidence, arm)}
 
 ### What each layer costs
 
-{_table(readable_costs(cost), cost)}"""
+{_table(format_costs(cost), cost)}"""
     if cost["p50 ms"].notna().any():
         text += f"\nTimes of one list of {cost['candidates'].iloc[0]} passages, from texts to ranking, on "
         text += f"{cost['device'].iloc[0]}, {cost['precision'].iloc[0]}.\n"
-    schedules = of_arm(evidence.cascades, arm)
-    text += f"\n### Cascades that no other beats on dev\n\n{_table(readable_cascades(schedules), schedules)}"
+    schedules = rows_of_arm(evidence.cascades, arm)
+    text += f"\n### Cascades that no other beats on dev\n\n{_table(format_cascades(schedules), schedules)}"
     return text + "\n"
 
 
 def _table(text: pd.DataFrame, of: pd.DataFrame) -> str:
     """Without the columns that name the model: the card is about one."""
-    return markdown(text.drop(columns=list(arm_columns(of))))
+    return markdown(text.drop(columns=list(format_arms(of))))
 
 
 # --- where it came from, and what it is not -------------------------------------------------------------

@@ -11,7 +11,7 @@ import pandas as pd
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
 from lwr.common.exits import ARM_COLUMNS
-from lwr.reporting.tables import number, percent
+from lwr.reporting.tables import format_number, format_percent
 
 TABLES = ("layers", "cost", "cascades", "comparisons")
 SCHEDULES = {"schedule": str, "deepest": str}  # a column of single exits would be read as numbers
@@ -45,7 +45,7 @@ def read_evidence(tables: Path) -> dict[str, Evidence]:
     }
 
 
-def advise(tables: Path, budget_ms: float | None = None, candidates: int | None = None) -> str:
+def advice_text(tables: Path, budget_ms: float | None = None, candidates: int | None = None) -> str:
     """Markdown: per data set the shallowest exit that is as good as the deepest, the best exit or cascade within a
     latency budget, and the best cascade; each chosen on dev, with the test outcome.
 
@@ -61,25 +61,24 @@ def advise(tables: Path, budget_ms: float | None = None, candidates: int | None 
     return "\n\n".join(parts) + "\n"
 
 
-def write_advice(
-    tables: Path, out: Path, budget_ms: float | None = None, candidates: int | None = None
-) -> None:
-    advice = advise(tables, budget_ms, candidates)
-    with atomic(out) as unfinished:
-        unfinished.write_text(advice, encoding="utf-8")
+def advise(tables: Path, out: Path, budget_ms: float | None = None, candidates: int | None = None) -> None:
+    """Write the advice of `advice_text` to the file `out`."""
+    text = advice_text(tables, budget_ms, candidates)
+    with atomic(out) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def _advice(evidence: Evidence, budget_ms: float | None, candidates: int | None) -> Iterator[str]:
     best = best_arm(evidence)
-    deepest = deepest_of(evidence, best)
+    deepest = deepest_exit(evidence, best)
     yield (
         f"The best model on dev is **{_name(best)}**: its deepest exit, layer {deepest['layer']}, has "
         f"{evidence.primary} {deepest[f'dev {evidence.primary}']:.3f} there and {_score(evidence, deepest)} on test "
         f"(first stage: {evidence.layers.iloc[0][evidence.primary]:.3f})."
     )
-    yield on_shallowest(evidence, best)
-    yield _within_budget(evidence, budget_ms, candidates)
-    yield on_cascade(evidence, best)
+    yield shallowest_exit_advice(evidence, best)
+    yield _budget_advice(evidence, budget_ms, candidates)
+    yield cascade_advice(evidence, best)
 
 
 # --- the shallowest exit that is as good ---------------------------------------------------------------
@@ -92,25 +91,25 @@ def best_arm(evidence: Evidence) -> pd.Series:
     return deepest.loc[deepest[f"dev {evidence.primary}"].idxmax(), ARM_COLUMNS]
 
 
-def shallowest(evidence: Evidence, arm: pd.Series, split: str) -> pd.DataFrame:
+def comparisons_to_deepest(evidence: Evidence, arm: pd.Series, split: str) -> pd.DataFrame:
     """The comparisons of an arm's exits to its deepest, shallowest first, on one split."""
-    rows = of_arm(evidence.comparisons, arm)
+    rows = rows_of_arm(evidence.comparisons, arm)
     rows = rows[(rows["family"] == "deepest") & (rows["split"] == split) & (rows["exit"] != "cascade")]
     return rows.set_index("exit")
 
 
-def deepest_of(evidence: Evidence, arm: pd.Series) -> pd.Series:
+def deepest_exit(evidence: Evidence, arm: pd.Series) -> pd.Series:
     """The row of an arm's deepest exit in the table of layers."""
-    quality = of_arm(evidence.layers, arm)
+    quality = rows_of_arm(evidence.layers, arm)
     return quality[quality["exit"] != "cascade"].iloc[-1]
 
 
-def on_shallowest(evidence: Evidence, arm: pd.Series) -> str:
+def shallowest_exit_advice(evidence: Evidence, arm: pd.Series) -> str:
     """Markdown: the shallowest exit of an arm that dev shows to be as good as the deepest, and what test says."""
-    deepest = deepest_of(evidence, arm)
+    deepest = deepest_exit(evidence, arm)
     title = f"### The shallowest exit as good as layer {deepest['layer']}\n\n"
     margin = f"{evidence.margin:g} {evidence.primary}"
-    dev, test = (shallowest(evidence, arm, split) for split in ("dev", "test"))
+    dev, test = (comparisons_to_deepest(evidence, arm, split) for split in ("dev", "test"))
     as_good = dev[dev["noninferior"].astype(bool)]
     if as_good.empty:
         return (
@@ -144,7 +143,7 @@ def _difference(comparison: pd.Series) -> str:
 # --- within a budget -----------------------------------------------------------------------------------
 
 
-def by_latency(evidence: Evidence, candidates: int | None) -> pd.DataFrame:
+def latency_front(evidence: Evidence, candidates: int | None) -> pd.DataFrame:
     """The exits and cascades that no faster one beats on dev, fastest first; `p95 ms` for lists of `candidates`."""
     timed = evidence.cost.dropna(subset=["p95 ms"])
     scale = 1 if candidates is None else candidates / timed["candidates"]
@@ -158,7 +157,7 @@ def by_latency(evidence: Evidence, candidates: int | None) -> pd.DataFrame:
     return ranked[quality > quality.cummax().shift(fill_value=-1)]
 
 
-def _within_budget(evidence: Evidence, budget_ms: float | None, candidates: int | None) -> str:
+def _budget_advice(evidence: Evidence, budget_ms: float | None, candidates: int | None) -> str:
     title = "### The best within a latency budget\n\n"
     if evidence.cost["p95 ms"].isna().all():
         if budget_ms is not None:
@@ -166,7 +165,7 @@ def _within_budget(evidence: Evidence, budget_ms: float | None, candidates: int 
                 "nothing was timed in this grid; set `cost: {queries: 20}` in its config and run it again"
             )
         return f"{title}Nothing was timed (`cost: queries` in the config)."
-    front = by_latency(evidence, candidates)
+    front = latency_front(evidence, candidates)
     timed = evidence.cost["candidates"].iloc[0]
     listed = f"lists of {candidates or timed} candidates on {evidence.cost['device'].iloc[0]}"
     listed += f" (scaled from {timed})" if candidates not in (None, timed) else ""
@@ -175,17 +174,17 @@ def _within_budget(evidence: Evidence, budget_ms: float | None, candidates: int 
         for _, row in front.iterrows():
             dev = row[f"dev {evidence.primary}"]
             lines.append(
-                f"| {number(row['p95 ms'])} | {_choice(row)} | {dev:.3f} | {_score(evidence, row)} |"
+                f"| {format_number(row['p95 ms'])} | {_choice(row)} | {dev:.3f} | {_score(evidence, row)} |"
             )
         return f"{title}By what 95 of 100 {listed} take ({evidence.primary}):\n\n" + "\n".join(lines)
     within = front[front["p95 ms"] <= budget_ms]
     if within.empty:
         fastest = front.iloc[0]
-        return f"{title}Nothing: the fastest, {_choice(fastest)}, takes {number(fastest['p95 ms'])} ms for {listed}."
+        return f"{title}Nothing: the fastest, {_choice(fastest)}, takes {format_number(fastest['p95 ms'])} ms for {listed}."
     best = within.iloc[-1]
     return (
-        f"{title}**{_choice(best)}**: 95 of 100 {listed} take at most {number(best['p95 ms'])} ms. Of all within "
-        f"{number(budget_ms)} ms it ranks dev best, {evidence.primary} {best[f'dev {evidence.primary}']:.3f}; on test "
+        f"{title}**{_choice(best)}**: 95 of 100 {listed} take at most {format_number(best['p95 ms'])} ms. Of all within "
+        f"{format_number(budget_ms)} ms it ranks dev best, {evidence.primary} {best[f'dev {evidence.primary}']:.3f}; on test "
         f"it has {_score(evidence, best)}."
     )
 
@@ -193,9 +192,9 @@ def _within_budget(evidence: Evidence, budget_ms: float | None, candidates: int 
 # --- the cascade ---------------------------------------------------------------------------------------
 
 
-def on_cascade(evidence: Evidence, arm: pd.Series) -> str:
+def cascade_advice(evidence: Evidence, arm: pd.Series) -> str:
     """Markdown: the cascade of an arm that was chosen on dev, and what test says."""
-    schedules = of_arm(evidence.cascades, arm)
+    schedules = rows_of_arm(evidence.cascades, arm)
     chosen = schedules[schedules["chosen"]].iloc[0]
     deepest = schedules[schedules["schedule"] == schedules["deepest"]].iloc[0]
     goal, title = 1 - chosen["epsilon"], "### The best cascade\n\n"
@@ -206,7 +205,7 @@ def on_cascade(evidence: Evidence, arm: pd.Series) -> str:
     verdict = "holds that on test" if kept["test"] >= goal else "does not hold that on test"
     half = kept["test"] >= 0.99 and chosen["test flops"] <= 0.5
     return (
-        f"{title}**`{chosen['schedule']}`**: {explain(chosen['schedule'])}. On dev it is the cheapest that keeps "
+        f"{title}**`{chosen['schedule']}`**: {describe_schedule(chosen['schedule'])}. On dev it is the cheapest that keeps "
         f"{goal:.0%} of layer {chosen['deepest']}'s {chosen['measure']}: {kept['dev']:.1%} ({chosen['dev']:.3f} of "
         f"{deepest['dev']:.3f}) at {chosen['dev flops']:.0%} of its FLOPs.\nIt {verdict}: {kept['test']:.1%} "
         f"({chosen['test']:.3f} of {deepest['test']:.3f}) at {chosen['test flops']:.0%}; 99% at half the FLOPs: "
@@ -214,7 +213,7 @@ def on_cascade(evidence: Evidence, arm: pd.Series) -> str:
     )
 
 
-def explain(schedule: str) -> str:
+def describe_schedule(schedule: str) -> str:
     """`2:20 4:10 6` in words."""
     *keep, last = schedule.split()
     stages = [stage.split(":") for stage in keep]
@@ -225,7 +224,7 @@ def explain(schedule: str) -> str:
 # --- words ---------------------------------------------------------------------------------------------
 
 
-def of_arm(table: pd.DataFrame, arm: pd.Series) -> pd.DataFrame:
+def rows_of_arm(table: pd.DataFrame, arm: pd.Series) -> pd.DataFrame:
     """The rows of an arm. arm: the values of ARM_COLUMNS, by name."""
     return table[(table[ARM_COLUMNS] == arm).all(axis=1)]
 
@@ -246,13 +245,13 @@ def _score(evidence: Evidence, row: pd.Series) -> str:
 
 
 def _price(evidence: Evidence, arm: pd.Series, exit: str) -> str:
-    cost = of_arm(evidence.cost, arm).set_index("exit")
+    cost = rows_of_arm(evidence.cost, arm).set_index("exit")
     if exit not in cost.index:  # a cascade of one exit
         return ""
     time = cost.loc[exit, "time"]
     timed = (
         ""
         if pd.isna(time)
-        else f" and {percent(time)} of its time, {number(cost.loc[exit, 'p50 ms'])} ms a list"
+        else f" and {format_percent(time)} of its time, {format_number(cost.loc[exit, 'p50 ms'])} ms a list"
     )
-    return f"It takes {percent(cost.loc[exit, 'flops'])} of the deepest exit's FLOPs{timed}."
+    return f"It takes {format_percent(cost.loc[exit, 'flops'])} of the deepest exit's FLOPs{timed}."

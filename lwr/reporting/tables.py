@@ -77,7 +77,7 @@ def _read(file: Path, required: dict[str, type]) -> dict[str, Any]:
 # --- quality by layer ----------------------------------------------------------------------------------
 
 
-def layers_table(
+def build_layers_table(
     measures: pd.DataFrame, primary: str, costs: pd.DataFrame, cascades: pd.DataFrame
 ) -> pd.DataFrame:
     """One row per data set for the first stage, one per arm (seeds pooled) and exit; the cascade is the arm's last.
@@ -156,10 +156,10 @@ def _one_first_stage(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     )
 
 
-def readable_layers(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+def format_layers(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """The same as text: three decimals, `mean ± sd` where there are several seeds, shares in per cent."""
     exits = table["layer"] > 0
-    rows = arm_columns(table)
+    rows = format_arms(table)
     rows["layer"] = table["layer"].astype(str).where(exits, "first stage")
     rows["layer"] = rows["layer"].where(table["exit"] != "cascade", "cascade " + table["schedule"])
     for name in names:
@@ -167,15 +167,15 @@ def readable_layers(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
         rows[name] = table[name].map("{:.3f}".format) + spread
     shares = {"share of score": "share of score", "share of gain": "share of gain", "flops": "FLOPs"}
     for name, title in shares.items():
-        rows[title] = table[name].map(percent)
+        rows[title] = table[name].map(format_percent)
     if table["p50 ms"].notna().any():
-        rows["ms"] = table["p50 ms"].map(number)
+        rows["ms"] = table["p50 ms"].map(format_number)
     if table["ties"].max() >= 0.001:
         rows["ties"] = table["ties"].map(lambda share: "" if pd.isna(share) else f"{share:.1%}")
     return rows
 
 
-def arm_columns(table: pd.DataFrame) -> pd.DataFrame:
+def format_arms(table: pd.DataFrame) -> pd.DataFrame:
     """The arm as text; what was trained on is told where it is not what is ranked."""
     exits = table["base_model"].ne("")
     rows = pd.DataFrame({"data set": table["dataset"]})
@@ -187,11 +187,11 @@ def arm_columns(table: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     return "" if pd.isna(share) else f"{share:.0%}"
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Three digits that count; nothing for what was not measured."""
     if pd.isna(value):
         return ""
@@ -201,31 +201,31 @@ def number(value: float) -> str:
 # --- cost and cascades ---------------------------------------------------------------------------------
 
 
-def readable_costs(costs: pd.DataFrame) -> pd.DataFrame:
+def format_costs(costs: pd.DataFrame) -> pd.DataFrame:
     """One row per arm and exit; FLOPs and time also as shares of the deepest exit's, side by side."""
-    rows = arm_columns(costs)
+    rows = format_arms(costs)
     rows["exit"] = (
         costs["exit"].str.removeprefix("layer_").where(costs["exit"] != "cascade", costs["schedule"])
     )
-    rows["GFLOPs per pair"] = costs["gflops per pair"].map(number)
-    rows["FLOPs"] = costs["flops"].map(percent)
-    rows["time"] = costs["time"].map(percent)
-    rows["p50 ms"], rows["p95 ms"] = costs["p50 ms"].map(number), costs["p95 ms"].map(number)
-    rows["pairs/s"] = costs["pairs per second"].map(number)
-    rows["parameters, M"] = (costs["parameters"] / 1e6).map(number)
-    rows["peak memory, MiB"] = costs["peak memory MiB"].map(number)
+    rows["GFLOPs per pair"] = costs["gflops per pair"].map(format_number)
+    rows["FLOPs"] = costs["flops"].map(format_percent)
+    rows["time"] = costs["time"].map(format_percent)
+    rows["p50 ms"], rows["p95 ms"] = costs["p50 ms"].map(format_number), costs["p95 ms"].map(format_number)
+    rows["pairs/s"] = costs["pairs per second"].map(format_number)
+    rows["parameters, M"] = (costs["parameters"] / 1e6).map(format_number)
+    rows["peak memory, MiB"] = costs["peak memory MiB"].map(format_number)
     return rows
 
 
-def readable_cascades(cascades: pd.DataFrame) -> pd.DataFrame:
+def format_cascades(cascades: pd.DataFrame) -> pd.DataFrame:
     """One row per arm and schedule of its dev front; `kept` is the share of the deepest exit's quality."""
     deepest = cascades[cascades["schedule"] == cascades["deepest"]].set_index(ARM_COLUMNS)[["dev", "test"]]
     full = cascades[ARM_COLUMNS].merge(deepest.reset_index(), how="left", on=ARM_COLUMNS)
-    rows = arm_columns(cascades)
+    rows = format_arms(cascades)
     rows["schedule"] = cascades["schedule"]
     rows["chosen"] = cascades["chosen"].map({True: "yes", False: ""})
     for split in ("dev", "test"):
-        rows[f"{split} FLOPs"] = cascades[f"{split} flops"].map(percent)
+        rows[f"{split} FLOPs"] = cascades[f"{split} flops"].map(format_percent)
         rows[f"{split} {cascades['measure'].iloc[0]}"] = cascades[split].map("{:.3f}".format)
         rows[f"{split} kept"] = (cascades[split] / full[split].to_numpy()).map("{:.1%}".format)
     return rows
@@ -239,15 +239,15 @@ def tables(
 ) -> None:
     """layers, cost and cascades as .csv (numbers) and .md (text), layers also as .tex, in the folder `out`."""
     measured, cost, decided = read_measures(measures), read_costs(costs), read_cascades(cascades)
-    table = layers_table(measured, primary, cost, decided)
-    text = readable_layers(table, [name for name in dict.fromkeys(measured["measure"]) if name != "ties"])
+    table = build_layers_table(measured, primary, cost, decided)
+    text = format_layers(table, [name for name in dict.fromkeys(measured["measure"]) if name != "ties"])
     write_table(out / "layers", table, text)
     _write(out / "layers.tex", text.to_latex(index=False, escape=True))
     device = f"Times of ranking one list of {cost['candidates'].iloc[0]} passages, from texts to ranking, on "
     device += f"{cost['device'].iloc[0]}, {cost['precision'].iloc[0]}.\n\n"
     timed = cost["p50 ms"].notna().any()
-    write_table(out / "cost", cost, readable_costs(cost), device if timed else "Nothing was timed.\n\n")
-    write_table(out / "cascades", decided, readable_cascades(decided))
+    write_table(out / "cost", cost, format_costs(cost), device if timed else "Nothing was timed.\n\n")
+    write_table(out / "cascades", decided, format_cascades(decided))
 
 
 def write_comparisons(measures: Sequence[Path], primary: str, margin: float, out: Path) -> None:

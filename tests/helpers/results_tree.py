@@ -22,7 +22,7 @@ from lwr.evaluation.cost import cost
 from lwr.evaluation.evaluate import evaluate
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.checkpoint import describe
-from lwr.reporting.advise import write_advice
+from lwr.reporting.advise import advise
 from lwr.reporting.tables import tables, write_comparisons
 from lwr.scoring.score import score
 from lwr.training.train import train
@@ -79,7 +79,7 @@ def build(folder: Path) -> Path:
             evaluate(file, collection, split, ["nDCG@10", "RR@10"], decided, cell, measures[-1], runs)
     tables(measures, [spent], [decided], "nDCG@10", results / "tables")
     write_comparisons(measures, "nDCG@10", 0.02, results / "tables")
-    write_advice(results / "tables", results / "tables/recommendation.md", None, None)
+    advise(results / "tables", results / "tables/recommendation.md", None, None)
     (results / "figures").mkdir()
     for kind, content in {
         "html": b"</html>",

@@ -9,7 +9,7 @@ import pytest
 
 from lwr.common.errors import BadInput
 from lwr.common.exits import ARM_COLUMNS
-from lwr.reporting.advise import advise, explain, read_evidence, write_advice
+from lwr.reporting.advise import advice_text, advise, describe_schedule, read_evidence
 
 ARMS = {"one": ("d", "d", "one", 2, "v"), "two": ("d", "d", "two", 3, "v")}
 ONE = {2: (0.30, 0.35), 3: (0.49, 0.44), 4: (0.50, 0.45)}
@@ -114,7 +114,7 @@ def section(advice: str, title: str, dataset: str = "d") -> str:
 @pytest.mark.parametrize("order", [("one", "two"), ("two", "one")])
 def test_the_best_model_is_devs_even_where_test_says_otherwise(grid, order):
     arms = {"one": rows("one", ONE), "two": rows("two", TWO)}
-    said = advise(grid(*(arms[name] for name in order)))
+    said = advice_text(grid(*(arms[name] for name in order)))
     assert (
         "The best model on dev is **one, start 2, v**: its deepest exit, layer 4, has nDCG@10 0.500 there and "
         "0.450 [0.400, 0.500] on test (first stage: 0.401)."
@@ -124,17 +124,17 @@ def test_the_best_model_is_devs_even_where_test_says_otherwise(grid, order):
 def test_a_model_is_as_good_as_its_deepest_exit(grid):
     peak = {3: (0.9, 0.9), 4: (0.4, 0.4)}
     cascade = rows("two", TWO, schedule="3:2 4", worth=(0.9, 0.9))
-    said = advise(grid(rows("two", peak, dataset="e"), rows("one", dataset="e"), cascade, rows("one")))
+    said = advice_text(grid(rows("two", peak, dataset="e"), rows("one", dataset="e"), cascade, rows("one")))
     assert said.count("The best model on dev is **one, start 2, v**") == 2
 
 
 def test_a_model_tells_what_it_was_trained_on_where_that_is_something_else(grid):
-    assert "**one, start 2, v trained on big**" in advise(grid(rows(trained_on="big")))
+    assert "**one, start 2, v trained on big**" in advice_text(grid(rows(trained_on="big")))
 
 
 def test_each_data_set_has_its_own_answers(grid):
     elsewhere = rows("two", TWO, as_good={3: (True, True)}, dataset="other")
-    said = advise(grid(rows(as_good={2: (True, True)}), elsewhere))
+    said = advice_text(grid(rows(as_good={2: (True, True)}), elsewhere))
     assert said.startswith("# Which layer to deploy\n\nEverything is chosen on dev; ")
     assert [line for line in said.splitlines() if line.startswith("## ")] == ["## d", "## other"]
     assert section(said, "The shallowest exit").startswith("**Layer 2**")
@@ -149,7 +149,7 @@ def test_each_data_set_has_its_own_answers(grid):
     ("confirmed", "verdict"), [(True, "Test confirms it:"), (False, "Test does not confirm it:")]
 )
 def test_the_shallowest_exit_is_chosen_by_dev_and_test_says_what_it_says(grid, confirmed, verdict):
-    said = advise(grid(rows(as_good={2: (False, True), 3: (True, confirmed)}), rows("two", TWO)))
+    said = advice_text(grid(rows(as_good={2: (False, True), 3: (True, confirmed)}), rows("two", TWO)))
     shallowest = section(said, "The shallowest exit as good as layer 4")
     assert shallowest.startswith(
         "**Layer 3**. Dev: -0.010 [-0.030, +0.010] to layer 4, so it loses less than 0.02"
@@ -160,17 +160,17 @@ def test_the_shallowest_exit_is_chosen_by_dev_and_test_says_what_it_says(grid, c
 
 
 def test_of_several_as_good_the_shallowest_is_taken(grid):
-    said = advise(grid(rows(as_good={2: (True, True), 3: (True, True)})))
+    said = advice_text(grid(rows(as_good={2: (True, True), 3: (True, True)})))
     assert section(said, "The shallowest exit").startswith("**Layer 2**")
 
 
 def test_a_cascade_is_no_layer_however_good(grid):
-    said = advise(grid(rows(schedule="2:3 4", as_good={"cascade": (True, True)})))
+    said = advice_text(grid(rows(schedule="2:3 4", as_good={"cascade": (True, True)})))
     assert section(said, "The shallowest exit").startswith("**Layer 4** itself")
 
 
 def test_the_deepest_exit_itself_where_dev_shows_no_other_to_be_as_good(grid):
-    said = advise(grid(rows(as_good={3: (False, True)})))
+    said = advice_text(grid(rows(as_good={3: (False, True)})))
     assert section(said, "The shallowest exit") == (
         "**Layer 4** itself: on dev, no shallower exit is shown to lose less than 0.02 nDCG@10 (the closest, layer 2: "
         "-0.200 [-0.030, +0.010])."
@@ -178,13 +178,13 @@ def test_the_deepest_exit_itself_where_dev_shows_no_other_to_be_as_good(grid):
 
 
 def test_a_model_of_one_exit_has_nothing_shallower(grid):
-    said = advise(grid(rows(quality={4: (0.5, 0.5)})))
+    said = advice_text(grid(rows(quality={4: (0.5, 0.5)})))
     assert section(said, "The shallowest exit").startswith("**Layer 4** itself")
     assert "closest" not in said
 
 
 def test_what_was_not_timed_has_a_price_in_flops_alone(grid):
-    said = advise(grid(rows(as_good={3: (True, True)}, timed=None)))
+    said = advice_text(grid(rows(as_good={3: (True, True)}, timed=None)))
     assert section(said, "The shallowest exit").endswith("It takes 75% of the deepest exit's FLOPs.")
 
 
@@ -203,7 +203,7 @@ def test_what_was_not_timed_has_a_price_in_flops_alone(grid):
 )
 def test_the_best_on_dev_within_the_budget(grid, budget_ms, best):
     # two is as fast, and far better on test alone
-    said = advise(grid(rows(schedule="2:3 4"), rows("two", TWO)), budget_ms)
+    said = advice_text(grid(rows(schedule="2:3 4"), rows("two", TWO)), budget_ms)
     assert section(said, "The best within").startswith(
         f"**{best}**: 95 of 100 lists of 10 candidates on a lathe"
     )
@@ -212,7 +212,7 @@ def test_the_best_on_dev_within_the_budget(grid, budget_ms, best):
 
 def test_another_model_is_taken_where_it_is_better_within_the_budget(grid):
     faster = rows("two", {3: (0.20, 0.2), 4: (0.45, 0.2)}, timed=0.5)
-    within = section(advise(grid(rows(), faster), 11), "The best within")
+    within = section(advice_text(grid(rows(), faster), 11), "The best within")
     assert within.startswith("**layer 4 of two, start 3, v**")
     assert within.endswith("nDCG@10 0.450; on test it has 0.200 [0.150, 0.250].")
 
@@ -220,23 +220,23 @@ def test_another_model_is_taken_where_it_is_better_within_the_budget(grid):
 def test_times_are_scaled_to_the_number_of_candidates(grid):
     folder = grid(rows())
     # 25 candidates: 25, 37.5 and 50 ms
-    within = section(advise(folder, 49, 25), "The best within")
+    within = section(advice_text(folder, 49, 25), "The best within")
     assert within.startswith(
         "**layer 3 of one, start 2, v**: 95 of 100 lists of 25 candidates on a lathe (scaled from 10) take at most "
         "37.5 ms."
     )
-    assert section(advise(folder, 50, 25), "The best within").startswith(f"**{FOUR_OF_ONE}**")
-    assert "scaled" not in advise(folder, 50, 10)
+    assert section(advice_text(folder, 50, 25), "The best within").startswith(f"**{FOUR_OF_ONE}**")
+    assert "scaled" not in advice_text(folder, 50, 10)
 
 
 def test_a_budget_too_small_says_what_the_fastest_takes(grid):
-    assert section(advise(grid(rows()), 9.9), "The best within") == (
+    assert section(advice_text(grid(rows()), 9.9), "The best within") == (
         "Nothing: the fastest, layer 2 of one, start 2, v, takes 10 ms for lists of 10 candidates on a lathe."
     )
 
 
 def test_without_a_budget_there_is_an_answer_for_each(grid):
-    said = section(advise(grid(rows(schedule="2:3 4"), rows("two", TWO))), "The best within")
+    said = section(advice_text(grid(rows(schedule="2:3 4"), rows("two", TWO))), "The best within")
     assert [line for line in said.splitlines() if line.startswith("|")] == [
         "| from ms | take | dev | test |",
         "|--:|:--|--:|--:|",
@@ -249,8 +249,8 @@ def test_without_a_budget_there_is_an_answer_for_each(grid):
 def test_a_budget_is_refused_where_nothing_was_timed(grid):
     folder = grid(rows(timed=None))
     with pytest.raises(BadInput, match=r"nothing was timed in this grid; set `cost: \{queries: 20\}`"):
-        advise(folder, 100)
-    assert section(advise(folder), "The best within").startswith("Nothing was timed")
+        advice_text(folder, 100)
+    assert section(advice_text(folder), "The best within").startswith("Nothing was timed")
 
 
 # --- the cascade ---------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def test_a_budget_is_refused_where_nothing_was_timed(grid):
     ],
 )
 def test_what_test_says_of_a_cascade(grid, on_test, flops, verdict):
-    said = advise(grid(rows(schedule="2:3 4", worth=(0.495, on_test), flops=(0.4, flops))))
+    said = advice_text(grid(rows(schedule="2:3 4", worth=(0.495, on_test), flops=(0.4, flops))))
     cascade = section(said, "The best cascade")
     assert cascade.startswith(
         "**`2:3 4`**: layer 2 keeps the best 3, layer 4 ranks them. On dev it is the cheapest that keeps 99% of layer "
@@ -282,12 +282,12 @@ def test_what_test_says_of_a_cascade(grid, on_test, flops, verdict):
 
 
 def test_no_cascade_where_dev_chooses_the_deepest_exit(grid):
-    said = section(advise(grid(rows())), "The best cascade")
+    said = section(advice_text(grid(rows())), "The best cascade")
     assert said == "None: on dev no cascade keeps 99% of layer 4's nDCG@10 for less."
 
 
 def test_the_cascade_is_the_best_models_own(grid):
-    said = advise(grid(rows("two", TWO, schedule="3:9 4"), rows(schedule="2:3 4")))
+    said = advice_text(grid(rows("two", TWO, schedule="3:9 4"), rows(schedule="2:3 4")))
     assert section(said, "The best cascade").startswith("**`2:3 4`**")
 
 
@@ -300,7 +300,7 @@ def test_the_cascade_is_the_best_models_own(grid):
     ],
 )
 def test_a_schedule_in_words(schedule, words):
-    assert explain(schedule) == words
+    assert describe_schedule(schedule) == words
 
 
 # --- files ---------------------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ def test_a_missing_table_is_named(grid, name):
     folder = grid(rows())
     (folder / f"{name}.csv").unlink()
     with pytest.raises(BadInput, match=rf"{name}\.csv: no such file; run the workflow"):
-        advise(folder)
+        advice_text(folder)
 
 
 def test_the_measure_and_the_margin_are_the_comparisons_own(grid):
@@ -321,6 +321,6 @@ def test_the_measure_and_the_margin_are_the_comparisons_own(grid):
 
 def test_what_is_written_is_what_is_said(grid, tmp_path):
     folder = grid(rows(schedule="2:3 4"))
-    write_advice(folder, tmp_path / "new/recommendation.md", 15, 20)
-    assert (tmp_path / "new/recommendation.md").read_text(encoding="utf-8") == advise(folder, 15, 20)
-    assert advise(folder, 15, 20) != advise(folder)
+    advise(folder, tmp_path / "new/recommendation.md", 15, 20)
+    assert (tmp_path / "new/recommendation.md").read_text(encoding="utf-8") == advice_text(folder, 15, 20)
+    assert advice_text(folder, 15, 20) != advice_text(folder)

@@ -9,13 +9,13 @@ import pytest
 
 from lwr.common.json_lines import write_json
 from lwr.reporting.tables import (
-    layers_table,
-    number,
+    build_layers_table,
+    format_cascades,
+    format_costs,
+    format_layers,
+    format_number,
     read_cascades,
     read_costs,
-    readable_cascades,
-    readable_costs,
-    readable_layers,
     tables,
     write_comparisons,
 )
@@ -92,7 +92,7 @@ def table(tmp_path):
             costs.append(cost_file(tmp_path / f"cost{i}.json", set(of_arm["exit"]), timed, **arm))
             chosen = SCHEDULE if has_cascade else "4"
             cascades.append(cascade_file(tmp_path / f"cascade{i}.json", chosen, **arm))
-        return layers_table(together, "nDCG@10", read_costs(costs), read_cascades(cascades))
+        return build_layers_table(together, "nDCG@10", read_costs(costs), read_cascades(cascades))
 
     return table
 
@@ -157,12 +157,12 @@ def test_seeds_are_pooled_into_mean_and_spread(table):
     assert rows["nDCG@10 sd"][3] == pytest.approx(0.1 * 2**0.5)
     assert list(rows["seeds"]) == [1, 2, 2, 2]
     assert pd.isna(rows["nDCG@10 sd"][0]), "a first stage has no seeds"
-    text = readable_layers(rows, ["nDCG@10"])
+    text = format_layers(rows, ["nDCG@10"])
     assert list(text["nDCG@10"])[::3] == ["0.400", "0.500 ± 0.141"]
 
 
 def test_one_seed_has_no_spread_in_the_text(table):
-    text = readable_layers(table(both_splits(GOOD)), ["nDCG@10"])
+    text = format_layers(table(both_splits(GOOD)), ["nDCG@10"])
     assert list(text["nDCG@10"]) == ["0.400", "0.300", "0.450", "0.500"]
     assert list(text["share of gain"]) == ["", "-100%", "50%", "100%"]
 
@@ -199,17 +199,17 @@ def test_ties_are_the_mean_of_queries_and_seeds(table):
     rows = table(*(both_splits(WITH_CASCADE, seed=s, ties=share) for s, share in ((1, 0.1), (2, 0.3))))
     assert list(rows["ties"][:4]) == pytest.approx([0.2] * 4)
     assert pd.isna(rows["ties"][4])
-    assert list(readable_layers(rows, ["nDCG@10"])["ties"]) == ["20.0%"] * 4 + [""]
+    assert list(format_layers(rows, ["nDCG@10"])["ties"]) == ["20.0%"] * 4 + [""]
 
 
 def test_the_text_tells_what_there_is_alone(table):
-    short = readable_layers(table(both_splits(GOOD), timed=False), ["nDCG@10"])
+    short = format_layers(table(both_splits(GOOD), timed=False), ["nDCG@10"])
     assert "ms" not in short
     assert "ties" not in short
     assert "trained on" not in short
     assert list(short["layer"]) == ["first stage", "2", "3", "4"]
     assert list(short["FLOPs"]) == ["", "50%", "75%", "100%"]
-    long = readable_layers(table(both_splits(WITH_CASCADE, ties=0.001, trained_on="big")), ["nDCG@10"])
+    long = format_layers(table(both_splits(WITH_CASCADE, ties=0.001, trained_on="big")), ["nDCG@10"])
     assert list(long["ms"]) == ["", "5", "8", "10", "6"]
     assert list(long["layer"])[-1] == "cascade 2:3 3"
     assert list(long["ties"])[:2] == ["0.1%"] * 2
@@ -225,7 +225,7 @@ def test_flops_and_time_are_shares_of_the_deepest_exit_also_where_a_cascade_come
     assert list(costs["flops"]) == pytest.approx([0.5, 0.75, 1, 0.6] * 2)
     assert list(costs["time"]) == pytest.approx([0.5, 0.8, 1, 0.6] * 2)
     assert list(costs["start_layer"]) == [2] * 4 + [3] * 4
-    text = readable_costs(costs)
+    text = format_costs(costs)
     assert list(text["exit"])[:4] == ["2", "3", "4", SCHEDULE]
     assert list(text["time"])[:4] == ["50%", "80%", "100%", "60%"]
     assert list(text["pairs/s"])[:2] == ["2,000", "1,250"]
@@ -236,7 +236,7 @@ def test_what_was_not_timed_has_flops_alone(tmp_path):
     costs = read_costs([cost_file(tmp_path / "a.json", timed=False)])
     assert costs[["time", "p50 ms", "p95 ms", "pairs per second", "peak memory MiB"]].isna().all(axis=None)
     assert list(costs["flops"]) == pytest.approx([0.5, 0.75, 1, 0.6])
-    text = readable_costs(costs)
+    text = format_costs(costs)
     assert set(text["time"]) == set(text["p50 ms"]) == set(text["peak memory, MiB"]) == {""}
 
 
@@ -244,7 +244,7 @@ def test_what_a_schedule_keeps_is_of_its_own_arms_deepest_exit(tmp_path):
     decided = read_cascades(
         [cascade_file(tmp_path / "a.json"), cascade_file(tmp_path / "b.json", "4", start=3)]
     )
-    text = readable_cascades(decided)
+    text = format_cascades(decided)
     assert list(text["schedule"]) == ["2", SCHEDULE, "4"] * 2
     assert list(text["dev kept"]) == ["60.0%", "99.0%", "100.0%"] * 2
     assert list(text["test kept"]) == ["50.0%", "80.0%", "100.0%"] * 2
@@ -267,7 +267,7 @@ def test_what_a_schedule_keeps_is_of_its_own_arms_deepest_exit(tmp_path):
     ],
 )
 def test_a_ihas_three_digits_that_count(value, text):
-    assert number(value) == text
+    assert format_number(value) == text
 
 
 # --- files ---------------------------------------------------------------------------------------------
