@@ -3,9 +3,9 @@
 #   snakemake --cores 2                                       the quickstart grid (config/config.yaml)
 #   snakemake --cores 2 --configfile config/other.yaml        another grid
 #
-# The way of one cell: data.smk (collect, retrieve, mine) -> train.smk (base, train) -> score.smk (score)
+# One cell: data.smk (collect, retrieve, mine) -> train.smk (base, train) -> score.smk (score)
 # -> choose.smk (cascade, cost) -> evaluate.smk (evaluate) -> report.smk (compare, tables, advise, figures, report).
-# Every path of results/ is named in common.smk.
+# Every path of results/ is named in lwr/common/results_tree.py.
 
 from snakemake.utils import min_version
 
@@ -29,16 +29,16 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 
 
-# Not the tables alone: what a run leaves behind is part of the result, and made again where it is lost.
+# Models, scores and runs too, not the tables alone: what is lost is made again.
 rule all:
     default_target: True
     input:
-        of_each_cell(MODEL),
-        of_each_cell(SCORES, split="dev"),
-        of_each_cell(SCORES, split="test"),
-        of_each_cell(MEASURES, split="dev"),
-        of_each_cell(MEASURES, split="test"),
-        of_each_cell(RUNS, split="test"),
+        model_paths(),
+        cell_paths(SCORES, split="dev"),
+        cell_paths(SCORES, split="test"),
+        cell_paths(MEASURES, split="dev"),
+        cell_paths(MEASURES, split="test"),
+        cell_paths(RUNS, split="test"),
         LAYERS_TABLE,
         OTHER_TABLES,
         COMPARISONS,
@@ -52,7 +52,7 @@ onsuccess:
         print(Path(LAYERS_TABLE[1]).read_text())
         print(Path(RECOMMENDATION).read_text())
     print(f"Open {REPORT}: recommendation, figures and tables in one page, which works offline.")
-    print(f"Tables: {TABLES}/   models, scores, runs, measures: {RESULTS}/cells/   logs: {LOGS}/")
+    print(f"Tables: {TREE.tables}/   models, scores, runs, measures: {TREE.root}/cells/   logs: {LOGS}/")
 
 
 onerror:
@@ -60,5 +60,5 @@ onerror:
     for rule, log_file in failures("".join(Path(file).read_text() for file in log)):
         print(f"  {rule}  {log_file}")
     print(
-        "Mend it and run the same command again: what is done stays, trainings go on from their checkpoints."
+        "Fix it and run the same command again: finished steps stay, trainings go on from their checkpoints."
     )

@@ -32,7 +32,9 @@ def package_edges() -> Edges:
     """Return (package, package that imports it) of lwr/, imports through other modules included."""
     package = ROOT / "lwr"
     files = {
-        folder.name: list(folder.rglob("*.py")) for folder in package.iterdir() if (folder / "__init__.py").is_file()
+        folder.name: list(folder.rglob("*.py"))
+        for folder in package.iterdir()
+        if (folder / "__init__.py").is_file()
     }
     return {
         (other.relative_to(package).parts[0], name)

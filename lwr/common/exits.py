@@ -14,7 +14,7 @@ ARM_COLUMNS = ["dataset", "trained_on", "base_model", "start_layer", "variant"]
 _LAYER = re.compile(r"layer_(\d+)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Arm:
     """A point of the grid without its seed; the seeds are repetitions of it."""
 
@@ -24,7 +24,7 @@ class Arm:
     variant: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Cell(Arm):
     """A point of the grid: one training."""
 

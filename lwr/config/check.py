@@ -35,7 +35,7 @@ def problems_between_parts(config: GridConfig) -> list[Problem]:
 def summary(config: GridConfig) -> str:
     """What a grid holds, for people."""
     cells = config.cells()
-    trained = dict.fromkeys(cell.dataset for cell in cells)
+    trained = dict.fromkeys(cell.trained_on for cell in cells)
     rows = [("data set", f"{name}; ranked: {', '.join(config.tests_of(name))}") for name in trained]
     for name, last in _layers(config)[0].items():
         starts = ", ".join(map(str, config.start_layers_of(name)))

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
 
+from lwr.common.exits import Arm, Cell
 from lwr.config.data import DatasetConfig
 from lwr.config.evaluation import CascadeSearchConfig, CostConfig, ScoringConfig
 from lwr.config.model import BaseModelConfig
 from lwr.config.section import Layers, Name, Section
 from lwr.config.training import TrainingConfig, TrainingOverride
-
-
-@dataclass(frozen=True, order=True)
-class Cell:
-    """One point of the grid: one training run."""
-
-    dataset: str
-    base_model: str
-    start_layer: int
-    variant: str
-    seed: int
 
 
 class GridConfig(Section):
@@ -68,6 +57,7 @@ class GridConfig(Section):
         return self.datasets[dataset].tests or [dataset]
 
     def cells(self) -> list[Cell]:
+        """Return the cells of the grid: one training each."""
         return [
             Cell(dataset, base_model, start_layer, variant, seed)
             for dataset, about in self.datasets.items()
@@ -78,9 +68,9 @@ class GridConfig(Section):
             for seed in self.seeds
         ]
 
-    def arms(self) -> list[Cell]:
-        """The first cell of each arm: of what differs in seeds alone."""
-        return [cell for cell in self.cells() if cell.seed == self.seeds[0]]
+    def arms(self) -> list[Arm]:
+        """Return the arms of the grid, in the order of its cells."""
+        return list(dict.fromkeys(cell.arm for cell in self.cells()))
 
     def train_settings(self, base_model: str, variant: str) -> dict[str, Any]:
         """What `lwr train` needs to know of this config for one base model under one variant."""

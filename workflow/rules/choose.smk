@@ -3,11 +3,11 @@
 
 rule cascade:
     input:
-        model=of_first_seed(MODEL),
-        dev=of_seeds(SCORES, split="dev"),
-        test=of_seeds(SCORES, split="test"),
-        dev_qrels=of_tested(QRELS, split="dev"),
-        test_qrels=of_tested(QRELS, split="test"),
+        model=first_seed(MODEL),
+        dev=across_seeds(SCORES, split="dev"),
+        test=across_seeds(SCORES, split="test"),
+        dev_qrels=ranked_collection(QRELS, split="dev"),
+        test_qrels=ranked_collection(QRELS, split="test"),
     output:
         CASCADE,
     log:
@@ -19,10 +19,10 @@ rule cascade:
         runtime=60,
     params:
         folder=lambda w, input: collection_of(input.dev_qrels),
-        dev=lambda w, input: options("--dev", input.dev),
-        test=lambda w, input: options("--test", input.test),
-        settings=settings(GRID.cascade),
-        arm=lambda w: settings(arm_of(w)),
+        dev=lambda w, input: repeated_option("--dev", input.dev),
+        test=lambda w, input: repeated_option("--test", input.test),
+        settings=as_json(GRID.cascade),
+        arm=lambda w: as_json(ranked_arm(w)),
         code=CODE["cascade"],
     shell:
         "lwr cascade {params.dev} {params.test} --model {input.model:q} --collection {params.folder:q}"
@@ -32,10 +32,10 @@ rule cascade:
 # Many threads, so that on a small machine it runs alone: jobs that measure side by side would measure each other.
 rule cost:
     input:
-        model=of_first_seed(MODEL),
-        corpus=of_tested(CORPUS),
-        queries=of_tested(QUERIES),
-        scores=of_first_seed(SCORES, split="test"),
+        model=first_seed(MODEL),
+        corpus=ranked_collection(CORPUS),
+        queries=ranked_collection(QUERIES),
+        scores=first_seed(SCORES, split="test"),
         cascade=CASCADE,
     output:
         COST,
@@ -50,9 +50,9 @@ rule cost:
         runtime=120,
     params:
         folder=lambda w, input: folder_of(input.corpus),
-        scoring=settings(GRID.score.model_copy(update={"shards": 1})),
-        settings=settings(GRID.cost),
-        arm=lambda w: settings(arm_of(w)),
+        scoring=as_json(GRID.score.model_copy(update={"shards": 1})),
+        settings=as_json(GRID.cost),
+        arm=lambda w: as_json(ranked_arm(w)),
         label=f"cost {ARM} {{tested}}",
         code=CODE["cost"],
     shell:

@@ -1,16 +1,18 @@
-# The typed config, every path of results/ (named here once), wildcard constraints, and code digests.
+# The typed config, the paths of results/ as patterns, wildcard constraints, helpers of the rules, and code digests.
 
 import json
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
 
 import lwr
-from lwr.config.load import load
+from lwr.common.code_digest import code_digest
 from lwr.common.errors import BadInput
 from lwr.common.hashing import sha256
-from lwr.common.code_digest import code_digest
+from lwr.common.results_tree import WILDCARD_CELL, ResultsTree
+from lwr.config.load import load
 
 try:
     GRID = load(config, [Path(file) for file in workflow.configfiles])
@@ -20,44 +22,34 @@ except BadInput as error:
 # Rules call the `lwr` that is installed beside this Snakemake, activated or not; and fail where any part of a pipe does.
 shell.prefix(f'set -euo pipefail; PATH={quote(str(Path(sys.executable).parent))}:"$PATH"; ')
 
-RESULTS = GRID.results
-LOGS = f"{RESULTS}/logs"
+# Patterns of paths. {dataset} is the data set that a cell is trained on, {tested} the one that it ranks: most often the
+# same. An arm is a cell without its seed.
+TREE = ResultsTree(Path(GRID.results))
+LOGS = str(TREE.logs)
 
-COLLECTION = f"{RESULTS}/collections/{{dataset}}"
-CORPUS = f"{COLLECTION}/corpus.jsonl"
-QUERIES = f"{COLLECTION}/queries.jsonl"
-QRELS = f"{COLLECTION}/qrels/{{split}}.tsv"
-RUN = f"{COLLECTION}/runs/{{split}}.trec"
-GROUPS = f"{COLLECTION}/groups.jsonl"
+CORPUS = str(TREE.corpus("{dataset}"))
+QUERIES = str(TREE.queries("{dataset}"))
+QRELS = str(TREE.qrels("{dataset}", "{split}"))
+RUN = str(TREE.run("{dataset}", "{split}"))
+GROUPS = str(TREE.groups("{dataset}"))
+BASE_MODEL = str(TREE.base_model("{base_model}"))
 
-BASE_MODEL = f"{RESULTS}/base_models/{{base_model}}.json"
-
-# An arm is a cell without its seed: seeds are repetitions of it.
-ARM = "{dataset}/{base_model}/start{start_layer}/{variant}"
-ARMS = f"{RESULTS}/cells/{ARM}"
+ARM = "{dataset}/{base_model}/start{start_layer}/{variant}"  # in the names of logs and lines of progress
 CELL = f"{ARM}/seed{{seed}}"
-CELLS = f"{RESULTS}/cells/{CELL}"
-MODEL = f"{CELLS}/model"
-# {tested}: the data set that is ranked; most often the one that was trained on.
-SCORES = f"{CELLS}/scores/{{tested}}/{{split}}.parquet"
-SHARD = f"{CELLS}/scores/{{tested}}/{{split}}.shards/{{shard}}.parquet"
-MEASURES = f"{CELLS}/measures/{{tested}}/{{split}}.parquet"
-RUNS = f"{CELLS}/runs/{{tested}}/{{split}}"
-CASCADE = f"{ARMS}/cascade/{{tested}}.json"
-COST = f"{ARMS}/cost/{{tested}}.json"
+MODEL = str(TREE.model(WILDCARD_CELL))
+SCORES = str(TREE.scores(WILDCARD_CELL, "{tested}", "{split}"))
+SHARD = str(TREE.score_shard(WILDCARD_CELL, "{tested}", "{split}", "{shard}"))
+MEASURES = str(TREE.measures(WILDCARD_CELL, "{tested}", "{split}"))
+RUNS = str(TREE.runs(WILDCARD_CELL, "{tested}", "{split}"))
+CASCADE = str(TREE.cascade(WILDCARD_CELL, "{tested}"))
+COST = str(TREE.cost(WILDCARD_CELL, "{tested}"))
 
-TABLES = f"{RESULTS}/tables"
-LAYERS_TABLE = [f"{TABLES}/layers.{kind}" for kind in ("csv", "md", "tex")]
-OTHER_TABLES = [f"{TABLES}/{name}.{kind}" for name in ("cost", "cascades") for kind in ("csv", "md")]
-COMPARISONS = [f"{TABLES}/comparisons.{kind}" for kind in ("csv", "md")]
-RECOMMENDATION = f"{TABLES}/recommendation.md"
-FIGURES = f"{RESULTS}/figures"
-FIGURE_FILES = [
-    f"{FIGURES}/{name}.{kind}"
-    for name in ("quality", "gain", "flops", "latency", "wins", "training")
-    for kind in ("html", "svg", "png", "json")
-]
-REPORT = f"{RESULTS}/report.html"
+LAYERS_TABLE = [str(path) for path in TREE.table("layers")]
+OTHER_TABLES = [str(path) for name in ("cost", "cascades") for path in TREE.table(name)]
+COMPARISONS = [str(path) for path in TREE.table("comparisons")]
+RECOMMENDATION = str(TREE.recommendation)
+FIGURE_FILES = [str(path) for path in TREE.figure_files()]
+REPORT = str(TREE.report)
 REPORT_TEMPLATE = Path(lwr.__file__).parent / "reporting/report.html"
 
 
@@ -72,66 +64,73 @@ wildcard_constraints:
     shard=r"\d+",
 
 
-def of_each_cell(template, **fixed):
+def wildcards_of(arm):
+    """The values of a pattern's wildcards for an arm or a cell."""
+    values = asdict(arm)
+    return {"dataset": values.pop("trained_on"), **values}
+
+
+def cell_paths(pattern, **fixed):
     """The path for every cell of the grid and every data set that it ranks."""
     return [
-        template.format(**vars(cell), tested=tested, **fixed)
+        pattern.format(**wildcards_of(cell), tested=tested, **fixed)
         for cell in GRID.cells()
-        for tested in GRID.tests_of(cell.dataset)
+        for tested in GRID.tests_of(cell.trained_on)
     ]
 
 
-def of_each_arm(template):
+def arm_paths(pattern):
     """The path for every arm of the grid and every data set that it ranks."""
     return [
-        template.format(**vars(arm), tested=tested)
+        pattern.format(**wildcards_of(arm), tested=tested)
         for arm in GRID.arms()
-        for tested in GRID.tests_of(arm.dataset)
+        for tested in GRID.tests_of(arm.trained_on)
     ]
 
 
-def of_each_training(template):
-    return [template.format(**vars(cell)) for cell in GRID.cells()]
+def model_paths():
+    """The folder of every trained model."""
+    return [MODEL.format(**wildcards_of(cell)) for cell in GRID.cells()]
 
 
-def of_seeds(template, **fixed):
+def across_seeds(pattern, **fixed):
     """The path for every seed of an arm."""
-    return expand(template, seed=GRID.seeds, **fixed, allow_missing=True)
+    return expand(pattern, seed=GRID.seeds, **fixed, allow_missing=True)
 
 
-def of_first_seed(template, **fixed):
-    """The path for the seed that stands for its arm where one is enough."""
-    return expand(template, seed=GRID.seeds[0], **fixed, allow_missing=True)
+def first_seed(pattern, **fixed):
+    """The path for the first seed, which represents its arm where one model is enough."""
+    return expand(pattern, seed=GRID.seeds[0], **fixed, allow_missing=True)
 
 
 def arm_of(w):
-    """How measures, cascades and costs name an arm; its data set is the one that is ranked."""
-    return {
-        "dataset": w.tested,
-        "trained_on": w.dataset,
-        "base_model": w.base_model,
-        "start_layer": int(w.start_layer),
-        "variant": w.variant,
-    }
+    """What identifies an arm, from the wildcards of a path."""
+    arm = {"base_model": w.base_model, "start_layer": int(w.start_layer), "variant": w.variant}
+    return {"trained_on": w.dataset, **arm}
 
 
-def options(name, values):
+def ranked_arm(w):
+    """The columns that identify an arm in measures, cascades and costs: the data set that it ranks comes first."""
+    return {"dataset": w.tested, **arm_of(w)}
+
+
+def repeated_option(name, values):
     """An option of a command, once for each value."""
     return " ".join(f"{name} {quote(str(value))}" for value in values)
 
 
-def of_tested(template, **fixed):
+def ranked_collection(pattern, **fixed):
     """Input function: the path of a collection, for the data set that is ranked."""
-    return lambda w: template.format(**{"dataset": w.tested, "split": w.get("split"), **fixed})
+    return lambda w: pattern.format(**{"dataset": w.tested, "split": w.get("split"), **fixed})
 
 
-def of_dev(template):
-    """Input function: the path of a collection, for the data set that training looks at."""
-    return lambda w: template.format(dataset=GRID.tests_of(w.dataset)[0], split="dev")
+def dev_collection(pattern):
+    """Input function: the path of a collection, for the data set on whose dev split training is evaluated."""
+    return lambda w: pattern.format(dataset=GRID.tests_of(w.dataset)[0], split="dev")
 
 
-def one_of(names):
-    """A wildcard constraint: one of these names; of none, what nothing matches."""
+def any_of(names):
+    """A wildcard constraint: one of these names; without names, what nothing matches."""
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
@@ -151,15 +150,15 @@ def collection_of(qrels):
     return folder_of(folder_of(qrels))
 
 
-def shown(files, category):
-    """Files that stand in Snakemake's own report, too."""
+def in_report(files, category):
+    """Files that Snakemake's own report shows, too."""
     labels = {file: {"what": Path(file).stem, "format": Path(file).suffix[1:]} for file in files}
     text = "../report/layers.rst" if files == LAYERS_TABLE else None
     return [report(file, caption=text, category=category, labels=labels[file]) for file in files]
 
 
-def settings(section):
-    """A slice of the config as the commands take it; where it stands in params, its edits cause reruns."""
+def as_json(section):
+    """A slice of the config as the commands take it. It is in a rule's params, so that an edit of it causes reruns."""
     return json.dumps(section if isinstance(section, dict) else section.slice())
 
 

@@ -15,7 +15,7 @@ rule collect:
     log:
         f"{LOGS}/collect/{{dataset}}.log",
     wildcard_constraints:
-        dataset=one_of(COLLECTED),
+        dataset=any_of(COLLECTED),
     conda:
         "../../environment.yml"
     resources:
@@ -23,7 +23,7 @@ rule collect:
         runtime=60,
     params:
         folder=lambda w, output: folder_of(output.corpus),
-        dataset=lambda w: settings(GRID.datasets[w.dataset].collection()),
+        dataset=lambda w: as_json(GRID.datasets[w.dataset].collection()),
         code=CODE["collect"],
     shell:
         "lwr collect --dataset {params.dataset:q} --out {params.folder:q} 2>&1 | tee {log:q}"
@@ -46,7 +46,7 @@ rule retrieve:
         runtime=120,
     params:
         folder=lambda w, input: folder_of(input.corpus),
-        settings=lambda w: settings(GRID.datasets[w.dataset].retrieval(w.split)),
+        settings=lambda w: as_json(GRID.datasets[w.dataset].retrieval(w.split)),
         code=CODE["retrieve"],
     shell:
         "lwr retrieve --collection {params.folder:q} --split {wildcards.split}"
@@ -65,7 +65,7 @@ rule mine:
     log:
         f"{LOGS}/mine/{{dataset}}.log",
     wildcard_constraints:
-        dataset=one_of(COLLECTED),
+        dataset=any_of(COLLECTED),
     conda:
         "../../environment.yml"
     resources:
@@ -73,7 +73,7 @@ rule mine:
         runtime=60,
     params:
         folder=lambda w, input: folder_of(input.corpus),
-        settings=lambda w: settings(GRID.datasets[w.dataset].mining),
+        settings=lambda w: as_json(GRID.datasets[w.dataset].mining),
         code=CODE["mine"],
     shell:
         "lwr mine --collection {params.folder:q} --run {input.run:q}"
@@ -88,14 +88,14 @@ rule groups:
     log:
         f"{LOGS}/groups/{{dataset}}.log",
     wildcard_constraints:
-        dataset=one_of(ADOPTED),
+        dataset=any_of(ADOPTED),
     conda:
         "../../environment.yml"
     resources:
         mem_mb=4000,
         runtime=60,
     params:
-        source=lambda w: settings(GRID.datasets[w.dataset].source),
+        source=lambda w: as_json(GRID.datasets[w.dataset].source),
         code=CODE["groups"],
     shell:
         "lwr groups --source {params.source:q} --out {output:q} 2>&1 | tee {log:q}"

@@ -5,7 +5,7 @@ rule evaluate:
     input:
         scores=SCORES,
         cascade=CASCADE,
-        qrels=of_tested(QRELS),
+        qrels=ranked_collection(QRELS),
     output:
         measures=MEASURES,
         runs=directory(RUNS),
@@ -19,7 +19,7 @@ rule evaluate:
     params:
         folder=lambda w, input: collection_of(input.qrels),
         measures=lambda w: ",".join(GRID.measures_of(w.tested)),
-        cell=lambda w: settings({**arm_of(w), "seed": int(w.seed)}),
+        cell=lambda w: as_json({**ranked_arm(w), "seed": int(w.seed)}),
         code=CODE["evaluate"],
     shell:
         "lwr evaluate --scores {input.scores:q} --collection {params.folder:q} --split {wildcards.split}"

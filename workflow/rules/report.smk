@@ -1,13 +1,13 @@
 # What people read: comparisons, tables, the recommendation, figures, and all of it in one page.
 
-EVERY_MEASURE = of_each_cell(MEASURES, split="dev") + of_each_cell(MEASURES, split="test")
+EVERY_MEASURE = cell_paths(MEASURES, split="dev") + cell_paths(MEASURES, split="test")
 
 
 rule compare:
     input:
         EVERY_MEASURE,
     output:
-        shown(COMPARISONS, "Comparisons"),
+        in_report(COMPARISONS, "Comparisons"),
     log:
         f"{LOGS}/compare.log",
     conda:
@@ -28,11 +28,11 @@ rule compare:
 rule tables:
     input:
         measures=EVERY_MEASURE,
-        costs=of_each_arm(COST),
-        cascades=of_each_arm(CASCADE),
+        costs=arm_paths(COST),
+        cascades=arm_paths(CASCADE),
     output:
-        shown(LAYERS_TABLE, "Quality by layer"),
-        shown(OTHER_TABLES, "Cost and cascades"),
+        in_report(LAYERS_TABLE, "Quality by layer"),
+        in_report(OTHER_TABLES, "Cost and cascades"),
     log:
         f"{LOGS}/tables.log",
     conda:
@@ -42,8 +42,8 @@ rule tables:
         runtime=60,
     params:
         folder=lambda w, output: folder_of(output[0]),
-        costs=lambda w, input: options("--cost", input.costs),
-        cascades=lambda w, input: options("--cascade", input.cascades),
+        costs=lambda w, input: repeated_option("--cost", input.costs),
+        cascades=lambda w, input: repeated_option("--cascade", input.cascades),
         primary=GRID.measures[0],
         code=CODE["tables"],
     shell:
@@ -77,10 +77,10 @@ rule figures:
         COMPARISONS,
         LAYERS_TABLE,
         OTHER_TABLES,
-        measures=of_each_cell(MEASURES, split="test"),
-        models=of_each_training(MODEL),
+        measures=cell_paths(MEASURES, split="test"),
+        models=model_paths(),
     output:
-        shown(FIGURE_FILES, "Figures"),
+        in_report(FIGURE_FILES, "Figures"),
     log:
         f"{LOGS}/figures.log",
     conda:
@@ -91,7 +91,7 @@ rule figures:
     params:
         tables=lambda w, input: folder_of(input[0]),
         folder=lambda w, output: folder_of(output[0]),
-        models=lambda w, input: options("--training", input.models),
+        models=lambda w, input: repeated_option("--training", input.models),
         primary=GRID.measures[0],
         code=CODE["figures"],
     shell:
@@ -106,7 +106,7 @@ rule report:
         OTHER_TABLES,
         RECOMMENDATION,
         figures=FIGURE_FILES,
-        models=of_each_training(MODEL),
+        models=model_paths(),
     output:
         REPORT,
     log:

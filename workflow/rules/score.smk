@@ -6,9 +6,9 @@ SHARDS = GRID.score.shards
 rule score:
     input:
         model=MODEL,
-        corpus=of_tested(CORPUS),
-        queries=of_tested(QUERIES),
-        run=of_tested(RUN),
+        corpus=ranked_collection(CORPUS),
+        queries=ranked_collection(QUERIES),
+        run=ranked_collection(RUN),
     output:
         SCORES if SHARDS == 1 else temp(SHARD),
     log:
@@ -21,7 +21,7 @@ rule score:
         runtime=480,
     params:
         folder=lambda w, input: folder_of(input.corpus),
-        settings=settings(GRID.score.model_copy(update={"shards": 1})),
+        settings=as_json(GRID.score.model_copy(update={"shards": 1})),
         shard="1/1" if SHARDS == 1 else f"{{shard}}/{SHARDS}",
         label=f"score {CELL} {{tested}} {{split}}",
         code=CODE["score"],

@@ -12,7 +12,7 @@ rule base:
         mem_mb=4000,
         runtime=120,
     params:
-        base=lambda w: settings(GRID.base_models[w.base_model].identity()),
+        base=lambda w: as_json(GRID.base_models[w.base_model].identity()),
         code=CODE["base"],
     shell:
         "lwr base --base {params.base:q} --out {output:q} 2>&1 | tee {log:q}"
@@ -22,10 +22,10 @@ rule train:
     input:
         base=BASE_MODEL,
         groups=GROUPS,
-        dev_corpus=of_dev(CORPUS),
-        dev_queries=of_dev(QUERIES),
-        dev_qrels=of_dev(QRELS),
-        dev_run=of_dev(RUN),
+        dev_corpus=dev_collection(CORPUS),
+        dev_queries=dev_collection(QUERIES),
+        dev_qrels=dev_collection(QRELS),
+        dev_run=dev_collection(RUN),
     output:
         directory(MODEL),
     log:
@@ -39,12 +39,13 @@ rule train:
         runtime=1440,
     params:
         folder=lambda w, input: folder_of(input.dev_corpus),
-        base=lambda w: settings(GRID.base_models[w.base_model].identity()),
-        settings=lambda w: settings(GRID.train_settings(w.base_model, w.variant)),
+        base=lambda w: as_json(GRID.base_models[w.base_model].identity()),
+        settings=lambda w: as_json(GRID.train_settings(w.base_model, w.variant)),
+        cell=lambda w: as_json({**arm_of(w), "seed": int(w.seed)}),
         label=f"train {CELL}",
         code=CODE["train"],
     shell:
         "lwr launch --gpus {resources.gpu} --processes {resources.processes} --"
         " train --base {params.base:q} --start-layer {wildcards.start_layer} --settings {params.settings:q}"
         " --groups {input.groups:q} --collection {params.folder:q} --dev-run {input.dev_run:q}"
-        " --seed {wildcards.seed} --out {output:q} --label {params.label:q} 2>&1 | tee {log:q}"
+        " --seed {wildcards.seed} --cell {params.cell:q} --out {output:q} --label {params.label:q} 2>&1 | tee {log:q}"
