@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pandas as pd
 from lwr.common.errors import BadInput
 from lwr.common.hashing import hash_share
 from lwr.common.json_lines import read_json
-from lwr.formats.trec import Run
+from lwr.formats.trec import Run, scores_by_rank
 from lwr.model.cascade_schedule import Schedule
 
 
@@ -73,15 +73,9 @@ def replay_all(scores: pd.DataFrame, schedule: Schedule) -> Run:
     order, read = replay(candidates, schedule)
     sizes = (read > 0).sum(axis=1)
     return {
-        query: by_place(docs[ranked[:size]])
+        query: scores_by_rank(docs[ranked[:size]])
         for query, docs, ranked, size in zip(candidates.queries, candidates.docs, order, sizes, strict=True)
     }
-
-
-def by_place(docs: Iterable[str]) -> list[tuple[str, float]]:
-    """Passages best first with what stands for their scores in a cascade's run, minus their place from 1 on: who left
-    at different exits, has no scores to compare."""
-    return [(doc, -float(place)) for place, doc in enumerate(docs, start=1)]
 
 
 def read_chosen_schedule(path: Path, exits: Sequence[int] | None = None) -> Schedule | None:

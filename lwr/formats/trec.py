@@ -37,6 +37,14 @@ def best_first(scored: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
     return ranked
 
 
+def scores_by_rank(doc_ids: Iterable[str]) -> list[tuple[str, float]]:
+    """Give each passage of a ranking minus its rank as its score.
+
+    A cascade's run has these, because scores of passages that were dropped at different exits do not compare.
+    """
+    return [(doc_id, -float(rank)) for rank, doc_id in enumerate(doc_ids, start=1)]
+
+
 def write_run(path: Path, run: Run, tag: str) -> None:
     """Write a run, whole or not at all; ranks count from 1.
 

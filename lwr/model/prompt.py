@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Self
+from typing import Any, Self
 
 from transformers import PreTrainedTokenizerBase
 
 from lwr.config.model import PromptTemplate
+
+UPSTREAM_INSTRUCTION = PromptTemplate().instruction
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,15 @@ class Prompt:
         queries = self.queries(query for query, _ in pairs)
         passages = self.passages(passage for _, passage in pairs)
         return [self.row(queries[query], passages[passage], instruction) for query, passage in pairs]
+
+
+def instruction_of(line: dict[str, Any]) -> str | None:
+    """Return the instruction that a training line sets itself, or None where the template's applies.
+
+    FlagEmbedding's scripts write its default instruction into every line, so that one does not replace the template's.
+    """
+    instruction = line.get("prompt")
+    return None if instruction == UPSTREAM_INSTRUCTION else instruction
 
 
 def yes_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

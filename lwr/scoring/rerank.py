@@ -23,15 +23,14 @@ from lwr.common.hashing import hash_share
 from lwr.common.json_lines import decode_lines, read_lines, write_jsonl
 from lwr.common.progress import progress
 from lwr.config.evaluation import ScoringConfig
-from lwr.evaluation.replay import by_place
 from lwr.formats.beir import read_passages, read_queries_file
 from lwr.formats.training_groups import read_group_lines
-from lwr.formats.trec import best_first, read_run, write_run
+from lwr.formats.trec import best_first, read_run, scores_by_rank, write_run
 from lwr.model.cascade_schedule import Schedule
+from lwr.model.prompt import instruction_of
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import stored_exits
 from lwr.scoring.score import QueryCandidates, rows_of, score_lists
-from lwr.training.dataset import instruction_of
 
 STDIN = Path("-")
 
@@ -226,7 +225,7 @@ def write(out: Path, ranked: Sequence[RankedQuery], depth: Schedule, tag: str | 
 
 def _run_of(query: RankedQuery, depth: Schedule) -> list[tuple[str, float]]:
     if depth.keep:
-        return by_place(hit.doc_id for hit in query.hits)
+        return scores_by_rank(hit.doc_id for hit in query.hits)
     return [(hit.doc_id, hit.score) for hit in query.hits]
 
 

@@ -11,12 +11,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from lwr.config.model import PromptTemplate
 from lwr.formats.training_groups import read_group_lines
 from lwr.model.batching import pad
-from lwr.model.prompt import Prompt, Row
-
-UPSTREAMS = PromptTemplate().instruction
+from lwr.model.prompt import Prompt, Row, instruction_of
 
 
 @dataclass(frozen=True)
@@ -69,14 +66,6 @@ def _draw(line: dict[str, Any], group_size: int, rng: random.Random, place: str)
     passages = [line["pos"][positive], *(line["neg"][i] for i in negatives)]
     name = f"{line['query_id']} ({place})" if "query_id" in line else place
     return _Texts(line["query"], passages, instruction_of(line), teacher, name)
-
-
-def instruction_of(line: dict[str, Any]) -> str | None:
-    """A line's own instruction; None takes the template's.
-
-    Upstream's stands in every line that nobody thought about: it is no wish against the template's.
-    """
-    return None if line.get("prompt") == UPSTREAMS else line.get("prompt")
 
 
 def collate(groups: Sequence[TrainingGroup], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
