@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from lwr.common.progress import progress
+from lwr.common.progress import show_progress
 from lwr.config.data import FirstStageConfig
 from lwr.data.retrieve import retrieve
 from lwr.formats.beir import read_corpus, read_qrels, read_queries
@@ -32,7 +32,7 @@ def embed(texts: dict[str, str], model: str, tokens: int = 128, batch: int = 64)
     tokenizer, backbone = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     ids = sorted(texts, key=lambda i: len(texts[i]))
     found = {}
-    for start in progress(range(0, len(ids), batch), -(-len(ids) // batch), "embed"):
+    for start in show_progress(range(0, len(ids), batch), -(-len(ids) // batch), "embed"):
         some = ids[start : start + batch]
         features = tokenizer(
             [texts[i] for i in some], padding=True, truncation=True, max_length=tokens, return_tensors="pt"

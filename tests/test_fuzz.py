@@ -27,7 +27,7 @@ from lwr.config.model import PromptTemplate
 from lwr.config.training import TrainingConfig
 from lwr.evaluation.replay import read_candidates, replay
 from lwr.formats.beir import Passage, read_corpus, read_qrels, read_queries, write_collection
-from lwr.formats.training_groups import read_group_lines
+from lwr.formats.training_groups import read_training_groups
 from lwr.formats.trec import best_first, read_run, write_run
 from lwr.model.batching import batches_of
 from lwr.model.cascade_schedule import Schedule
@@ -152,7 +152,7 @@ def test_groups_are_read_as_they_were_written(folder, lines):
     ]
     for name in ("written.jsonl", "written.jsonl.gz"):
         write_jsonl(folder / name, rows)
-        assert list(read_group_lines([folder / name])) == rows
+        assert list(read_training_groups([folder / name])) == rows
 
 
 json_values = st.recursive(

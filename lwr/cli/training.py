@@ -41,10 +41,10 @@ def base(
     ```
     """
     from lwr.common.json_lines import write_json
-    from lwr.formats.checkpoint import describe
+    from lwr.formats.checkpoint import describe_checkpoint
 
     model = read_settings(base, BaseModelConfig)
-    write_json(out, describe(model.model, model.revision, model.num_layers))
+    write_json(out, describe_checkpoint(model.model, model.revision, model.num_layers))
 
 
 @app.command()
@@ -150,6 +150,5 @@ def launch(
     lwr launch --gpus 2 --processes 2 -- train --base '{model: Qwen/Qwen3-0.6B}' …
     ```
     """
-    from lwr.common.gpu_lease import launch
 
     launch(step, gpus, processes)

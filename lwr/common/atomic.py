@@ -22,7 +22,7 @@ def atomic(path: Path) -> Iterator[Path]:
     What stood at `path` is replaced then, and only then: a file by a file, a folder by a folder (else OSError).
     On failure nothing is left behind.
     """
-    make_folder(path)
+    make_parent_folder(path)
     draft = _draft_of(path)
     try:
         yield draft
@@ -41,7 +41,7 @@ def atomic(path: Path) -> Iterator[Path]:
             _remove(draft)
 
 
-def make_folder(path: Path) -> None:
+def make_parent_folder(path: Path) -> None:
     """The folder that `path` is to stand in. Raises BadInput where it stands in a file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def make_folder(path: Path) -> None:
 
 def check_writable(path: Path) -> None:
     """Raises BadInput or OSError at once where `atomic` would fail after hours."""
-    make_folder(path)
+    make_parent_folder(path)
     draft = _draft_of(path)
     try:
         draft.touch()

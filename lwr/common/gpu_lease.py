@@ -16,20 +16,20 @@ import tempfile
 import time
 from pathlib import Path
 
-from lwr.common.progress import say
+from lwr.common.progress import log
 
 LOCKS = Path(tempfile.gettempdir()) / f"lwr-gpus-{os.getuid()}"
 
 
-def launch(step: list[str], gpus: int, processes: int) -> None:
+def launch_step(step: list[str], gpus: int, processes: int) -> None:
     """Become `lwr STEP`, or `accelerate launch` of it where it is several processes. Does not return.
 
     gpus: devices to lease first; without any on this machine, or under SLURM, which hands them out itself,
     nothing is leased. Waits while others hold too many.
     """
-    devices = [] if "SLURM_JOB_ID" in os.environ else local_gpus()
+    devices = [] if "SLURM_JOB_ID" in os.environ else visible_gpus()
     if devices and gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lease(devices, gpus))
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lease_gpus(devices, gpus))
     command = [sys.executable, "-m", "lwr.cli", *step]
     if processes > 1:
         # More nodes, or a machine that needs telling: LWR_ACCELERATE='--num_machines 2 --machine_rank …'
@@ -44,7 +44,7 @@ def launch(step: list[str], gpus: int, processes: int) -> None:
     os.execv(command[0], command)
 
 
-def local_gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """Ids of the devices this process may use; none where there is no NVIDIA driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
@@ -55,7 +55,7 @@ def local_gpus() -> list[str]:
     return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
 
 
-def lease(devices: list[str], count: int) -> list[str]:
+def lease_gpus(devices: list[str], count: int) -> list[str]:
     """Lock `count` of the devices for the life of this process and of what it becomes.
 
     All or none at a time, so that two who wait for two don't hold one each. Raises ValueError where there are
@@ -80,7 +80,7 @@ def lease(devices: list[str], count: int) -> list[str]:
         for lock in held.values():
             os.close(lock)
         if not waiting:
-            say(f"waiting for {count} of the GPUs {','.join(devices)}: others hold them")
+            log(f"waiting for {count} of the GPUs {','.join(devices)}: others hold them")
         waiting = True
         time.sleep(1)
 

@@ -14,7 +14,7 @@ from typing import Any
 PACKAGES = ["torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy"]
 
 
-class Meter:
+class ResourceMeter:
     """Time and energy from its making on."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ def package_joules() -> float | None:
     return sum(microjoules) / 1e6 if microjoules else None
 
 
-def provenance(meter: Meter, **facts: Any) -> dict[str, Any]:
+def make_provenance(meter: ResourceMeter, **facts: Any) -> dict[str, Any]:
     """facts, and what stood behind them."""
     return {
         **facts,
@@ -49,12 +49,12 @@ def provenance(meter: Meter, **facts: Any) -> dict[str, Any]:
         "git_commit": git_commit(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
-        "machine": {"host": platform.node(), "system": platform.platform(), "processor": processor()},
+        "machine": {"host": platform.node(), "system": platform.platform(), "processor": processor_name()},
         **meter.read(),
     }
 
 
-def processor() -> str:
+def processor_name() -> str:
     """Model and number of the processors."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -19,7 +19,7 @@ from typing import IO
 import numpy as np
 import Stemmer
 
-from lwr.formats.trec import Run, best_first, sort_key
+from lwr.formats.trec import Run, best_first, ranking_key
 
 BLOCK = 50_000  # passages
 WORD = re.compile(r"\b\w\w+\b")
@@ -95,7 +95,7 @@ def _block(texts: Iterable[tuple[str, str]], vocabulary: dict[str, int]) -> Bloc
 def search(index: Index, queries: dict[str, list[int]], depth: int, k1: float, b: float) -> Run:
     """The `depth` best passages of each query (numbers of its words); a query that nothing matches is left out.
 
-    Candidates score above 0. Ties: `lwr.formats.trec.sort_key`, also for who is in the last place.
+    Candidates score above 0. Ties: `lwr.formats.trec.ranking_key`, also for who is in the last place.
     """
     there = index.frequencies
     idf = np.log(1 + (index.passages - there + 0.5) / (there + 0.5)).astype(np.float32)
@@ -114,7 +114,7 @@ def search(index: Index, queries: dict[str, list[int]], depth: int, k1: float, b
             kept = best[query_id]
             least = -kept[-1][0] if len(kept) == depth else SMALLEST
             named = ((block.doc_ids[i], scores[i]) for i in candidates(scores, depth, least))
-            best[query_id] = sorted([*kept, *((*sort_key(*pair), pair[0]) for pair in named)])[:depth]
+            best[query_id] = sorted([*kept, *((*ranking_key(*pair), pair[0]) for pair in named)])[:depth]
     return {
         query_id: best_first((doc_id, -negated) for negated, _, doc_id in kept)
         for query_id, kept in best.items()

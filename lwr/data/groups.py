@@ -7,12 +7,12 @@ from pathlib import Path
 from lwr.common.errors import BadInput
 from lwr.common.json_lines import write_jsonl
 from lwr.config.data import FlagEmbeddingSource
-from lwr.formats.training_groups import read_group_lines
+from lwr.formats.training_groups import read_training_groups
 
 
 def groups(source: FlagEmbeddingSource, out: Path) -> None:
     """Write the groups of all files to `out`, as they are, one file after the other. Raises BadInput."""
-    write_jsonl(out, read_group_lines(files(source)))
+    write_jsonl(out, read_training_groups(files(source)))
 
 
 def files(source: FlagEmbeddingSource) -> list[Path]:

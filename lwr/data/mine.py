@@ -11,7 +11,7 @@ from typing import Any
 from lwr.common.errors import BadInput
 from lwr.common.hashing import hash_share
 from lwr.common.json_lines import write_jsonl
-from lwr.common.progress import say
+from lwr.common.progress import log
 from lwr.config.data import MiningConfig
 from lwr.config.model import PromptTemplate
 from lwr.formats.beir import Queries, read_corpus, read_qrels, read_queries
@@ -62,7 +62,7 @@ def mine(collection: Path, run: Path, out: Path, mining: MiningConfig) -> None:
         raise BadInput(f"{mining.teacher_run or run}: nothing to make a group of; {fix}")
     if mining.margin is not None:
         dropped = sum(len(group.false) for group in groups)
-        say(f"mine: {dropped} likely false negatives dropped from {len(groups)} groups")
+        log(f"mine: {dropped} likely false negatives dropped from {len(groups)} groups")
     places = fill(groups, collection, mining)
     texts, ids = read_texts(collection, run, groups, {place for some in places for place in some})
     lines = (
@@ -97,7 +97,7 @@ def read_choices(collection: Path, queries: Queries, run: Path, mining: MiningCo
         if choice.positives:
             choices.append(choice)
     if unscored:
-        say(
+        log(
             f"mine: {unscored} queries make no group: the teacher scored no positive of them, or no candidate"
         )
     return choices

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from lwr.common.errors import BadInput
-from lwr.common.progress import say
+from lwr.common.progress import log
 from lwr.config.data import FirstStageConfig
 from lwr.data import bm25
 from lwr.formats.beir import Split, read_corpus, read_qrels, read_queries
@@ -67,7 +67,7 @@ def adopt(given: Path, collection: Path, split: Split, queries: dict[str, str], 
             f"{given}: {len(missing)} passages are not in the corpus of {split}, as {min(missing)!r}; "
             "give a run over this corpus"
         )
-    say(
+    log(
         f"retrieve: {given}: {len(run)} of the {len(queries)} queries of {split}, "
         f"{len(whole) - len(run)} queries of others left out"
     )

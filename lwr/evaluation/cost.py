@@ -13,16 +13,15 @@ import torch
 
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import read_json, write_json
-from lwr.common.progress import progress
-from lwr.common.provenance import Meter, processor, provenance
+from lwr.common.progress import show_progress
+from lwr.common.provenance import ResourceMeter, make_provenance, processor_name
 from lwr.config.evaluation import CostConfig, ScoringConfig
 from lwr.evaluation.flops import counted, flops, shape_of
 from lwr.evaluation.replay import read_chosen_schedule
 from lwr.formats import parquet
-from lwr.formats.beir import read_queries, sample_queries
+from lwr.formats.beir import read_candidate_texts, read_queries, sample_queries
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker
-from lwr.scoring.score import candidate_texts
 
 
 def cost(
@@ -42,7 +41,7 @@ def cost(
     `lwr cascade` writes it. Times are in milliseconds from texts to ranking, tokenising included, of one list at a
     time; each list is ranked by all exits in turn before the next list comes, each time another exit first.
     """
-    meter = Meter()
+    meter = ResourceMeter()
     columns = ["query_id", "doc_id", "first_stage", "tokens"]
     candidates = parquet.read(scores, columns)[columns]
     decided = read_json(cascade, {"schedules": list})
@@ -71,7 +70,7 @@ def cost(
         "exits": exits,
         "inputs": {"scores": sha256(scores), "cascade": sha256(cascade)},
     }
-    write_json(out, provenance(meter, **facts))
+    write_json(out, make_provenance(meter, **facts))
 
 
 def _full_pass(reranker: LayerwiseReranker, rows: int, tokens: int) -> float:
@@ -91,7 +90,7 @@ def device() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     threads = torch.get_num_threads()
-    return f"{threads} thread{'s' if threads > 1 else ''} of {processor()}"
+    return f"{threads} thread{'s' if threads > 1 else ''} of {processor_name()}"
 
 
 def time_lists(
@@ -112,7 +111,10 @@ def time_lists(
         for query, ranked in candidates.groupby("query_id", sort=False)
     }
     sample = sample_queries(run, queries) if queries else []
-    asked, texts = read_queries(collection), candidate_texts(collection, "test", {q: run[q] for q in sample})
+    asked, texts = (
+        read_queries(collection),
+        read_candidate_texts(collection, "test", {q: run[q] for q in sample}),
+    )
     seconds: dict[str, list[float]] = {name: [] for name in plans}
     memory: dict[str, list[float]] = {name: [] for name in plans}
     names = list(plans)
@@ -123,7 +125,7 @@ def time_lists(
 
     for name in names if sample else []:
         ranked(sample[0], name)
-    for turn, query in enumerate(progress(sample, len(sample), label)):
+    for turn, query in enumerate(show_progress(sample, len(sample), label)):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             measurable = reset_peak_memory()
             began = time.perf_counter()

@@ -14,7 +14,7 @@ import pandas as pd
 from lwr.common.errors import BadInput
 from lwr.common.exits import ARM_COLUMNS
 from lwr.export.readme import SAMPLE, front_matter
-from lwr.formats.checkpoint import fetch_checkpoint, local_folder
+from lwr.formats.checkpoint import fetch_checkpoint, find_local_folder
 from lwr.model.storage import stored_exits
 from lwr.reporting.advise import (
     Evidence,
@@ -125,7 +125,7 @@ def _json(file: Path) -> dict[str, Any]:
 def _on_hub(model: str) -> bool:
     """Whether the hub would know that name; a path of this machine has no place on a card."""
     try:
-        return local_folder(model) is None
+        return find_local_folder(model) is None
     except ValueError:
         return False
 

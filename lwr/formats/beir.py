@@ -14,6 +14,7 @@ from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
 from lwr.common.hashing import hash_share
 from lwr.common.json_lines import read_jsonl, read_lines, write_jsonl
+from lwr.formats.trec import Run
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -48,11 +49,11 @@ class Collection:
 
 
 def read_corpus(folder: Path, split: Split | None = None) -> Iterator[Passage]:
-    """Stream corpus.jsonl: see `read_passages`."""
-    return read_passages(folder / "corpus.jsonl", split)
+    """Stream corpus.jsonl: see `read_corpus_file`."""
+    return read_corpus_file(folder / "corpus.jsonl", split)
 
 
-def read_passages(path: Path, split: Split | None = None) -> Iterator[Passage]:
+def read_corpus_file(path: Path, split: Split | None = None) -> Iterator[Passage]:
     """Stream a corpus file, `.gz` or plain: the passages of one split's corpus, or all. Raises BadInput.
 
     An id that stands twice goes unseen here, for it takes memory to see: `write_collection` looks, once.
@@ -74,6 +75,28 @@ def _passage(row: dict[str, Any], where: str) -> Passage:
     if split not in (None, *SPLITS):
         raise BadInput(f"{where}: metadata.split is {split!r}; make it one of {SPLITS} or leave it out")
     return Passage(row["_id"], title, row["text"], split)
+
+
+def read_candidate_texts(collection: Path, split: Split, candidates: Run) -> dict[str, str]:
+    """Read the texts of the passages that a run names, in one pass over the corpus of `split`.
+
+    Returns:
+        Passage id -> text.
+
+    Raises:
+        BadInput: The corpus lacks one of the passages.
+    """
+    wanted = {doc_id for ranked in candidates.values() for doc_id, _ in ranked}
+    texts = {
+        passage.doc_id: passage.full_text
+        for passage in read_corpus(collection, split)
+        if passage.doc_id in wanted
+    }
+    if missing := wanted - texts.keys():
+        raise BadInput(
+            f"{collection}/corpus.jsonl: no passage {min(missing)!r}, which the run names; retrieve again"
+        )
+    return texts
 
 
 def read_queries(folder: Path) -> Queries:

@@ -16,7 +16,7 @@ from lwr.common.json_lines import read_json
 CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # no pickles, no code
 
 
-def local_folder(model: str) -> Path | None:
+def find_local_folder(model: str) -> Path | None:
     """The folder of `package:NAME/FOLDER` or of a path; None where `model` can only be a hub id.
 
     Raises BadInput naming what is missing: the package, or the folder's config.json.
@@ -45,7 +45,7 @@ def fetch_checkpoint(model: str, revision: str | None, files: Sequence[str] = CH
 
     Raises BadInput where neither has it.
     """
-    folder = local_folder(model)
+    folder = find_local_folder(model)
     if folder is not None:
         return folder
     from huggingface_hub import snapshot_download
@@ -71,7 +71,7 @@ def count_layers(model: str, revision: str | None = None) -> int | None:
 
     Raises BadInput where a local checkpoint is missing or does not say.
     """
-    folder = local_folder(model)
+    folder = find_local_folder(model)
     if folder is None:
         from huggingface_hub import try_to_load_from_cache
 
@@ -116,7 +116,7 @@ def weights_fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def describe(model: str, revision: str | None, num_layers: int | None) -> dict[str, Any]:
+def describe_checkpoint(model: str, revision: str | None, num_layers: int | None) -> dict[str, Any]:
     """Fetch a checkpoint and say what it is, once per grid, before anything trains on it.
 
     Raises BadInput where it holds no safetensors, damaged ones, or fewer than `num_layers` layers.

@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput, first_line
 
-MADE_OF = b"lwr_inputs"  # key of the schema's metadata
+INPUTS_KEY = b"lwr_inputs"  # key of the schema's metadata
 
 
-def with_inputs(schema: pa.Schema, inputs: Mapping[str, str]) -> pa.Schema:
+def add_inputs(schema: pa.Schema, inputs: Mapping[str, str]) -> pa.Schema:
     """inputs: what a table was made of, by the step's own names: sha256 of files, and what else tells it apart."""
-    return schema.with_metadata({MADE_OF: json.dumps(dict(inputs)).encode()})
+    return schema.with_metadata({INPUTS_KEY: json.dumps(dict(inputs)).encode()})
 
 
-def writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """Each page carries a checksum, so that a flipped byte is found."""
     return pq.ParquetWriter(path, schema, write_page_checksum=True)
 
@@ -30,8 +30,8 @@ def writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 def write(path: Path, table: pd.DataFrame, inputs: Mapping[str, str]) -> None:
     """Whole or not at all; without the table's index."""
     made = pa.Table.from_pandas(table, preserve_index=False)
-    schema = with_inputs(made.schema, inputs)
-    with atomic(path) as unfinished, writer(unfinished, schema) as opened:
+    schema = add_inputs(made.schema, inputs)
+    with atomic(path) as unfinished, open_writer(unfinished, schema) as opened:
         opened.write_table(made.cast(schema))
 
 
@@ -58,10 +58,10 @@ def read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def inputs_of(path: Path) -> dict[str, str]:
+def read_inputs(path: Path) -> dict[str, str]:
     """What `write` was told; nothing of a file that something else wrote. Raises BadInput where it is damaged."""
     try:
         metadata = pq.read_schema(path).metadata or {}
-        return json.loads(metadata.get(MADE_OF, b"{}"))
+        return json.loads(metadata.get(INPUTS_KEY, b"{}"))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadInput(f"{path}: damaged ({first_line(error)}); make it again") from None

@@ -10,7 +10,7 @@ from lwr.common.errors import BadInput
 from lwr.common.json_lines import FLOAT32_LIMIT, read_jsonl
 
 
-def read_group_lines(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+def read_training_groups(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """Stream the lines of one file after the other.
 
     On each line `query`, `pos` and `neg` (lists of one text or more), and where wanted `prompt` (instead of the

@@ -15,13 +15,13 @@ from lwr.common.json_lines import FLOAT32_LIMIT, read_lines
 Run = dict[str, list[tuple[str, float]]]  # query id -> (passage id, score), best first
 
 
-def sort_key(doc_id: str, score: float) -> tuple[float, float]:
+def ranking_key(doc_id: str, score: float) -> tuple[float, float]:
     """Sorts best first: by score as a float32; equal scores by the id's hash, which knows nothing of relevance."""
     return -float(np.float32(score)), hash_share(doc_id)
 
 
 def best_first(scored: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Sort (passage id, score) by `sort_key`.
+    """Sort (passage id, score) by `ranking_key`.
 
     The scores returned are float32 values, as trec_eval compares them, and strictly decreasing: one that is
     not below its predecessor becomes the next float32 below it. Raises ValueError for one that is not finite.
@@ -31,7 +31,7 @@ def best_first(scored: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
         if not np.isfinite(np.float32(score)):
             raise ValueError(f"the score of {doc_id!r} is {score}: not a finite float32")
     last = np.float32(np.inf)
-    for doc_id, score in sorted(scored, key=lambda pair: sort_key(*pair)):
+    for doc_id, score in sorted(scored, key=lambda pair: ranking_key(*pair)):
         last = min(np.float32(score), np.nextafter(last, np.float32(-np.inf)))
         ranked.append((doc_id, float(last)))
     return ranked

@@ -17,7 +17,7 @@ def gather(shards: Sequence[Path], out: Path) -> None:
 
     Raises BadInput where one is missing, stands at another's place, or was made of something else than the first.
     """
-    inputs = [parquet.inputs_of(shard) for shard in shards]
+    inputs = [parquet.read_inputs(shard) for shard in shards]
     for number, (shard, made_of) in enumerate(zip(shards, inputs, strict=True), 1):
         if made_of.get("shard") != f"{number}/{len(shards)}":
             which = made_of.get("shard", "none")

@@ -21,10 +21,10 @@ from rich.text import Text
 from lwr.common.errors import BadInput
 from lwr.common.hashing import hash_share
 from lwr.common.json_lines import decode_lines, read_lines, write_jsonl
-from lwr.common.progress import progress
+from lwr.common.progress import show_progress
 from lwr.config.evaluation import ScoringConfig
-from lwr.formats.beir import read_passages, read_queries_file
-from lwr.formats.training_groups import read_group_lines
+from lwr.formats.beir import read_corpus_file, read_queries_file
+from lwr.formats.training_groups import read_training_groups
 from lwr.formats.trec import best_first, read_run, scores_by_rank, write_run
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.prompt import instruction_of
@@ -73,7 +73,7 @@ def of_run(run: Path, queries: Path, corpus: Path) -> list[QueryCandidates]:
             raise BadInput(f"{where}: query {query_id!r} is not in {queries}; add it or remove its lines")
     wanted = {doc for ranked in candidates.values() for doc, _ in ranked}
     texts: dict[str, str] = {}
-    for passage in read_passages(corpus):
+    for passage in read_corpus_file(corpus):
         if passage.doc_id in texts:
             raise BadInput(f"{corpus}: id {passage.doc_id!r} stands twice; remove one or rename it")
         if passage.doc_id in wanted:
@@ -102,7 +102,7 @@ def of_groups(file: Path) -> list[QueryCandidates]:
     ordered by a hash of the id, which must not favour positives.
     """
     asked = []
-    for number, line in enumerate(read_group_lines([file]), 1):
+    for number, line in enumerate(read_training_groups([file]), 1):
         ids = [f"{number}-{kind}-{i}" for kind in ("pos", "neg") for i, _ in enumerate(line[kind], 1)]
         passages = [*line["pos"], *line["neg"]]
         asked.append(QueryCandidates(str(number), line["query"], ids, passages, instruction_of(line)))
@@ -156,7 +156,7 @@ def rerank(
     """
     ranked = (_cascaded if depth.keep else _by_exit)(reranker, asked, depth, settings)
     if len(asked) > 1:
-        ranked = progress(ranked, len(asked), "rerank")
+        ranked = show_progress(ranked, len(asked), "rerank")
     return [RankedQuery(query.query_id, query.query, hits[:top_k]) for query, hits in ranked]
 
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
 from lwr.common.hashing import sha256
-from lwr.common.progress import progress
+from lwr.common.progress import show_progress
 from lwr.config.evaluation import ScoringConfig
 from lwr.formats import parquet
-from lwr.formats.beir import Split, read_corpus, read_queries
+from lwr.formats.beir import Split, read_candidate_texts, read_queries
 from lwr.formats.trec import Run, read_run
 from lwr.model.prompt import Prompt, Row
 from lwr.model.reranker import LayerwiseReranker
@@ -46,12 +46,12 @@ def score(
     queries = read_queries(collection)
     if unknown := candidates.keys() - queries.keys():
         raise BadInput(f"{run}: query {min(unknown)!r} is not in {collection}/queries.jsonl; retrieve again")
-    texts = candidate_texts(collection, split, candidates)
+    texts = read_candidate_texts(collection, split, candidates)
     reranker = LayerwiseReranker.from_pretrained(model)
     chunks = -(-len(candidates) // QUERIES_AT_ONCE)
-    schema = parquet.with_inputs(_schema(reranker), made_of(model, collection, run) | {"shard": shard})
-    with atomic(out) as unfinished, parquet.writer(unfinished, schema) as writer:
-        for table in progress(_tables(reranker, queries, texts, candidates, settings), chunks, label):
+    schema = parquet.add_inputs(_schema(reranker), made_of(model, collection, run) | {"shard": shard})
+    with atomic(out) as unfinished, parquet.open_writer(unfinished, schema) as writer:
+        for table in show_progress(_tables(reranker, queries, texts, candidates, settings), chunks, label):
             writer.write_table(table.cast(schema))
 
 
@@ -147,17 +147,3 @@ def rows_of(prompt: Prompt, asked: Sequence[QueryCandidates]) -> list[Row]:
         for query in asked
         for text in query.passages
     ]
-
-
-def candidate_texts(collection: Path, split: Split, candidates: Run) -> dict[str, str]:
-    """doc_id -> text of the passages that a run names, from one reading of the corpus.
-
-    Raises BadInput where the corpus lacks one.
-    """
-    wanted = {doc for ranked in candidates.values() for doc, _ in ranked}
-    texts = {p.doc_id: p.full_text for p in read_corpus(collection, split) if p.doc_id in wanted}
-    if missing := wanted - texts.keys():
-        raise BadInput(
-            f"{collection}/corpus.jsonl: no passage {min(missing)!r}, which the run names; retrieve again"
-        )
-    return texts

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from lwr.formats.training_groups import read_group_lines
+from lwr.formats.training_groups import read_training_groups
 from lwr.model.batching import pad
 from lwr.model.prompt import Prompt, Row, instruction_of
 
@@ -43,7 +43,7 @@ def read_groups(path: Path, prompt: Prompt, group_size: int, seed: int) -> list[
     """
     texts = [
         _draw(line, group_size, random.Random(f"{seed}:{number}"), f"{path.name}:{number}")
-        for number, line in enumerate(read_group_lines([path]), start=1)
+        for number, line in enumerate(read_training_groups([path]), start=1)
     ]
     queries = prompt.queries(group.query for group in texts)
     passages = prompt.passages(passage for group in texts for passage in group.passages)

@@ -9,11 +9,10 @@ import pandas as pd
 
 from lwr.common.errors import BadInput
 from lwr.evaluation.measures import measures_per_query, rankings
-from lwr.formats.beir import Qrels, read_qrels, read_queries, sample_queries
+from lwr.formats.beir import Qrels, read_candidate_texts, read_qrels, read_queries, sample_queries
 from lwr.formats.trec import read_run
 from lwr.model.prompt import Row
 from lwr.model.reranker import LayerwiseReranker
-from lwr.scoring.score import candidate_texts
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def read_dev_evaluation(
         raise BadInput(f"{dev_run}: query {min(unknown)!r} is not judged for dev; give the run of dev")
     sample = sample_queries(run, queries)
     candidates = {query: run[query] for query in sample}
-    passages = candidate_texts(collection, "dev", candidates)
+    passages = read_candidate_texts(collection, "dev", candidates)
     pairs = [(query, doc) for query in sample for doc, _ in candidates[query]]
     rows = reranker.prompt.rows([(texts[query], passages[doc]) for query, doc in pairs])
     return DevEvaluation(rows, pairs, {query: qrels[query] for query in sample})

@@ -18,8 +18,8 @@ from lwr.common.code_digest import code_digest
 from lwr.common.exits import Cell
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import write_json, write_jsonl
-from lwr.common.progress import say
-from lwr.common.provenance import Meter, provenance
+from lwr.common.progress import log
+from lwr.common.provenance import ResourceMeter, make_provenance
 from lwr.config.model import BaseModelConfig
 from lwr.config.training import TrainingConfig
 from lwr.formats.checkpoint import fetch_checkpoint, weights_fingerprint
@@ -54,7 +54,7 @@ def train(
     """
     if cell is not None and (cell.start_layer, cell.seed) != (start_layer, seed):
         raise ValueError(f"cell {cell} is not of start layer {start_layer} and seed {seed}; make them agree")
-    meter = Meter()
+    meter = ResourceMeter()
     check_writable(out)
     set_seed(seed)
     reranker = build(base, start_layer, settings)
@@ -81,7 +81,7 @@ def train(
     )
     checkpoint = last_whole_checkpoint(work)
     if checkpoint is not None:
-        say(f"{label}: going on from {checkpoint}")
+        log(f"{label}: going on from {checkpoint}")
     try:
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     except BaseException:
@@ -96,7 +96,7 @@ def train(
             files = {str(file.relative_to(unfinished)): sha256(file) for file in written}
             named = {"cell": None if cell is None else dataclasses.asdict(cell)}
             facts = named | facts | {"gpu": _gpu(), "files": files}
-            write_json(unfinished / "provenance.json", provenance(meter, **facts))
+            write_json(unfinished / "provenance.json", make_provenance(meter, **facts))
         shutil.rmtree(work, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
 

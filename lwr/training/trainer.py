@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from lwr.common.progress import clock
+from lwr.common.progress import format_duration
 from lwr.config.training import TrainingConfig
 from lwr.evaluation.flops import shape_of
 from lwr.model.memory import out_of_memory_hint
@@ -183,7 +183,7 @@ class ProgressCallback(TrainerCallback):
                 state,
                 f"loss by layer {self._by_layer(logs, 'contrastive')} (chance {self.chance:.2f}), "
                 f"{logs['tokens_per_second']:,.0f} tokens/s, {logs['mfu']:.0%} of what matrix products reach, "
-                f"{clock(passed)} passed, {clock(left)} left",
+                f"{format_duration(passed)} passed, {format_duration(left)} left",
             )
         if "eval_mean" in logs:
             self._say(state, f"dev nDCG@10 by layer {self._by_layer(logs, 'eval')}")

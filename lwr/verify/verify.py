@@ -32,7 +32,7 @@ from lwr.formats.beir import (
     read_queries,
 )
 from lwr.formats.checkpoint import check_weights
-from lwr.formats.training_groups import read_group_lines
+from lwr.formats.training_groups import read_training_groups
 from lwr.formats.trec import read_run
 from lwr.reporting.tables import read_cascades, read_costs, read_measures
 from lwr.verify import leftovers
@@ -114,7 +114,7 @@ class _Tree:
     def collection(self, folder: Path) -> Iterator[str]:
         groups = folder / "groups.jsonl"
         if groups.is_file() and not (folder / "corpus.jsonl").exists() and not (folder / "qrels").exists():
-            for _ in read_group_lines([groups]):  # adopted ones stand alone
+            for _ in read_training_groups([groups]):  # adopted ones stand alone
                 pass
             return
         queries = read_queries(folder)
@@ -199,7 +199,7 @@ class _Tree:
     def scores(self, path: Path, seed: Path, at: str) -> Iterator[str]:
         table, texts = self.scored(path), self.texts(*at.split("/"))
         weights = {f"model/{file.name}": file for file in sorted((seed / "model").glob("*.safetensors"))}
-        yield from self.made_of(parquet.inputs_of(path), texts | weights)
+        yield from self.made_of(parquet.read_inputs(path), texts | weights)
         about = read_json(seed / "model/lwr.json", {"start_layer": int, "depth": int})
         exits = [f"layer_{k}" for k in range(about["start_layer"], about["depth"] + 1)]
         if exits_of(table) != ["first_stage", *exits]:
@@ -212,7 +212,7 @@ class _Tree:
         name, split = at.split("/")
         table, qrels = read_measures([path]), self.qrels(name, split)
         files = {"scores": scores, "cascade": decided, "qrels": qrels}
-        yield from self.made_of(parquet.inputs_of(path), files)
+        yield from self.made_of(parquet.read_inputs(path), files)
         exits = {*exits_of(self.scored(scores)), *(["cascade"] if read_chosen_schedule(decided) else [])}
         judged = set(answerable_queries(read_qrels(qrels.parent.parent, split)))
         for (exit, measure), of_exit in table.groupby(["exit", "measure"], sort=False):
@@ -281,7 +281,7 @@ def _splits(folder: Path) -> list[str]:
 
 
 def _groups(path: Path, qrels: Qrels, named: set[str]) -> Iterator[str]:
-    for number, line in enumerate(read_group_lines([path]), 1):
+    for number, line in enumerate(read_training_groups([path]), 1):
         query, positive, negative = line["query_id"], line["pos_id"], line["neg_id"]
         named.update(positive, negative)
         relevant = {doc for doc, grade in qrels.get(query, {}).items() if grade > 0}

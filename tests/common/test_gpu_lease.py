@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-# A step that says which devices it got and stays for a while: what `launch` becomes, without a training.
+# A step that says which devices it got and stays for a while: what `launch_step` becomes, without a training.
 STEP = "import os, time; print(os.environ.get('CUDA_VISIBLE_DEVICES'), flush=True); time.sleep(60)"
 LAUNCH = f"""
 import os, sys
 import lwr.common.gpu_lease
 become = os.execv
 os.execv = lambda *_: become(sys.executable, [sys.executable, "-c", {STEP!r}])
-lwr.common.gpu_lease.launch(["train"], gpus=int(sys.argv[1]), processes=1)
+lwr.common.gpu_lease.launch_step(["train"], gpus=int(sys.argv[1]), processes=1)
 """
 
 

@@ -22,10 +22,9 @@ from lwr.config.data import FirstStageConfig
 from lwr.config.model import BaseModelConfig
 from lwr.data.retrieve import search
 from lwr.export.export import export
-from lwr.formats.beir import read_queries
+from lwr.formats.beir import read_candidate_texts, read_queries
 from lwr.model.loading import load_base_model
 from lwr.model.reranker import LayerwiseReranker
-from lwr.scoring.score import candidate_texts
 
 pytestmark = pytest.mark.slow
 
@@ -124,7 +123,7 @@ def candidates(scifact_folder, tmp_path_factory) -> list[tuple[str, str]]:
     run = search(
         scifact_folder, "test", {q: queries[q] for q in asked}, stage, tmp_path_factory.mktemp("bm25")
     )
-    texts = candidate_texts(scifact_folder, "test", run)
+    texts = read_candidate_texts(scifact_folder, "test", run)
     return [(queries[query], texts[doc]) for query, ranked in run.items() for doc, _ in ranked]
 
 

@@ -20,7 +20,7 @@ def path(tmp_path):
 
 def test_a_table_is_read_as_it_was_written(path):
     pd.testing.assert_frame_equal(parquet.read(path, ["query_id"]), TABLE)
-    assert parquet.inputs_of(path) == {"run": "abc"}
+    assert parquet.read_inputs(path) == {"run": "abc"}
 
 
 def test_the_same_table_makes_the_same_bytes(path):
@@ -31,7 +31,7 @@ def test_the_same_table_makes_the_same_bytes(path):
 
 def test_what_something_else_wrote_says_not_what_it_was_made_of(path):
     TABLE.to_parquet(path)
-    assert parquet.inputs_of(path) == {}
+    assert parquet.read_inputs(path) == {}
 
 
 def test_a_flipped_byte_is_found_or_changes_no_value(path):
@@ -41,7 +41,7 @@ def test_a_flipped_byte_is_found_or_changes_no_value(path):
         path.write_bytes(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
         try:
             read = parquet.read(path, list(TABLE))
-            parquet.inputs_of(path)
+            parquet.read_inputs(path)
         except BadInput as error:
             assert str(path) in str(error)  # noqa: PT017
             found += 1

@@ -229,7 +229,7 @@ ARTEFACTS = [
 
 def _rewrite(name: str, **inputs: str) -> None:
     path = Path(name)
-    parquet.write(path, parquet.read(path, []), parquet.inputs_of(path) | inputs)
+    parquet.write(path, parquet.read(path, []), parquet.read_inputs(path) | inputs)
 
 
 OUTPUTS = [

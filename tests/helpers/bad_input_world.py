@@ -239,7 +239,7 @@ def changed(name: str, **values: object) -> Damage:
 
 
 def tabled(name: str, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> Damage:
-    return lambda: parquet.write(Path(name), edit(pd.read_parquet(name)), parquet.inputs_of(Path(name)))
+    return lambda: parquet.write(Path(name), edit(pd.read_parquet(name)), parquet.read_inputs(Path(name)))
 
 
 def weights(name: str, edit: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Damage:

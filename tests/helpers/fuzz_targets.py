@@ -12,9 +12,9 @@ from lwr.config.load import read
 from lwr.config.yaml_lines import parse_yaml
 from lwr.formats.beir import read_corpus, read_qrels, read_queries
 from lwr.formats.checkpoint import check_weights, count_layers
-from lwr.formats.parquet import inputs_of
 from lwr.formats.parquet import read as read_parquet
-from lwr.formats.training_groups import read_group_lines
+from lwr.formats.parquet import read_inputs
+from lwr.formats.training_groups import read_training_groups
 from lwr.formats.trec import read_run
 from lwr.model.cascade_schedule import Schedule
 
@@ -50,7 +50,7 @@ TARGETS = {
     "run": Target("run.trec", read_run, b"q1 Q0 d1 1 9.5 tag\nq1 Q0 d2 2 9.0 tag\n"),
     "groups": Target(
         "groups.jsonl",
-        lambda path: list(read_group_lines([path])),
+        lambda path: list(read_training_groups([path])),
         b'{"query": "q", "pos": ["p"], "neg": ["n"], "pos_scores": [1.5], "neg_scores": [-2]}\n',
     ),
     "json": Target("some.json", lambda path: read_json(path, {"a": list}), b'{"a": [1, 2.5, null, true]}\n'),
@@ -72,5 +72,5 @@ TARGETS = {
     "schedule": Target("schedule.txt", _schedule, b"2:20 4:10 6"),
     "gzip": Target("rows.jsonl.gz", lambda path: list(read_jsonl(path, {"a": str}))),
     "weights": Target("model.safetensors", lambda path: check_weights(path.parent)),
-    "parquet": Target("table.parquet", lambda path: (read_parquet(path, ["query_id"]), inputs_of(path))),
+    "parquet": Target("table.parquet", lambda path: (read_parquet(path, ["query_id"]), read_inputs(path))),
 }

@@ -21,7 +21,7 @@ from lwr.evaluation.cascade import cascade
 from lwr.evaluation.cost import cost
 from lwr.evaluation.evaluate import evaluate
 from lwr.formats.beir import Passage, write_collection
-from lwr.formats.checkpoint import describe
+from lwr.formats.checkpoint import describe_checkpoint
 from lwr.reporting.advise import advise
 from lwr.reporting.tables import tables, write_comparisons
 from lwr.scoring.score import score
@@ -42,7 +42,7 @@ def build(folder: Path) -> Path:
     qrels = {split: {f"q{i}": {f"d{i}": 1} for i in places} for split, places in SPLITS.items()}
     results, base = folder / "results", BaseModelConfig(model=str(folder / "base"), template=SHORT)
     tiny.save("llama", folder / "base")
-    write_json(results / "base_models/tiny.json", describe(base.model, None, None))
+    write_json(results / "base_models/tiny.json", describe_checkpoint(base.model, None, None))
     collection = results / "collections/docs"
     write_collection(collection, passages, queries, qrels)
     for split in SPLITS:

@@ -51,7 +51,7 @@ def test_a_tree_as_it_was_written_passes(made):
 def edited(path: Path, column: str, value: object) -> None:
     table = parquet.read(path, [])
     table.loc[1, column] = value
-    parquet.write(path, table, parquet.inputs_of(path))
+    parquet.write(path, table, parquet.read_inputs(path))
 
 
 def cut(path: Path) -> None:
@@ -92,7 +92,7 @@ DAMAGE = {
     "scores written by something else": (f"{SEED}/scores/docs/test.parquet", lambda p: pd.read_parquet(p).to_parquet(p), ["does not say of which run"]),
     "scores deleted": (f"{SEED}/scores/docs/dev.parquet", Path.unlink, ["missing"]),
     "a value edited": ("tables/layers.csv", lambda p: edited(p.parent.parent / SEED / "measures/docs/test.parquet", "value", 0.123), ["by its measures"]),
-    "a query lost from the measures": (f"{SEED}/measures/docs/test.parquet", lambda p: parquet.write(p, parquet.read(p, []).iloc[1:], parquet.inputs_of(p)), ["3 queries, but 4 are judged"]),
+    "a query lost from the measures": (f"{SEED}/measures/docs/test.parquet", lambda p: parquet.write(p, parquet.read(p, []).iloc[1:], parquet.read_inputs(p)), ["3 queries, but 4 are judged"]),
     "measures deleted": (f"{SEED}/measures/docs/test.parquet", Path.unlink, ["missing"]),
     "a run edited": (f"{SEED}/runs/docs/test/layer_4.trec", lambda p: replaced(p, " d", " e"), ["ranks otherwise"]),
     "a run cut": (f"{SEED}/runs/docs/test/layer_3.trec", lambda p: p.write_text(p.read_text()[:-8]), ["columns"]),
