@@ -14,7 +14,7 @@ import torch
 from bad_input_cases import with_settings
 from bad_input_world import COLLECT, SCORE, TRAIN, Case, build, nothing, run
 
-from lwr.cli.app import app
+from lwr.cli.app import main as lwr_main
 from lwr.common.json_lines import write_jsonl
 from lwr.model.memory import out_of_memory_hint
 from lwr.model.reranker import LayerwiseReranker
@@ -165,7 +165,7 @@ def test_debug_shows_where_it_failed(here, monkeypatch):
     monkeypatch.setattr("sys.argv", ["lwr", *arguments])
     monkeypatch.setenv("LWR_DEBUG", "")
     with pytest.raises(ValueError, match="no such file"):
-        app.main()
+        lwr_main()
 
 
 # --- shells --------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from safetensors import SafetensorError
 
-from lwr.cli import data, deployment, evaluation, training
+from lwr.cli import data, deployment, evaluation, reporting, training
 
 app = typer.Typer(
     name="lwr",
@@ -27,7 +27,7 @@ app = typer.Typer(
     Every key is explained in config/README.md.
     """,
 )
-for group in (data, training, evaluation, deployment):
+for group in (data, training, evaluation, reporting, deployment):
     app.add_typer(group.app)
 
 

@@ -13,6 +13,7 @@ from lwr.cli.options import OutFolder, quiet
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
 from lwr.config.evaluation import ScoringConfig
+from lwr.config.section import Precision
 from lwr.model.cascade_schedule import Schedule
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -21,7 +22,7 @@ Cascade = Annotated[str | None, Option(help="The cascade that ranks: `2:20 4:10 
 TokensPerBatch = Annotated[
     int | None, Option(help="In one forward pass; none: 2048 on a CPU, 16384 on a GPU.", min=1)
 ]
-Precision = Annotated[Literal["float32", "bfloat16"], Option(help="Of the backbone.")]
+PrecisionOption = Annotated[Precision, Option("--precision", help="Of the backbone.")]
 
 
 @app.command()
@@ -44,7 +45,7 @@ def rerank(
     ] = None,
     tag: Annotated[str | None, Option(help="Of the run; none: `layer_4`, or `cascade`.")] = None,
     tokens_per_batch: TokensPerBatch = None,
-    precision: Precision = "float32",
+    precision: PrecisionOption = "float32",
     revision: Annotated[str | None, Option(help="Commit hash of a hub id.")] = None,
 ) -> None:
     """Rerank files: candidates of a TREC run, FlagEmbedding's groups, or lines of text for one query.
@@ -151,7 +152,7 @@ def serve(
     max_characters: Annotated[int, Option(help="Of a query or a document.", min=1)] = 100_000,
     max_requests: Annotated[int, Option(help="Inside at once; more are told to come again.", min=1)] = 256,
     tokens_per_batch: TokensPerBatch = None,
-    precision: Precision = "float32",
+    precision: PrecisionOption = "float32",
 ) -> None:
     """Serve a reranker over HTTP: /v1/rerank, /v2/rerank, /rerank as Jina, Cohere and TEI have it; a page at /.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from lwr.config.section import Jobs, Layers, Passages, Queries, Section, Share, Tokens
+from lwr.config.section import Jobs, Layers, Passages, Precision, Queries, Section, Share, Tokens
 
 
 class ScoringConfig(Section):
@@ -16,9 +16,7 @@ class ScoringConfig(Section):
         None, description="in one forward pass, padding included; null: 2048 on a CPU, 16384 on a GPU"
     )
     shards: Jobs = Field(1, description="jobs that share the queries of one split")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of the backbone; heads: float32"
-    )
+    precision: Precision = Field("float32", description="of the backbone; heads: float32")
 
 
 class CascadeSearchConfig(Section):

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from lwr.common.exits import Arm, Cell
 from lwr.config.data import DatasetConfig
 from lwr.config.evaluation import CascadeSearchConfig, CostConfig, ScoringConfig
 from lwr.config.model import BaseModelConfig
 from lwr.config.section import Layers, Name, Section
-from lwr.config.training import TrainingConfig, TrainingOverride
+from lwr.config.training import TrainingConfig
+
+
+def _patch_of(section: type[Section]) -> type[Section]:
+    """The section with every key optional: what a base model or a variant may override.
+
+    None stands for a key that is not given; given ones keep the section's types and bounds.
+    """
+    fields = {
+        name: Annotated[field.annotation, *field.metadata, Field(None, description=field.description)]
+        for name, field in section.model_fields.items()
+    }
+    name, doc = f"{section.__name__}Override", "Keys of `train` that differ."
+    return create_model(name, __base__=Section, __doc__=doc, **fields)
+
+
+TrainingOverride = _patch_of(TrainingConfig)
+
+
+class GridBaseModel(BaseModelConfig):
+    """A base model: a Hugging Face checkpoint."""
+
+    start_layers: list[Layers] | None = Field(None, min_length=1, description="instead of the grid's")
+    variants: list[Name] | None = Field(None, min_length=1, description="these of the grid's; null: all")
+    train: TrainingOverride = Field(
+        TrainingOverride(), description="keys of `train` that differ for this model"
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what `lwr base` and `lwr train` get: the keys that make it another model."""
+        return self.slice(include=set(BaseModelConfig.model_fields))
 
 
 class GridConfig(Section):
@@ -19,7 +49,7 @@ class GridConfig(Section):
 
     results: str = Field("results", description="folder that everything is written to")
     datasets: dict[Name, DatasetConfig] = Field(min_length=1, description="name: a collection")
-    base_models: dict[Name, BaseModelConfig] = Field(min_length=1, description="name: a checkpoint")
+    base_models: dict[Name, GridBaseModel] = Field(min_length=1, description="name: a checkpoint")
     start_layers: list[Layers] = Field(min_length=1, description="first layers with a head")
     variants: dict[Name, TrainingOverride] = Field(
         {"default": TrainingOverride()}, min_length=1, description="name: keys of `train` that differ"
@@ -56,21 +86,20 @@ class GridConfig(Section):
         """The data sets that a reranker trained on `dataset` ranks."""
         return self.datasets[dataset].tests or [dataset]
 
-    def cells(self) -> list[Cell]:
-        """Return the cells of the grid: one training each."""
+    def arms(self) -> list[Arm]:
+        """Return the points of the grid without their seeds."""
         return [
-            Cell(dataset, base_model, start_layer, variant, seed)
-            for dataset, about in self.datasets.items()
-            if about.train
+            Arm(dataset, base_model, start_layer, variant)
+            for dataset, config in self.datasets.items()
+            if config.train
             for base_model in self.base_models
             for start_layer in self.start_layers_of(base_model)
             for variant in self.variants_of(base_model)
-            for seed in self.seeds
         ]
 
-    def arms(self) -> list[Arm]:
-        """Return the arms of the grid, in the order of its cells."""
-        return list(dict.fromkeys(cell.arm for cell in self.cells()))
+    def cells(self) -> list[Cell]:
+        """Return every point of the grid: one training each."""
+        return [Cell(**vars(arm), seed=seed) for arm in self.arms() for seed in self.seeds]
 
     def train_settings(self, base_model: str, variant: str) -> dict[str, Any]:
         """What `lwr train` needs to know of this config for one base model under one variant."""

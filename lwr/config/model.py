@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from lwr.config.section import Layers, Name, Section
-from lwr.config.training import TrainingOverride
+from lwr.config.section import Layers, Precision, Section
+
+Pooling = Literal["last", "first", "mean"]
 
 
 class PromptTemplate(Section):
@@ -31,22 +32,11 @@ class BaseModelConfig(Section):
     model: str = Field(description="folder, hub id, or `package:NAME/FOLDER` inside an installed package")
     revision: str | None = Field(None, description="commit hash of a hub id")
     num_layers: Layers | None = Field(None, description="cut to its first blocks; null: all")
-    pooling: Literal["last", "first", "mean"] | None = Field(
+    pooling: Pooling | None = Field(
         None, description="token(s) a head reads; null: `last` for decoders, `mean` for encoders"
     )
     template: PromptTemplate = PromptTemplate()
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of frozen weights; keep float32 for full fine-tuning"
-    )
+    dtype: Precision = Field("float32", description="of frozen weights; keep float32 for full fine-tuning")
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = Field(
         "sdpa", description="how transformers computes it"
     )
-    start_layers: list[Layers] | None = Field(None, min_length=1, description="instead of the grid's")
-    variants: list[Name] | None = Field(None, min_length=1, description="these of the grid's; null: all")
-    train: TrainingOverride = Field(
-        TrainingOverride(), description="keys of `train` that differ for this model"
-    )
-
-    def identity(self) -> dict[str, Any]:
-        """The part that makes another model of it (what `lwr base` and `lwr train` get)."""
-        return self.slice(exclude={"start_layers", "variants", "train"})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # stands in a path of results/
+Precision = Literal["float32", "bfloat16"]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1, json_schema_extra={"unit": "share"})]
 Layers, Steps, Tokens, Queries, Passages, Groups, Ranks, Jobs = (

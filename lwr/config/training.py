@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationInfo, create_model, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from lwr.config.section import Count, Groups, Layers, Passages, Queries, Section, Share, Steps, Tokens
+from lwr.config.section import (
+    Count,
+    Groups,
+    Layers,
+    Passages,
+    Precision,
+    Queries,
+    Section,
+    Share,
+    Steps,
+    Tokens,
+)
 
 Recompute = Literal["nothing", "cheap", "blocks"]
 
@@ -55,7 +66,7 @@ class TrainingConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are cut to this length")
     query_max_len: Tokens = Field(32, description="upstream's key: long queries may lend from the passage")
     passage_max_len: Tokens = Field(224, description="a whole pair never exceeds the sum of the two")
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Precision = Field(
         "float32", description="bfloat16: autocast; weights under an optimiser and heads stay float32"
     )
     dropout: Share | None = Field(
@@ -101,19 +112,3 @@ class TrainingConfig(Section):
         if keep == "best" and info.data.get("eval_steps", 1) is None:  # absent: it has a problem of its own
             raise ValueError("`best` compares evaluated steps: set `eval_steps`")
         return keep
-
-
-def _patch_of(section: type[Section]) -> type[Section]:
-    """The section with every key optional: what a base model or a variant may override.
-
-    None stands for a key that is not given; given ones keep the section's types and bounds.
-    """
-    fields = {
-        name: Annotated[field.annotation, *field.metadata, Field(None, description=field.description)]
-        for name, field in section.model_fields.items()
-    }
-    name, doc = f"{section.__name__}Override", "Keys of `train` that differ."
-    return create_model(name, __base__=Section, __doc__=doc, **fields)
-
-
-TrainingOverride = _patch_of(TrainingConfig)

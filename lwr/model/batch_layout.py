@@ -7,15 +7,15 @@ of a hidden state where rows leave (`keep`), and which rows may be computed apar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lwr.config.model import Pooling
 from lwr.model.layer_hooks import Part
 from lwr.model.packing import NO_MASK, Packing
 
-Pooling = Literal["last", "first", "mean"]
 # if it saves that share of the tokens: attention needs a mask then, and is slower with one
 SHARING_PAYS = 0.1
 

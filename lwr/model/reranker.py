@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
-from lwr.config.model import BaseModelConfig, PromptTemplate
+from lwr.config.model import BaseModelConfig, Pooling, PromptTemplate
 from lwr.config.training import DistillationConfig, LoraConfig
 from lwr.export.hub_upload import upload
 from lwr.model import storage
-from lwr.model.batch_layout import Packed, Padded, Pooling
+from lwr.model.batch_layout import Packed, Padded
 from lwr.model.batching import batches_of, pad
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.layer_hooks import Trunk, find_trunk, run_to

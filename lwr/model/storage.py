@@ -49,7 +49,7 @@ def write(
     tokenizer.save_pretrained(folder)
     origin = {
         "lwr": version("lwr"),
-        "base": base and base.identity(),
+        "base": base and base.slice(),
         "adapter": adapter,
         "base_fingerprint": weights_fingerprint(fetch_checkpoint(base.model, base.revision))
         if adapter

@@ -63,7 +63,7 @@ def train(
     texts = {name: collection / f"{name}.jsonl" for name in ("corpus", "queries")}
     looked_at = {"run": dev_run, "qrels": collection / "qrels/dev.tsv", **texts} if look else {}
     facts = {
-        "base": base.identity(),
+        "base": base.slice(),
         "base_fingerprint": weights_fingerprint(fetch_checkpoint(base.model, base.revision)),
         "start_layer": start_layer,
         "settings": settings.model_dump(),

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from lwr.cli.app import app
+from lwr.cli.app import app, main
 from lwr.cli.options import read_settings
 from lwr.config.training import TrainingConfig
 
@@ -46,7 +46,7 @@ def test_an_error_is_a_line_and_not_a_traceback(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["lwr", *arguments])
     monkeypatch.delenv("LWR_DEBUG", raising=False)
     with pytest.raises(SystemExit) as ended:
-        app.main()
+        main()
     said = capsys.readouterr().err
     assert ended.value.code == 1
     assert said.startswith("lwr: ")

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import jsonschema
@@ -430,8 +429,9 @@ def test_which_variants_a_base_model_has_makes_no_other_model_of_it(own_variants
 
 
 def test_arms_are_the_cells_without_their_seeds(own_variants):
-    arms = own_variants.arms()
-    assert [Cell(**asdict(arm), seed=seed) for arm in arms for seed in (3, 1, 2)] == own_variants.cells()
+    cells = own_variants.cells()
+    assert [cell.seed for cell in cells[:3]] == [3, 1, 2]
+    assert own_variants.arms() == [cell.arm for cell in cells[::3]]
 
 
 def test_a_hub_model_that_is_not_here_is_looked_at_later():

@@ -19,7 +19,7 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from lwr.cli.app import app
+from lwr.cli.app import main as lwr_main
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import write_json, write_jsonl
 from lwr.config.evaluation import ScoringConfig
@@ -147,7 +147,7 @@ def run(case: Case) -> Outcome:
     ):
         os.environ.pop("LWR_DEBUG", None)
         try:
-            app.main()
+            lwr_main()
         except SystemExit as ended:
             code = ended.code or 0
     after = _files()
