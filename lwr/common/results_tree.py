@@ -5,10 +5,13 @@ A rule passes wildcards instead of values: `ResultsTree("results").model(Cell("{
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lwr.common.errors import BadInput
 from lwr.common.exits import Arm, Cell
+from lwr.common.json_lines import read_json
 
 WILDCARD_CELL = Cell("{dataset}", "{base_model}", "{start_layer}", "{variant}", "{seed}")  # type: ignore[arg-type]
 """The cell in the patterns of the rules."""
@@ -113,3 +116,35 @@ class ResultsTree:
     @property
     def logs(self) -> Path:
         return self.root / "logs"
+
+
+def cell_of_model(model: Path) -> Cell:
+    """Return the cell that a model was trained for.
+
+    Training records it in provenance.json. For a model that was trained before it did, the cell is read from the path.
+
+    Args:
+        model: the folder that `lwr train` wrote.
+
+    Raises:
+        BadInput: neither the file nor the path has a cell, or the one in the file is incomplete.
+    """
+    file = model / "provenance.json"
+    recorded = read_json(file, {}).get("cell")
+    if recorded is None:
+        return _cell_of_path(model)
+    try:
+        return Cell(**recorded)
+    except TypeError:
+        raise BadInput(f"{file}: field 'cell' is {recorded!r}, not a cell; train the model again") from None
+
+
+def _cell_of_path(model: Path) -> Cell:
+    pattern = r"/cells/([^/]+)/([^/]+)/start(\d+)/([^/]+)/seed(-?\d+)/model"
+    match = re.search(f"{pattern}$", model.absolute().as_posix())
+    if match is None:
+        raise BadInput(
+            f"{model}/provenance.json: field 'cell' is missing; give a model that the workflow trained"
+        )
+    trained_on, base_model, start_layer, variant, seed = match.groups()
+    return Cell(trained_on, base_model, int(start_layer), variant, int(seed))
