@@ -24,10 +24,10 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaModel
 from workers.worker import memory
 
+from lwr.compat import BiEncoderModel
 from lwr.evaluation.cost import peak_memory, reset_peak_memory
 from lwr.model.batching import pad
 from lwr.model.prompt import Row
-from lwr.model.reranker import LayerwiseReranker
 from lwr.training.recompute import set_recompute
 
 VOCABULARY, GROUP_SIZE = 8000, 8
@@ -94,7 +94,8 @@ def measure(case: Case) -> list[float]:
         num_key_value_heads=case.hidden // 32,
         vocab_size=VOCABULARY,
     )
-    reranker = LayerwiseReranker(LlamaModel(config), None, start_layer=case.layers - case.exits + 1)
+    groups, start_layer = case.passages // GROUP_SIZE, case.layers - case.exits + 1
+    reranker = BiEncoderModel(LlamaModel(config), None, groups, start_layer)
     reranker.tokenizer = NoTokenizer()
     set_recompute(reranker.backbone, reranker.trunk.blocks, "cheap")
     rng = random.Random(0)
@@ -103,7 +104,7 @@ def measure(case: Case) -> list[float]:
     scored = _measured(lambda: reranker.score_rows(rows, reranker.exits))
     reranker.train()
     batch = pad(rows, reranker.tokenizer)
-    return scored + _measured(lambda: reranker(batch, groups=case.passages // GROUP_SIZE).loss.backward())
+    return scored + _measured(lambda: reranker(batch).loss.backward())
 
 
 def _measured(work: Callable) -> list[float]:

@@ -9,11 +9,11 @@ Example:
 import importlib
 from typing import Any
 
-_PUBLIC = {"LayerwiseReranker": "lwr.model.reranker"}
+_PUBLIC = {"LayerwiseReranker": "lwr.model.reranker", "BiEncoderModel": "lwr.compat"}
 """Name -> module. Named as text, and imported on first use: importing `lwr` loads nothing, and no code digest
 (`lwr.common.code_digest`) follows these names."""
 
-__all__ = ["LayerwiseReranker"]
+__all__ = ["BiEncoderModel", "LayerwiseReranker"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ from bad_input_world import COLLECT, SCORE, TRAIN, Case, build, nothing, run
 
 from lwr.cli.app import main as lwr_main
 from lwr.common.json_lines import write_jsonl
-from lwr.model.memory import out_of_memory_hint
+from lwr.model.batching import out_of_memory_hint
 from lwr.model.reranker import LayerwiseReranker
 
 ROOT = Path(__file__).parent.parent

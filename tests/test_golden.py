@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from lwr.compat import BiEncoderModel
 from lwr.config.model import BaseModelConfig, PromptTemplate
 from lwr.model.batching import pad
 from lwr.model.loading import load_base_model
 from lwr.model.prompt import Prompt, Row, yes_ids, yes_token
-from lwr.model.reranker import LayerwiseReranker
 
 CASES = ["long", "truncating"]
 
@@ -51,8 +51,8 @@ def upstream_features(rows: list[Row], tokenizer) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def layerwise(golden) -> LayerwiseReranker:
-    return LayerwiseReranker.from_pretrained(golden / "minicpm-layerwise-tiny", device="cpu")
+def layerwise(golden) -> BiEncoderModel:
+    return BiEncoderModel.from_pretrained(golden / "minicpm-layerwise-tiny", device="cpu")
 
 
 @pytest.fixture(params=CASES)
@@ -68,14 +68,14 @@ def test_token_ids(golden, layerwise, case):
 
 def test_training_scores_and_loss(golden, layerwise, case):
     rows = upstream_rows(golden, case, layerwise.tokenizer)
-    output = layerwise.train()(upstream_features(rows, layerwise.tokenizer), groups=4)
+    output = layerwise.train()(upstream_features(rows, layerwise.tokenizer))
     assert_scores(output.scores, case["scores"], layerwise.exits)
     assert output.loss.item() == pytest.approx(case["loss"], rel=1e-4)
 
 
 def test_training_gradients(golden, layerwise, case):
     rows = upstream_rows(golden, case, layerwise.tokenizer)
-    layerwise.train()(upstream_features(rows, layerwise.tokenizer), groups=4).loss.backward()
+    layerwise.train()(upstream_features(rows, layerwise.tokenizer)).loss.backward()
     for layer in layerwise.exits:
         expected = case["head_grad_norm"][str(layer)]
         assert layerwise.head(layer).grad.norm().item() == pytest.approx(expected, rel=1e-3)
@@ -100,7 +100,7 @@ def test_training_gradients(golden, layerwise, case):
 def test_raw_model_with_yes_heads(golden, case):
     loaded = load_base_model(BaseModelConfig(model=str(golden / "minicpm-raw-tiny")), with_vocabulary=True)
     assert yes_token(loaded.tokenizer) == case["raw_yes_token_id"]
-    reranker = LayerwiseReranker(
+    reranker = BiEncoderModel(
         loaded.backbone, loaded.tokenizer, train_batch_size=4, start_layer=2, initial_heads=loaded.yes_row
     )
     rows = upstream_rows(golden, case, loaded.tokenizer)

@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from worker import serve, training
 
-from lwr.config.training import LoraConfig
+from lwr.config.training import DistillationConfig, LoraConfig
 from lwr.model.cascade_schedule import Schedule
+from lwr.model.lora import add_lora
 from lwr.model.reranker import LayerwiseReranker
+from lwr.training.loss import layerwise_loss, teachers_of
 from lwr.training.recompute import set_recompute
 
 folder, what, *options = sys.argv[1:]
@@ -22,10 +24,15 @@ if what == "train":
     torch.manual_seed(0)
     reranker = LayerwiseReranker.from_pretrained(folder / "last", device="cpu")
     if lora:
-        reranker.add_lora(LoraConfig(rank=32, alpha=64))
+        add_lora(reranker, LoraConfig(rank=32, alpha=64))
     set_recompute(reranker.backbone, reranker.trunk.blocks, recompute)
     reranker.train()
-    serve(training(folder, lambda batch: reranker(batch, groups=groups).loss, reranker.parameters()))
+    teachers = teachers_of(reranker.exits, DistillationConfig())
+
+    def loss(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return layerwise_loss(reranker(batch).view(len(reranker.exits), groups, -1), teachers).total
+
+    serve(training(folder, loss, reranker.parameters()))
 else:
     reranker = LayerwiseReranker.from_pretrained(folder / what, device="cpu")
     lists = json.loads((folder / "lists.json").read_text())

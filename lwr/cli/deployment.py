@@ -214,7 +214,7 @@ def card(
     ```
     """
     from lwr.export.card import card
-    from lwr.export.hub_upload import check
+    from lwr.export.hub_upload import check, push
 
     if push_to is not None:
         check(push_to)
@@ -227,6 +227,6 @@ def card(
         from lwr.model.reranker import LayerwiseReranker
 
         reranker = LayerwiseReranker.from_pretrained(model)
-        typer.echo(reranker.push_to_hub(push_to, text, private=private or None, revision=revision))
+        typer.echo(push(reranker, push_to, text, private=private or None, revision=revision))
     elif out is None:
         typer.echo(text, nl=False)

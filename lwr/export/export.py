@@ -32,6 +32,7 @@ from lwr.export.encoder_head import close
 from lwr.export.pair_tokenizer import PROBES, PairTokenizer, write_pair_tokenizer, write_plain_tokenizer
 from lwr.export.readme import SAMPLE, card, upstream_card
 from lwr.model.batching import pad
+from lwr.model.lora import merge_lora
 from lwr.model.minicpm import SAME_IN_LLAMA
 from lwr.model.reranker import LayerwiseReranker
 
@@ -54,7 +55,8 @@ def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingfa
     if layout == "onnx" and find_spec("onnxscript") is None:
         raise ValueError("layout onnx needs packages that are not installed; pip install 'lwr[onnx]'")
     # eager: of all kinds of attention the one that every backbone has
-    reranker = LayerwiseReranker.from_pretrained(model, device="cpu", attention="eager").merge()
+    reranker = LayerwiseReranker.from_pretrained(model, device="cpu", attention="eager")
+    merge_lora(reranker)
     if layer not in reranker.exits:
         raise ValueError(
             f"{model}: layer {layer} has no head; exits are {reranker.exits[0]}..{reranker.exits[-1]}"

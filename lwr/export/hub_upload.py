@@ -9,9 +9,11 @@ from tempfile import TemporaryDirectory
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from peft import PeftModel
 
 from lwr.common.errors import first_line
 from lwr.formats.checkpoint import CHECKPOINT_FILES
+from lwr.model.reranker import LayerwiseReranker
 
 
 def check(repo_id: str) -> None:
@@ -24,6 +26,34 @@ def check(repo_id: str) -> None:
         validate_repo_id(repo_id)
     except HFValidationError:
         raise ValueError(f"{repo_id!r} is no name on the hub; write OWNER/NAME") from None
+
+
+def push(
+    reranker: LayerwiseReranker,
+    repo_id: str,
+    card: str | None = None,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+) -> str:
+    """Upload a reranker, as `save_pretrained` writes it, and its model card; return the address of the commit.
+
+    Args:
+        reranker: The reranker.
+        repo_id: Its name on the hub, OWNER/NAME.
+        card: The text of README.md, as `lwr.export.card` writes it.
+        private: See `upload`; so are `token` and `revision`.
+
+    Raises:
+        ValueError: The hub is off or refuses, or the base model of an adapter is a local folder.
+    """
+    base = reranker.base
+    if isinstance(reranker.backbone, PeftModel) and base and Path(base.model).expanduser().is_dir():
+        raise ValueError(
+            f"an adapter for {base.model}, a folder that others lack: merge it first (lwr.model.lora.merge_lora)"
+        )
+    return upload(reranker.save_pretrained, repo_id, card, private, token, revision)
 
 
 def upload(

@@ -1,8 +1,9 @@
-"""Rows of unequal length -> padded batches under a token budget."""
+"""Padded batches of rows of unequal length, and an error that says what to do when one exceeds the memory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -57,3 +58,15 @@ def _pays(starts: Sequence[tuple[int, ...]], rows: Sequence[Row], tokens_per_bat
     distinct, tokens = set(starts), sum(map(len, rows))
     saved = sum(map(len, starts)) - sum(map(len, distinct))
     return saved >= SHARING_PAYS * tokens and tokens >= len(distinct) * tokens_per_batch / 4
+
+
+@contextmanager
+def out_of_memory_hint(hint: str) -> Iterator[None]:
+    """Turn an out-of-memory error inside the block into a MemoryError that carries `hint`."""
+    try:
+        yield
+    except RuntimeError as error:
+        # the allocator of a CPU raises a plain RuntimeError
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise MemoryError(f"out of memory: {hint}") from error
+        raise

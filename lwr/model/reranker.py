@@ -1,7 +1,7 @@
 """LayerwiseReranker: a backbone with a relevance head at every layer from `start_layer` to the last.
 
-Upstream: FlagEmbedding, research/llm_reranker/finetune_for_layerwise/modeling.py, class `BiEncoderModel`,
-whose construction, `encode` and `forward` work here unchanged on any causal model or encoder.
+Upstream: FlagEmbedding, research/llm_reranker/finetune_for_layerwise/modeling.py, class `BiEncoderModel`, whose calling
+convention `lwr.compat` keeps.
 """
 
 from __future__ import annotations
@@ -13,36 +13,21 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import ModelOutput
 
 from lwr.config.model import BaseModelConfig, Pooling, PromptTemplate
-from lwr.config.training import DistillationConfig, LoraConfig
-from lwr.export.hub_upload import upload
 from lwr.model import storage
 from lwr.model.batch_layout import Packed, Padded
-from lwr.model.batching import batches_of, pad
+from lwr.model.batching import batches_of, out_of_memory_hint, pad
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.layer_hooks import Trunk, find_trunk, run_to
 from lwr.model.loading import yes_row_of
-from lwr.model.memory import out_of_memory_hint
 from lwr.model.packing import find_positions
 from lwr.model.prompt import Prompt, Row
-from lwr.training.loss import LayerwiseLoss, layerwise_loss, teachers_of
 
 CPU_TOKENS, GPU_TOKENS = 2048, 16384  # a CPU's caches hold the states of some thousand tokens
-
-
-@dataclass
-class RerankerOutput(ModelOutput):
-    """loss: float32 [] in training mode, else None. scores: per exit float32 [batch], start_layer first."""
-
-    loss: Tensor | None = None
-    scores: list[Tensor] | None = None
-    parts: LayerwiseLoss | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +45,6 @@ class LayerwiseReranker(nn.Module):
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        train_batch_size: int = 4,
         start_layer: int = 8,
         *,
         pooling: Pooling | None = None,
@@ -70,11 +54,8 @@ class LayerwiseReranker(nn.Module):
         query_max_len: int = 32,
         passage_max_len: int = 224,
         base: BaseModelConfig | None = None,
-        distillation: DistillationConfig = DistillationConfig(),  # noqa: B008 - frozen
-        exit_weights: Mapping[int, float] | None = None,
     ):
         """model: a Hugging Face backbone, or a causal language model, of which only the backbone is kept.
-        train_batch_size: groups in a training batch, where `forward` is not told.
         pooling: what a head reads; None: the last token of a causal backbone, the mean of an encoder.
         initial_heads: [hidden] for all exits or layer -> [hidden]; None: the vocabulary head's row of `Yes`
             where `model` has one and a tokenizer is given, else random.
@@ -103,7 +84,6 @@ class LayerwiseReranker(nn.Module):
 
         self.start_layer = start_layer
         self.exits = list(range(start_layer, self.trunk.depth + 1))
-        self.train_batch_size = train_batch_size
         self.pooling: Pooling = pooling or ("last" if self.trunk.causal else "mean")
         if self.pooling == "first" and self.trunk.causal:
             raise ValueError(
@@ -115,8 +95,6 @@ class LayerwiseReranker(nn.Module):
             tokenizer, template if self.trunk.causal else None, query_max_len, passage_max_len
         )
         self.base = base
-        self.distillation = distillation
-        self.exit_weights = [float((exit_weights or {}).get(k, 1.0)) for k in self.exits]
 
     def _first_weights(self, initial: Tensor | Mapping[int, Tensor] | None) -> list[Tensor]:
         """float32 [hidden] for each head."""
@@ -319,50 +297,9 @@ class LayerwiseReranker(nn.Module):
     def _autocast(self, precision: str) -> torch.autocast:
         return torch.autocast(self.heads[0].device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
-    # --- training --------------------------------------------------------------------------------------
-
-    def forward(
-        self,
-        pair: Mapping[str, Tensor],
-        groups: int | None = None,
-        teacher_scores: Tensor | None = None,
-    ) -> RerankerOutput:
-        """pair: features of `groups` x group size rows, group by group, the positive first.
-
-        teacher_scores: float32 [groups, group size] of an external teacher.
-        """
-        scores = self.encode(pair)
-        if not self.training:
-            return RerankerOutput(scores=scores)
-        groups = groups or self.train_batch_size
-        if len(scores[0]) % groups:
-            raise ValueError(f"{len(scores[0])} rows do not make {groups} groups; pass groups=")
-        grouped = torch.stack(scores).view(len(scores), groups, -1)
-        teachers = teachers_of(self.exits, self.distillation)
-        external = teacher_scores if self.distillation.external else None
-        loss = layerwise_loss(grouped, teachers, self.distillation.temperature, self.exit_weights, external)
-        return RerankerOutput(loss.total, scores, loss)
-
-    def add_lora(self, lora: LoraConfig) -> None:
-        """Freeze the backbone and train low-rank adapters in its blocks; the heads stay outside."""
-        targets = lora.targets
-        if targets == "all-linear":
-            inside = set(self.trunk.blocks.modules())
-            targets = [
-                name for name, m in self.backbone.named_modules() if isinstance(m, nn.Linear) and m in inside
-            ]
-        self.backbone = get_peft_model(
-            self.backbone,
-            PeftLoraConfig(
-                r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
-            ),
-        )
-
-    def merge(self) -> Self:
-        """Fold the adapters into the backbone: what is saved then needs no base model."""
-        if isinstance(self.backbone, PeftModel):
-            self.backbone = self.backbone.merge_and_unload()
-        return self
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Return the scores of every exit, float32 [exits, batch], for features as `encode` takes them."""
+        return torch.stack(self.encode(features))
 
     # --- on disk ---------------------------------------------------------------------------------------
 
@@ -382,24 +319,6 @@ class LayerwiseReranker(nn.Module):
         }
         heads = dict(zip(names, self.heads, strict=True))
         storage.write(Path(folder), self.backbone, heads, self.tokenizer, self.base, about)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        card: str | None = None,
-        *,
-        private: bool | None = None,
-        token: str | None = None,
-        revision: str | None = None,
-    ) -> str:
-        """Upload what `save_pretrained` writes (see `lwr.export.hub_upload`); the address of the commit.
-
-        card: README.md, as `lwr.export.card.card` writes it. Raises ValueError where the hub is off or refuses, or
-        where an adapter's base model is a folder here.
-        """
-        if isinstance(self.backbone, PeftModel) and self.base and Path(self.base.model).expanduser().is_dir():
-            raise ValueError(f"an adapter for {self.base.model}, a folder that others lack: merge() first")
-        return upload(self.save_pretrained, repo_id, card, private, token, revision)
 
     @classmethod
     def from_pretrained(
@@ -422,9 +341,6 @@ class LayerwiseReranker(nn.Module):
             reranker.backbone = PeftModel.from_pretrained(read.backbone, read.adapter).to(dtype)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return reranker.to(device).eval()
-
-
-BiEncoderModel = LayerwiseReranker  # upstream's name
 
 
 def logistic(scores: np.ndarray) -> np.ndarray:

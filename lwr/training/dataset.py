@@ -69,7 +69,7 @@ def _draw(line: dict[str, Any], group_size: int, rng: random.Random, place: str)
 
 
 def collate(groups: Sequence[TrainingGroup], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Keyword arguments of `LayerwiseReranker.forward`; a last batch of fewer groups stays whole groups."""
+    """Return a batch: its features as `pair`, the number of groups, and teacher scores float32 [groups, group size]."""
     teacher = None if groups[0].teacher is None else torch.tensor([group.teacher for group in groups])
     return {
         "pair": pad([row for group in groups for row in group.rows], tokenizer),

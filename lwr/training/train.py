@@ -24,6 +24,7 @@ from lwr.config.model import BaseModelConfig
 from lwr.config.training import TrainingConfig
 from lwr.formats.checkpoint import fetch_checkpoint, weights_fingerprint
 from lwr.model.loading import load_base_model, set_dropout
+from lwr.model.lora import add_lora
 from lwr.model.reranker import LayerwiseReranker
 from lwr.training.dataset import read_groups
 from lwr.training.dev_evaluation import read_dev_evaluation
@@ -114,7 +115,6 @@ def build(base: BaseModelConfig, start_layer: int, settings: TrainingConfig) -> 
     reranker = LayerwiseReranker(
         loaded.backbone,
         loaded.tokenizer,
-        settings.groups_per_batch,
         start_layer,
         pooling=base.pooling,
         shared_head=settings.heads == "shared",
@@ -123,11 +123,9 @@ def build(base: BaseModelConfig, start_layer: int, settings: TrainingConfig) -> 
         query_max_len=settings.query_max_len,
         passage_max_len=settings.passage_max_len,
         base=base,
-        distillation=settings.distillation,
-        exit_weights=settings.exit_weights,
     )
     if settings.lora is not None:
-        reranker.add_lora(settings.lora)
+        add_lora(reranker, settings.lora)
     set_recompute(reranker.backbone, reranker.trunk.blocks, settings.recompute)
     return reranker
 

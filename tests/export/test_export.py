@@ -27,6 +27,7 @@ from lwr.export.export import export
 from lwr.export.readme import SAMPLE
 from lwr.model.batching import pad
 from lwr.model.loading import load_base_model
+from lwr.model.lora import add_lora
 from lwr.model.reranker import LayerwiseReranker
 
 LONG = "def decode(s): return s  # and so on " * 60
@@ -50,7 +51,7 @@ def save(folder: Path, backbone, tokenizer, lora: bool = False, **options) -> Pa
     options = {"start_layer": 2, "initial_heads": heads} | options
     model = LayerwiseReranker(backbone, tokenizer, **options)
     if lora:
-        model.add_lora(LoraConfig(rank=4, alpha=8))
+        add_lora(model, LoraConfig(rank=4, alpha=8))
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)

@@ -16,6 +16,7 @@ from lwr.config.training import LoraConfig
 from lwr.model.batching import pad
 from lwr.model.layer_hooks import find_trunk
 from lwr.model.loading import load_base_model
+from lwr.model.lora import add_lora
 from lwr.model.prompt import yes_token
 from lwr.model.reranker import LayerwiseReranker
 
@@ -156,7 +157,7 @@ def test_it_is_saved_and_loaded_as_any_other(tmp_path, lora):
     folder = write(tmp_path / "base", tensors, start_layer=START, head_multi=True, head_type="simple")
     model = load(folder)
     if lora:
-        model.add_lora(LoraConfig(rank=2))
+        add_lora(model, LoraConfig(rank=2))
         torch.nn.init.normal_(
             model.backbone.base_model.model.layers[0].self_attn.q_proj.lora_B.default.weight
         )

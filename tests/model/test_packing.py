@@ -32,7 +32,7 @@ def rerankers(architecture: str, **options) -> tuple[LayerwiseReranker, Layerwis
     models = []
     for _ in range(2):
         torch.manual_seed(0)
-        model = LayerwiseReranker(tiny.backbone(architecture), None, 2, start_layer=1, **options)
+        model = LayerwiseReranker(tiny.backbone(architecture), None, 1, **options)
         for head in model.heads:
             torch.nn.init.normal_(head, std=0.2)
         models.append(model.eval())

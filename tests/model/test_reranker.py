@@ -11,10 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel
 
 from lwr.config.model import PromptTemplate
-from lwr.config.training import LoraConfig, Recompute
+from lwr.config.training import DistillationConfig, LoraConfig, Recompute
 from lwr.model.batching import pad
+from lwr.model.lora import add_lora
 from lwr.model.prompt import yes_token
-from lwr.model.reranker import BiEncoderModel, LayerwiseReranker
+from lwr.model.reranker import LayerwiseReranker
+from lwr.training.loss import LayerwiseLoss, layerwise_loss, teachers_of
 from lwr.training.recompute import find_feed_forward, set_recompute
 
 QUERY = "how is a string decoded?"
@@ -37,7 +39,7 @@ def reranker(architecture: str, start_layer: int = 1, **options) -> LayerwiseRer
     tokenizer = tiny.tokenizer(encoder=architecture in tiny.ENCODERS)
     heads = {k: torch.randn(tiny.HIDDEN) * 0.2 for k in EVERY_LAYER}
     options = {"initial_heads": heads, "template": SHORT} | options
-    return LayerwiseReranker(backbone, tokenizer, 2, start_layer, **options).eval()
+    return LayerwiseReranker(backbone, tokenizer, start_layer, **options).eval()
 
 
 def features(
@@ -211,13 +213,14 @@ def trained(model: LayerwiseReranker) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def loss_of(model: LayerwiseReranker) -> Tensor:
-    return model.train()(features(model), groups=2).loss
+def loss_of(model: LayerwiseReranker) -> LayerwiseLoss:
+    scores = model.train()(features(model))
+    return layerwise_loss(scores.view(len(scores), 2, -1), teachers_of(model.exits, DistillationConfig()))
 
 
 def with_lora(model: LayerwiseReranker) -> LayerwiseReranker:
     """B of an adapter starts at 0, where A gets no gradient: put it elsewhere."""
-    model.add_lora(LoraConfig(rank=2, alpha=4))
+    add_lora(model, LoraConfig(rank=2, alpha=4))
     for name, p in trained(model).items():
         if "lora_B" in name:
             nn.init.normal_(p, std=0.1)
@@ -230,7 +233,7 @@ def test_everything_that_trains_gets_a_gradient(architecture, lora):
     model = reranker(architecture)
     if lora:
         with_lora(model)
-    loss_of(model).backward()
+    loss_of(model).total.backward()
     adapters = [name for name in trained(model) if "lora_" in name]
     assert bool(adapters) == lora
     assert len(trained(model)) == len(adapters) + len(model.heads) or not lora
@@ -244,7 +247,7 @@ def test_everything_that_trains_gets_a_gradient(architecture, lora):
 def test_lora_reaches_every_linear_map_of_every_block(architecture):
     model = reranker(architecture)
     maps = [m for block in model.trunk.blocks for m in block.modules() if isinstance(m, nn.Linear)]
-    model.add_lora(LoraConfig(rank=2, alpha=4))
+    add_lora(model, LoraConfig(rank=2, alpha=4))
     adapted = [name for name in trained(model) if "lora_A" in name]
     assert len(adapted) == len(maps) > 0
     assert all(".layers." in name or ".layer." in name for name in adapted)
@@ -262,7 +265,7 @@ def test_computing_again_changes_nothing(architecture, lora, what):
         if lora:
             with_lora(model)
         set_recompute(model.backbone, model.trunk.blocks, what)
-        loss = loss_of(model)
+        loss = loss_of(model).total
         loss.backward()
         return {"loss": loss.detach()} | {name: p.grad for name, p in trained(model).items()}
 
@@ -283,7 +286,7 @@ def test_what_is_computed_again(what, activations, norms, flops):
     for part in (block.mlp.act_fn, block.post_attention_layernorm):
         part.register_forward_pre_hook(lambda part, _: calls.append(part))
     with FlopCounterMode(display=False) as forth:
-        loss = loss_of(model)
+        loss = loss_of(model).total
     with FlopCounterMode(display=False) as back:
         loss.backward()
     assert calls.count(block.mlp.act_fn) == activations
@@ -305,16 +308,16 @@ def test_the_feed_forward_layer_of_a_block(architecture):
 
 def test_one_exit_is_a_plain_cross_encoder():
     model = reranker("llama", start_layer=tiny.LAYERS)
-    output = model.train()(features(model), groups=2)
-    assert len(output.scores) == 1
-    expected = F.cross_entropy(output.scores[0].view(2, 2), torch.zeros(2, dtype=torch.long))
-    assert torch.equal(output.loss, expected)
-    assert output.parts.distillation.tolist() == [0.0]
+    loss = loss_of(model)
+    (by_row,) = model(features(model))
+    expected = F.cross_entropy(by_row.view(2, 2), torch.zeros(2, dtype=torch.long))
+    assert torch.equal(loss.total, expected)
+    assert loss.distillation.tolist() == [0.0]
 
 
 def test_distillation_never_moves_the_teacher():
-    model = reranker("llama").train()
-    model(features(model), groups=2).parts.distillation.sum().backward()
+    model = reranker("llama")
+    loss_of(model).distillation.sum().backward()
     assert model.head(tiny.LAYERS).grad is None or not model.head(tiny.LAYERS).grad.any()
     deepest_block = model.trunk.blocks[-1]
     assert all(p.grad is None or not p.grad.any() for p in deepest_block.parameters())
@@ -325,49 +328,3 @@ def test_a_pooler_that_nobody_reads_is_frozen():
     names = trained(reranker("bert"))
     assert any(name.startswith("backbone.encoder") for name in names)
     assert not any("pooler" in name for name in names)
-
-
-def test_rows_that_make_no_groups_are_refused():
-    model = reranker("llama").train()
-    with pytest.raises(ValueError, match="4 rows do not make 3 groups"):
-        model(features(model), groups=3)
-
-
-# --- upstream's usage ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_upstreams_documented_usage(side):
-    model, tokenizer = tiny.causal_lm("llama"), tiny.tokenizer(encoder=False)
-    texts = [f"A: {QUERY}\nB: {passage}\nIs it an answer? Yes" for passage in PASSAGES]
-    ids = [[1, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
-    longest = max(map(len, ids))
-    inputs = {"input_ids": [], "attention_mask": [], "labels": []}
-    for row in ids:
-        padding = longest - len(row)
-        columns = {
-            "input_ids": row,
-            "attention_mask": [1] * len(row),
-            "labels": [-100] * (len(row) - 1) + row[-1:],
-        }
-        for (name, values), filler in zip(columns.items(), (0, 0, -100), strict=True):
-            inputs[name].append(
-                [filler] * padding + values if side == "left" else values + [filler] * padding
-            )
-    inputs = {name: torch.tensor(values) for name, values in inputs.items()}
-
-    m = BiEncoderModel(model, tokenizer, train_batch_size=2, start_layer=2)
-    m(pair=inputs).loss.backward()
-    deepest, at_layer_4, at_layer_2 = m.encode(inputs)[-1], m.encode(inputs)[4 - 2], m.encode(inputs)[2 - 2]
-
-    assert all(head.grad.abs().max() > 0 for head in m.heads)
-    assert torch.equal(deepest, at_layer_4)
-    for row, by_row in zip(ids, deepest, strict=True):
-        state = m.backbone(torch.tensor([row])).last_hidden_state[0, len(row) - 2]
-        close(by_row, state @ m.head(4))
-    for row, by_row in zip(ids, at_layer_2, strict=True):
-        states = m.backbone(torch.tensor([row]), output_hidden_states=True).hidden_states
-        close(by_row, m.backbone.norm(states[2][0, len(row) - 2]) @ m.head(2))
-    m.eval()
-    assert m(pair=inputs).loss is None
-    assert len(m(pair=inputs).scores) == 3

@@ -16,6 +16,7 @@ from lwr.config.model import BaseModelConfig, PromptTemplate
 from lwr.config.training import LoraConfig
 from lwr.model.batching import pad
 from lwr.model.loading import load_base_model
+from lwr.model.lora import add_lora, merge_lora
 from lwr.model.reranker import LayerwiseReranker
 
 PAIRS = [("how is a string decoded?", "Decode a JSON document from a string."), ("who?", "Raise ValueError.")]
@@ -54,7 +55,7 @@ def llama(tmp_path) -> Path:
 def adapter(llama, tmp_path) -> Path:
     """A saved adapter on `llama`."""
     model = untrained(llama)
-    model.add_lora(LoraConfig(rank=4, alpha=8))
+    add_lora(model, LoraConfig(rank=4, alpha=8))
     move(model).save_pretrained(tmp_path / "adapter")
     return tmp_path / "adapter"
 
@@ -68,7 +69,7 @@ def adapter(llama, tmp_path) -> Path:
 def test_a_saved_reranker_scores_to_the_last_bit_as_before(architecture, shared_head, lora, tmp_path):
     model = untrained(tiny.save(architecture, tmp_path / "base"), shared_head=shared_head)
     if lora:
-        model.add_lora(LoraConfig(rank=4, alpha=8))
+        add_lora(model, LoraConfig(rank=4, alpha=8))
     move(model).save_pretrained(tmp_path / "saved")
     loaded = load(tmp_path / "saved")
     assert len(loaded.heads) == (1 if shared_head else tiny.LAYERS - 1)
@@ -80,10 +81,11 @@ def test_a_saved_reranker_scores_to_the_last_bit_as_before(architecture, shared_
 def test_merging_folds_the_adapter_in(architecture, tmp_path):
     model = untrained(tiny.save(architecture, tmp_path / "base"))
     plain = scores(model)
-    model.add_lora(LoraConfig(rank=4, alpha=8))
+    add_lora(model, LoraConfig(rank=4, alpha=8))
     before = scores(move(model))
     assert (before - plain).abs().max() > 0.1, "the adapter must matter for this test to mean anything"
-    model.merge().save_pretrained(tmp_path / "merged")
+    merge_lora(model)
+    model.save_pretrained(tmp_path / "merged")
     shutil.rmtree(tmp_path / "base")  # nothing of it is needed any more
     torch.testing.assert_close(scores(load(tmp_path / "merged")), before, atol=1e-5, rtol=1e-5)
 
@@ -172,7 +174,7 @@ def test_an_adapter_on_a_base_of_another_shape_is_refused_the_same(llama, adapte
 
 def test_an_adapter_that_names_no_base_is_not_saved(tmp_path):
     model = LayerwiseReranker(tiny.backbone("llama"), tiny.tokenizer(encoder=False), start_layer=2)
-    model.add_lora(LoraConfig(rank=2))
+    add_lora(model, LoraConfig(rank=2))
     with pytest.raises(ValueError, match="an adapter must name its base model"):
         model.save_pretrained(tmp_path / "saved")
 
@@ -215,7 +217,7 @@ def test_a_plain_checkpoint_is_no_reranker(llama):
 
 def test_a_model_that_carries_an_adapter_already_is_refused(llama):
     model = untrained(llama)
-    model.add_lora(LoraConfig(rank=2))
+    add_lora(model, LoraConfig(rank=2))
     with pytest.raises(ValueError, match="call add_lora"):
         LayerwiseReranker(model.backbone, model.tokenizer, start_layer=2)
 

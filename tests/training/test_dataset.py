@@ -9,9 +9,11 @@ import torch
 from lwr.common.errors import BadInput
 from lwr.common.json_lines import write_jsonl
 from lwr.config.model import PromptTemplate
+from lwr.config.training import DistillationConfig
 from lwr.model.prompt import Prompt
 from lwr.model.reranker import LayerwiseReranker
 from lwr.training.dataset import TrainingGroup, collate, read_groups
+from lwr.training.loss import LayerwiseLoss, layerwise_loss, teachers_of
 
 LINE = {"query": "open a file", "pos": ["open()"], "neg": ["abs()", "sum()", "ord()"]}
 SHORT = PromptTemplate(
@@ -163,30 +165,32 @@ def test_teacher_scores_are_grouped_as_the_rows_are(read):
     assert batch["teacher_scores"].tolist() == [group.teacher for group in groups]
 
 
+def loss_of(model: LayerwiseReranker, groups: list[TrainingGroup]) -> LayerwiseLoss:
+    batch = collate(groups, model.tokenizer)
+    scores = model.train()(batch["pair"]).view(len(model.exits), batch["groups"], -1)
+    teachers = teachers_of(model.exits, DistillationConfig())
+    return layerwise_loss(scores, teachers, external=batch["teacher_scores"])
+
+
 def test_a_last_batch_of_fewer_groups_has_the_mean_over_its_own(read):
     lines = [LINE | {"query": f"query number {i}"} for i in range(7)]
     groups = read(lines, group_size=4)
     model = LayerwiseReranker(
-        tiny.backbone("llama"), tiny.tokenizer(encoder=False), 4, start_layer=2, template=SHORT
+        tiny.backbone("llama"), tiny.tokenizer(encoder=False), start_layer=2, template=SHORT
     )
     model.heads.requires_grad_(False).apply(lambda heads: [torch.nn.init.normal_(head) for head in heads])
 
-    def loss(some: list[TrainingGroup]) -> torch.Tensor:
-        return model.train()(**collate(some, model.tokenizer)).loss
-
     for batch in (groups[:4], groups[4:]):
-        alone = torch.stack([loss([group]) for group in batch])
+        alone = torch.stack([loss_of(model, [group]).total for group in batch])
         assert alone.std() > 0.01, "the groups must differ for this test to mean anything"
-        torch.testing.assert_close(loss(batch), alone.mean())
+        torch.testing.assert_close(loss_of(model, batch).total, alone.mean())
 
 
 def test_an_external_teacher_reaches_the_loss(read):
     scored = LINE | {"pos_scores": [9.0], "neg_scores": [1, 2, 3]}
     model = LayerwiseReranker(
-        tiny.backbone("llama"), tiny.tokenizer(encoder=False), 4, start_layer=2, template=SHORT
+        tiny.backbone("llama"), tiny.tokenizer(encoder=False), start_layer=2, template=SHORT
     )
-    with_teacher, without = (
-        model.train()(**collate(read([line] * 2), model.tokenizer)) for line in (scored, LINE)
-    )
-    assert torch.equal(with_teacher.parts.contrastive, without.parts.contrastive)
-    assert (with_teacher.parts.distillation > without.parts.distillation).all()
+    with_teacher, without = (loss_of(model, read([line] * 2)) for line in (scored, LINE))
+    assert torch.equal(with_teacher.contrastive, without.contrastive)
+    assert (with_teacher.distillation > without.distillation).all()

@@ -1,0 +1,35 @@
+"""Low-rank adapters in the blocks of a reranker's backbone (LoRA, Hu et al. 2021); its heads stay outside."""
+
+from __future__ import annotations
+
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from torch import nn
+
+from lwr.config.training import LoraConfig
+from lwr.model.reranker import LayerwiseReranker
+
+
+def add_lora(reranker: LayerwiseReranker, lora: LoraConfig) -> None:
+    """Freeze the backbone of `reranker` and add trainable low-rank adapters to its blocks."""
+    targets = lora.targets
+    if targets == "all-linear":
+        in_blocks = set(reranker.trunk.blocks.modules())
+        targets = [
+            name
+            for name, module in reranker.backbone.named_modules()
+            if isinstance(module, nn.Linear) and module in in_blocks
+        ]
+    adapter = PeftLoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
+    )
+    reranker.backbone = get_peft_model(reranker.backbone, adapter)
+
+
+def merge_lora(reranker: LayerwiseReranker) -> None:
+    """Fold the adapters of `reranker`, if it has any, into its backbone.
+
+    A merged reranker is saved with its weights and needs no base model.
+    """
+    if isinstance(reranker.backbone, PeftModel):
+        reranker.backbone = reranker.backbone.merge_and_unload()
