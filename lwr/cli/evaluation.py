@@ -138,6 +138,6 @@ def compare(
       --margin 0.02 --out results/tables
     ```
     """
-    from lwr.reporting.tables import write_comparisons
+    from lwr.evaluation.compare import compare
 
-    write_comparisons(measures, primary, margin, out)
+    compare(measures, primary, margin, out)

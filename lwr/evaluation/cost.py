@@ -16,8 +16,8 @@ from lwr.common.json_lines import read_json, write_json
 from lwr.common.progress import show_progress
 from lwr.common.provenance import ResourceMeter, make_provenance, processor_name
 from lwr.config.evaluation import CostConfig, ScoringConfig
+from lwr.evaluation.arm_files import read_chosen_schedule
 from lwr.evaluation.flops import counted, flops, shape_of
-from lwr.evaluation.replay import read_chosen_schedule
 from lwr.formats import parquet
 from lwr.formats.beir import read_candidate_texts, read_queries, sample_queries
 from lwr.model.cascade_schedule import Schedule

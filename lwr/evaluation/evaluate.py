@@ -9,9 +9,11 @@ import pandas as pd
 
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
+from lwr.common.exits import exits_in, layers_in
 from lwr.common.hashing import sha256
-from lwr.evaluation.measures import exits_of, measures_per_query, rankings, tie_shares
-from lwr.evaluation.replay import read_chosen_schedule, replay_all
+from lwr.evaluation.arm_files import read_chosen_schedule
+from lwr.evaluation.measures import measures_per_query, rankings, tie_shares
+from lwr.evaluation.replay import replay_all
 from lwr.formats import parquet
 from lwr.formats.beir import Split, answerable_queries, read_qrels
 from lwr.formats.trec import write_run
@@ -37,14 +39,12 @@ def evaluate(
     table = parquet.read(scores, ["query_id", "doc_id", "tokens", "first_stage"])
     if table.duplicated(["query_id", "doc_id"]).any():
         raise BadInput(f"{scores}: a candidate stands twice for one query; score again")
-    by_exit = {exit: rankings(table, exit) for exit in exits_of(table)}
-    schedule = read_chosen_schedule(
-        cascade, [int(name[6:]) for name in exits_of(table) if name != "first_stage"]
-    )
+    by_exit = {exit: rankings(table, exit) for exit in exits_in(table)}
+    schedule = read_chosen_schedule(cascade, layers_in(table))
     if schedule is not None:
         by_exit["cascade"] = {query: dict(ranked) for query, ranked in replay_all(table, schedule).items()}
     values = [measures_per_query(qrels, run, measures).assign(exit=exit) for exit, run in by_exit.items()]
-    tied = [tie_shares(table, exit).assign(exit=exit) for exit in exits_of(table)]
+    tied = [tie_shares(table, exit).assign(exit=exit) for exit in exits_in(table)]
     results = pd.concat([*values, *tied]).assign(**cell, split=split)
     results = results[results["query_id"].isin(answerable_queries(qrels))]
     with atomic(runs) as unfinished:

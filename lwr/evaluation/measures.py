@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import ir_measures
 import pandas as pd
 
+from lwr.common.exits import ARM_COLUMNS
+from lwr.formats import parquet
 from lwr.formats.beir import Qrels, answerable_queries
 from lwr.formats.trec import best_first
 
@@ -21,11 +24,6 @@ def rankings(scores: pd.DataFrame, column: str) -> dict[str, dict[str, float]]:
         query_id: dict(best_first(zip(group["doc_id"], group[column], strict=True)))
         for query_id, group in scores.groupby("query_id", sort=True)
     }
-
-
-def exits_of(scores: pd.DataFrame) -> list[str]:
-    """The columns of a table of scores that rank: `first_stage`, then `layer_k` of every exit."""
-    return [column for column in scores.columns if column == "first_stage" or column.startswith("layer_")]
 
 
 def measures_per_query(
@@ -50,3 +48,13 @@ def tie_shares(scores: pd.DataFrame, column: str) -> pd.DataFrame:
     tied = scores.astype({column: "float32"}).duplicated(["query_id", column], keep=False)  # as runs compare
     shares = tied.groupby(scores["query_id"], sort=True).mean()
     return pd.DataFrame({"query_id": shares.index, "measure": "ties", "value": shares.to_numpy()})
+
+
+def read_measures(files: Sequence[Path]) -> pd.DataFrame:
+    """Read files of `lwr evaluate` into one table.
+
+    Returns:
+        A table with the columns `ARM_COLUMNS`, seed, split, exit, query_id, measure, value.
+    """
+    columns = [*ARM_COLUMNS, "seed", "split", "exit", "query_id", "measure", "value"]
+    return pd.concat([parquet.read(file, columns) for file in files], ignore_index=True)

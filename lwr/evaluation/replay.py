@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lwr.common.errors import BadInput
 from lwr.common.hashing import hash_share
-from lwr.common.json_lines import read_json
 from lwr.formats.trec import Run, scores_by_rank
 from lwr.model.cascade_schedule import Schedule
 
@@ -76,20 +73,3 @@ def replay_all(scores: pd.DataFrame, schedule: Schedule) -> Run:
         query: scores_by_rank(docs[ranked[:size]])
         for query, docs, ranked, size in zip(candidates.queries, candidates.docs, order, sizes, strict=True)
     }
-
-
-def read_chosen_schedule(path: Path, exits: Sequence[int] | None = None) -> Schedule | None:
-    """The schedule that `decide` chose; None where that is the deepest exit alone.
-
-    exits: of the model that it is for; None: any. Raises BadInput.
-    """
-    decided = read_json(path, {"chosen": str, "deepest": str})
-    try:
-        schedule = Schedule.parse(decided["chosen"])
-    except ValueError as error:
-        raise BadInput(f"{path}: {error}") from None
-    if exits is not None and (unknown := sorted(set(schedule.layers) - set(exits))):
-        raise BadInput(
-            f"{path}: layer {unknown[0]} of cascade {schedule} has no head; choose it for this model again"
-        )
-    return None if decided["chosen"] == decided["deepest"] else schedule

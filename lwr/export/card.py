@@ -15,6 +15,7 @@ from lwr.common.errors import BadInput
 from lwr.common.exits import ARM_COLUMNS
 from lwr.export.readme import SAMPLE, front_matter
 from lwr.formats.checkpoint import fetch_checkpoint, find_local_folder
+from lwr.formats.tables import markdown_table
 from lwr.model.storage import stored_exits
 from lwr.reporting.advise import (
     Evidence,
@@ -24,7 +25,7 @@ from lwr.reporting.advise import (
     rows_of_arm,
     shallowest_exit_advice,
 )
-from lwr.reporting.tables import format_arms, format_cascades, format_costs, format_layers, markdown
+from lwr.reporting.tables import format_arms, format_cascades, format_costs, format_layers
 
 CELL = re.compile(r"(.+)/cells/([^/]+)/([^/]+)/start(\d+)/([^/]+)/seed(-?\d+)/model")
 """Where the workflow puts a model: results, data set, base model, start layer, variant, seed."""
@@ -220,7 +221,7 @@ improvement over it.{f" Means over {seeds} trainings, of which this is one." if 
 
 def _table(text: pd.DataFrame, of: pd.DataFrame) -> str:
     """Without the columns that name the model: the card is about one."""
-    return markdown(text.drop(columns=list(format_arms(of))))
+    return markdown_table(text.drop(columns=list(format_arms(of))))
 
 
 # --- where it came from, and what it is not -------------------------------------------------------------

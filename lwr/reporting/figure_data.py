@@ -9,7 +9,7 @@ import pandas as pd
 
 from lwr.common.exits import ARM_COLUMNS, FIRST_STAGE
 from lwr.common.json_lines import read_jsonl
-from lwr.evaluation.compare import EQUAL
+from lwr.evaluation.paired_tests import EQUAL
 
 TEXT = ("dataset", "trained_on", "base_model", "variant", "exit", "schedule")
 POINTS = 60  # of a training curve: no panel is wide enough for more

@@ -14,6 +14,7 @@ import pandas as pd
 
 from lwr.common.atomic import atomic
 from lwr.common.exits import ARM_COLUMNS
+from lwr.evaluation.measures import read_measures
 from lwr.reporting.figure_data import by_exit, by_panel, layer_of, read_table, training_losses, won_and_lost
 from lwr.reporting.figure_style import (
     COLOURS,
@@ -27,7 +28,6 @@ from lwr.reporting.figure_style import (
     per_arm,
     told,
 )
-from lwr.reporting.tables import read_measures
 
 FIGURES = ("quality", "gain", "flops", "latency", "wins", "training")
 OUTCOMES = {"lost": "#D55E00", "tied": "#DDDDDD", "won": "#0072B2"}

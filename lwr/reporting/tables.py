@@ -4,75 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from lwr.common.atomic import atomic
-from lwr.common.errors import BadInput
 from lwr.common.exits import ARM_COLUMNS, FIRST_STAGE
-from lwr.common.json_lines import read_json
-from lwr.evaluation.compare import compare, interval, readable_comparisons
-from lwr.formats import parquet
-
-COUNTS = {
-    "gflops_per_pair": "gflops per pair",
-    "parameters": "parameters",
-    "p50_ms": "p50 ms",
-    "p95_ms": "p95 ms",
-    "pairs_per_second": "pairs per second",
-    "peak_memory_mib": "peak memory MiB",
-}
-"""Keys of a cost file's exits, and the columns they become."""
-
-
-# --- reading -------------------------------------------------------------------------------------------
-
-
-def read_measures(files: Sequence[Path]) -> pd.DataFrame:
-    """What `lwr evaluate` wrote, one below the other. Raises BadInput."""
-    columns = [*ARM_COLUMNS, "seed", "split", "exit", "query_id", "measure", "value"]
-    return pd.concat([parquet.read(file, columns) for file in files], ignore_index=True)
-
-
-def read_costs(files: Sequence[Path]) -> pd.DataFrame:
-    """A row per arm and exit: the arm, exit, schedule, the columns of COUNTS, `flops` and `time` (shares of the arm's
-    deepest exit), candidates, queries, device, precision. Files as `lwr cost` writes them.
-    """
-    rows = []
-    for file in files:
-        about = _read(file, {"exits": list})
-        shared = {
-            name: about[name] for name in [*ARM_COLUMNS, "candidates", "queries", "device", "precision"]
-        }
-        deepest = [row for row in about["exits"] if row["exit"] != "cascade"][-1]
-        for row in about["exits"]:
-            shares = {
-                "flops": row["gflops_per_pair"] / deepest["gflops_per_pair"],
-                "time": row["p50_ms"] / deepest["p50_ms"] if row["p50_ms"] else None,
-            }
-            counts = {name: row[key] for key, name in COUNTS.items()}
-            rows.append(shared | {"exit": row["exit"], "schedule": row["schedule"]} | counts | shares)
-    return pd.DataFrame(rows)
-
-
-def read_cascades(files: Sequence[Path]) -> pd.DataFrame:
-    """A row per arm and schedule: the arm, schedule, `dev flops`, `dev`, `test flops`, `test`, chosen, front, deepest,
-    epsilon, measure; those on the dev front, and the deepest exit. Files as `lwr cascade` writes them.
-    """
-    decided = [_read(file, {"deepest": str, "measure": str, "schedules": list}) for file in files]
-    shared = [*ARM_COLUMNS, "deepest", "epsilon", "measure"]
-    return pd.DataFrame(
-        [{name: about[name] for name in shared} | row for about in decided for row in about["schedules"]]
-    )
-
-
-def _read(file: Path, required: dict[str, type]) -> dict[str, Any]:
-    about = read_json(file, required)
-    if missing := [name for name in ARM_COLUMNS if name not in about]:
-        raise BadInput(f"{file}: field {missing[0]!r} is missing; make it again")
-    return about
-
+from lwr.evaluation.arm_files import read_cascades, read_costs
+from lwr.evaluation.measures import read_measures
+from lwr.evaluation.paired_tests import interval
+from lwr.formats.tables import write_table, write_text
 
 # --- quality by layer ----------------------------------------------------------------------------------
 
@@ -242,47 +181,9 @@ def tables(
     table = build_layers_table(measured, primary, cost, decided)
     text = format_layers(table, [name for name in dict.fromkeys(measured["measure"]) if name != "ties"])
     write_table(out / "layers", table, text)
-    _write(out / "layers.tex", text.to_latex(index=False, escape=True))
+    write_text(out / "layers.tex", text.to_latex(index=False, escape=True))
     device = f"Times of ranking one list of {cost['candidates'].iloc[0]} passages, from texts to ranking, on "
     device += f"{cost['device'].iloc[0]}, {cost['precision'].iloc[0]}.\n\n"
     timed = cost["p50 ms"].notna().any()
     write_table(out / "cost", cost, format_costs(cost), device if timed else "Nothing was timed.\n\n")
     write_table(out / "cascades", decided, format_cascades(decided))
-
-
-def write_comparisons(measures: Sequence[Path], primary: str, margin: float, out: Path) -> None:
-    """comparisons.csv (dev and test) and comparisons.md (test) in the folder `out`: see `lwr.evaluation.compare`."""
-    table = compare(read_measures(measures), primary, margin).assign(measure=primary, margin=margin)
-    test = table[table["split"] == "test"]
-    titles = {
-        "deepest": "Against the deepest exit of the same model",
-        "first stage": "Against the first stage",
-        "arms": "Against the grid's first model, layer by layer",
-    }
-    parts = [
-        f"## {titles[family]}\n\n{markdown(readable_comparisons(rows, margin))}"
-        for family, rows in test.groupby("family", sort=False)
-    ]
-    note = (
-        f"Differences in {primary} on test, [95% bootstrap interval over queries and seeds]; p of a paired "
-        "randomisation test over queries, by Holm's method within each data set and section; effect size: Cohen's "
-        "d_z.\n\n"
-    )
-    _write(out / "comparisons.md", note + "\n".join(parts))
-    _write(out / "comparisons.csv", table.to_csv(index=False, float_format="%.6f"))
-
-
-def write_table(path: Path, numbers: pd.DataFrame, text: pd.DataFrame, note: str = "") -> None:
-    """`path`.csv and `path`.md."""
-    _write(path.with_suffix(".csv"), numbers.to_csv(index=False, float_format="%.6f"))
-    _write(path.with_suffix(".md"), note + markdown(text))
-
-
-def markdown(text: pd.DataFrame) -> str:
-    """A table of text."""
-    return text.to_markdown(index=False, disable_numparse=True) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")

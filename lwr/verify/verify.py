@@ -17,11 +17,11 @@ from typing import Any
 import pandas as pd
 
 from lwr.common.errors import BadInput, first_line
-from lwr.common.exits import ARM_COLUMNS
+from lwr.common.exits import ARM_COLUMNS, exits_in
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import read_json, read_jsonl
-from lwr.evaluation.measures import exits_of, rankings
-from lwr.evaluation.replay import read_chosen_schedule
+from lwr.evaluation.arm_files import read_cascades, read_chosen_schedule, read_costs
+from lwr.evaluation.measures import rankings, read_measures
 from lwr.formats import parquet
 from lwr.formats.beir import (
     Qrels,
@@ -34,7 +34,6 @@ from lwr.formats.beir import (
 from lwr.formats.checkpoint import check_weights
 from lwr.formats.training_groups import read_training_groups
 from lwr.formats.trec import read_run
-from lwr.reporting.tables import read_cascades, read_costs, read_measures
 from lwr.verify import leftovers
 from lwr.verify.leftovers import AGAIN, TABLES
 
@@ -202,8 +201,8 @@ class _Tree:
         yield from self.made_of(parquet.read_inputs(path), texts | weights)
         about = read_json(seed / "model/lwr.json", {"start_layer": int, "depth": int})
         exits = [f"layer_{k}" for k in range(about["start_layer"], about["depth"] + 1)]
-        if exits_of(table) != ["first_stage", *exits]:
-            yield f"has the exits {', '.join(exits_of(table)[1:])}, the model {', '.join(exits)}; {AGAIN}"
+        if exits_in(table) != ["first_stage", *exits]:
+            yield f"has the exits {', '.join(exits_in(table)[1:])}, the model {', '.join(exits)}; {AGAIN}"
         listed = [(query, *pair) for query, ranked in read_run(texts["run"]).items() for pair in ranked]
         if listed != list(table[["query_id", "doc_id", "first_stage"]].itertuples(index=False, name=None)):
             yield f"holds other candidates than {texts['run']}; {AGAIN}"
@@ -213,7 +212,7 @@ class _Tree:
         table, qrels = read_measures([path]), self.qrels(name, split)
         files = {"scores": scores, "cascade": decided, "qrels": qrels}
         yield from self.made_of(parquet.read_inputs(path), files)
-        exits = {*exits_of(self.scored(scores)), *(["cascade"] if read_chosen_schedule(decided) else [])}
+        exits = {*exits_in(self.scored(scores)), *(["cascade"] if read_chosen_schedule(decided) else [])}
         judged = set(answerable_queries(read_qrels(qrels.parent.parent, split)))
         for (exit, measure), of_exit in table.groupby(["exit", "measure"], sort=False):
             queries = of_exit["query_id"].tolist()
@@ -226,7 +225,7 @@ class _Tree:
 
     def runs(self, folder: Path, scores: Path) -> Iterator[str]:
         table = self.scored(scores)
-        for exit in exits_of(table):
+        for exit in exits_in(table):
             run = {
                 query: [doc for doc, _ in ranked]
                 for query, ranked in read_run(folder / f"{exit}.trec").items()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lwr.evaluation.measures import exits_of, measures_per_query, rankings, tie_shares
+from lwr.evaluation.measures import measures_per_query, rankings, tie_shares
 
 DOCS = [f"d{i}" for i in range(20)]
 QRELS = {"q1": {"d3": 1}, "q2": {"d0": 1, "d7": 1}, "q3": {"d5": 0}}
@@ -83,12 +83,6 @@ def test_queries_are_sorted_however_their_scores_came():
         ["q1", "P@1"],
         ["q2", "P@1"],
     ]
-
-
-def test_the_columns_that_rank_are_the_first_stage_and_every_exit():
-    names = ["query_id", "doc_id", "tokens", "first_stage", "layer_3", "layer_10"]
-    assert exits_of(pd.DataFrame(columns=names)) == ["first_stage", "layer_3", "layer_10"]
-    assert exits_of(pd.DataFrame(columns=["query_id", "doc_id", "layer_1"])) == ["layer_1"]
 
 
 def shares(scores: list[float], dtype: str = "float32") -> float:

@@ -24,6 +24,7 @@ from lwr.config.evaluation import CascadeSearchConfig, CostConfig, ScoringConfig
 from lwr.config.model import BaseModelConfig
 from lwr.config.training import LoraConfig
 from lwr.evaluation.cascade import cascade
+from lwr.evaluation.compare import compare
 from lwr.evaluation.cost import cost
 from lwr.evaluation.evaluate import evaluate
 from lwr.export.card import card
@@ -32,7 +33,7 @@ from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import write_run
 from lwr.model.lora import add_lora, merge_lora
 from lwr.model.reranker import LayerwiseReranker
-from lwr.reporting.tables import tables, write_comparisons
+from lwr.reporting.tables import tables
 from lwr.scoring.score import score
 
 TOKEN = "hf_" + "s3cr3t" * 5
@@ -94,7 +95,7 @@ def results(tmp_path_factory) -> Path:
         evaluate(*files, ARM | {"seed": 1}, measures[-1], arm / f"seed1/runs/{split}")
     cost(model, collection, scores["test"], decided, ScoringConfig(), CostConfig(queries=2), ARM, timed)
     tables(measures, [timed], [decided], "nDCG@10", results / "tables")
-    write_comparisons(measures, "nDCG@10", 0.02, results / "tables")
+    compare(measures, "nDCG@10", 0.02, results / "tables")
     return results
 
 

@@ -18,12 +18,13 @@ from lwr.config.training import TrainingConfig
 from lwr.data.mine import mine
 from lwr.data.retrieve import retrieve
 from lwr.evaluation.cascade import cascade
+from lwr.evaluation.compare import compare
 from lwr.evaluation.cost import cost
 from lwr.evaluation.evaluate import evaluate
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.checkpoint import describe_checkpoint
 from lwr.reporting.advise import advise
-from lwr.reporting.tables import tables, write_comparisons
+from lwr.reporting.tables import tables
 from lwr.scoring.score import score
 from lwr.training.train import train
 
@@ -78,7 +79,7 @@ def build(folder: Path) -> Path:
             runs, cell = arm / f"seed{seed}/runs/docs/{split}", ARM | {"seed": seed}
             evaluate(file, collection, split, ["nDCG@10", "RR@10"], decided, cell, measures[-1], runs)
     tables(measures, [spent], [decided], "nDCG@10", results / "tables")
-    write_comparisons(measures, "nDCG@10", 0.02, results / "tables")
+    compare(measures, "nDCG@10", 0.02, results / "tables")
     advise(results / "tables", results / "tables/recommendation.md", None, None)
     (results / "figures").mkdir()
     for kind, content in {

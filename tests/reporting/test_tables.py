@@ -8,16 +8,15 @@ import pandas as pd
 import pytest
 
 from lwr.common.json_lines import write_json
+from lwr.evaluation.arm_files import read_cascades, read_costs
+from lwr.evaluation.compare import compare
 from lwr.reporting.tables import (
     build_layers_table,
     format_cascades,
     format_costs,
     format_layers,
     format_number,
-    read_cascades,
-    read_costs,
     tables,
-    write_comparisons,
 )
 
 GOOD = {"first_stage": 0.4, "layer_2": 0.3, "layer_3": 0.45, "layer_4": 0.5}
@@ -302,7 +301,7 @@ def test_the_files_of_comparisons(tmp_path):
     measures = [both_splits(WITH_CASCADE), both_splits(GOOD, start=3)]
     for i, of_cell in enumerate(measures):
         of_cell.to_parquet(tmp_path / f"{i}.parquet")
-    write_comparisons(sorted(tmp_path.glob("*.parquet")), "nDCG@10", 0.02, tmp_path / "tables")
+    compare(sorted(tmp_path.glob("*.parquet")), "nDCG@10", 0.02, tmp_path / "tables")
     assert sorted(file.name for file in (tmp_path / "tables").iterdir()) == [
         "comparisons.csv",
         "comparisons.md",

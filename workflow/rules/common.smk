@@ -175,6 +175,7 @@ MODULES = {
     "cascade": "evaluation/cascade",
     "cost": "evaluation/cost",
     "evaluate": "evaluation/evaluate",
+    "compare": "evaluation/compare",
     "tables": "reporting/tables",
     "advise": "reporting/advise",
     "figures": "reporting/figures",

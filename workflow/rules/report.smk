@@ -19,7 +19,7 @@ rule compare:
         folder=lambda w, output: folder_of(output[0]),
         primary=GRID.measures[0],
         margin=GRID.margin,
-        code=CODE["tables"],
+        code=CODE["compare"],
     shell:
         "lwr compare {input:q} --primary {params.primary:q} --margin {params.margin} --out {params.folder:q}"
         " 2>&1 | tee {log:q}"

@@ -1,0 +1,95 @@
+"""Read what `lwr cascade` and `lwr cost` write about an arm.
+
+The readers are apart from the steps that write these files, so that the steps of reporting neither import torch nor
+run again when the code of the model changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lwr.common.errors import BadInput
+from lwr.common.exits import ARM_COLUMNS, CASCADE
+from lwr.common.json_lines import read_json
+from lwr.model.cascade_schedule import Schedule
+
+COST_COLUMNS = {
+    "gflops_per_pair": "gflops per pair",
+    "parameters": "parameters",
+    "p50_ms": "p50 ms",
+    "p95_ms": "p95 ms",
+    "pairs_per_second": "pairs per second",
+    "peak_memory_mib": "peak memory MiB",
+}
+"""Key of an exit in a cost file -> the column that it becomes."""
+
+
+def read_chosen_schedule(path: Path, layers: Sequence[int] | None = None) -> Schedule | None:
+    """Read the schedule that `lwr cascade` chose; None where it chose the deepest exit alone.
+
+    Args:
+        path: JSON that `lwr cascade` wrote.
+        layers: the layers that have a head in the model that the schedule is for; None: do not check them.
+
+    Raises:
+        BadInput: the file cannot be read as such, or the schedule stops at a layer without a head.
+    """
+    choice = read_json(path, {"chosen": str, "deepest": str})
+    try:
+        schedule = Schedule.parse(choice["chosen"])
+    except ValueError as error:
+        raise BadInput(f"{path}: {error}") from None
+    if layers is not None and (without_head := sorted(set(schedule.layers) - set(layers))):
+        raise BadInput(
+            f"{path}: layer {without_head[0]} of cascade {schedule} has no head; choose it for this model again"
+        )
+    return None if choice["chosen"] == choice["deepest"] else schedule
+
+
+def read_cascades(files: Sequence[Path]) -> pd.DataFrame:
+    """Read the cascades of several arms: a row per arm and schedule on its Pareto front, and its deepest exit.
+
+    Returns:
+        A table with the columns `ARM_COLUMNS`, deepest, epsilon, measure, schedule, `dev flops`, `dev`,
+        `test flops`, `test`, chosen, front.
+    """
+    shared = [*ARM_COLUMNS, "deepest", "epsilon", "measure"]
+    rows = []
+    for file in files:
+        choice = _read_arm(file, {"deepest": str, "measure": str, "schedules": list})
+        rows += [{name: choice[name] for name in shared} | row for row in choice["schedules"]]
+    return pd.DataFrame(rows)
+
+
+def read_costs(files: Sequence[Path]) -> pd.DataFrame:
+    """Read the costs of several arms: a row per arm and exit, a cascade's among them.
+
+    Returns:
+        A table with the columns `ARM_COLUMNS`, candidates, queries, device, precision, exit, schedule, the values of
+        `COST_COLUMNS`, and `flops` and `time` as shares of the arm's deepest exit.
+    """
+    shared = [*ARM_COLUMNS, "candidates", "queries", "device", "precision"]
+    rows = []
+    for file in files:
+        cost = _read_arm(file, {"exits": list})
+        deepest = [row for row in cost["exits"] if row["exit"] != CASCADE][-1]
+        for row in cost["exits"]:
+            about = {name: cost[name] for name in shared} | {name: row[name] for name in ("exit", "schedule")}
+            columns = {column: row[key] for key, column in COST_COLUMNS.items()}
+            shares = {
+                "flops": row["gflops_per_pair"] / deepest["gflops_per_pair"],
+                "time": row["p50_ms"] / deepest["p50_ms"] if row["p50_ms"] else None,
+            }
+            rows.append(about | columns | shares)
+    return pd.DataFrame(rows)
+
+
+def _read_arm(file: Path, required: dict[str, type]) -> dict[str, Any]:
+    record = read_json(file, required)
+    if missing := [name for name in ARM_COLUMNS if name not in record]:
+        raise BadInput(f"{file}: field {missing[0]!r} is missing; make the file again")
+    return record
