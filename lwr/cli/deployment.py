@@ -60,29 +60,37 @@ def rerank(
     lwr rerank --model model --query 'read a csv file' --passages passages.txt --layer 4
     ```
     """
-    from lwr.scoring import rerank as room
+    from lwr.model.reranker import LayerwiseReranker
+    from lwr.scoring.candidates import (
+        STDIN,
+        read_group_candidates,
+        read_passage_candidates,
+        read_run_candidates,
+    )
+    from lwr.scoring.rankings import check_output, print_ranking, write_rankings
+    from lwr.scoring.rerank import rerank, resolve_schedule
 
-    asked_depth = _depth(layer, cascade)
+    requested = _depth(layer, cascade)
     if out is not None:
-        room.check_out(out, tag)
+        check_output(out, tag)
     elif query is None:
         raise BadInput("no --out: only one --query is answered on the screen; name a file")
     quiet()
     _check_one_input(query, passages, groups, run, queries, corpus)
-    depth = room.find_depth(model, asked_depth, revision)
+    schedule = resolve_schedule(model, requested, revision)
     if query is not None:
-        asked = room.of_passages(query, passages or room.STDIN)
+        candidates = read_passage_candidates(query, passages or STDIN)
     elif groups is not None:
-        asked = room.of_groups(groups)
+        candidates = read_group_candidates(groups)
     else:
-        asked = room.of_run(run, queries, corpus)
-    reranker = room.LayerwiseReranker.from_pretrained(model, revision=revision)
+        candidates = read_run_candidates(run, queries, corpus)
+    reranker = LayerwiseReranker.from_pretrained(model, revision=revision)
     scoring = ScoringConfig(tokens_per_batch=tokens_per_batch, precision=precision)
-    ranked = room.rerank(reranker, asked, depth, scoring, top_k)
+    ranked = rerank(reranker, candidates, schedule, scoring, top_k)
     if out is None:
-        room.show(ranked[0])
+        print_ranking(ranked[0])
     else:
-        room.write(out, ranked, depth, tag)
+        write_rankings(out, ranked, schedule, tag)
 
 
 def _check_one_input(

@@ -150,5 +150,6 @@ def launch(
     lwr launch --gpus 2 --processes 2 -- train --base '{model: Qwen/Qwen3-0.6B}' …
     ```
     """
+    from lwr.common.gpu_lease import launch_step
 
-    launch(step, gpus, processes)
+    launch_step(step, gpus, processes)

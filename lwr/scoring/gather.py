@@ -1,4 +1,4 @@
-"""The shards of a scored split -> one table."""
+"""Join the shards of a scored split into one table."""
 
 from __future__ import annotations
 
@@ -13,23 +13,28 @@ from lwr.formats import parquet
 
 
 def gather(shards: Sequence[Path], out: Path) -> None:
-    """Write the queries of all shards to `out` in the order they had before `lwr score --shard K/N` dealt them.
+    """Write the queries of all shards to `out`, in the order of the run that `lwr score --shard K/N` divided.
 
-    Raises BadInput where one is missing, stands at another's place, or was made of something else than the first.
+    Args:
+        shards: The files of shards 1/N to N/N, in this order.
+        out: The file to write.
+
+    Raises:
+        BadInput: A shard is missing, in the wrong place, or was scored from other inputs than the first.
     """
     inputs = [parquet.read_inputs(shard) for shard in shards]
-    for number, (shard, made_of) in enumerate(zip(shards, inputs, strict=True), 1):
-        if made_of.get("shard") != f"{number}/{len(shards)}":
-            which = made_of.get("shard", "none")
+    for number, (shard, its_inputs) in enumerate(zip(shards, inputs, strict=True), start=1):
+        if its_inputs.get("shard") != f"{number}/{len(shards)}":
+            found = its_inputs.get("shard", "none")
             raise BadInput(
-                f"{shard}: is shard {which}, not {number}/{len(shards)}; give all shards, in order"
+                f"{shard}: is shard {found}, not {number}/{len(shards)}; give all shards, in order"
             )
-        if made_of != inputs[0] | {"shard": made_of["shard"]}:
+        if its_inputs != inputs[0] | {"shard": its_inputs["shard"]}:
             raise BadInput(f"{shard}: its model, run or collection is not {shards[0]}'s; score it again")
-    dealt = [_queries(parquet.read(shard, ["query_id", "doc_id"])) for shard in shards]
-    in_order = [query for row in zip_longest(*dealt) for query in row if query is not None]
+    tables = [_split_by_query(parquet.read(shard, ["query_id", "doc_id"])) for shard in shards]
+    in_order = [query for turn in zip_longest(*tables) for query in turn if query is not None]
     parquet.write(out, pd.concat(in_order), inputs[0] | {"shard": "1/1"})
 
 
-def _queries(scores: pd.DataFrame) -> list[pd.DataFrame]:
-    return [of_query for _, of_query in scores.groupby("query_id", sort=False)]
+def _split_by_query(scores: pd.DataFrame) -> list[pd.DataFrame]:
+    return [rows for _, rows in scores.groupby("query_id", sort=False)]

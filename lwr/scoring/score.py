@@ -1,8 +1,8 @@
-"""All exits of all candidates in one pass."""
+"""Score all candidates of a split at all exits, in one forward pass per batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
+from lwr.common.exits import FIRST_STAGE, exit_name
 from lwr.common.hashing import sha256
 from lwr.common.progress import show_progress
 from lwr.config.evaluation import ScoringConfig
@@ -20,7 +21,7 @@ from lwr.formats.trec import Run, read_run
 from lwr.model.prompt import Prompt, Row
 from lwr.model.reranker import LayerwiseReranker
 
-QUERIES_AT_ONCE = 64  # their candidates are sorted by length together, and held in memory together
+QUERIES_PER_CHUNK = 64  # the pairs of a chunk are sorted by length together, and held in memory together
 
 
 def score(
@@ -33,36 +34,51 @@ def score(
     shard: str = "1/1",
     label: str = "score",
 ) -> None:
-    """Write Parquet: query_id, doc_id, tokens (int32), first_stage (float64), layer_k (float32) for every exit k.
+    """Write the scores of a run's candidates to Parquet, one row per candidate, in the order of the run.
 
-    One row per candidate of `run`, in the run's order; tokens: the pair's length as the backbone reads it.
-    shard: `K/N` takes every N-th query from the K-th on. Memory holds the texts of the candidates, not the corpus.
-    Raises BadInput where corpus, queries and run don't fit, FloatingPointError where a score is not finite.
+    The columns are query_id, doc_id, tokens (int32, length of the pair as the backbone reads it), first_stage
+    (float64), and layer_k (float32) for every exit k. Memory holds the texts of the candidates, not the corpus.
+
+    Args:
+        model: Folder that `lwr train` wrote.
+        collection: Folder in BEIR layout.
+        split: The split that the run's queries belong to.
+        run: TREC run with the candidates.
+        settings: Token budget and precision.
+        out: The file to write.
+        shard: `K/N` scores only every N-th query, starting at the K-th.
+        label: Prefix of the progress lines.
+
+    Raises:
+        BadInput: Corpus, queries and run do not fit together.
+        FloatingPointError: A score is not finite.
     """
-    whole = read_run(run)
-    if not whole:
-        raise BadInput(f"{run}: no candidate in it; retrieve again")
-    candidates = _shard(whole, shard)
-    queries = read_queries(collection)
-    if unknown := candidates.keys() - queries.keys():
+    all_candidates = read_run(run)
+    if not all_candidates:
+        raise BadInput(f"{run}: has no candidates; retrieve again")
+    candidates = _select_shard(all_candidates, shard)
+    query_texts = read_queries(collection)
+    if unknown := candidates.keys() - query_texts.keys():
         raise BadInput(f"{run}: query {min(unknown)!r} is not in {collection}/queries.jsonl; retrieve again")
     texts = read_candidate_texts(collection, split, candidates)
+    queries = with_texts(candidates, query_texts, texts)
     reranker = LayerwiseReranker.from_pretrained(model)
-    chunks = -(-len(candidates) // QUERIES_AT_ONCE)
-    schema = parquet.add_inputs(_schema(reranker), made_of(model, collection, run) | {"shard": shard})
-    with atomic(out) as unfinished, parquet.open_writer(unfinished, schema) as writer:
-        for table in show_progress(_tables(reranker, queries, texts, candidates, settings), chunks, label):
+    chunks = -(-len(queries) // QUERIES_PER_CHUNK)
+    inputs = _input_digests(model, collection, run) | {"shard": shard}
+    schema = parquet.add_inputs(_schema(reranker.exits), inputs)
+    with atomic(out) as draft, parquet.open_writer(draft, schema) as writer:
+        for table in show_progress(_tables(reranker, queries, candidates, settings), chunks, label):
             writer.write_table(table.cast(schema))
 
 
-def made_of(model: Path, collection: Path, run: Path) -> dict[str, str]:
-    """What scores follow from: sha256 of the model's weights, of the texts, and of the candidates."""
+def _input_digests(model: Path, collection: Path, run: Path) -> dict[str, str]:
+    """Return the sha256 of every file that scores depend on: the model's weights, the texts and the candidates."""
     files = {"run": run, **{name: collection / f"{name}.jsonl" for name in ("corpus", "queries")}}
     files |= {f"model/{file.name}": file for file in sorted(model.glob("*.safetensors"))}
     return {name: sha256(file) for name, file in files.items()}
 
 
-def _shard(candidates: Run, shard: str) -> Run:
+def _select_shard(candidates: Run, shard: str) -> Run:
     try:
         number, count = (int(part) for part in shard.split("/"))
     except ValueError:
@@ -72,78 +88,93 @@ def _shard(candidates: Run, shard: str) -> Run:
     return dict(list(candidates.items())[number - 1 :: count])
 
 
-def _schema(reranker: LayerwiseReranker) -> pa.Schema:
+def _schema(exits: Sequence[int]) -> pa.Schema:
     pair = [("query_id", pa.string()), ("doc_id", pa.string()), ("tokens", pa.int32())]
-    first_stage = ("first_stage", pa.float64())
-    return pa.schema([*pair, first_stage] + [(f"layer_{k}", pa.float32()) for k in reranker.exits])
+    scores = [(FIRST_STAGE, pa.float64()), *((exit_name(layer), pa.float32()) for layer in exits)]
+    return pa.schema(pair + scores)
 
 
 def _tables(
     reranker: LayerwiseReranker,
-    queries: dict[str, str],
-    texts: dict[str, str],
+    queries: Sequence[QueryCandidates],
     candidates: Run,
     settings: ScoringConfig,
 ) -> Iterator[pa.Table]:
-    asked = [
-        QueryCandidates(query, queries[query], [doc for doc, _ in ranked], [texts[doc] for doc, _ in ranked])
-        for query, ranked in candidates.items()
-    ]
-    for some, rows, scores in score_lists(reranker, asked, reranker.exits, settings):
-        pairs = [(query.query_id, doc, first) for query in some for doc, first in candidates[query.query_id]]
-        query_ids, doc_ids, first_stage = map(list, zip(*pairs, strict=True))
-        columns = [query_ids, doc_ids, list(map(len, rows)), first_stage, *scores]
-        yield pa.table(columns, schema=_schema(reranker))
+    """Yield a table of scores per chunk of queries."""
+    for chunk, rows, scores in score_in_chunks(reranker, queries, reranker.exits, settings):
+        query_ids = [query.query_id for query in chunk for _ in query.doc_ids]
+        doc_ids = [doc_id for query in chunk for doc_id in query.doc_ids]
+        first_stage = [score for query in chunk for _, score in candidates[query.query_id]]
+        columns = [query_ids, doc_ids, [len(row) for row in rows], first_stage, *scores]
+        yield pa.table(columns, schema=_schema(reranker.exits))
 
 
 @dataclass(frozen=True)
 class QueryCandidates:
-    """A query and its candidates. instruction: instead of the template's; None: that one."""
+    """A query and its candidates. An `instruction` of None stands for the one of the prompt's template."""
 
     query_id: str
     query: str
     doc_ids: list[str]
-    passages: list[str]  # their texts
+    passages: list[str]  # texts, in the order of doc_ids
     instruction: str | None = None
 
 
-def score_lists(
+def with_texts(
+    candidates: Run, queries: Mapping[str, str], passages: Mapping[str, str]
+) -> list[QueryCandidates]:
+    """Add the texts to the ids of a run; `queries` and `passages` map id -> text."""
+    joined = []
+    for query_id, ranked in candidates.items():
+        doc_ids = [doc_id for doc_id, _ in ranked]
+        texts = [passages[doc_id] for doc_id in doc_ids]
+        joined.append(QueryCandidates(query_id, queries[query_id], doc_ids, texts))
+    return joined
+
+
+def score_in_chunks(
     reranker: LayerwiseReranker,
-    asked: Sequence[QueryCandidates],
+    queries: Sequence[QueryCandidates],
     layers: Sequence[int],
     settings: ScoringConfig,
 ) -> Iterator[tuple[Sequence[QueryCandidates], list[Row], np.ndarray]]:
-    """By some queries at once: these, the rows of their pairs one after the other, and float32 [layers, pairs].
+    """Score all candidates, `QUERIES_PER_CHUNK` queries at a time.
 
-    In its last bits a score depends on the pairs beside it in a batch. Batches follow from the queries, their order
-    and the budget of tokens, not from `layers`: the same lists score the same at one exit as at all of them.
-    Raises FloatingPointError for a score that is not finite.
+    The last bits of a score depend on the other pairs of its batch. Batches depend on the queries, their order and the
+    token budget, but not on `layers`: the same queries get the same scores at one exit as at all of them.
+
+    Yields:
+        The queries of a chunk, the rows of their pairs, query by query, and the scores, float32 [layers, pairs].
+
+    Raises:
+        FloatingPointError: A score is not finite.
     """
-    for start in range(0, len(asked), QUERIES_AT_ONCE):
-        some = asked[start : start + QUERIES_AT_ONCE]
-        rows = rows_of(reranker.prompt, some)
+    for start in range(0, len(queries), QUERIES_PER_CHUNK):
+        chunk = queries[start : start + QUERIES_PER_CHUNK]
+        rows = tokenize_pairs(reranker.prompt, chunk)
         scores = reranker.score_rows(rows, layers, settings.tokens_per_batch, settings.precision)
-        _check_finite(scores, some, layers)
-        yield some, rows, scores
+        _check_finite(scores, chunk, layers)
+        yield chunk, rows, scores
 
 
-def _check_finite(scores: np.ndarray, asked: Sequence[QueryCandidates], layers: Sequence[int]) -> None:
-    if np.isfinite(scores).all():
+def _check_finite(scores: np.ndarray, queries: Sequence[QueryCandidates], layers: Sequence[int]) -> None:
+    not_finite = np.argwhere(~np.isfinite(scores))  # [bad scores, (layer, pair)]
+    if len(not_finite) == 0:
         return
-    layer, pair = np.argwhere(~np.isfinite(scores))[0]
-    query, passage = [(query.query_id, doc) for query in asked for doc in query.doc_ids][pair]
+    layer, pair = not_finite[0]
+    query_id, doc_id = [(query.query_id, doc_id) for query in queries for doc_id in query.doc_ids][pair]
     raise FloatingPointError(
-        f"the score of query {query!r} and passage {passage!r} at layer {layers[layer]} is not finite; "
+        f"the score of query {query_id!r} and passage {doc_id!r} at layer {layers[layer]} is not finite; "
         "score with precision: float32, or train again with a lower lr"
     )
 
 
-def rows_of(prompt: Prompt, asked: Sequence[QueryCandidates]) -> list[Row]:
-    """The pairs of some queries as the backbone reads them, one query's after the other's."""
-    queries = prompt.queries(query.query for query in asked)
-    passages = prompt.passages(text for query in asked for text in query.passages)
+def tokenize_pairs(prompt: Prompt, queries: Sequence[QueryCandidates]) -> list[Row]:
+    """Return a row per pair, query by query; each distinct text is tokenised once."""
+    query_ids = prompt.queries(query.query for query in queries)  # text -> token ids
+    passage_ids = prompt.passages(text for query in queries for text in query.passages)
     return [
-        prompt.row(queries[query.query], passages[text], query.instruction)
-        for query in asked
+        prompt.row(query_ids[query.query], passage_ids[text], query.instruction)
+        for query in queries
         for text in query.passages
     ]

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-import lwr.scoring.rerank
+import lwr.scoring.rankings
 import lwr.scoring.score
 from lwr.cli.app import app
 from lwr.common.hashing import hash_share
@@ -98,7 +98,7 @@ def read(file):
 
 @pytest.mark.parametrize("budget", [None, 200], ids=["one batch", "many batches"])
 def test_a_run_is_the_workflows_to_the_byte(model, data, monkeypatch, budget):
-    monkeypatch.setattr(lwr.scoring.score, "QUERIES_AT_ONCE", 3)
+    monkeypatch.setattr(lwr.scoring.score, "QUERIES_PER_CHUNK", 3)
     score(
         model,
         data,
@@ -189,9 +189,9 @@ def test_scores_are_the_rerankers(bert, data):
 def test_a_table_fits_the_terminal_and_obeys_no_passage(bert):
     console = Console(width=50, record=True, force_terminal=True, color_system=None)
     rows = [
-        ("1", "0.1234", "4", lwr.scoring.rerank._printable("a [bold]tag[/bold] \x1b[31mand\ta line\n" * 5))
+        ("1", "0.1234", "4", lwr.scoring.rankings._printable("a [bold]tag[/bold] \x1b[31mand\ta line\n" * 5))
     ]
-    console.print(lwr.scoring.rerank._table(rows))
+    console.print(lwr.scoring.rankings._table(rows))
     shown = console.export_text()
     assert "a [bold]tag[/bold]" in shown
     assert "…" in shown
@@ -299,9 +299,9 @@ def test_files_that_do_not_fit_are_named_with_their_line(bert, data):
     assert f"{data}/bm25.trec:2: 'nobody': query" in said(run=f"{known}nobody Q0 d1 1 2.0 bm25\n")
     assert f"{data}/bm25.trec:3: 'gone'" in said(run=f"{known}q1 Q0 d2 2 1.0 bm25\nq2 Q0 gone 1 1.0 bm25\n")
     assert "bm25.trec:1: " in said(run="q1 d1\n")
-    assert "holds no candidate" in said(run="")
+    assert "no candidates" in said(run="")
     twice = '{"_id": "d1", "text": "a"}\n' * 2
-    assert "id 'd1' stands twice" in said(run=known, corpus=twice)
+    assert "'d1' is duplicated" in said(run=known, corpus=twice)
     assert "corpus.jsonl:1: field 'text' is missing" in said(corpus='{"_id": "d1"}\n')
     assert "queries.jsonl:1: " in said(queries="{\n")
     (data / "queries.jsonl").unlink()
@@ -312,7 +312,7 @@ def test_files_that_do_not_fit_are_named_with_their_line(bert, data):
 @pytest.mark.usefixtures("unloaded")
 def test_inputs_that_are_empty_or_lack_a_part(bert, data):
     assert "--query has no text" in refused(bert, "--query", " ", input="a")
-    assert "standard input: holds no passage" in refused(bert, "--query", "a", input="")
+    assert "standard input: has no passages" in refused(bert, "--query", "a", input="")
     assert "standard input:2: a blank line" in refused(bert, "--query", "a", input="b\n\nc")
     assert "no such file" in refused(bert, "--query", "a", "--passages", data / "none.txt")
     assert "--run without --queries, --corpus" in refused(

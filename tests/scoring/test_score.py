@@ -56,7 +56,7 @@ def scored(reranker, collection, name="out", settings=ScoringConfig(), **which) 
 
 @pytest.mark.parametrize("queries_at_once", [1, 2, 100])
 def test_every_candidate_is_scored_once_in_the_runs_order(reranker, collection, monkeypatch, queries_at_once):
-    monkeypatch.setattr(lwr.scoring.score, "QUERIES_AT_ONCE", queries_at_once)
+    monkeypatch.setattr(lwr.scoring.score, "QUERIES_PER_CHUNK", queries_at_once)
     table = scored(reranker, collection)
     expected = [(q, d, s) for q, docs in read_run(collection / "test.trec").items() for d, s in docs]
     assert list(table[["query_id", "doc_id", "first_stage"]].itertuples(index=False, name=None)) == expected
