@@ -97,7 +97,7 @@ def measure(case: Case) -> list[float]:
     groups, start_layer = case.passages // GROUP_SIZE, case.layers - case.exits + 1
     reranker = BiEncoderModel(LlamaModel(config), None, groups, start_layer)
     reranker.tokenizer = NoTokenizer()
-    set_recompute(reranker.backbone, reranker.trunk.blocks, "cheap")
+    set_recompute(reranker.backbone, reranker.stack.blocks, "cheap")
     rng = random.Random(0)
     rows = [Row(rng.choices(range(3, VOCABULARY), k=case.tokens), None) for _ in range(case.passages)]
     reranker.eval()

@@ -29,7 +29,7 @@ from lwr.evaluation.replay import read_candidates, replay
 from lwr.formats.beir import Passage, read_corpus, read_qrels, read_queries, write_collection
 from lwr.formats.training_groups import read_training_groups
 from lwr.formats.trec import best_first, read_run, write_run
-from lwr.model.batching import batches_of
+from lwr.model.batching import make_batches
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.prompt import Prompt, Row
 
@@ -242,9 +242,9 @@ def test_any_text_makes_a_row_within_its_length(encoder, pairs):
     st.integers(1, 200),
     st.booleans(),
 )
-def test_batches_are_a_partition_within_the_budget(which, budget, may_share):
+def test_batches_are_a_partition_within_the_budget(which, budget, can_share_prefix):
     rows = [Row([ord(query)] * 3 + [7] * length, None, 3) for query, length in which]
-    batches = batches_of(rows, budget, may_share)
+    batches = make_batches(rows, budget, can_share_prefix)
     assert sorted(i for batch in batches for i in batch) == list(range(len(rows)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(len(rows[i]) for i in batch) <= budget

@@ -25,7 +25,7 @@ if what == "train":
     reranker = LayerwiseReranker.from_pretrained(folder / "last", device="cpu")
     if lora:
         add_lora(reranker, LoraConfig(rank=32, alpha=64))
-    set_recompute(reranker.backbone, reranker.trunk.blocks, recompute)
+    set_recompute(reranker.backbone, reranker.stack.blocks, recompute)
     reranker.train()
     teachers = teachers_of(reranker.exits, DistillationConfig())
 

@@ -116,7 +116,7 @@ def _check_one_input(
 def _depth(layer: int | None, cascade: str | None) -> Schedule | None:
     if layer is not None and cascade is not None:
         raise BadInput(f"--layer {layer} and --cascade {cascade!r}: give one of the two")
-    return Schedule((), layer) if layer else Schedule.parse(cascade) if cascade is not None else None
+    return Schedule.single(layer) if layer else Schedule.parse(cascade) if cascade is not None else None
 
 
 @app.command()

@@ -47,7 +47,7 @@ def cost(
     decided = read_json(cascade, {"schedules": list})
     reranker = LayerwiseReranker.from_pretrained(model)
     schedule = read_chosen_schedule(cascade, reranker.exits)
-    plans = {f"layer_{k}": Schedule((), k) for k in reranker.exits}
+    plans = {f"layer_{k}": Schedule.single(k) for k in reranker.exits}
     if schedule is not None:
         plans["cascade"] = schedule
 
@@ -79,8 +79,8 @@ def _full_pass(reranker: LayerwiseReranker, rows: int, tokens: int) -> float:
 
 def parameters(reranker: LayerwiseReranker, layer: int) -> int:
     """How many numbers a pass to `layer` reads: all but later blocks and what no head reads; one head."""
-    later = {p for block in reranker.trunk.blocks[layer:] for p in block.parameters()}
-    unused = {p for module in reranker.trunk.unused for p in module.parameters()}
+    later = {p for block in reranker.stack.blocks[layer:] for p in block.parameters()}
+    unused = {p for module in reranker.stack.unused for p in module.parameters()}
     read = [p for p in reranker.backbone.parameters() if p not in later and p not in unused]
     return sum(p.numel() for p in read) + reranker.head(layer).numel()
 

@@ -16,7 +16,7 @@ from lwr.common.exits import ARM_COLUMNS
 from lwr.export.readme import SAMPLE, front_matter
 from lwr.formats.checkpoint import fetch_checkpoint, find_local_folder
 from lwr.formats.tables import markdown_table
-from lwr.model.storage import stored_exits
+from lwr.model.storage import read_stored_exits
 from lwr.reporting.advise import (
     Evidence,
     cascade_advice,
@@ -81,7 +81,7 @@ def card(
     name: what users load it by. Raises BadInput where a table is missing or has no row of this model, and ValueError
     where the folder holds no reranker.
     """
-    exits = stored_exits(str(model))
+    exits = read_stored_exits(str(model))
     folder = fetch_checkpoint(str(model), None)
     about, origin = (_json(folder / file) for file in ("lwr.json", "provenance.json"))
     cell = CELL.fullmatch(str(folder.resolve()))

@@ -92,7 +92,7 @@ def classifier(reranker: LayerwiseReranker, layer: int) -> PreTrainedModel:
     The reranker carries no adapter (`merge` it). Raises ValueError where transformers has no such class for the
     backbone, or where it pools otherwise.
     """
-    causal = reranker.trunk.causal
+    causal = reranker.stack.causal
     if causal and reranker.pooling != "last":
         raise ValueError(
             f"pooling is `{reranker.pooling}`, but the sequence classifiers of decoders read the last token; "
@@ -137,7 +137,7 @@ def _empty(config: PretrainedConfig) -> PreTrainedModel:
 def _tensors(reranker: LayerwiseReranker, layer: int) -> dict[str, Tensor]:
     """The backbone's, but for the blocks above `layer` and a pooler, which no head reads."""
     modules = reranker.backbone.named_modules()
-    (blocks,) = [f"{name}." for name, module in modules if module is reranker.trunk.blocks]
+    (blocks,) = [f"{name}." for name, module in modules if module is reranker.stack.blocks]
 
     def kept(name: str) -> bool:
         if name.startswith("pooler."):

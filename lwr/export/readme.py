@@ -152,11 +152,11 @@ def upstream_card(reranker: LayerwiseReranker, layer: int) -> str:
 
 def _origin(reranker: LayerwiseReranker, layer: int) -> str:
     base = f" on top of `{reranker.base.model}`" if reranker.base else ""
-    return f"Layer {layer} of {reranker.trunk.depth} of a layerwise reranker that lwr trained{base}."
+    return f"Layer {layer} of {reranker.stack.num_layers} of a layerwise reranker that lwr trained{base}."
 
 
 def _ending(reranker: LayerwiseReranker) -> str:
-    if reranker.trunk.causal:
+    if reranker.stack.causal:
         return ""
     lines = [
         "",

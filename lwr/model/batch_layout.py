@@ -60,12 +60,12 @@ class Packed:
     dim = 1
 
     def __init__(
-        self, features: Mapping[str, Tensor], pooling: Pooling, first_position: int, may_share: bool
+        self, features: Mapping[str, Tensor], pooling: Pooling, first_position: int, can_share_prefix: bool
     ):
-        """first_position: what the backbone calls a row's first token. may_share: nothing that all rows start with
+        """first_position: what the backbone calls a row's first token. can_share_prefix: nothing that all rows start with
         is read by a head."""
         mask, self.pooling = features["attention_mask"], pooling
-        shares = may_share and "labels" not in features and not torch.is_grad_enabled()
+        shares = can_share_prefix and "labels" not in features and not torch.is_grad_enabled()
         self.packing = packing = Packing(mask, _shared(features) if shares else 0)
         positions = features.get("position_ids", _positions(mask) + first_position)
         self.read = _read(features, pooling) - mask.argmax(dim=1) - packing.shared  # from a row's own start

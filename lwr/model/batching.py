@@ -35,14 +35,16 @@ def pad(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, Te
     return features
 
 
-def batches_of(rows: Sequence[Row], tokens_per_batch: int, may_share: bool = False) -> list[list[int]]:
+def make_batches(
+    rows: Sequence[Row], tokens_per_batch: int, can_share_prefix: bool = False
+) -> list[list[int]]:
     """Indices of the rows, longest first, in batches of at most `tokens_per_batch` padded tokens.
 
-    may_share: what a batch's rows all start with is computed once; where that pays, a batch has rows of one query.
+    can_share_prefix: what a batch's rows all start with is computed once; where that pays, a batch has rows of one query.
     A row longer than the budget is a batch of its own.
     """
-    starts = [tuple(row.input_ids[: row.before_passage]) for row in rows] if may_share else []
-    by_query = may_share and _pays(starts, rows, tokens_per_batch)
+    starts = [tuple(row.input_ids[: row.before_passage]) for row in rows] if can_share_prefix else []
+    by_query = can_share_prefix and _pays(starts, rows, tokens_per_batch)
     batches: list[list[int]] = []
     for i in sorted(range(len(rows)), key=lambda i: (starts[i] if by_query else (), -len(rows[i]))):
         longest = batches[-1][0] if batches else i

@@ -17,6 +17,11 @@ class Schedule:
         return " ".join([*(f"{layer}:{survivors}" for layer, survivors in self.keep), str(self.last)])
 
     @classmethod
+    def single(cls, layer: int) -> Self:
+        """Return the schedule in which the exit at `layer` ranks all candidates."""
+        return cls((), layer)
+
+    @classmethod
     def parse(cls, text: str) -> Self:
         """Raises ValueError where `text` is not written as above, or its layers don't ascend."""
         try:

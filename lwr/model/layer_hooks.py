@@ -21,7 +21,7 @@ class UnsupportedBackbone(ValueError):
 
 
 @dataclass(frozen=True)
-class Trunk:
+class LayerStack:
     """A backbone as the depth mechanism sees it."""
 
     blocks: nn.ModuleList
@@ -30,7 +30,7 @@ class Trunk:
     unused: list[nn.Module]  # run after `norm` without touching the hidden state, e.g. BERT's pooler
 
     @property
-    def depth(self) -> int:
+    def num_layers(self) -> int:
         return len(self.blocks)
 
 
@@ -53,7 +53,7 @@ class _DeepEnough(Exception):
 
 def run_to(
     backbone: nn.Module,
-    trunk: Trunk,
+    stack: LayerStack,
     layers: Sequence[int],
     look: Callable[[int, Tensor], Tensor | None],
     dim: int = 0,
@@ -63,7 +63,7 @@ def run_to(
     """One forward pass with a `look(layer, hidden state)` at each of `layers`, ascending. No later block runs.
 
     The hidden state of layer k in 1..depth is [rows, tokens, hidden], after k blocks and *before* the final
-    norm: `look` applies `trunk.norm`, so that it may do so to the positions it keeps alone. It returns None, or
+    norm: `look` applies `stack.norm`, so that it may do so to the positions it keeps alone. It returns None, or
     what goes on: int64 positions along `dim` of the hidden state, rows (0) or, of rows packed into one sequence,
     tokens (1). Later blocks compute nothing for the others.
 
@@ -80,7 +80,7 @@ def run_to(
     def at(layer: int, hidden: Tensor) -> Tensor:
         nonlocal left, apart
         kept = look(layer, hidden) if layer in layers else None
-        if layer == deepest and layer < trunk.depth:
+        if layer == deepest and layer < stack.num_layers:
             raise _DeepEnough
         if kept is None:
             return hidden
@@ -103,19 +103,19 @@ def run_to(
         return apart
 
     with ExitStack() as hooks:
-        for k in range(1, min(deepest, trunk.depth - 1) + 1):
+        for k in range(1, min(deepest, stack.num_layers - 1) + 1):
             hooks.enter_context(
-                trunk.blocks[k].register_forward_pre_hook(
+                stack.blocks[k].register_forward_pre_hook(
                     lambda _, args, kwargs, k=k: before(k, args, kwargs), with_kwargs=True
                 )
             )
         if parts:
-            for block in trunk.blocks[:deepest]:
+            for block in stack.blocks[:deepest]:
                 hooks.enter_context(_in_parts(block, those_here, dim))
-        if deepest == trunk.depth:
+        if deepest == stack.num_layers:
             hooks.enter_context(
-                trunk.blocks[-1].register_forward_hook(
-                    lambda _, __, output: look(trunk.depth, _hidden_state(output))
+                stack.blocks[-1].register_forward_hook(
+                    lambda _, __, output: look(stack.num_layers, _hidden_state(output))
                 )
             )
         try:
@@ -190,7 +190,7 @@ def find_blocks(backbone: PreTrainedModel) -> nn.ModuleList:
 
 
 @torch.no_grad()
-def find_trunk(backbone: PreTrainedModel) -> Trunk:
+def find_layer_stack(backbone: PreTrainedModel) -> LayerStack:
     """Blocks, final norm and direction of a backbone, read off forward passes over three tokens.
 
     Its cache is turned off for good: nothing here generates. Raises UnsupportedBackbone where there is not one
@@ -246,4 +246,4 @@ def find_trunk(backbone: PreTrainedModel) -> Trunk:
             )
     parts = set(norm.modules())
     unused = [m for m, result in later if m not in parts and not torch.equal(result, output)]
-    return Trunk(blocks, norm, causal, unused)
+    return LayerStack(blocks, norm, causal, unused)

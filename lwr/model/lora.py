@@ -14,7 +14,7 @@ def add_lora(reranker: LayerwiseReranker, lora: LoraConfig) -> None:
     """Freeze the backbone of `reranker` and add trainable low-rank adapters to its blocks."""
     targets = lora.targets
     if targets == "all-linear":
-        in_blocks = set(reranker.trunk.blocks.modules())
+        in_blocks = set(reranker.stack.blocks.modules())
         targets = [
             name
             for name, module in reranker.backbone.named_modules()

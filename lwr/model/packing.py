@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from lwr.model.layer_hooks import Trunk, run_to
+from lwr.model.layer_hooks import LayerStack, run_to
 
 NAME = "lwr_packed"
 SLACK = 0.9  # a rectangle's shortest row is at least so long: fewer calls of the kernel, for little padding
@@ -185,7 +185,7 @@ NO_MASK = torch.zeros(1, 1, 1, 1)  # of four dimensions: transformers makes none
 
 
 @torch.no_grad()
-def find_positions(backbone: PreTrainedModel, trunk: Trunk) -> int | None:
+def find_positions(backbone: PreTrainedModel, stack: LayerStack) -> int | None:
     """The number of a row's first position in a backbone that computes packed rows as it does padded ones; else None.
 
     Read off forward passes over six tokens: of two packed rows neither feels the other, and both come out as alone.
@@ -199,12 +199,12 @@ def find_positions(backbone: PreTrainedModel, trunk: Trunk) -> int | None:
     training = backbone.training
     backbone.eval()
     rows = torch.tensor([[3, 4, 5, 6, 7, 8]], device=backbone.device)
-    alone = torch.cat([_states(backbone, trunk, rows[:, part]) for part in (slice(4), slice(4, 6))])
+    alone = torch.cat([_states(backbone, stack, rows[:, part]) for part in (slice(4), slice(4, 6))])
     found = None
     try:
         backbone.set_attn_implementation(NAME)
         for first in (0, (config.pad_token_id or 0) + 1):  # RoBERTa counts from its padding token's id on
-            if found is None and _close(_packed(backbone, trunk, rows, first), alone):
+            if found is None and _close(_packed(backbone, stack, rows, first), alone):
                 found = first
     except (TypeError, ValueError):  # without the argument, or with an attention that can't be replaced
         pass
@@ -214,20 +214,25 @@ def find_positions(backbone: PreTrainedModel, trunk: Trunk) -> int | None:
     return found
 
 
-def _packed(backbone: PreTrainedModel, trunk: Trunk, ids: Tensor, first: int) -> Tensor:
+def _packed(backbone: PreTrainedModel, stack: LayerStack, ids: Tensor, first: int) -> Tensor:
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], device=ids.device)
     packing = Packing(mask)
     positions = first + packing.pack(mask.cumsum(dim=1) - 1)
     return _states(
-        backbone, trunk, ids, position_ids=positions, attention_mask=NO_MASK.to(ids.device), packing=packing
+        backbone, stack, ids, position_ids=positions, attention_mask=NO_MASK.to(ids.device), packing=packing
     )
 
 
-def _states(backbone: PreTrainedModel, trunk: Trunk, ids: Tensor, **inputs: Any) -> Tensor:
+def _states(backbone: PreTrainedModel, stack: LayerStack, ids: Tensor, **inputs: Any) -> Tensor:
     """[tokens, hidden] after the last block."""
     states = []
     run_to(
-        backbone, trunk, [trunk.depth], lambda _, hidden: states.append(hidden[0]), input_ids=ids, **inputs
+        backbone,
+        stack,
+        [stack.num_layers],
+        lambda _, hidden: states.append(hidden[0]),
+        input_ids=ids,
+        **inputs,
     )
     return states[0]
 

@@ -20,9 +20,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lwr.config.model import BaseModelConfig, Pooling, PromptTemplate
 from lwr.model import storage
 from lwr.model.batch_layout import Packed, Padded
-from lwr.model.batching import batches_of, out_of_memory_hint, pad
+from lwr.model.batching import make_batches, out_of_memory_hint, pad
 from lwr.model.cascade_schedule import Schedule
-from lwr.model.layer_hooks import Trunk, find_trunk, run_to
+from lwr.model.layer_hooks import LayerStack, find_layer_stack, run_to
 from lwr.model.loading import yes_row_of
 from lwr.model.packing import find_positions
 from lwr.model.prompt import Prompt, Row
@@ -75,24 +75,24 @@ class LayerwiseReranker(nn.Module):
         self.backbone: nn.Module = model.base_model
         self.tokenizer = tokenizer
         self.config = self.backbone.config
-        self.trunk: Trunk = find_trunk(self.backbone)
-        self.first_position = find_positions(self.backbone, self.trunk)  # None: rows can't be packed
-        if not 1 <= start_layer <= self.trunk.depth:
-            raise ValueError(f"start_layer is {start_layer}, but layers are 1..{self.trunk.depth}")
-        for module in self.trunk.unused:
+        self.stack: LayerStack = find_layer_stack(self.backbone)
+        self.first_position = find_positions(self.backbone, self.stack)  # None: rows can't be packed
+        if not 1 <= start_layer <= self.stack.num_layers:
+            raise ValueError(f"start_layer is {start_layer}, but layers are 1..{self.stack.num_layers}")
+        for module in self.stack.unused:
             module.requires_grad_(False)
 
         self.start_layer = start_layer
-        self.exits = list(range(start_layer, self.trunk.depth + 1))
-        self.pooling: Pooling = pooling or ("last" if self.trunk.causal else "mean")
-        if self.pooling == "first" and self.trunk.causal:
+        self.exits = list(range(start_layer, self.stack.num_layers + 1))
+        self.pooling: Pooling = pooling or ("last" if self.stack.causal else "mean")
+        if self.pooling == "first" and self.stack.causal:
             raise ValueError(
                 "pooling is `first`, but in a causal backbone the first token has read nothing else"
             )
         self.shared_head = shared_head
         self.heads = nn.ParameterList(self._first_weights(initial_heads))
         self.prompt = tokenizer and Prompt(
-            tokenizer, template if self.trunk.causal else None, query_max_len, passage_max_len
+            tokenizer, template if self.stack.causal else None, query_max_len, passage_max_len
         )
         self.base = base
 
@@ -123,9 +123,9 @@ class LayerwiseReranker(nn.Module):
         in_order = layout.rows.argsort()
 
         def look(layer: int, hidden: Tensor) -> None:
-            scores[layer] = self._score(layer, layout.pool(hidden, self.trunk.norm))[in_order]
+            scores[layer] = self._score(layer, layout.pool(hidden, self.stack.norm))[in_order]
 
-        run_to(self.backbone, self.trunk, layers, look, layout.dim, **layout.inputs)
+        run_to(self.backbone, self.stack, layers, look, layout.dim, **layout.inputs)
         return [scores[k] for k in layers]
 
     def cascade(
@@ -147,7 +147,7 @@ class LayerwiseReranker(nn.Module):
         scores = torch.full((len(layers), batch), torch.nan, device=features["input_ids"].device)
 
         def look(layer: int, hidden: Tensor) -> Tensor | None:
-            here = self._score(layer, layout.pool(hidden, self.trunk.norm))
+            here = self._score(layer, layout.pool(hidden, self.stack.norm))
             scores[layers.index(layer), layout.rows] = here
             if layer == last:
                 return None
@@ -156,7 +156,7 @@ class LayerwiseReranker(nn.Module):
             return layout.keep(in_order[best].sort().values)
 
         parts = tokens_at_once and (lambda: layout.parts(tokens_at_once))
-        run_to(self.backbone, self.trunk, layers, look, layout.dim, parts, **layout.inputs)
+        run_to(self.backbone, self.stack, layers, look, layout.dim, parts, **layout.inputs)
         return scores
 
     def _known(self, layers: Sequence[int]) -> None:
@@ -165,14 +165,14 @@ class LayerwiseReranker(nn.Module):
             raise ValueError(f"layers {unknown} have no head; exits are {self.exits[0]}..{self.exits[-1]}")
 
     @property
-    def may_share(self) -> bool:
+    def can_share_prefix(self) -> bool:
         """Whether what all rows of a batch start with is computed once, where that pays."""
-        return self.first_position is not None and self.trunk.causal and self.pooling == "last"
+        return self.first_position is not None and self.stack.causal and self.pooling == "last"
 
     def _layout(self, features: Mapping[str, Tensor]) -> Padded | Packed:
         if self.first_position is None:
-            return Padded(features, self.trunk.causal, self.pooling)
-        return Packed(features, self.pooling, self.first_position, self.may_share)
+            return Padded(features, self.stack.causal, self.pooling)
+        return Packed(features, self.pooling, self.first_position, self.can_share_prefix)
 
     def head(self, layer: int) -> Tensor:
         """float32 [hidden]."""
@@ -199,12 +199,12 @@ class LayerwiseReranker(nn.Module):
     ) -> np.ndarray:
         """float32 [layers, rows]: the scores of tokenised pairs, in batches under a budget of tokens.
 
-        tokens_per_batch: None takes `batch_budget`. The reranker must be in evaluation mode. Raises MemoryError
+        tokens_per_batch: None takes `default_tokens_per_batch`. The reranker must be in evaluation mode. Raises MemoryError
         that names the batch.
         """
         scores = np.empty((len(layers), len(rows)), dtype=np.float32)
-        budget = tokens_per_batch or self.batch_budget
-        for batch in batches_of(rows, budget, self.may_share):
+        budget = tokens_per_batch or self.default_tokens_per_batch
+        for batch in make_batches(rows, budget, self.can_share_prefix):
             longest = max(len(rows[i]) for i in batch)
             fix = f"{len(batch)} rows of up to {longest} tokens; set tokens_per_batch below {budget}"
             with out_of_memory_hint(fix), self._autocast(precision):
@@ -228,7 +228,7 @@ class LayerwiseReranker(nn.Module):
         if not schedule.keep or not rows:
             (scores,) = self.score_rows(rows, [schedule.last], tokens_per_batch, precision)
             return Ranking(np.argsort(-scores, kind="stable"), np.full(len(rows), schedule.last), scores)
-        budget = tokens_per_batch or self.batch_budget
+        budget = tokens_per_batch or self.default_tokens_per_batch
         fix = f"a cascade of {len(rows)} rows, some {budget} tokens at a time; set tokens_per_batch lower"
         with out_of_memory_hint(fix), self._autocast(precision):
             scores = self.cascade(self._features(rows), dict(schedule.keep), schedule.last, budget)
@@ -273,7 +273,7 @@ class LayerwiseReranker(nn.Module):
         """
         if layer is not None and cascade is not None:
             raise ValueError(f"layer is {layer} and cascade {str(cascade)!r}: give one of the two")
-        schedule = Schedule((), layer or self.exits[-1])
+        schedule = Schedule.single(layer or self.exits[-1])
         if cascade is not None:
             schedule = cascade if isinstance(cascade, Schedule) else Schedule.parse(cascade)
         ranking = self.rank_rows(self.prompt.rows([(query, text) for text in documents]), schedule)
@@ -286,7 +286,7 @@ class LayerwiseReranker(nn.Module):
         return ranked
 
     @property
-    def batch_budget(self) -> int:
+    def default_tokens_per_batch(self) -> int:
         """Tokens of a forward pass where nobody says how many."""
         return CPU_TOKENS if self.heads[0].device.type == "cpu" else GPU_TOKENS
 
@@ -309,7 +309,7 @@ class LayerwiseReranker(nn.Module):
         layers = self.exits[-1:] if self.shared_head else self.exits
         names = ["shared"] if self.shared_head else [f"layer_{k}" for k in layers]
         about = {
-            "depth": self.trunk.depth,
+            "depth": self.stack.num_layers,
             "start_layer": self.start_layer,
             "shared_head": self.shared_head,
             "pooling": self.pooling,

@@ -42,7 +42,7 @@ def write(
     if adapter and base is None:
         raise ValueError("an adapter must name its base model: construct with base=, or merge() first")
     own = {name: head.detach().cpu().contiguous() for name, head in heads.items()}
-    with writing(folder):
+    with convert_write_errors(folder):
         backbone.save_pretrained(folder)
         backbone.config.save_pretrained(folder)  # an adapter alone would not write it
         save_file(own, folder / "heads.safetensors")
@@ -59,7 +59,7 @@ def write(
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def convert_write_errors(folder: Path) -> Iterator[None]:
     """Where weights cannot be written, as on a full disk: OSError, which safetensors has an error of its own for."""
     try:
         yield
@@ -67,7 +67,7 @@ def writing(folder: Path) -> Iterator[None]:
         raise OSError(f"{folder}: weights cannot be written ({error})") from error
 
 
-def stored_exits(model: str, revision: str | None = None) -> list[int]:
+def read_stored_exits(model: str, revision: str | None = None) -> list[int]:
     """The layers with a head, without a look at weights: of a hub id only the descriptions are downloaded.
 
     Raises BadInput where it is no reranker.

@@ -20,7 +20,7 @@ from lwr.config.evaluation import ScoringConfig
 from lwr.formats.trec import best_first
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker
-from lwr.model.storage import stored_exits
+from lwr.model.storage import read_stored_exits
 from lwr.scoring.score import QueryCandidates, score_in_chunks, tokenize_pairs
 
 
@@ -51,8 +51,8 @@ def resolve_schedule(model: str, schedule: Schedule | None, revision: str | None
     Raises:
         BadInput: The schedule reads a layer without a head.
     """
-    exits = stored_exits(model, revision)
-    schedule = schedule or Schedule((), exits[-1])
+    exits = read_stored_exits(model, revision)
+    schedule = schedule or Schedule.single(exits[-1])
     unknown = [layer for layer in schedule.layers if layer not in exits]
     if unknown:
         raise BadInput(f"{model}: layers {unknown} have no head; exits are {exits[0]}..{exits[-1]}")

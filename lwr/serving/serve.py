@@ -55,7 +55,7 @@ def serve(
     Raises ValueError where the model can't be read, or has no head at a layer of `depth`.
     """
     reranker = LayerwiseReranker.from_pretrained(model)
-    depth = depth or Schedule((), reranker.exits[-1])
+    depth = depth or Schedule.single(reranker.exits[-1])
     app = application(reranker, name, depth, limits, key, scoring)
     first, last = reranker.exits[0], reranker.exits[-1]
     print(f"lwr serve: {name}, exits {first}..{last}, ranks by {depth}", file=sys.stderr, flush=True)

@@ -61,7 +61,7 @@ class Worker:
         self._thread.join()
 
     def _run(self) -> None:
-        budget = self.scoring.tokens_per_batch or self.reranker.batch_budget
+        budget = self.scoring.tokens_per_batch or self.reranker.default_tokens_per_batch
         while (job := self._waiting.get()) is not None:
             together, tokens = [], 0
             while job is not None:

@@ -126,7 +126,7 @@ def build(base: BaseModelConfig, start_layer: int, settings: TrainingConfig) -> 
     )
     if settings.lora is not None:
         add_lora(reranker, settings.lora)
-    set_recompute(reranker.backbone, reranker.trunk.blocks, settings.recompute)
+    set_recompute(reranker.backbone, reranker.stack.blocks, settings.recompute)
     return reranker
 
 

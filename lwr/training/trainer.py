@@ -20,7 +20,7 @@ from lwr.config.training import TrainingConfig
 from lwr.evaluation.flops import shape_of
 from lwr.model.batching import out_of_memory_hint
 from lwr.model.reranker import LayerwiseReranker
-from lwr.model.storage import writing
+from lwr.model.storage import convert_write_errors
 from lwr.training.dataset import TrainingGroup, collate
 from lwr.training.dev_evaluation import DevEvaluation
 from lwr.training.loss import LayerwiseLoss, layerwise_loss, teachers_of
@@ -161,7 +161,7 @@ class LayerwiseTrainer(Trainer):
             )
 
     def _save_checkpoint(self, model, trial) -> None:
-        with writing(Path(self.args.output_dir)):
+        with convert_write_errors(Path(self.args.output_dir)):
             super()._save_checkpoint(model, trial)
         if self.is_world_process_zero():
             (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / WHOLE).touch()

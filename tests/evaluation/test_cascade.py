@@ -77,7 +77,7 @@ def test_a_schedule_by_hand():
     schedule = Schedule.parse(" 2:20  4:10 6\n")
     assert schedule == Schedule(((2, 20), (4, 10)), 6)
     assert (str(schedule), schedule.layers) == ("2:20 4:10 6", [2, 4, 6])
-    assert Schedule.parse("4") == Schedule((), 4)
+    assert Schedule.parse("4") == Schedule.single(4)
 
 
 @pytest.mark.parametrize("text", ["a", "", " ", "2:20", "2:20 4:10", "2 4", "2:20:1 4", "2: 4", "2:1.5 4"])

@@ -101,7 +101,7 @@ def test_a_cascade_of_one_exit_costs_what_that_exit_costs(costs):
 def test_a_layer_more_reads_a_block_more(architecture):
     reranker = build(architecture)
     counts = [parameters(reranker, k) for k in reranker.exits]
-    blocks = [sum(p.numel() for p in block.parameters()) for block in reranker.trunk.blocks]
+    blocks = [sum(p.numel() for p in block.parameters()) for block in reranker.stack.blocks]
     assert np.diff(counts).tolist() == blocks[2:]
     embedding = tiny.VOCABULARY * tiny.HIDDEN
     assert counts[0] - sum(blocks[:2]) >= embedding + tiny.HIDDEN  # and one head

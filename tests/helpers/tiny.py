@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from lwr.model.layer_hooks import find_trunk, run_to
+from lwr.model.layer_hooks import find_layer_stack, run_to
 
 LAYERS, HIDDEN, VOCABULARY = 4, 32, 600
 SHAPE = {
@@ -104,12 +104,12 @@ def tokenizer(encoder: bool) -> PreTrainedTokenizerFast:
 
 def normed_states(backbone: PreTrainedModel, layers: list[int], **features) -> list[torch.Tensor]:
     """What stands at some layers after the final norm, as the depth mechanism sees it."""
-    trunk, states = find_trunk(backbone), {}
+    stack, states = find_layer_stack(backbone), {}
 
     def look(layer: int, hidden: torch.Tensor) -> None:
-        states[layer] = trunk.norm(hidden)
+        states[layer] = stack.norm(hidden)
 
-    run_to(backbone, trunk, layers, look, **features)
+    run_to(backbone, stack, layers, look, **features)
     return [states[k] for k in layers]
 
 

@@ -6,7 +6,7 @@ import pytest
 import tiny
 from transformers import PreTrainedTokenizerFast
 
-from lwr.model.batching import batches_of, pad
+from lwr.model.batching import make_batches, pad
 from lwr.model.prompt import Row
 
 ROWS = [Row([5, 6, 7], [0, 0, 1]), Row([8], [0]), Row([9, 10], [0, 1])]
@@ -43,7 +43,7 @@ def test_without_a_pad_token_the_mask_alone_tells():
 def test_batches_hold_every_row_once_longest_first_within_the_budget():
     lengths = [3, 9, 1, 4, 4, 30, 2, 8]
     rows = [Row([1] * length, None) for length in lengths]
-    batches = batches_of(rows, tokens_per_batch=16)
+    batches = make_batches(rows, tokens_per_batch=16)
     assert [[lengths[i] for i in batch] for batch in batches] == [[30], [9], [8, 4], [4, 3, 2, 1]]
     assert sorted(i for batch in batches for i in batch) == list(range(8))
 
@@ -55,13 +55,13 @@ def asked(query: int, *lengths: int) -> list[Row]:
 
 def test_rows_of_one_query_stay_together_where_that_pays():
     rows = [row for pair in zip(asked(7, 9, 2, 8, 30), asked(6, 9, 9, 1, 2), strict=True) for row in pair]
-    assert batches_of(rows, tokens_per_batch=60, may_share=True) == [[1, 3, 7, 5], [6], [0, 4, 2]]
+    assert make_batches(rows, tokens_per_batch=60, can_share_prefix=True) == [[1, 3, 7, 5], [6], [0, 4, 2]]
     together = [[6], [0, 1, 3, 4], [2, 7, 5]]
-    assert batches_of(rows, tokens_per_batch=60) == together
-    assert batches_of(rows, tokens_per_batch=1000, may_share=True) == [[6, 0, 1, 3, 4, 2, 7, 5]], (
+    assert make_batches(rows, tokens_per_batch=60) == together
+    assert make_batches(rows, tokens_per_batch=1000, can_share_prefix=True) == [[6, 0, 1, 3, 4, 2, 7, 5]], (
         "too few to part"
     )
     long = [Row(row.input_ids + [1] * 90, None, 5) for row in rows]
-    assert batches_of(long, 200, may_share=True) == batches_of(long, 200), (
+    assert make_batches(long, 200, can_share_prefix=True) == make_batches(long, 200), (
         "five of a hundred tokens don't pay"
     )

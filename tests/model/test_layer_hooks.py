@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, LlamaConfig, LlamaModel, T5Config, T5EncoderModel, T5Model
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from lwr.model.layer_hooks import Part, UnsupportedBackbone, find_trunk, run_to
+from lwr.model.layer_hooks import Part, UnsupportedBackbone, find_layer_stack, run_to
 
 EVERY_LAYER = list(range(1, tiny.LAYERS + 1))
 NORMS = {"lfm2": "embedding_norm", "modernbert": "final_norm", "bert": None, "xlm-roberta": None}
@@ -46,15 +46,15 @@ def test_every_layer_is_what_transformers_reports(architecture):
 @torch.no_grad()
 def test_an_early_exit_runs_no_deeper_block_and_changes_nothing(architecture, monkeypatch):
     backbone = tiny.backbone(architecture)
-    trunk = find_trunk(backbone)
+    stack = find_layer_stack(backbone)
     features = inputs()
     full = tiny.normed_states(backbone, EVERY_LAYER, **features)
     blocks_run: list[int] = []
-    tiny.watch_blocks(trunk.blocks, monkeypatch, lambda k, _: blocks_run.append(k))
+    tiny.watch_blocks(stack.blocks, monkeypatch, lambda k, _: blocks_run.append(k))
     for k in EVERY_LAYER:
         blocks_run.clear()
         states = []
-        run_to(backbone, trunk, [k], lambda _, hidden, to=states: to.append(trunk.norm(hidden)), **features)
+        run_to(backbone, stack, [k], lambda _, hidden, to=states: to.append(stack.norm(hidden)), **features)
         assert blocks_run == list(range(1, k + 1))
         (alone,) = states
         assert torch.equal(alone, full[k - 1])
@@ -63,10 +63,10 @@ def test_an_early_exit_runs_no_deeper_block_and_changes_nothing(architecture, mo
 @architectures
 def test_trunk(architecture):
     backbone = tiny.backbone(architecture)
-    trunk = find_trunk(backbone)
-    assert trunk.depth == tiny.LAYERS
-    assert trunk.causal == (architecture in tiny.DECODERS)
-    unread = {p for module in trunk.unused for p in module.parameters()}
+    stack = find_layer_stack(backbone)
+    assert stack.num_layers == tiny.LAYERS
+    assert stack.causal == (architecture in tiny.DECODERS)
+    unread = {p for module in stack.unused for p in module.parameters()}
     names = {name for name, p in backbone.named_parameters() if p in unread}
     assert names == {name for name, _ in backbone.named_parameters() if name.startswith("pooler.")}
 
@@ -75,18 +75,18 @@ def test_trunk(architecture):
 def test_a_decoder_of_experts_is_causal(architecture):
     # an expert computes all its tokens at once: a later token may change the last bits of an earlier one
     shape = tiny.SHAPE | {"hidden_size": 512, "head_dim": 128, "moe_intermediate_size": 64}
-    assert find_trunk(AutoModel.from_config(AutoConfig.for_model(architecture, **shape))).causal
+    assert find_layer_stack(AutoModel.from_config(AutoConfig.for_model(architecture, **shape))).causal
 
 
 def test_the_encoder_of_an_encoder_with_a_decoder_is_a_backbone():
-    trunk = find_trunk(T5EncoderModel(T5Config(**T5)))
-    assert (trunk.depth, trunk.causal, type(trunk.norm).__name__) == (5, False, "T5LayerNorm")
-    assert not trunk.unused
+    stack = find_layer_stack(T5EncoderModel(T5Config(**T5)))
+    assert (stack.num_layers, stack.causal, type(stack.norm).__name__) == (5, False, "T5LayerNorm")
+    assert not stack.unused
 
 
 def test_a_final_norm_whose_output_is_reshaped_is_found():
     gpt2 = AutoModel.from_config(AutoConfig.for_model("gpt2", n_embd=32, n_head=4, n_layer=3, vocab_size=50))
-    assert find_trunk(gpt2).norm is gpt2.ln_f
+    assert find_layer_stack(gpt2).norm is gpt2.ln_f
 
 
 # --- rows that leave -----------------------------------------------------------------------------------
@@ -101,13 +101,13 @@ def uneven(rows: int, tokens: int, side: str) -> dict[str, torch.Tensor]:
 
 def states_of_those_left(backbone, keep: dict[int, torch.Tensor], **features) -> list[torch.Tensor]:
     """The hidden state at every layer while `keep` lets rows go."""
-    trunk, states = find_trunk(backbone), []
+    stack, states = find_layer_stack(backbone), []
 
     def look(layer: int, hidden: torch.Tensor) -> torch.Tensor | None:
         states.append(hidden)
         return keep.get(layer)
 
-    run_to(backbone, trunk, EVERY_LAYER, look, **features)
+    run_to(backbone, stack, EVERY_LAYER, look, **features)
     return states
 
 
@@ -141,10 +141,10 @@ def test_a_batch_of_one_row_keeps_it():
 @torch.no_grad()
 def test_rows_that_are_computed_apart_are_what_they_are_together(architecture, monkeypatch):
     backbone = T5EncoderModel(T5Config(**T5)).eval() if architecture == "t5" else tiny.backbone(architecture)
-    trunk, features = find_trunk(backbone), uneven(7, 8, "right")
+    stack, features = find_layer_stack(backbone), uneven(7, 8, "right")
     features["input_ids"] %= 50
     calls: list[int] = []
-    tiny.watch_blocks(trunk.blocks, monkeypatch, lambda k, _: calls.append(k))
+    tiny.watch_blocks(stack.blocks, monkeypatch, lambda k, _: calls.append(k))
     keep = {1: torch.tensor([0, 2, 3, 5, 6]), 3: torch.tensor([1, 4])}
 
     def states(by: int | None) -> list[torch.Tensor]:
@@ -159,7 +159,7 @@ def test_rows_that_are_computed_apart_are_what_they_are_together(architecture, m
             return [Part(rows) for rows in torch.arange(here[-1]).split(by)]
 
         calls.clear()
-        run_to(backbone, trunk, EVERY_LAYER, look, parts=by and parts, **features)
+        run_to(backbone, stack, EVERY_LAYER, look, parts=by and parts, **features)
         return seen
 
     together = states(None)
@@ -174,20 +174,20 @@ def test_rows_that_are_computed_apart_are_what_they_are_together(architecture, m
 @torch.no_grad()
 def test_no_hook_stays_behind():
     backbone = tiny.backbone("llama")
-    trunk = find_trunk(backbone)
+    stack = find_layer_stack(backbone)
 
     def fail(*_):
         raise RuntimeError("in the middle of a pass")
 
     tiny.normed_states(backbone, [2], **inputs())
     with pytest.raises(RuntimeError, match="in the middle of a pass"):
-        run_to(backbone, trunk, [2], fail, parts=lambda: [Part(torch.arange(2))], **inputs())
+        run_to(backbone, stack, [2], fail, parts=lambda: [Part(torch.arange(2))], **inputs())
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in backbone.modules())
 
 
 def test_looking_at_a_backbone_leaves_its_mode():
     backbone = tiny.backbone("llama").train()
-    find_trunk(backbone)
+    find_layer_stack(backbone)
     assert backbone.training
 
 
@@ -198,7 +198,7 @@ def test_looking_at_a_backbone_does_without_its_attention():
     ALL_ATTENTION_FUNCTIONS.register("gpu_only", attention)
     backbone = tiny.backbone("llama")
     backbone.set_attn_implementation("gpu_only")
-    assert find_trunk(backbone).causal
+    assert find_layer_stack(backbone).causal
     assert backbone.config._attn_implementation == "gpu_only"
 
 
@@ -209,13 +209,13 @@ def test_two_lists_of_the_same_length_are_refused():
     backbone = tiny.backbone("llama")
     backbone.extra = nn.ModuleList(nn.Identity() for _ in range(tiny.LAYERS))
     with pytest.raises(UnsupportedBackbone, match="LlamaModel: expected one list of its 4 blocks, found 2"):
-        find_trunk(backbone)
+        find_layer_stack(backbone)
 
 
 def test_an_encoder_with_a_decoder_is_refused():
     t5 = T5Model(T5Config(**T5))
     with pytest.raises(UnsupportedBackbone, match="T5Model: an encoder with a decoder"):
-        find_trunk(t5)
+        find_layer_stack(t5)
 
 
 class _TwiceNormed(LlamaModel):
@@ -232,4 +232,4 @@ class _TwiceNormed(LlamaModel):
 def test_more_than_a_norm_after_the_last_block_is_refused():
     backbone = _TwiceNormed(LlamaConfig(**tiny.SHAPE)).eval()
     with pytest.raises(UnsupportedBackbone, match="stands more than one norm"):
-        find_trunk(backbone)
+        find_layer_stack(backbone)

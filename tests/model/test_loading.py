@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lwr.config.model import BaseModelConfig
-from lwr.model.layer_hooks import find_trunk
+from lwr.model.layer_hooks import find_layer_stack
 from lwr.model.loading import load_base_model, set_dropout
 from lwr.model.prompt import yes_token
 
@@ -23,7 +23,7 @@ def test_a_cut_model_is_the_first_blocks_of_the_full_one(architecture, tmp_path)
     ids = torch.randint(3, tiny.VOCABULARY, (2, 9))
     features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     of_full, of_cut = (tiny.normed_states(b, [1, 2], **features) for b in (full, cut))
-    assert [find_trunk(b).depth for b in (full, cut)] == [tiny.LAYERS, 2]
+    assert [find_layer_stack(b).num_layers for b in (full, cut)] == [tiny.LAYERS, 2]
     assert cut.config.num_hidden_layers == 2
     for in_full, in_cut in zip(of_full, of_cut, strict=True):
         assert torch.equal(in_full, in_cut)
@@ -72,7 +72,10 @@ def test_a_checkpoint_without_its_pooler_is_enough(tmp_path):
     kept = {name: w for name, w in weights.items() if not name.startswith("pooler.")}
     assert len(kept) < len(weights)
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-    assert find_trunk(load_base_model(BaseModelConfig(model=str(folder))).backbone).depth == tiny.LAYERS
+    assert (
+        find_layer_stack(load_base_model(BaseModelConfig(model=str(folder))).backbone).num_layers
+        == tiny.LAYERS
+    )
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -14,7 +14,7 @@ from torch import Tensor
 from lwr.config.model import BaseModelConfig
 from lwr.config.training import LoraConfig
 from lwr.model.batching import pad
-from lwr.model.layer_hooks import find_trunk
+from lwr.model.layer_hooks import find_layer_stack
 from lwr.model.loading import load_base_model
 from lwr.model.lora import add_lora
 from lwr.model.prompt import yes_token
@@ -88,11 +88,11 @@ def test_every_layer_is_minicpms(tmp_path, factor, cut):
     backbone = load_base_model(
         BaseModelConfig(model=write(tmp_path, tensors, rope_scaling=scaling), num_layers=cut)
     ).backbone
-    trunk = find_trunk(backbone)
+    stack = find_layer_stack(backbone)
     ids = torch.randint(3, tiny.VOCABULARY, (11,))
     layers = list(range(1, (cut or LAYERS) + 1))
     features = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids[None])}
-    assert trunk.depth == len(layers)
+    assert stack.num_layers == len(layers)
     for k, state in zip(layers, tiny.normed_states(backbone, layers, **features), strict=True):
         torch.testing.assert_close(
             state[0], minicpm_states(tensors, ids, factor)[k - 1], atol=1e-5, rtol=1e-5

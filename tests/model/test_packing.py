@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lwr.model import batch_layout
-from lwr.model.layer_hooks import find_trunk
+from lwr.model.layer_hooks import find_layer_stack
 from lwr.model.packing import NAME, SLACK, Packing, find_positions
 from lwr.model.reranker import LayerwiseReranker
 
@@ -69,7 +69,7 @@ def close(actual: Tensor, expected: Tensor) -> None:
 def test_which_backbones_pack(architecture):
     backbone = tiny.backbone(architecture)
     usual = backbone.config._attn_implementation
-    first = find_positions(backbone, find_trunk(backbone))
+    first = find_positions(backbone, find_layer_stack(backbone))
     assert first == FIRST_POSITION.get(architecture, 0)
     assert backbone.config._attn_implementation == (usual if first is None else NAME)
 
@@ -79,7 +79,7 @@ def test_which_backbones_pack(architecture):
 def test_a_backbone_that_packs_still_reads_padded_batches(architecture):
     features = batch(LENGTHS)
     plain, ready = tiny.backbone(architecture), tiny.backbone(architecture)
-    find_positions(ready, find_trunk(ready))
+    find_positions(ready, find_layer_stack(ready))
     real = features["attention_mask"].bool()
     states = [backbone(**features).last_hidden_state[real] for backbone in (ready, plain)]
     close(*states)
@@ -88,7 +88,7 @@ def test_a_backbone_that_packs_still_reads_padded_batches(architecture):
 def test_another_attention_is_left_alone():
     backbone = tiny.backbone("llama")
     backbone.set_attn_implementation("eager")
-    assert find_positions(backbone, find_trunk(backbone)) is None
+    assert find_positions(backbone, find_layer_stack(backbone)) is None
     assert backbone.config._attn_implementation == "eager"
 
 
@@ -172,7 +172,7 @@ def test_the_types_of_tokens_travel_with_them():
 
 def tokens_computed(model: LayerwiseReranker, features: dict[str, Tensor]) -> int:
     seen = []
-    hook = model.trunk.blocks[0].register_forward_hook(lambda _, __, output: seen.append(output.shape[1]))
+    hook = model.stack.blocks[0].register_forward_hook(lambda _, __, output: seen.append(output.shape[1]))
     model.encode(features)
     hook.remove()
     return seen[0]

@@ -61,7 +61,7 @@ def watched(model: LayerwiseReranker):
     seen: list[tuple[int, int]] = []
     with pytest.MonkeyPatch.context() as patch:
         tiny.watch_blocks(
-            model.trunk.blocks, patch, lambda k, kwargs: seen.append((k, len(kwargs["packing"].rows)))
+            model.stack.blocks, patch, lambda k, kwargs: seen.append((k, len(kwargs["packing"].rows)))
         )
         yield seen
 
@@ -176,7 +176,7 @@ def test_one_exit_ranks_by_its_scores(architecture, layer):
     rows = model.prompt.rows([(QUERY, text) for text in TEXTS])
     (scores,) = model.encode(pad(rows, model.tokenizer), [layer])
     best_first = scores.argsort(descending=True, stable=True)
-    assert rank(model, QUERY, TEXTS, Schedule((), layer)).tolist() == best_first.tolist()
+    assert rank(model, QUERY, TEXTS, Schedule.single(layer)).tolist() == best_first.tolist()
 
 
 @pytest.mark.parametrize("schedule", ["4", "2:3 4", "1:5 2:3 4"])
@@ -225,7 +225,7 @@ def test_no_more_is_computed_at_a_time_than_a_batch_may_have():
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_precision_is_the_one_asked_for(schedule, precision):
     model, seen = reranker("llama"), set()
-    inside = model.trunk.blocks[0].mlp.up_proj
+    inside = model.stack.blocks[0].mlp.up_proj
     hook = inside.register_forward_hook(lambda _, __, output: seen.add(output.dtype))
     ranked = rank(model, QUERY, TEXTS, Schedule.parse(schedule), precision=precision)
     hook.remove()

@@ -77,7 +77,7 @@ def test_scores_are_hidden_states_normed_and_pooled_times_heads(architecture):
     states = model.backbone(**batch, output_hidden_states=True).hidden_states
     last = model.backbone(**batch).last_hidden_state
     for k, by_row in zip(model.exits, model.encode(batch), strict=True):
-        normed = last if k == tiny.LAYERS else model.trunk.norm(states[k])
+        normed = last if k == tiny.LAYERS else model.stack.norm(states[k])
         for row, length in enumerate(mask.sum(dim=1).tolist()):
             real = normed[row, :length]
             pooled = real[-1] if architecture in tiny.DECODERS else real.mean(dim=0)
@@ -246,7 +246,7 @@ def test_everything_that_trains_gets_a_gradient(architecture, lora):
 @architectures
 def test_lora_reaches_every_linear_map_of_every_block(architecture):
     model = reranker(architecture)
-    maps = [m for block in model.trunk.blocks for m in block.modules() if isinstance(m, nn.Linear)]
+    maps = [m for block in model.stack.blocks for m in block.modules() if isinstance(m, nn.Linear)]
     add_lora(model, LoraConfig(rank=2, alpha=4))
     adapted = [name for name in trained(model) if "lora_A" in name]
     assert len(adapted) == len(maps) > 0
@@ -264,7 +264,7 @@ def test_computing_again_changes_nothing(architecture, lora, what):
         model = reranker(architecture)
         if lora:
             with_lora(model)
-        set_recompute(model.backbone, model.trunk.blocks, what)
+        set_recompute(model.backbone, model.stack.blocks, what)
         loss = loss_of(model).total
         loss.backward()
         return {"loss": loss.detach()} | {name: p.grad for name, p in trained(model).items()}
@@ -281,8 +281,8 @@ def test_computing_again_changes_nothing(architecture, lora, what):
 )
 def test_what_is_computed_again(what, activations, norms, flops):
     model = reranker("llama")
-    set_recompute(model.backbone, model.trunk.blocks, what)
-    block, calls = model.trunk.blocks[0], []
+    set_recompute(model.backbone, model.stack.blocks, what)
+    block, calls = model.stack.blocks[0], []
     for part in (block.mlp.act_fn, block.post_attention_layernorm):
         part.register_forward_pre_hook(lambda part, _: calls.append(part))
     with FlopCounterMode(display=False) as forth:
@@ -297,7 +297,7 @@ def test_what_is_computed_again(what, activations, norms, flops):
 
 @architectures
 def test_the_feed_forward_layer_of_a_block(architecture):
-    blocks = reranker(architecture).trunk.blocks
+    blocks = reranker(architecture).stack.blocks
     names = {
         name for block in blocks for name, part in block.named_children() if part is find_feed_forward(block)
     }
@@ -319,7 +319,7 @@ def test_distillation_never_moves_the_teacher():
     model = reranker("llama")
     loss_of(model).distillation.sum().backward()
     assert model.head(tiny.LAYERS).grad is None or not model.head(tiny.LAYERS).grad.any()
-    deepest_block = model.trunk.blocks[-1]
+    deepest_block = model.stack.blocks[-1]
     assert all(p.grad is None or not p.grad.any() for p in deepest_block.parameters())
     assert all(model.head(k).grad.abs().max() > 0 for k in model.exits[:-1])
 

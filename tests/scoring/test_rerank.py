@@ -24,7 +24,7 @@ from lwr.evaluation.evaluate import evaluate
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import read_run, read_run_tag, write_run
 from lwr.model.reranker import LayerwiseReranker
-from lwr.model.storage import stored_exits
+from lwr.model.storage import read_stored_exits
 from lwr.scoring.score import score
 
 QUERIES = {f"q{i}": f"load the object number {i}" for i in range(7)}
@@ -333,10 +333,10 @@ def test_an_output_that_cannot_be(bert, data):
 def test_exits_are_known_without_weights(tmp_path):
     about = {"model_type": "minicpm", "num_hidden_layers": 4, "start_layer": 2, "head_type": "simple"}
     write_json(tmp_path / "config.json", about)
-    assert stored_exits(str(tmp_path)) == [2, 3, 4]
+    assert read_stored_exits(str(tmp_path)) == [2, 3, 4]
     write_json(tmp_path / "config.json", about | {"head_type": "raw"})
     with pytest.raises(ValueError, match="without relevance heads"):
-        stored_exits(str(tmp_path))
+        read_stored_exits(str(tmp_path))
     write_json(tmp_path / "config.json", {"model_type": "bert"})
     with pytest.raises(ValueError, match=r"no lwr\.json"):
-        stored_exits(str(tmp_path))
+        read_stored_exits(str(tmp_path))

@@ -11,7 +11,7 @@ import lwr.scoring.score
 from lwr.config.evaluation import ScoringConfig
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import read_run, write_run
-from lwr.model.batching import batches_of
+from lwr.model.batching import make_batches
 from lwr.model.prompt import Row
 from lwr.model.reranker import LayerwiseReranker
 from lwr.scoring.gather import gather
@@ -98,7 +98,7 @@ def test_a_candidate_that_the_corpus_lacks_is_named(reranker, collection):
 
 def test_batches_hold_every_row_within_the_budget():
     rows = [Row([7] * length, None) for length in (5, 90, 1, 30, 30, 2, 17)]
-    batches = batches_of(rows, tokens_per_batch=64)
+    batches = make_batches(rows, tokens_per_batch=64)
     assert sorted(i for batch in batches for i in batch) == list(range(len(rows)))
     assert all(len(batch) == 1 or len(batch) * max(len(rows[i]) for i in batch) <= 64 for batch in batches)
     assert batches[0] == [1]

@@ -37,7 +37,7 @@ def offline() -> LayerwiseReranker:
 
 @pytest.fixture(scope="module")
 def client():
-    with TestClient(application(build(), "tiny", Schedule((), 4), LIMITS)) as client:
+    with TestClient(application(build(), "tiny", Schedule.single(4), LIMITS)) as client:
         yield client
 
 
@@ -161,7 +161,7 @@ def test_a_cascade_over_layers_without_heads_is_refused():
 
 def test_a_score_that_is_no_number_is_an_error_and_the_server_lives(offline):
     reranker = build()
-    with TestClient(application(reranker, "t", Schedule((), 4)), raise_server_exceptions=False) as client:
+    with TestClient(application(reranker, "t", Schedule.single(4)), raise_server_exceptions=False) as client:
         reranker.head(3).data.fill_(np.nan)
         answer = client.post("/rerank", json={"query": "a", "texts": ["b"], "layer": 3})
         assert answer.status_code == 500
@@ -177,7 +177,7 @@ def test_many_threads_get_what_each_would_get_alone(architecture):
         for i in range(60)
     ]
     with (
-        TestClient(application(build(architecture), "tiny", Schedule((), 4))) as client,
+        TestClient(application(build(architecture), "tiny", Schedule.single(4))) as client,
         ThreadPoolExecutor(16) as threads,
     ):
         answers = list(threads.map(lambda body: client.post("/rerank", json=body).json(), asked))
@@ -309,7 +309,7 @@ def test_other_paths_and_methods(client):
 
 
 def test_when_full_it_says_when_to_come_again():
-    with TestClient(application(build(), "tiny", Schedule((), 4), Limits(requests=0))) as client:
+    with TestClient(application(build(), "tiny", Schedule.single(4), Limits(requests=0))) as client:
         answer = client.post("/v1/rerank", json=GOOD)
         assert problem_of(answer, 503)
         assert answer.json()["error_type"] == "overloaded"
@@ -318,7 +318,7 @@ def test_when_full_it_says_when_to_come_again():
 
 
 def test_a_key_is_asked_for_where_there_is_one():
-    app = application(build(), "tiny", Schedule((), 4), key="sécret")
+    app = application(build(), "tiny", Schedule.single(4), key="sécret")
     with TestClient(app) as client:
         for given in (
             {},
