@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Write files and folders that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from pathlib import Path
 
 from lwr.common.errors import BadInput
 
-NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""Error codes of a disk that is full or that refuses writes: the user can fix these."""
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a fresh path beside `path` for a file or a folder; it becomes `path` if the block succeeds.
+    """Yield a fresh path beside `path`, and rename it to `path` if the block succeeds.
 
-    What stood at `path` is replaced then, and only then: a file by a file, a folder by a folder (else OSError).
-    On failure nothing is left behind.
+    The block may create a file or a folder at the yielded path. A previous file at `path` is replaced only by a file,
+    and a previous folder only by a folder. If the block fails, `path` keeps its previous content and the draft is
+    removed.
+
+    Raises:
+        OSError: The disk is full or read-only, or a file would replace a folder.
     """
     make_parent_folder(path)
     draft = _draft_of(path)
@@ -28,53 +33,63 @@ def atomic(path: Path) -> Iterator[Path]:
         yield draft
         for file in draft.rglob("*") if draft.is_dir() else [draft]:
             if file.is_file():
-                _to_disk(file)
-        if draft.is_dir() and path.is_dir():  # os.replace puts nothing over a folder that holds files
+                _flush_to_disk(file)
+        if draft.is_dir() and path.is_dir():  # os.replace refuses to replace a folder that holds files
             _remove(path)
         os.replace(draft, path)
     except OSError as error:
-        if error.errno in NO_PLACE:
-            raise _unchanged(error, path) from error
+        if error.errno in CANNOT_WRITE:
+            raise _with_path(error, path) from error
         raise
     finally:
-        if draft.exists() or draft.is_symlink():  # a disk that can only be read would not say so again
+        # Without this check, removing a draft that was never created on a read-only disk would raise a second error.
+        if draft.exists() or draft.is_symlink():
             _remove(draft)
 
 
 def make_parent_folder(path: Path) -> None:
-    """The folder that `path` is to stand in. Raises BadInput where it stands in a file."""
+    """Create the folder that will contain `path`.
+
+    Raises:
+        BadInput: A file is in the way.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise BadInput(
-            f"{path}: {path.parent} is not a folder, or stands in a file; choose another path"
+            f"{path}: {path.parent} is not a folder, or lies inside a file; choose another path"
         ) from None
 
 
 def check_writable(path: Path) -> None:
-    """Raises BadInput or OSError at once where `atomic` would fail after hours."""
+    """Check now whether `atomic(path)` can write, before hours of work depend on it.
+
+    Raises:
+        BadInput: A file is in the way of the folder.
+        OSError: The disk refuses the write.
+    """
     make_parent_folder(path)
     draft = _draft_of(path)
     try:
         draft.touch()
         draft.unlink()
     except OSError as error:
-        raise _unchanged(error, path) from error
+        raise _with_path(error, path) from error
 
 
 def _draft_of(path: Path) -> Path:
-    """At its end stands the whole name: writers read the format off its suffix."""
+    """Return a fresh path beside `path`; it keeps the suffix, from which writers derive the format."""
     return path.with_name(f".draft-{secrets.token_hex(4)}-{path.name}")
 
 
-def _unchanged(error: OSError, path: Path) -> OSError:
-    """The error, naming what was to be written: by itself it names a draft, or nothing."""
+def _with_path(error: OSError, path: Path) -> OSError:
+    """Return the error with the name of the output; the original one names the draft, or no file."""
     return OSError(error.errno, f"{os.strerror(error.errno)}; nothing was changed", str(path))
 
 
-def _to_disk(file: Path) -> None:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
+def _flush_to_disk(file: Path) -> None:
+    with file.open("rb") as reader:
+        os.fsync(reader.fileno())
 
 
 def _remove(path: Path) -> None:

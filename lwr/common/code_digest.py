@@ -1,4 +1,4 @@
-"""Which code a step depends on, as a digest that changes only when the meaning of that code changes."""
+"""Compute a digest of the code that a step depends on, which changes only if the meaning of the code changes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ PACKAGE_ROOT = Path(__file__).parent.parent
 
 
 def code_digest(module: str) -> str:
-    """Hash the code that a step depends on: its module and all that it imports from this package.
+    """Hash the code that a step depends on: its module and all modules of this package that it imports.
 
-    Comments, docstrings, the descriptions of config keys and the version of the package do not count, and neither do
-    packages from outside.
+    Comments, docstrings, descriptions of config keys, the version of this package and other packages do not count.
 
     Args:
-        module: where the step is, relative to the package and without suffix, such as `training/train`.
+        module: Path of the step's module, relative to the package and without suffix, such as `training/train`.
 
     Returns:
-        A sha256 hex digest.
+        A hex digest (sha256).
     """
     digest = hashlib.sha256()
     for file in sorted(import_closure(PACKAGE_ROOT / f"{module}.py")):
@@ -30,7 +29,7 @@ def code_digest(module: str) -> str:
 
 
 def import_closure(file: Path) -> set[Path]:
-    """Return `file` and every file of this package that it imports, directly or not, also inside functions."""
+    """Return `file` and every file of this package that it imports, directly or indirectly, also inside functions."""
     found, waiting = set(), [file]
     while waiting:
         current = waiting.pop()
@@ -46,6 +45,7 @@ def _parsed(file: Path) -> ast.Module:
 
 
 def _imported_files(file: Path) -> Iterator[Path]:
+    """Yield the files of this package that `file` itself imports. Imports are absolute in this package."""
     for node in ast.walk(_parsed(file)):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
@@ -72,12 +72,12 @@ def _files_of(name: str) -> Iterator[Path]:
 
 @cache
 def _meaning(file: Path) -> str:
-    """Return the syntax tree of a file without what people alone read."""
+    """Return the syntax tree of a file, without the text that only people read."""
     return ast.dump(_WithoutProse().visit(ast.parse(file.read_bytes())))
 
 
 class _WithoutProse(ast.NodeTransformer):
-    """Removes docstrings, of functions, classes, modules and attributes, and the descriptions of config keys."""
+    """Transformer that removes all docstrings (attributes included) and the descriptions of config keys."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -1,4 +1,4 @@
-"""The names of exits, their order, and what identifies an arm and a cell of a grid."""
+"""Name and order exits, and identify the arms and cells of a grid."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 FIRST_STAGE = "first_stage"
 CASCADE = "cascade"
 ARM_COLUMNS = ["dataset", "trained_on", "base_model", "start_layer", "variant"]
-"""How tables name an arm and the data set that it ranks: `dataset` is ranked, the other columns are those of `Arm`."""
+"""Columns that identify an arm and the data set it ranks: `dataset` is ranked, the others are fields of `Arm`."""
 
 _LAYER = re.compile(r"layer_(\d+)")
 
 
 @dataclass(frozen=True, order=True)
 class Arm:
-    """A point of the grid without its seed; the seeds are repetitions of it."""
+    """A point of the grid without its seed; its seeds are repetitions."""
 
     trained_on: str  # name of the data set
     base_model: str
@@ -32,21 +32,26 @@ class Cell(Arm):
 
     @property
     def arm(self) -> Arm:
+        """The same point without its seed."""
         return Arm(self.trained_on, self.base_model, self.start_layer, self.variant)
 
 
 def exit_name(layer: int) -> str:
-    """Return the name of a layer's exit: `layer_4`. Columns of scores, rows of measures and run files carry it."""
+    """Return the name of a layer's exit, such as `layer_4`, used in columns, rows and file names."""
     return f"layer_{layer}"
 
 
 def is_layer(name: str) -> bool:
-    """Return whether an exit is a layer's, not the first stage or a cascade."""
+    """Return whether `name` is the exit of a layer, not the first stage or a cascade."""
     return _LAYER.fullmatch(name) is not None
 
 
 def layer_of(name: str) -> int:
-    """Return the layer of an exit's name. Raises ValueError where the exit is not a layer's."""
+    """Return the layer that an exit belongs to.
+
+    Raises:
+        ValueError: The exit is not a layer's.
+    """
     match = _LAYER.fullmatch(name)
     if match is None:
         raise ValueError(f"{name!r} is not the exit of a layer; these are named {exit_name(4)}")
@@ -54,22 +59,26 @@ def layer_of(name: str) -> int:
 
 
 def layers_in(names: Iterable[str]) -> list[int]:
-    """Return the layers among names of exits or columns of a table, in their order."""
+    """Return the layers among names of exits or columns of a table, in the given order."""
     return [layer_of(name) for name in names if is_layer(name)]
 
 
 def exits_in(columns: Iterable[str]) -> list[str]:
-    """Return the columns of a table of scores that rank: the first stage and the layers, in their order."""
+    """Return the columns of a score table that rank (the first stage and the layers), in the given order."""
     return [name for name in columns if name == FIRST_STAGE or is_layer(name)]
 
 
 def sort_key(name: str) -> tuple[int, int]:
-    """Order exits: the first stage, the layers from shallow to deep, then the cascade. Raises ValueError."""
+    """Return a key that sorts exits: the first stage, the layers from shallow to deep, then the cascade.
+
+    Raises:
+        ValueError: `name` is not an exit.
+    """
     if name == FIRST_STAGE:
         return 0, 0
     return (2, 0) if name == CASCADE else (1, layer_of(name))
 
 
 def label(name: str) -> str:
-    """Return an exit's name as people read it: `layer 4`, `first stage`."""
+    """Return an exit's name for display, such as `layer 4` or `first stage`."""
     return name.replace("_", " ")

@@ -1,7 +1,7 @@
-"""Start a step where it shall run: on GPUs of its own, in as many processes as asked.
+"""Start a step on GPUs that no other local step uses, in one or several processes.
 
-Snakemake counts GPUs but doesn't say which: two local jobs of one GPU each would both take the first.
-A lock file per device does, held by the step itself for as long as it lives.
+Snakemake counts GPUs but does not assign them: two local jobs of one GPU each would both run on the first device. A
+step therefore locks a file per device. The lock lasts as long as the process, however the process ends.
 """
 
 from __future__ import annotations
@@ -18,34 +18,48 @@ from pathlib import Path
 
 from lwr.common.progress import log
 
-LOCKS = Path(tempfile.gettempdir()) / f"lwr-gpus-{os.getuid()}"
+LOCK_FOLDER = Path(tempfile.gettempdir()) / f"lwr-gpus-{os.getuid()}"
 
 
 def launch_step(step: list[str], gpus: int, processes: int) -> None:
-    """Become `lwr STEP`, or `accelerate launch` of it where it is several processes. Does not return.
+    """Replace this process by `lwr STEP` on leased GPUs; does not return.
 
-    gpus: devices to lease first; without any on this machine, or under SLURM, which hands them out itself,
-    nothing is leased. Waits while others hold too many.
+    Args:
+        step: Arguments of the command `lwr`.
+        gpus: How many devices to lease. This waits while other steps hold them. Nothing is leased on a machine without
+            GPUs, or under SLURM, which assigns devices itself.
+        processes: How many processes run the step; more than one are started by `accelerate launch`.
     """
     devices = [] if "SLURM_JOB_ID" in os.environ else visible_gpus()
     if devices and gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lease_gpus(devices, gpus))
-    command = [sys.executable, "-m", "lwr.cli", *step]
-    if processes > 1:
-        # More nodes, or a machine that needs telling: LWR_ACCELERATE='--num_machines 2 --machine_rank …'
-        extra = shlex.split(os.environ.get("LWR_ACCELERATE", ""))
-        command = [
-            *(sys.executable, "-m", "accelerate.commands.launch"),
-            "--multi_gpu",  # the launcher of several processes; on a CPU they are gloo's all the same
-            *("--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"),
-            *("--dynamo_backend", "no", *extra, "-m", "lwr.cli", *step),
-        ]
+    command = _accelerate_command(step, processes) if processes > 1 else _python_command("lwr.cli", *step)
     sys.stdout.flush()
     os.execv(command[0], command)
 
 
+def _python_command(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
+
+
+def _accelerate_command(step: list[str], processes: int) -> list[str]:
+    """Return the command that runs a step in several processes.
+
+    The environment variable LWR_ACCELERATE adds options, as for several nodes: `--num_machines 2 --machine_rank 0`.
+    """
+    options = [
+        "--multi_gpu",  # the launcher of several processes; without GPUs they communicate by gloo
+        *("--num_processes", str(processes)),
+        *("--num_machines", "1"),
+        *("--mixed_precision", "no"),
+        *("--dynamo_backend", "no"),
+        *shlex.split(os.environ.get("LWR_ACCELERATE", "")),
+    ]
+    return _python_command("accelerate.commands.launch", *options, "-m", "lwr.cli", *step)
+
+
 def visible_gpus() -> list[str]:
-    """Ids of the devices this process may use; none where there is no NVIDIA driver."""
+    """Return the ids of the GPUs that this process may use; none without an NVIDIA driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [device for device in visible.split(",") if device]
@@ -56,40 +70,46 @@ def visible_gpus() -> list[str]:
 
 
 def lease_gpus(devices: list[str], count: int) -> list[str]:
-    """Lock `count` of the devices for the life of this process and of what it becomes.
+    """Lock `count` of `devices` until this process ends, and wait while too few are free.
 
-    All or none at a time, so that two who wait for two don't hold one each. Raises ValueError where there are
-    fewer devices than asked for.
+    All are locked at once or none, so that two steps of two GPUs each never hold one each and wait for the other.
+
+    Returns:
+        The ids of the locked devices.
+
+    Raises:
+        ValueError: `devices` has fewer than `count`.
     """
     if count > len(devices):
         raise ValueError(
             f"{count} GPUs asked for, but this machine offers {len(devices)}: {','.join(devices)}"
         )
-    LOCKS.mkdir(mode=0o700, exist_ok=True)
-    waiting = False
+    LOCK_FOLDER.mkdir(mode=0o700, exist_ok=True)
+    is_waiting = False
     while True:
-        held = dict(filter(None, map(_try_lock, devices)))
-        if len(held) >= count:
-            chosen = list(held)[:count]
-            for device, lock in held.items():
+        locks = {device: lock for device in devices if (lock := _try_lock(device)) is not None}
+        chosen = list(locks)[:count]
+        if len(chosen) == count:
+            for device, lock in locks.items():
                 if device in chosen:
-                    os.set_inheritable(lock, True)  # exec keeps it; the end of the process, however, frees it
+                    os.set_inheritable(lock, True)  # kept by exec, freed when the process ends
                 else:
                     os.close(lock)
             return chosen
-        for lock in held.values():
+        for lock in locks.values():
             os.close(lock)
-        if not waiting:
-            log(f"waiting for {count} of the GPUs {','.join(devices)}: others hold them")
-        waiting = True
+        if not is_waiting:
+            log(f"waiting for {count} of the GPUs {','.join(devices)}: other steps hold them")
+            is_waiting = True
         time.sleep(1)
 
 
-def _try_lock(device: str) -> tuple[str, int] | None:
-    lock = os.open(LOCKS / f"gpu-{device}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+def _try_lock(device: str) -> int | None:
+    """Lock a device; return the open file that holds the lock, or None if another process holds it."""
+    lock = os.open(LOCK_FOLDER / f"gpu-{device}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
         return None
-    return device, lock
+    return lock

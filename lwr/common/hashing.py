@@ -1,4 +1,4 @@
-"""Checksums of files, and hashes that order and split ids."""
+"""Compute checksums of files, and hashes that order and split ids."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from pathlib import Path
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    """Return the hex digest of a file's bytes."""
+    with path.open("rb") as reader:
+        return hashlib.file_digest(reader, "sha256").hexdigest()
 
 
 def hash_share(key: str) -> float:
-    """A number in [0, 1) made of `key` alone (sha256): the same everywhere, blind to all else."""
+    """Map `key` to a number in [0, 1), evenly spread and equal on every machine.
+
+    A key below the share `s` belongs to the fraction `s` of all keys. The number depends on the key alone, so a key
+    keeps its place when other keys are added or removed.
+    """
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48

@@ -1,4 +1,4 @@
-"""JSON, JSON lines and text lines, checked while they are read."""
+"""Read and write JSON, JSON lines and text lines, and check them while they are read."""
 
 from __future__ import annotations
 
@@ -15,40 +15,50 @@ from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
 
 TYPE_NAMES = {
-    **{str: "a string", int: "a whole number", float: "a decimal number", bool: "true or false"},
-    **{list: "a list", dict: "an object"},
+    str: "a string",
+    int: "a whole number",
+    float: "a decimal number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
 }
-FLOAT32_LIMIT = 3.4028235677e38  # what lies above, rounds to no finite float32
+FLOAT32_LIMIT = 3.4028235677e38
+"""Larger values round to infinity as float32."""
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Indented, UTF-8. Whole or not at all."""
+    """Write indented JSON in UTF-8, atomically."""
     with atomic(path) as draft:
         draft.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """One JSON object a line, UTF-8; gzipped where the name ends in `.gz`. Whole or not at all."""
-    with atomic(path) as draft, _open(draft, "wb") as opened:
+    """Write one JSON object per line in UTF-8, atomically; gzipped if the name ends in `.gz`."""
+    with atomic(path) as draft, _open(draft, "wb") as writer:
         for row in rows:
-            opened.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            writer.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 
 
 def read_jsonl(path: Path, required: dict[str, type]) -> Iterator[dict[str, Any]]:
-    """Stream the objects of a JSON lines file, one a line: row *i* (from 1) stands on line *i*.
+    """Stream the objects of a JSON lines file; the n-th object comes from line n, counted from 1.
 
-    `required`: field -> its exact type (`bool` is no `int`); other fields pass unchecked. Raises BadInput.
+    Args:
+        path: The file, plain or `.gz`.
+        required: Field -> its exact type (True is not accepted as an `int`). Other fields pass unchecked.
+
+    Raises:
+        BadInput: A line is not an object with these fields, or `read_lines` refuses it.
     """
     for number, line in read_lines(path):
         where = f"{path}:{number}"
         try:
-            row = json.loads(line, parse_constant=_no_number)
+            row = json.loads(line, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise BadInput(
-                f"{where}: {_short(line)} is not JSON ({error}); write one object a line"
+                f"{where}: {_short(line)} is not JSON ({error}); write one object per line"
             ) from None
         if not isinstance(row, dict):
-            raise BadInput(f"{where}: {_short(line)} is no JSON object; write one object a line")
+            raise BadInput(f"{where}: {_short(line)} is not a JSON object; write one object per line")
         if "\\ud" in line.lower() and not is_utf8(json.dumps(row, ensure_ascii=False)):
             raise BadInput(f"{where}: half a surrogate pair, which UTF-8 cannot hold; remove that \\ud...")
         _check_fields(row, required, where)
@@ -56,7 +66,15 @@ def read_jsonl(path: Path, required: dict[str, type]) -> Iterator[dict[str, Any]
 
 
 def read_json(path: Path, required: dict[str, type]) -> dict[str, Any]:
-    """The object of a JSON file. required: as for `read_jsonl`. Raises BadInput."""
+    """Read the object of a JSON file.
+
+    Args:
+        path: The file.
+        required: As for `read_jsonl`.
+
+    Raises:
+        BadInput: The file is missing, or is not an object with these fields.
+    """
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
     try:
@@ -64,41 +82,48 @@ def read_json(path: Path, required: dict[str, type]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not JSON in UTF-8 ({error}); make or fetch it again") from None
     if not isinstance(value, dict):
-        raise BadInput(f"{path}: {_short(value)} is no JSON object; make or fetch it again")
+        raise BadInput(f"{path}: {_short(value)} is not a JSON object; make or fetch it again")
     _check_fields(value, required, str(path))
     return value
 
 
 def _check_fields(row: dict[str, Any], required: dict[str, type], where: str) -> None:
-    for field, kind in required.items():
+    for field, expected in required.items():
         if field not in row:
-            raise BadInput(f"{where}: field {field!r} is missing; add it ({TYPE_NAMES[kind]})")
-        if type(row[field]) is not kind:
-            raise BadInput(f"{where}: field {field!r} is {_short(row[field])}; make it {TYPE_NAMES[kind]}")
+            raise BadInput(f"{where}: field {field!r} is missing; add it ({TYPE_NAMES[expected]})")
+        if type(row[field]) is not expected:
+            problem = f"field {field!r} is {_short(row[field])}"
+            raise BadInput(f"{where}: {problem}; make it {TYPE_NAMES[expected]}")
 
 
-def _no_number(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
+def _refuse_constant(constant: str) -> None:
+    """Refuse NaN and Infinity, which `json` accepts although JSON does not have them."""
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Stream (number from 1, line without its end) of a UTF-8 text file, `.gz` or plain.
+    """Stream the lines of a UTF-8 text file, plain or `.gz`.
 
-    A byte order mark at the start is passed over. Raises BadInput: no such file, not UTF-8, a byte order mark
-    further down, a blank line, a broken archive.
+    Yields:
+        The line number, counted from 1, and the line without its end. A byte order mark at the start of the file,
+        which editors on Windows write, is skipped.
+
+    Raises:
+        BadInput: The file is missing or not UTF-8, the archive is broken, a line is blank, or a line further down
+            starts with a byte order mark.
     """
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
-    with _open(path, "rb") as opened:
-        yield from decode_lines(opened, str(path))
+    with _open(path, "rb") as reader:
+        yield from decode_lines(reader, str(path))
 
 
-def decode_lines(opened: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
-    """The same of a stream, called `name` in what is raised."""
+def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
+    """Decode a stream of lines as `read_lines` does; errors call the stream `name`."""
     number = 0
     try:
-        for number, raw in enumerate(opened, 1):
-            line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw  # what Windows' editors write
+        for number, raw in enumerate(stream, 1):
+            line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
             yield number, _decode(line, f"{name}:{number}")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise BadInput(f"{name}:{number + 1}: broken gzip archive ({error}); fetch it again") from None
@@ -111,7 +136,7 @@ def _decode(raw: bytes, where: str) -> str:
         problem = f"byte {error.start} is {raw[error.start]:#x} ({error.reason})"
         raise BadInput(f"{where}: not UTF-8: {problem}; save the file as UTF-8") from None
     if line.startswith("\ufeff"):
-        raise BadInput(f"{where}: a byte order mark inside the file, as where two were joined; remove it")
+        raise BadInput(f"{where}: a byte order mark inside the file, as if two were joined; remove it")
     if not line.strip():
         raise BadInput(f"{where}: a blank line; remove it")
     return line
@@ -119,12 +144,13 @@ def _decode(raw: bytes, where: str) -> str:
 
 @contextmanager
 def _open(path: Path, mode: str) -> Iterator[IO[bytes]]:
-    with path.open(mode) as opened:
-        if path.suffix == ".gz":  # no name and no time in the archive: the same rows make the same bytes
-            with gzip.GzipFile("", mode, fileobj=opened, mtime=0) as inside:
-                yield inside
+    with path.open(mode) as plain:
+        if path.suffix == ".gz":
+            # The archive holds neither a name nor a time, so the same rows make the same bytes.
+            with gzip.GzipFile("", mode, fileobj=plain, mtime=0) as archive:
+                yield archive
         else:
-            yield opened
+            yield plain
 
 
 def _short(value: Any) -> str:
@@ -133,7 +159,7 @@ def _short(value: Any) -> str:
 
 
 def is_utf8(text: str) -> bool:
-    """False where `text` holds a lone surrogate, which no file can."""
+    """Return whether `text` can be encoded as UTF-8; a lone surrogate cannot."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Progress that reads well in a terminal and in a log file."""
+"""Report progress on stderr, readable in a terminal and in a log file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,16 @@ Item = TypeVar("Item")
 
 
 def show_progress(items: Iterable[Item], total: int, label: str, every: float = 10.0) -> Iterator[Item]:
-    """The items, with a bar in a terminal and, elsewhere, a line at least `every` seconds apart."""
+    """Yield the items, and show how many are done.
+
+    A terminal gets a progress bar, any other stderr a line per interval.
+
+    Args:
+        items: What to iterate over.
+        total: Number of items.
+        label: Name of the work, in front of the bar or line.
+        every: Least seconds between two lines.
+    """
     if sys.stderr.isatty():
         yield from track(items, label, total, console=Console(stderr=True))  # stdout may hold results
         return
@@ -31,11 +40,12 @@ def show_progress(items: Iterable[Item], total: int, label: str, every: float = 
 
 
 def format_duration(seconds: float) -> str:
-    """h:mm:ss, or m:ss under an hour."""
+    """Format seconds as `h:mm:ss`, or as `m:ss` under an hour."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def log(line: str) -> None:
+    """Print a line to stderr at once."""
     print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Where a result came from: code, versions, machine, data, time and memory."""
+"""Record what a result depends on: code, package versions, machine, time, energy and memory."""
 
 from __future__ import annotations
 
@@ -12,37 +12,49 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ["torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy"]
+"""Packages whose versions are recorded, as they change numbers."""
 
 
 class ResourceMeter:
-    """Time and energy from its making on."""
+    """A meter of the time, energy and memory that a step uses; it starts when it is created."""
 
     def __init__(self) -> None:
-        self.began, self.joules = time.monotonic(), package_joules()
+        self.started_at = time.monotonic()
+        self.joules_at_start = read_cpu_joules()
 
     def read(self) -> dict[str, float | None]:
-        """energy_joules: of the processor packages, everything that ran on them; None where it can't be read."""
-        before, now = self.joules, package_joules()
-        counted = before is not None and now is not None and now >= before  # the counter wraps around
+        """Return what was used since the start.
+
+        Returns:
+            `wall_seconds`; `energy_joules`, used by all processes on the CPUs of this machine (None if it cannot be
+            read); `peak_memory_mib` of this process.
+        """
+        before, now = self.joules_at_start, read_cpu_joules()
+        is_readable = (
+            before is not None and now is not None and now >= before
+        )  # less: the counter wrapped around
         return {
-            "wall_seconds": round(time.monotonic() - self.began, 1),
-            "energy_joules": round(now - before, 1) if counted else None,
+            "wall_seconds": round(time.monotonic() - self.started_at, 1),
+            "energy_joules": round(now - before, 1) if is_readable else None,
             "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         }
 
 
-def package_joules() -> float | None:
-    """What the processor packages have used since some time ago, by Linux's powercap."""
+def read_cpu_joules() -> float | None:
+    """Return the energy counter of the CPUs from Linux's powercap interface, or None if it cannot be read.
+
+    Only differences between two readings have a meaning.
+    """
     try:
-        meters = Path("/sys/class/powercap").glob("*-rapl:?")
-        microjoules = [int((meter / "energy_uj").read_text()) for meter in meters]
+        counters = Path("/sys/class/powercap").glob("*-rapl:?")
+        microjoules = [int((counter / "energy_uj").read_text()) for counter in counters]
     except OSError:
         return None
     return sum(microjoules) / 1e6 if microjoules else None
 
 
 def make_provenance(meter: ResourceMeter, **facts: Any) -> dict[str, Any]:
-    """facts, and what stood behind them."""
+    """Return `facts` together with the code, versions, machine and resources behind them, for a JSON file."""
     return {
         **facts,
         "lwr": importlib.metadata.version("lwr"),
@@ -55,7 +67,7 @@ def make_provenance(meter: ResourceMeter, **facts: Any) -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """Model and number of the processors."""
+    """Return the number and the model of the processors, such as `8 x Intel(R) Xeon(R)`."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -65,15 +77,15 @@ def processor_name() -> str:
 
 
 def git_commit() -> str | None:
-    """The commit this package is checked out at, `+` where there are edits; None outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """Return the git commit of this package, with `+` appended if there are edits; None outside a checkout."""
     try:
-        commit = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        edits = subprocess.run(
-            [*git, "status", "--porcelain"], capture_output=True, text=True, check=True
-        ).stdout
+        commit = _git_output("rev-parse", "HEAD").strip()
+        edits = _git_output("status", "--porcelain").strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+" if edits.strip() else "")
+    return commit + ("+" if edits else "")
+
+
+def _git_output(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

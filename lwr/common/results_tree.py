@@ -1,6 +1,6 @@
-"""Every path of a results folder, for the rules of the workflow and for the library alike.
+"""Name every path of a results folder, for the rules of the workflow and for the library.
 
-A rule passes wildcards instead of values: `ResultsTree("results").model(Cell("{dataset}", …))` is a pattern.
+A rule passes wildcards instead of values: `ResultsTree(Path("results")).model(WILDCARD_CELL)` is a pattern.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lwr.common.exits import Arm, Cell
 from lwr.common.json_lines import read_json
 
 WILDCARD_CELL = Cell("{dataset}", "{base_model}", "{start_layer}", "{variant}", "{seed}")  # type: ignore[arg-type]
-"""The cell in the patterns of the rules."""
+"""A cell of wildcards, for the patterns of rules."""
 
 TABLES = {
     "layers": ("csv", "md", "tex"),
@@ -22,99 +22,118 @@ TABLES = {
     "cascades": ("csv", "md"),
     "comparisons": ("csv", "md"),
 }
-"""Name of each table -> the formats that it is written in."""
+"""Name of each table -> the formats it is written in."""
 FIGURES = ("quality", "gain", "flops", "latency", "wins", "training")
 FIGURE_FORMATS = ("html", "svg", "png", "json")
 
 
 @dataclass(frozen=True)
 class ResultsTree:
-    """The paths under the folder `root` that a grid writes. `tested` is the data set that is ranked."""
+    """The paths that a grid writes under the folder `root`. `tested` is the data set that is ranked."""
 
     root: Path
 
     # Collections, base models
 
     def collection(self, dataset: str) -> Path:
-        """A folder in BEIR layout with first-stage runs and training groups."""
+        """Return the folder of a collection: BEIR layout, first-stage runs, training groups."""
         return self.root / "collections" / dataset
 
     def corpus(self, dataset: str) -> Path:
+        """Return the file of passages."""
         return self.collection(dataset) / "corpus.jsonl"
 
     def queries(self, dataset: str) -> Path:
+        """Return the file of queries."""
         return self.collection(dataset) / "queries.jsonl"
 
     def qrels(self, dataset: str, split: str) -> Path:
+        """Return the file of relevance judgements of a split."""
         return self.collection(dataset) / "qrels" / f"{split}.tsv"
 
     def run(self, dataset: str, split: str) -> Path:
-        """The first stage's candidates."""
+        """Return the TREC run of the first stage for a split."""
         return self.collection(dataset) / "runs" / f"{split}.trec"
 
     def groups(self, dataset: str) -> Path:
+        """Return the file of training groups."""
         return self.collection(dataset) / "groups.jsonl"
 
     def base_model(self, name: str) -> Path:
+        """Return the file that describes a base model."""
         return self.root / "base_models" / f"{name}.json"
 
     # One folder per arm, one per cell
 
     def arm(self, arm: Arm) -> Path:
+        """Return the folder of an arm."""
         return self.root / "cells" / arm.trained_on / arm.base_model / f"start{arm.start_layer}" / arm.variant
 
     def cascade(self, arm: Arm, tested: str) -> Path:
+        """Return the file with the cascade chosen for an arm."""
         return self.arm(arm) / "cascade" / f"{tested}.json"
 
     def cost(self, arm: Arm, tested: str) -> Path:
+        """Return the file with the measured cost of an arm."""
         return self.arm(arm) / "cost" / f"{tested}.json"
 
     def cell(self, cell: Cell) -> Path:
+        """Return the folder of a cell."""
         return self.arm(cell) / f"seed{cell.seed}"
 
     def model(self, cell: Cell) -> Path:
+        """Return the folder of a trained model."""
         return self.cell(cell) / "model"
 
     def scores(self, cell: Cell, tested: str, split: str) -> Path:
+        """Return the file with the scores of all exits for a split."""
         return self.cell(cell) / "scores" / tested / f"{split}.parquet"
 
     def score_shard(self, cell: Cell, tested: str, split: str, shard: str) -> Path:
+        """Return the file with one shard of the scores; `shard` is its name without suffix."""
         return self.cell(cell) / "scores" / tested / f"{split}.shards" / f"{shard}.parquet"
 
     def measures(self, cell: Cell, tested: str, split: str) -> Path:
+        """Return the file with the measures per query and exit for a split."""
         return self.cell(cell) / "measures" / tested / f"{split}.parquet"
 
     def runs(self, cell: Cell, tested: str, split: str) -> Path:
-        """A folder with a TREC run per exit."""
+        """Return the folder with one TREC run per exit."""
         return self.cell(cell) / "runs" / tested / split
 
-    # What people read
+    # Tables, figures, report
 
     @property
     def tables(self) -> Path:
+        """The folder of all tables."""
         return self.root / "tables"
 
     def table(self, name: str) -> list[Path]:
-        """The files of a table of `TABLES`, one per format."""
+        """Return the files of a table of `TABLES`, one per format."""
         return [self.tables / f"{name}.{suffix}" for suffix in TABLES[name]]
 
     @property
     def recommendation(self) -> Path:
+        """The text that recommends an arm and an exit."""
         return self.tables / "recommendation.md"
 
     @property
     def figures(self) -> Path:
+        """The folder of all figures."""
         return self.root / "figures"
 
     def figure_files(self) -> list[Path]:
+        """Return the files of all figures, one per figure and format."""
         return [self.figures / f"{name}.{suffix}" for name in FIGURES for suffix in FIGURE_FORMATS]
 
     @property
     def report(self) -> Path:
+        """The HTML report."""
         return self.root / "report.html"
 
     @property
     def logs(self) -> Path:
+        """The folder of log files."""
         return self.root / "logs"
 
 

@@ -1,4 +1,4 @@
-"""GPUs are leased one step each, for as long as the step lives."""
+"""A GPU is leased to one step at a time, until the step ends."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from pathlib import Path
 
 import pytest
 
-# A step that says which devices it got and stays for a while: what `launch_step` becomes, without a training.
 STEP = "import os, time; print(os.environ.get('CUDA_VISIBLE_DEVICES'), flush=True); time.sleep(60)"
+"""A step that prints its devices and keeps them for a minute."""
 LAUNCH = f"""
 import os, sys
 import lwr.common.gpu_lease
-become = os.execv
-os.execv = lambda *_: become(sys.executable, [sys.executable, "-c", {STEP!r}])
+execv = os.execv
+os.execv = lambda *_: execv(sys.executable, [sys.executable, "-c", {STEP!r}])
 lwr.common.gpu_lease.launch_step(["train"], gpus=int(sys.argv[1]), processes=1)
 """
+"""A program that launches STEP in place of a training."""
 
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch) -> Path:
-    """A machine with two GPUs, as nvidia-smi tells, and locks of its own."""
+    """Simulate a machine with two GPUs and no leases, by an nvidia-smi of its own."""
     smi = tmp_path / "bin/nvidia-smi"
     smi.parent.mkdir()
     smi.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n", encoding="utf-8")
@@ -55,38 +56,40 @@ def devices(process: subprocess.Popen) -> str:
     return process.stdout.readline().strip()
 
 
-def test_two_steps_get_two_devices_and_a_third_waits_until_one_is_killed(machine, start):
+def test_third_step_waits_until_one_of_two_is_killed(machine, start):
     first, second = start(1), start(1)
     assert {devices(first), devices(second)} == {"0", "1"}
     third = start(1)
     assert "waiting for 1" in third.stderr.readline()
     time.sleep(1.5)
     assert third.poll() is None
-    first.send_signal(signal.SIGKILL)  # a kill frees the device: no lock file has to be cleaned up
+    first.send_signal(signal.SIGKILL)  # a kill frees the device too
     assert devices(third) in {"0", "1"}
 
 
-def test_two_devices_at_once(machine, start):
+def test_step_may_lease_two_devices(machine, start):
     assert devices(start(2)) == "0,1"
 
 
-def test_the_devices_that_the_user_leaves_visible(machine, start, monkeypatch):
+def test_lease_is_limited_to_visible_devices(machine, start, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     assert devices(start(1)) == "7"
 
 
-def test_more_than_there_are_is_refused(machine, start):
+def test_more_gpus_than_the_machine_has_is_refused(machine, start):
     process = start(3)
     assert process.wait(30) != 0
-    assert "3 GPUs asked for, but this machine offers 2" in process.stderr.read()
+    message = process.stderr.read()
+    assert "3 GPUs" in message
+    assert "offers 2" in message
 
 
-def test_under_slurm_nothing_is_leased(machine, start, monkeypatch):
+def test_nothing_is_leased_under_slurm(machine, start, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     assert devices(start(1)) == "None"
     assert not list(machine.glob("lwr-gpus-*"))
 
 
-def test_without_gpus_nothing_is_leased(machine, start):
+def test_nothing_is_leased_without_gpus(machine, start):
     (machine / "bin/nvidia-smi").unlink()
     assert devices(start(1)) == "None"

@@ -1,15 +1,76 @@
-"""The paths of a results folder, and the cell of a model that lies in one."""
-
-from __future__ import annotations
+"""Every path of results/ is an explicit string here, as users and older results depend on it."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import Cell
+from lwr.common.exits import Arm, Cell
 from lwr.common.json_lines import write_json
-from lwr.common.results_tree import ResultsTree, cell_of_model
+from lwr.common.results_tree import WILDCARD_CELL, ResultsTree, cell_of_model
+
+TREE = ResultsTree(Path("results"))
+ARM = Arm("docs", "tiny", 2, "plain")
+CELL = Cell("docs", "tiny", 2, "plain", 1)
+FOLDER = "results/cells/docs/tiny/start2/plain"
+
+PATHS = {
+    "collection": (TREE.collection("docs"), "results/collections/docs"),
+    "corpus": (TREE.corpus("docs"), "results/collections/docs/corpus.jsonl"),
+    "queries": (TREE.queries("docs"), "results/collections/docs/queries.jsonl"),
+    "qrels": (TREE.qrels("docs", "dev"), "results/collections/docs/qrels/dev.tsv"),
+    "run": (TREE.run("docs", "dev"), "results/collections/docs/runs/dev.trec"),
+    "groups": (TREE.groups("docs"), "results/collections/docs/groups.jsonl"),
+    "base_model": (TREE.base_model("tiny"), "results/base_models/tiny.json"),
+    "arm": (TREE.arm(ARM), FOLDER),
+    "cascade": (TREE.cascade(ARM, "news"), f"{FOLDER}/cascade/news.json"),
+    "cost": (TREE.cost(ARM, "news"), f"{FOLDER}/cost/news.json"),
+    "cell": (TREE.cell(CELL), f"{FOLDER}/seed1"),
+    "model": (TREE.model(CELL), f"{FOLDER}/seed1/model"),
+    "scores": (TREE.scores(CELL, "news", "test"), f"{FOLDER}/seed1/scores/news/test.parquet"),
+    "score_shard": (
+        TREE.score_shard(CELL, "news", "test", "1of4"),
+        f"{FOLDER}/seed1/scores/news/test.shards/1of4.parquet",
+    ),
+    "measures": (TREE.measures(CELL, "news", "test"), f"{FOLDER}/seed1/measures/news/test.parquet"),
+    "runs": (TREE.runs(CELL, "news", "test"), f"{FOLDER}/seed1/runs/news/test"),
+    "tables": (TREE.tables, "results/tables"),
+    "recommendation": (TREE.recommendation, "results/tables/recommendation.md"),
+    "figures": (TREE.figures, "results/figures"),
+    "report": (TREE.report, "results/report.html"),
+    "logs": (TREE.logs, "results/logs"),
+}
+"""Name of a path function -> what it returns, and the expected path."""
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_path_is_fixed(name):
+    path, expected = PATHS[name]
+    assert path == Path(expected)
+
+
+def test_every_path_function_is_tested():
+    public = {name for name in vars(ResultsTree) if not name.startswith("_")}
+    assert public == PATHS.keys() | {"table", "figure_files"}
+
+
+def test_table_has_a_file_per_format():
+    assert TREE.table("layers") == [
+        Path(f"results/tables/layers.{suffix}") for suffix in ("csv", "md", "tex")
+    ]
+    assert TREE.table("cost") == [Path("results/tables/cost.csv"), Path("results/tables/cost.md")]
+
+
+def test_figures_have_a_file_per_format():
+    files = TREE.figure_files()
+    assert Path("results/figures/quality.svg") in files
+    assert len(files) == len(set(files)) == 6 * 4
+
+
+def test_wildcards_make_a_pattern():
+    model = TREE.model(WILDCARD_CELL)
+    assert str(model) == "results/cells/{dataset}/{base_model}/start{start_layer}/{variant}/seed{seed}/model"
 
 
 def test_cell_of_model_is_read_from_its_provenance(tmp_path):

@@ -55,9 +55,9 @@ def passage(text: str) -> str:
 
 
 COLLECTIONS = [
-    Case("broken JSON line", COLLECT, line(QUERIES, 2, '{"_id": "q1'), (f"{QUERIES}:2", "not JSON", "one object a line")),
+    Case("broken JSON line", COLLECT, line(QUERIES, 2, '{"_id": "q1'), (f"{QUERIES}:2", "not JSON", "one object per line")),
     Case("JSON nested 100,000 deep", COLLECT, line(QUERIES, 2, "[" * 100_000), (f"{QUERIES}:2", "not JSON")),
-    Case("line that is a list", COLLECT, line(CORPUS, 3, "[1, 2]"), (f"{CORPUS}:3", "no JSON object")),
+    Case("line that is a list", COLLECT, line(CORPUS, 3, "[1, 2]"), (f"{CORPUS}:3", "not a JSON object")),
     Case("NaN in a JSON line", COLLECT, line(CORPUS, 1, '{"_id": "d0", "text": "t", "x": NaN}'), (f"{CORPUS}:1", "NaN")),
     Case("text in Latin-1", COLLECT, encoded(CORPUS, "latin-1"), (f"{CORPUS}:1", "not UTF-8", "save the file as UTF-8")),
     Case("text in UTF-16", COLLECT, encoded(CORPUS, "utf-16"), (f"{CORPUS}:1", "not UTF-8")),
@@ -154,7 +154,7 @@ CHECKPOINTS = [
     Case("weights without a tensor", TRAIN, weights("base/model.safetensors", lambda t: {k: v for k, v in t.items() if "layers.2.mlp" not in k}), ("base", "lacks 3 tensors")),
     Case("no config.json", BASE, removed("base/config.json"), ("./base", "no config.json")),
     Case("broken config.json", BASE, wrote("base/config.json", "{"), ("base/config.json", "not JSON")),
-    Case("config.json that is a list", BASE, wrote("base/config.json", "[]"), ("base/config.json", "no JSON object")),
+    Case("config.json that is a list", BASE, wrote("base/config.json", "[]"), ("base/config.json", "not a JSON object")),
     Case("config.json without model_type", BASE, changed("base/config.json", model_type=None), ("base/config.json", "'model_type' is missing")),
     Case("config.json without layers", BASE, changed("base/config.json", num_hidden_layers=None), ("base/config.json", "num_hidden_layers")),
     Case("config.json with layers in words", BASE, changed("base/config.json", num_hidden_layers="four"), ("base/config.json", "'four'")),

@@ -1,0 +1,65 @@
+"""Names of exits can be composed, parsed and sorted."""
+
+import pytest
+
+from lwr.common.exits import (
+    CASCADE,
+    FIRST_STAGE,
+    Arm,
+    Cell,
+    exit_name,
+    exits_in,
+    is_layer,
+    label,
+    layer_of,
+    layers_in,
+    sort_key,
+)
+
+COLUMNS = ["query_id", "layer_12", "tokens", "first_stage", "layer_2", "cascade"]
+
+
+@pytest.mark.parametrize("layer", [1, 4, 40])
+def test_exit_name_round_trips(layer):
+    assert layer_of(exit_name(layer)) == layer
+    assert is_layer(exit_name(layer))
+
+
+def test_exit_names_on_disk_are_fixed():
+    assert [exit_name(4), FIRST_STAGE, CASCADE] == ["layer_4", "first_stage", "cascade"]
+
+
+@pytest.mark.parametrize("name", [FIRST_STAGE, CASCADE, "layer_", "layer_x", "layer_4 ", "my_layer_4", ""])
+def test_other_names_are_not_layers(name):
+    assert not is_layer(name)
+    with pytest.raises(ValueError, match="layer"):
+        layer_of(name)
+
+
+def test_exits_and_layers_are_found_among_columns_in_their_order():
+    assert layers_in(COLUMNS) == [12, 2]
+    assert exits_in(COLUMNS) == ["layer_12", "first_stage", "layer_2"]
+
+
+def test_exits_sort_from_first_stage_over_layers_to_cascade():
+    names = [CASCADE, "layer_10", "layer_9", FIRST_STAGE, "layer_1"]
+    assert sorted(names, key=sort_key) == [FIRST_STAGE, "layer_1", "layer_9", "layer_10", CASCADE]
+
+
+def test_names_that_are_not_exits_cannot_be_sorted():
+    with pytest.raises(ValueError, match="tokens"):
+        sort_key("tokens")
+
+
+def test_labels_hold_no_underscore():
+    assert [label(name) for name in (FIRST_STAGE, "layer_4", CASCADE)] == [
+        "first stage",
+        "layer 4",
+        "cascade",
+    ]
+
+
+def test_cells_of_two_seeds_share_their_arm():
+    cells = [Cell("docs", "tiny", 2, "base", seed) for seed in (0, 1)]
+    assert cells[0] != cells[1]
+    assert cells[0].arm == cells[1].arm == Arm("docs", "tiny", 2, "base")
