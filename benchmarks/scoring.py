@@ -26,7 +26,7 @@ from workload import LAYERS, START, build
 from lwr.evaluation.flops import flops, shape_of
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker
-from lwr.training.throughput import matmul_speed
+from lwr.training.throughput import measure_matmul_speed
 
 ALL = list(range(START, LAYERS + 1))
 CASCADE = "2:30 5:10 12"
@@ -68,7 +68,7 @@ def main() -> None:
                 } | sides
                 _same_scores(sides)
             times = rounds(sides, len(lists))
-        peak = matmul_speed(torch.device("cpu"), torch.float32, seconds=1.0)
+        peak = measure_matmul_speed(torch.device("cpu"), torch.float32, seconds=1.0)
         print(
             f"{len(lists)} queries of {len(lists[0][1])} candidates. Cascade: `{CASCADE}`. Matrix products reach "
         )

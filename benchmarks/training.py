@@ -23,7 +23,7 @@ from workload import GROUPS, build
 
 from lwr.evaluation.flops import flops, shape_of
 from lwr.model.reranker import LayerwiseReranker
-from lwr.training.throughput import matmul_speed
+from lwr.training.throughput import measure_matmul_speed
 
 RECOMPUTE = ("nothing", "cheap")
 BACKWARD = 2  # its FLOPs, in those of the way forward
@@ -46,7 +46,7 @@ def main() -> None:
             f"{len(rows) * max(rows):,} padded; {given.rounds} rounds.\n"
         )
         torch.set_num_threads(given.threads)
-        peak = matmul_speed(torch.device("cpu"), torch.float32, seconds=1.0)
+        peak = measure_matmul_speed(torch.device("cpu"), torch.float32, seconds=1.0)
         shape = shape_of(LayerwiseReranker.from_pretrained(folder / "last", device="cpu").backbone)
         work = (1 + BACKWARD) * flops(shape, np.array(rows))[-1].sum()
         print(f"{work / 1e9:,.0f} GFLOP for all weights; float32 products reach {peak / 1e9:,.0f} GFLOP/s.\n")

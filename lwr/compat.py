@@ -14,9 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
-from lwr.config.training import DistillationConfig
 from lwr.model.reranker import LayerwiseReranker
-from lwr.training.loss import layerwise_loss, teachers_of
+from lwr.training.loss import assign_teachers, layerwise_loss
 
 
 @dataclass
@@ -78,5 +77,5 @@ class BiEncoderModel(LayerwiseReranker):
         if rows % groups:
             raise ValueError(f"{rows} rows do not make {groups} groups of one size")
         grouped = torch.stack(scores).view(len(scores), groups, -1)  # [exits, groups, group size]
-        loss = layerwise_loss(grouped, teachers_of(self.exits, DistillationConfig()))
+        loss = layerwise_loss(grouped, assign_teachers(self.exits, "deepest"))
         return RerankerOutput(loss.total, scores)

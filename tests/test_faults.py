@@ -146,7 +146,7 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(here, small_disk, command
 def test_a_disk_that_can_only_be_read_is_said_before_the_work(here, small_disk, command, monkeypatch):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     if command is TRAIN:
-        monkeypatch.setattr("lwr.training.train.build", lambda *_: pytest.fail("it began to work"))
+        monkeypatch.setattr("lwr.training.train.build_reranker", lambda *_: pytest.fail("it began to work"))
     outcome = run(Case("", with_settings(command, "--out", str(small_disk / "out")), nothing))
     assert outcome.code == 1
     assert re.search(rf"Read-only file system.*: '{small_disk}/out", outcome.said), outcome.said

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from worker import serve, training
 
-from lwr.config.training import DistillationConfig, LoraConfig
+from lwr.config.training import LoraConfig
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.lora import add_lora
 from lwr.model.reranker import LayerwiseReranker
-from lwr.training.loss import layerwise_loss, teachers_of
+from lwr.training.loss import assign_teachers, layerwise_loss
 from lwr.training.recompute import set_recompute
 
 folder, what, *options = sys.argv[1:]
@@ -27,7 +27,7 @@ if what == "train":
         add_lora(reranker, LoraConfig(rank=32, alpha=64))
     set_recompute(reranker.backbone, reranker.stack.blocks, recompute)
     reranker.train()
-    teachers = teachers_of(reranker.exits, DistillationConfig())
+    teachers = assign_teachers(reranker.exits, "deepest")
 
     def loss(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return layerwise_loss(reranker(batch).view(len(reranker.exits), groups, -1), teachers).total

@@ -21,6 +21,8 @@ from lwr.config.section import (
 
 Recompute = Literal["nothing", "cheap", "blocks"]
 
+Teacher = Literal["deepest", "next", "anchors", "none"]
+
 
 class LoraConfig(Section):
     """A low-rank adapter on a frozen backbone."""
@@ -34,7 +36,7 @@ class LoraConfig(Section):
 class DistillationConfig(Section):
     """Who teaches an exit, beside the labels."""
 
-    teacher: Literal["deepest", "next", "anchors", "none"] = Field(
+    teacher: Teacher = Field(
         "deepest",
         description="`next`: the next deeper exit; `anchors`: the next deeper layer divisible by `every`",
     )

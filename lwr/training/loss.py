@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lwr.config.training import DistillationConfig
+from lwr.config.training import Teacher
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def layerwise_loss(
     """Sum over exits of cross-entropy to the label, to the exit's teacher, and to the external teacher.
 
     scores: float32 [exits, groups, group size], shallowest exit first, the positive first in each group.
-    teachers: per exit the index of its teacher among the exits, or None (`teachers_of`).
+    teachers: per exit the index of its teacher among the exits, or None (`assign_teachers`).
     temperature: divides student and teacher scores; the term is multiplied by its square (Hinton et al. 2015).
     weights: per exit, on all of its terms; 1 where None.
     external: float32 [groups, group size], another model's scores; its term adds to the self-distillation.
@@ -69,15 +69,25 @@ def _cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tens
     return -(targets * log_student).sum(dim=-1).mean() * temperature**2
 
 
-def teachers_of(exits: Sequence[int], distillation: DistillationConfig) -> list[int | None]:
-    """Per exit, the index of its teacher in `exits` (layers, ascending); the deepest has none."""
+def assign_teachers(exits: Sequence[int], teacher: Teacher, every: int | None = None) -> list[int | None]:
+    """Choose the exit that each exit learns from.
+
+    Args:
+        exits: The layers with a head, ascending.
+        teacher: `deepest` and `next` name the teacher itself; with `anchors` it is the next deeper exit whose layer is
+            divisible by `every`, or the deepest.
+        every: The distance between anchors, in layers; needed by `anchors` alone.
+
+    Returns:
+        The index in `exits` of each exit's teacher; None for an exit without one, such as the deepest.
+    """
     last = len(exits) - 1
 
     def next_anchor(index: int) -> int:
         deeper = range(index + 1, last)
-        return next((j for j in deeper if exits[j] % distillation.every == 0), last)
+        return next((j for j in deeper if exits[j] % every == 0), last)
 
-    match distillation.teacher:
+    match teacher:
         case "none":
             return [None] * len(exits)
         case "deepest":

@@ -21,7 +21,7 @@ class Throughput:
     def __init__(self, shape: Shape, device: torch.device, dtype: torch.dtype, frozen: bool):
         """frozen: the backbone has no gradients of weights, as under LoRA: a product takes two passes, not three."""
         self.shape, self.passes = shape, 2 if frozen else 3
-        self.peak = matmul_speed(device, dtype)
+        self.peak = measure_matmul_speed(device, dtype)
         self._restart()
 
     def _restart(self) -> None:
@@ -41,7 +41,7 @@ class Throughput:
         return rates
 
 
-def matmul_speed(device: torch.device, dtype: torch.dtype, seconds: float = 0.1) -> float:
+def measure_matmul_speed(device: torch.device, dtype: torch.dtype, seconds: float = 0.1) -> float:
     """FLOP/s of the fastest of some square products, as many as fit into the time."""
     size = 1024 if device.type == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))

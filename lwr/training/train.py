@@ -58,7 +58,7 @@ def train(
     meter = ResourceMeter()
     check_writable(out)
     set_seed(seed)
-    reranker = build(base, start_layer, settings)
+    reranker = build_reranker(base, start_layer, settings)
     data = read_groups(groups, reranker.prompt, settings.group_size, seed)
     look = settings.eval_steps and read_dev_evaluation(reranker, collection, dev_run, settings.eval_queries)
     texts = {name: collection / f"{name}.jsonl" for name in ("corpus", "queries")}
@@ -102,7 +102,7 @@ def train(
     trainer.accelerator.wait_for_everyone()
 
 
-def build(base: BaseModelConfig, start_layer: int, settings: TrainingConfig) -> LayerwiseReranker:
+def build_reranker(base: BaseModelConfig, start_layer: int, settings: TrainingConfig) -> LayerwiseReranker:
     """The untrained reranker of a cell. Raises ValueError where heads can't start as asked."""
     loaded = load_base_model(base, with_vocabulary=settings.head_init == "yes_token")
     if settings.dropout is not None:

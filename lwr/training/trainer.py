@@ -23,7 +23,7 @@ from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import convert_write_errors
 from lwr.training.dataset import TrainingGroup, collate
 from lwr.training.dev_evaluation import DevEvaluation
-from lwr.training.loss import LayerwiseLoss, layerwise_loss, teachers_of
+from lwr.training.loss import LayerwiseLoss, assign_teachers, layerwise_loss
 from lwr.training.throughput import Throughput
 
 WHOLE = "whole"  # a file in each checkpoint, written last
@@ -69,7 +69,8 @@ class LayerwiseTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)
         self.reranker, self.settings, self.look = reranker, settings, look
-        self.teachers = teachers_of(reranker.exits, settings.distillation)
+        distillation = settings.distillation
+        self.teachers = assign_teachers(reranker.exits, distillation.teacher, distillation.every)
         self.exit_weights = [float(settings.exit_weights.get(k, 1.0)) for k in reranker.exits]
         self.parts: list[Tensor] = []  # [2, exits] of each batch since the last log
         self.names: list[str] = []  # of the groups since the last step of the optimiser

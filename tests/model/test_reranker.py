@@ -11,12 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel
 
 from lwr.config.model import PromptTemplate
-from lwr.config.training import DistillationConfig, LoraConfig, Recompute
+from lwr.config.training import LoraConfig, Recompute
 from lwr.model.batching import pad
 from lwr.model.lora import add_lora
 from lwr.model.prompt import yes_token
 from lwr.model.reranker import LayerwiseReranker
-from lwr.training.loss import LayerwiseLoss, layerwise_loss, teachers_of
+from lwr.training.loss import LayerwiseLoss, assign_teachers, layerwise_loss
 from lwr.training.recompute import find_feed_forward, set_recompute
 
 QUERY = "how is a string decoded?"
@@ -215,7 +215,7 @@ def trained(model: LayerwiseReranker) -> dict[str, nn.Parameter]:
 
 def loss_of(model: LayerwiseReranker) -> LayerwiseLoss:
     scores = model.train()(features(model))
-    return layerwise_loss(scores.view(len(scores), 2, -1), teachers_of(model.exits, DistillationConfig()))
+    return layerwise_loss(scores.view(len(scores), 2, -1), assign_teachers(model.exits, "deepest"))
 
 
 def with_lora(model: LayerwiseReranker) -> LayerwiseReranker:

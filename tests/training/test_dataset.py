@@ -9,11 +9,10 @@ import torch
 from lwr.common.errors import BadInput
 from lwr.common.json_lines import write_jsonl
 from lwr.config.model import PromptTemplate
-from lwr.config.training import DistillationConfig
 from lwr.model.prompt import Prompt
 from lwr.model.reranker import LayerwiseReranker
 from lwr.training.dataset import TrainingGroup, collate, read_groups
-from lwr.training.loss import LayerwiseLoss, layerwise_loss, teachers_of
+from lwr.training.loss import LayerwiseLoss, assign_teachers, layerwise_loss
 
 LINE = {"query": "open a file", "pos": ["open()"], "neg": ["abs()", "sum()", "ord()"]}
 SHORT = PromptTemplate(
@@ -168,7 +167,7 @@ def test_teacher_scores_are_grouped_as_the_rows_are(read):
 def loss_of(model: LayerwiseReranker, groups: list[TrainingGroup]) -> LayerwiseLoss:
     batch = collate(groups, model.tokenizer)
     scores = model.train()(batch["pair"]).view(len(model.exits), batch["groups"], -1)
-    teachers = teachers_of(model.exits, DistillationConfig())
+    teachers = assign_teachers(model.exits, "deepest")
     return layerwise_loss(scores, teachers, external=batch["teacher_scores"])
 
 

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lwr.config.training import DistillationConfig
-from lwr.training.loss import layerwise_loss, teachers_of
+from lwr.training.loss import assign_teachers, layerwise_loss
 
 EXITS, GROUPS, SIZE = 4, 3, 5
 DEEPEST = [3, 3, 3, None]
@@ -154,5 +153,5 @@ def test_an_external_teacher_has_the_temperature_too(scores):
     ],
 )
 def test_teachers(exits, distillation, teachers):
-    found = teachers_of(exits, DistillationConfig(**distillation))
+    found = assign_teachers(exits, **distillation)
     assert [None if i is None else exits[i] for i in found] == teachers

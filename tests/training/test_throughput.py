@@ -9,7 +9,7 @@ import torch
 
 import lwr.training.throughput
 from lwr.evaluation.flops import Shape
-from lwr.training.throughput import Throughput, matmul_speed
+from lwr.training.throughput import Throughput, measure_matmul_speed
 
 SHAPE = Shape(weights=(100, 100), attended=(10, 10))
 CPU = torch.device("cpu")
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(("frozen", "passes"), [(False, 3), (True, 2)])
 def test_rates_by_hand(monkeypatch, frozen, passes):
     now = [100.0]
-    monkeypatch.setattr(lwr.training.throughput, "matmul_speed", lambda *_: 1000.0)
+    monkeypatch.setattr(lwr.training.throughput, "measure_matmul_speed", lambda *_: 1000.0)
     monkeypatch.setattr(lwr.training.throughput, "time", SimpleNamespace(monotonic=lambda: now[0]))
     speed = Throughput(SHAPE, CPU, torch.float32, frozen)
     speed.add(torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]))
@@ -33,4 +33,4 @@ def test_rates_by_hand(monkeypatch, frozen, passes):
 
 
 def test_a_machine_multiplies_faster_than_a_loop_in_python():
-    assert matmul_speed(CPU, torch.float32, seconds=0.01) > 1e8
+    assert measure_matmul_speed(CPU, torch.float32, seconds=0.01) > 1e8

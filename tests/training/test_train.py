@@ -28,7 +28,7 @@ from lwr.formats.trec import write_run
 from lwr.model.batching import pad
 from lwr.model.reranker import LayerwiseReranker
 from lwr.scoring.score import score
-from lwr.training.train import build, train
+from lwr.training.train import build_reranker, train
 
 GROUPS, DEV = 32, 6
 SETTINGS = {"steps": 3, "groups_per_batch": 8, "group_size": 3, "query_max_len": 16, "passage_max_len": 48}
@@ -307,7 +307,7 @@ def test_an_adapter_scores_on_disk_as_it_did_in_training(data, tmp_path, archite
 
     loaded = scores(LayerwiseReranker.from_pretrained(model, device="cpu"))
     assert torch.equal(loaded, scores(trained[0]))
-    without_adapter = build(base(data, architecture), 2, TrainingConfig.model_validate(SETTINGS))
+    without_adapter = build_reranker(base(data, architecture), 2, TrainingConfig.model_validate(SETTINGS))
     without_adapter.heads = trained[0].heads
     assert (loaded - scores(without_adapter)).abs().max() > 1e-3, "the adapter must have moved"
 
@@ -327,7 +327,7 @@ def test_bfloat16_trains(data, tmp_path):
 
 def test_heads_have_their_own_rate_and_only_matrices_decay(data):
     settings = TrainingConfig.model_validate(SETTINGS | {"weight_decay": 0.1})
-    reranker = build(base(data, "bert"), 2, settings)
+    reranker = build_reranker(base(data, "bert"), 2, settings)
     groups = lwr.training.trainer._optimizer(reranker, settings).param_groups
     of = {p: group for group in groups for p in group["params"]}
     assert of.keys() == {p for p in reranker.parameters() if p.requires_grad}
@@ -350,7 +350,9 @@ def test_what_is_not_finite_stops_training_and_names_its_groups(data, tmp_path):
 @pytest.mark.parametrize("head_init", ["yes_token", "checkpoint"])
 def test_heads_that_the_base_model_does_not_have_are_refused(data, head_init):
     with pytest.raises(ValueError, match=rf"head_init is '{head_init}', but .*bert has no such head"):
-        build(base(data, "bert"), 2, TrainingConfig.model_validate(SETTINGS | {"head_init": head_init}))
+        build_reranker(
+            base(data, "bert"), 2, TrainingConfig.model_validate(SETTINGS | {"head_init": head_init})
+        )
 
 
 # --- it learns -----------------------------------------------------------------------------------------
