@@ -15,7 +15,7 @@ from lwr.config import reference
 
 
 def on_files(files, config):
-    files.append(File.generated(config, "reference/config.md", content=reference.readme()))
+    files.append(File.generated(config, "reference/config.md", content=reference.render_readme()))
     files.append(File.generated(config, "reference/commands.md", content=commands()))
     return files
 

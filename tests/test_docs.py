@@ -21,13 +21,12 @@ import yaml
 from snakemake.cli import get_argument_parser
 
 from lwr.cli.app import app
-from lwr.cli.options import read_settings
-from lwr.config.check import problems_between_parts
+from lwr.config.consistency import problems_between_sections
 from lwr.config.data import DatasetConfig, FirstStageConfig, FlagEmbeddingSource, MiningConfig
 from lwr.config.evaluation import CascadeSearchConfig, CostConfig, ScoringConfig
 from lwr.config.grid import GridConfig
+from lwr.config.load import PLACEHOLDERS, read_settings
 from lwr.config.model import BaseModelConfig
-from lwr.config.problems import STAND_INS
 from lwr.config.training import TrainingConfig
 
 ROOT = Path(__file__).parent.parent
@@ -170,8 +169,8 @@ def test_commands_that_could_not_run_are_seen(tmp_path, wrong):
 def test_configs_are_configs(page):
     """Also those that show some sections alone: the others have stand-ins."""
     for _, block in fences(page, "yaml"):
-        grid = GridConfig.model_validate(STAND_INS | yaml.safe_load(block))
-        assert problems_between_parts(grid) == []
+        grid = GridConfig.model_validate(PLACEHOLDERS | yaml.safe_load(block))
+        assert problems_between_sections(grid) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

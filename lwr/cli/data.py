@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from lwr.cli.options import Collection, Out, OutFolder, Settings, SplitName, read_settings
+from lwr.cli.options import Collection, Out, OutFolder, Settings, SplitName
 from lwr.common.errors import BadInput
 from lwr.config.data import DatasetConfig, FirstStageConfig, FlagEmbeddingSource, MiningConfig
+from lwr.config.load import read_settings
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -29,11 +30,10 @@ def check(
     lwr check config/config.yaml
     ```
     """
-    from lwr.config.check import summary
-    from lwr.config.load import read
+    from lwr.config.check import check
 
     try:
-        typer.echo(summary(read(file)))
+        typer.echo(check(file))
     except BadInput as error:  # plain lines, so that an editor or a terminal finds file:line
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(1) from None
@@ -56,7 +56,7 @@ def schema(
     """
     from lwr.config import reference
 
-    typer.echo(reference.readme() if readme else reference.schema_text(), nl=False)
+    typer.echo(reference.render_readme() if readme else reference.render_schema(), nl=False)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from typer import Option
 
-from lwr.cli.options import OutFolder, quiet
+from lwr.cli.options import OutFolder, silence_transformers
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
 from lwr.config.evaluation import ScoringConfig
@@ -75,7 +75,7 @@ def rerank(
         check_output(out, tag)
     elif query is None:
         raise BadInput("no --out: only one --query is answered on the screen; name a file")
-    quiet()
+    silence_transformers()
     _check_one_input(query, passages, groups, run, queries, corpus)
     schedule = resolve_schedule(model, requested, revision)
     if query is not None:
@@ -140,7 +140,7 @@ def export(
     """
     from lwr.export.export import export
 
-    quiet()
+    silence_transformers()
     export(model, layer, out, layout)
 
 
@@ -185,7 +185,7 @@ def serve(
     key = os.environ.get(api_key_env) if api_key_env else None
     if api_key_env and not key:
         raise BadInput(f"--api-key-env {api_key_env}: that variable is not set; put the key into it")
-    quiet()
+    silence_transformers()
     scoring = ScoringConfig(tokens_per_batch=tokens_per_batch, precision=precision)
     limits = Limits(int(max_body_mib * 2**20), max_documents, max_characters, max_requests)
     serve(model, depth, name or model.resolve().name, host, port, key, limits, scoring)
@@ -226,7 +226,7 @@ def card(
 
     if push_to is not None:
         check(push_to)
-    quiet()
+    silence_transformers()
     text = card(model, results, name or push_to or "path/to/this/folder", license)
     if out is not None:
         with atomic(out) as unfinished:

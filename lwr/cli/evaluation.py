@@ -9,19 +9,20 @@ import typer
 from typer import Option
 
 from lwr.cli.options import (
-    ARM,
-    Arm,
-    Cell,
+    ARM_EXAMPLE,
+    CELL_EXAMPLE,
     Collection,
     Measures,
     Out,
+    RankedArm,
+    RankedCell,
     Settings,
     SplitName,
-    quiet,
-    read_settings,
+    silence_transformers,
 )
 from lwr.common.errors import BadInput
 from lwr.config.evaluation import CascadeSearchConfig, CostConfig, ScoringConfig
+from lwr.config.load import read_settings
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -33,7 +34,7 @@ def cascade(
     model: Annotated[Path, Option(help="Folder of one of these models, for its shapes.", exists=True)],
     collection: Collection,
     settings: Settings,
-    arm: Annotated[str, Option(help=f"Written at the top: {ARM}")],
+    arm: Annotated[str, Option(help=f"The arm, written at the top: `{ARM_EXAMPLE}`.")],
     out: Out,
 ) -> None:
     """Choose a cascade on dev: the least FLOPs that keep the deepest exit's nDCG@10. JSON with the whole front.
@@ -52,7 +53,7 @@ def cascade(
     """
     from lwr.evaluation.cascade import cascade
 
-    chosen, which = read_settings(settings, CascadeSearchConfig), read_settings(arm, Arm)
+    chosen, which = read_settings(settings, CascadeSearchConfig), read_settings(arm, RankedArm)
     cascade(model, dev, test, collection, chosen, which.model_dump(), out)
 
 
@@ -63,7 +64,7 @@ def evaluate(
     split: SplitName,
     measures: Annotated[str, Option(help="As ir_measures names them, with commas.")],
     cascade: Annotated[Path, Option(help="JSON that `lwr cascade` wrote.", exists=True)],
-    cell: Annotated[str, Option(help=f"Written into each row: {ARM[:-2]}, seed: …}}`.")],
+    cell: Annotated[str, Option(help=f"The cell, written into each row: `{CELL_EXAMPLE}`.")],
     runs: Annotated[Path, Option(help="Folder for a TREC run of each exit.", file_okay=False)],
     out: Out,
 ) -> None:
@@ -79,10 +80,10 @@ def evaluate(
       --runs runs --out measures.parquet
     ```
     """
-    from lwr.config.measure_names import measure_problem
+    from lwr.config.consistency import measure_problem
     from lwr.evaluation.evaluate import evaluate
 
-    names, which = measures.split(","), read_settings(cell, Cell)
+    names, which = measures.split(","), read_settings(cell, RankedCell)
     for problem in filter(None, map(measure_problem, names)):
         raise BadInput(f"--measures: {problem}")
     evaluate(scores, collection, split, names, cascade, which.model_dump(), out, runs)
@@ -96,7 +97,7 @@ def cost(
     cascade: Annotated[Path, Option(help="JSON that `lwr cascade` wrote.", exists=True)],
     scoring: Annotated[str, Option(metavar="SETTINGS", help="The keys under `score`.")],
     settings: Settings,
-    arm: Annotated[str, Option(help=f"Written at the top: {ARM}")],
+    arm: Annotated[str, Option(help=f"The arm, written at the top: `{ARM_EXAMPLE}`.")],
     out: Out,
     label: Annotated[str, Option(help="Stands before each line of progress.")] = "cost",
 ) -> None:
@@ -116,9 +117,9 @@ def cost(
     """
     from lwr.evaluation.cost import cost
 
-    quiet()
+    silence_transformers()
     how, which = read_settings(scoring, ScoringConfig), read_settings(settings, CostConfig)
-    of_arm = read_settings(arm, Arm).model_dump()
+    of_arm = read_settings(arm, RankedArm).model_dump()
     cost(model, collection, scores, cascade, how, which, of_arm, out, label)
 
 

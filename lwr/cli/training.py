@@ -16,11 +16,11 @@ from lwr.cli.options import (
     Settings,
     SplitName,
     TrainedCell,
-    quiet,
-    read_settings,
+    silence_transformers,
 )
 from lwr.common.exits import Cell
 from lwr.config.evaluation import ScoringConfig
+from lwr.config.load import read_settings
 from lwr.config.model import BaseModelConfig
 from lwr.config.training import TrainingConfig
 
@@ -81,7 +81,7 @@ def train(
     """
     from lwr.training.train import train
 
-    quiet()
+    silence_transformers()
     identity, chosen = read_settings(base, BaseModelConfig), read_settings(settings, TrainingConfig)
     trained = None if cell is None else Cell(**read_settings(cell, TrainedCell).model_dump())
     train(identity, start_layer, chosen, groups, collection, dev_run, seed, out, label, trained)
@@ -111,7 +111,7 @@ def score(
     """
     from lwr.scoring.score import score
 
-    quiet()
+    silence_transformers()
     score(model, collection, split, run, read_settings(settings, ScoringConfig), out, shard, label)
 
 

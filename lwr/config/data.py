@@ -2,68 +2,99 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from lwr.config.problems import Problem, missing_file
 from lwr.config.section import Groups, Passages, Queries, Ranks, Section, Share
 from lwr.formats.beir import Split
 
 
-class PythonDocsSource(Section):
-    """Docstring first sentence -> source code, built from what is installed: nothing is downloaded."""
+class SourceSection(Section):
+    """The base class of every source of a data set."""
+
+    is_collection: ClassVar[bool] = True
+    """Whether the source has a corpus whose passages can be ranked."""
+
+    def problems(self) -> list[Problem]:
+        """Return what is wrong with the files that the source names."""
+        return []
+
+
+class PythonDocsSource(SourceSection):
+    """First sentence of a docstring -> source code, built from installed packages: nothing is downloaded."""
 
     kind: Literal["python_docs"]
-    packages: list[str] = Field(["stdlib"], description="`stdlib` or the import names of installed packages")
-    dev_share: Share = Field(0.2, gt=0, description="of the modules (by hash) that are dev")
-    test_share: Share = Field(0.3, gt=0, description="of the modules (by hash) that are test")
+    packages: list[str] = Field(["stdlib"], description="`stdlib` or import names of installed packages")
+    dev_share: Share = Field(0.2, gt=0, description="share of the modules (by hash) that become dev")
+    test_share: Share = Field(0.3, gt=0, description="share of the modules (by hash) that become test")
 
     @model_validator(mode="after")
-    def _something_is_left_to_train(self) -> Self:
+    def _leave_train_queries(self) -> Self:
         if self.dev_share + self.test_share >= 1:
-            raise ValueError("dev_share + test_share must stay below 1: the rest of the modules is train")
+            raise ValueError("dev_share + test_share must be below 1: the other modules are train")
         return self
 
 
-class BeirFolderSource(Section):
+class BeirFolderSource(SourceSection):
     """A folder in BEIR layout: corpus.jsonl, queries.jsonl, qrels/{train,dev,test}.tsv."""
 
     kind: Literal["beir"]
-    path: str = Field(description="the folder; relative to where the workflow is started")
-    dev_from_train: Share = Field(0.0, description="no qrels/dev.tsv? of the train queries (by hash), dev")
-    test_from_train: Share = Field(0.0, description="the same for test")
+    path: str = Field(description="folder; relative to where the workflow is started")
+    dev_from_train: Share = Field(
+        0.0,
+        description="share of the train queries (by hash) that become dev, where qrels/dev.tsv is missing",
+    )
+    test_from_train: Share = Field(
+        0.0,
+        description="share of the train queries (by hash) that become test, where qrels/test.tsv is missing",
+    )
 
     @model_validator(mode="after")
-    def _something_is_left_to_train(self) -> Self:
+    def _leave_train_queries(self) -> Self:
         if self.dev_from_train + self.test_from_train >= 1:
-            raise ValueError("dev_from_train + test_from_train must stay below 1: the rest is train")
+            raise ValueError("dev_from_train + test_from_train must be below 1: the other queries are train")
         return self
 
+    def problems(self) -> list[Problem]:
+        if Path(self.path).expanduser().is_dir():
+            return []
+        return [Problem(("path",), f"no such folder: {self.path}")]
 
-class IrDatasetsSource(Section):
-    """A collection by its `ir_datasets` ids, which share one corpus (`pip install ir_datasets`)."""
+
+class IrDatasetsSource(SourceSection):
+    """A collection named by its `ir_datasets` ids, which share one corpus (`pip install ir_datasets`)."""
 
     kind: Literal["ir_datasets"]
-    splits: dict[Split, str] = Field(description="split: id, such as `beir/scifact/train`")
-    dev_from_train: Share = Field(0.0, description="of the train queries (by hash) taken as dev")
+    splits: dict[Split, str] = Field(description="id of each split, such as `beir/scifact/train`")
+    dev_from_train: Share = Field(0.0, description="share of the train queries (by hash) that become dev")
 
 
-class HubSource(Section):
+class HubSource(SourceSection):
     """A Hugging Face data set in the hub's BEIR form (`pip install datasets`)."""
 
     kind: Literal["hub"]
-    id: str = Field(description="of corpus and queries, such as `BeIR/scifact`")
-    qrels: str = Field(description="of the judgements, such as `BeIR/scifact-qrels`")
+    id: str = Field(description="hub id of corpus and queries, such as `BeIR/scifact`")
+    qrels: str = Field(description="hub id of the judgements, such as `BeIR/scifact-qrels`")
     revision: str = Field(description="commit hash of `id`")
     qrels_revision: str = Field(description="commit hash of `qrels`")
-    dev_from_train: Share = Field(0.0, description="of the train queries (by hash) taken as dev")
+    dev_from_train: Share = Field(0.0, description="share of the train queries (by hash) that become dev")
 
 
-class FlagEmbeddingSource(Section):
-    """Training groups made elsewhere: FlagEmbedding's JSON lines. To train on; `tests` says what to rank."""
+class FlagEmbeddingSource(SourceSection):
+    """Training groups made elsewhere, as FlagEmbedding's JSON lines. They cannot be ranked: set `tests`."""
+
+    is_collection: ClassVar[bool] = False
 
     kind: Literal["flag_embedding"]
-    path: str = Field(description="a .jsonl file, or a folder of them")
+    path: str = Field(description="a .jsonl file, or a folder with such files")
+
+    def problems(self) -> list[Problem]:
+        if Path(self.path).expanduser().exists():
+            return []
+        return [Problem(("path",), f"no such file or folder: {self.path}")]
 
 
 Source = PythonDocsSource | BeirFolderSource | IrDatasetsSource | HubSource | FlagEmbeddingSource
@@ -73,66 +104,84 @@ class FirstStageConfig(Section):
     """The retriever whose candidates are reranked: BM25, or runs made elsewhere."""
 
     runs: dict[Split, str] = Field(
-        {}, description="split: TREC run to take instead of BM25's; cut to `depth`, keeps its tag"
+        {}, description="TREC run of a split, used instead of BM25; cut to `depth`, keeps its tag"
     )
-    depth: Passages = Field(100, description="candidates per query")
-    k1: float = Field(0.9, ge=0, description="BM25: how slowly a repeated word stops to count")
-    b: float = Field(0.4, ge=0, le=1, description="BM25: how much long passages are held back")
+    depth: Passages = Field(100, description="number of candidates per query")
+    k1: float = Field(0.9, ge=0, description="BM25: saturation of repeated words; higher saturates later")
+    b: float = Field(0.4, ge=0, le=1, description="BM25: how strongly a passage's length lowers its score")
+
+    def problems(self) -> list[Problem]:
+        """Return the runs that do not exist."""
+        return [problem for split, run in self.runs.items() for problem in missing_file(("runs", split), run)]
 
 
 class MiningConfig(Section):
     """Training groups: one positive and hard negatives from the first stage of the train queries."""
 
-    samples: Groups = Field(1, description="per query, with other negatives each")
+    samples: Groups = Field(1, description="number of groups per query, each with other negatives")
     teacher_run: str | None = Field(
         None,
-        description="TREC run with a teacher's scores of the train candidates and positives; the scores go "
-        "into the groups, and only what has one stands in a group",
+        description="TREC run with a teacher's scores of the train candidates and positives; the scores are "
+        "written into the groups, and passages without a score are left out",
     )
     margin: float | None = Field(
         None,
-        description="drop as a likely false negative what scores above the positive's score less this, by "
-        "the teacher's scores or else the first stage's; null: keep all",
+        description="candidates are dropped as likely false negatives if they score higher than the positive's "
+        "score minus this margin, by the teacher or else by the first stage; null: keep all",
     )
-    negatives: Passages = Field(7, description="negatives per group, kept in the file")
+    negatives: Passages = Field(7, description="number of negatives per group in the file")
     depth: tuple[Ranks, Ranks] = Field(
-        (1, 50), description="ranks of the first stage to draw from, both included"
+        (1, 50), description="first and last rank of the first stage that negatives are drawn from"
     )
-    groups: Groups | None = Field(None, description="at most (a seeded sample of the queries); null: all")
-    seed: int = Field(0, description="of the negatives and of the sample")
+    groups: Groups | None = Field(
+        None, description="maximum number of groups, from a seeded sample of the queries; null: all"
+    )
+    seed: int = Field(0, description="random seed of the negatives and of the sample")
 
     @field_validator("depth")
     @classmethod
-    def _from_high_to_low(cls, depth: tuple[int, int]) -> tuple[int, int]:
+    def _put_first_rank_first(cls, depth: tuple[int, int]) -> tuple[int, int]:
         if depth[0] > depth[1]:
-            raise ValueError(f"[{depth[0]}, {depth[1]}] holds no rank; the first rank stands first")
+            raise ValueError(f"[{depth[0]}, {depth[1]}] is an empty range; put the first rank first")
         return depth
+
+    def problems(self) -> list[Problem]:
+        """Return a problem where the teacher's run does not exist."""
+        return [] if self.teacher_run is None else missing_file(("teacher_run",), self.teacher_run)
 
 
 class DatasetConfig(Section):
-    """One collection: where it comes from, its first stage, and the training groups made of it."""
+    """One collection: its source, its first stage, and the training groups made from it."""
 
-    source: Annotated[
-        PythonDocsSource | BeirFolderSource | IrDatasetsSource | HubSource | FlagEmbeddingSource,
-        Field(discriminator="kind"),
-    ]
-    train: bool = Field(True, description="false: no cell trains on it, others only rank its dev and test")
+    source: Annotated[Source, Field(discriminator="kind")]
+    train: bool = Field(
+        True, description="false: no cell trains on this data set; others may rank its dev and test queries"
+    )
     tests: list[str] = Field(
         [],
-        description="data sets whose dev and test are ranked by what trains on this one; none: this one. "
-        "Looks at dev while training are at the first of them",
+        description="data sets whose dev and test queries are ranked by the rerankers trained on this one; empty: this "
+        "one. Evaluation during training uses the first",
     )
     first_stage: FirstStageConfig = FirstStageConfig()
     mining: MiningConfig = MiningConfig()
     queries: dict[Literal["dev", "test"], Queries] = Field(
-        {}, description="at most per split (a sample by hash); a split not named keeps all"
+        {},
+        description="maximum number of queries of a split, from a sample by hash; a split without one keeps all",
     )
 
-    def collection(self) -> dict[str, Any]:
-        """What `lwr collect` gets."""
+    def problems(self) -> list[Problem]:
+        """Return what is wrong with the files that the data set names."""
+        return [
+            *(problem.below("source") for problem in self.source.problems()),
+            *(problem.below("first_stage") for problem in self.first_stage.problems()),
+            *(problem.below("mining") for problem in self.mining.problems()),
+        ]
+
+    def collect_settings(self) -> dict[str, Any]:
+        """Return what `lwr collect` depends on."""
         return self.slice(include={"source", "queries"})
 
-    def retrieval(self, split: Split) -> dict[str, Any]:
-        """What `lwr retrieve` gets for a split: of the runs made elsewhere, its own alone."""
+    def retrieve_settings(self, split: Split) -> dict[str, Any]:
+        """Return what `lwr retrieve` depends on for a split: of the runs made elsewhere, only its own."""
         runs = {name: run for name, run in self.first_stage.runs.items() if name == split}
         return self.first_stage.model_copy(update={"runs": runs}).slice()

@@ -1,4 +1,4 @@
-"""The whole config of a grid, its cells, and what each step gets of it."""
+"""The config of a grid, its arms and cells, and the slice of it that each step depends on."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lwr.config.section import Layers, Name, Section
 from lwr.config.training import TrainingConfig
 
 
-def _patch_of(section: type[Section]) -> type[Section]:
-    """The section with every key optional: what a base model or a variant may override.
+def _override_of(section: type[Section]) -> type[Section]:
+    """Return the section with every key optional: what a base model or a variant may override.
 
-    None stands for a key that is not given; given ones keep the section's types and bounds.
+    None is the default of a key that is not given; given keys keep the section's types and bounds.
     """
     fields = {
         name: Annotated[field.annotation, *field.metadata, Field(None, description=field.description)]
@@ -27,64 +27,87 @@ def _patch_of(section: type[Section]) -> type[Section]:
     return create_model(name, __base__=Section, __doc__=doc, **fields)
 
 
-TrainingOverride = _patch_of(TrainingConfig)
+TrainingOverride = _override_of(TrainingConfig)
 
 
 class GridBaseModel(BaseModelConfig):
     """A base model: a Hugging Face checkpoint."""
 
-    start_layers: list[Layers] | None = Field(None, min_length=1, description="instead of the grid's")
-    variants: list[Name] | None = Field(None, min_length=1, description="these of the grid's; null: all")
+    start_layers: list[Layers] | None = Field(
+        None, min_length=1, description="first layers with a head, instead of the grid's; null: the grid's"
+    )
+    variants: list[Name] | None = Field(
+        None, min_length=1, description="names of the variants that this model is trained under; null: all"
+    )
     train: TrainingOverride = Field(
         TrainingOverride(), description="keys of `train` that differ for this model"
     )
 
-    def identity(self) -> dict[str, Any]:
-        """Return what `lwr base` and `lwr train` get: the keys that make it another model."""
+    def base_settings(self) -> dict[str, Any]:
+        """Return what `lwr base` and `lwr train` get as `--base`: the keys that identify the model."""
         return self.slice(include=set(BaseModelConfig.model_fields))
 
 
 class GridConfig(Section):
     """A grid: every data set x base model x start layer x variant x seed is one cell."""
 
-    results: str = Field("results", description="folder that everything is written to")
-    datasets: dict[Name, DatasetConfig] = Field(min_length=1, description="name: a collection")
-    base_models: dict[Name, GridBaseModel] = Field(min_length=1, description="name: a checkpoint")
-    start_layers: list[Layers] = Field(min_length=1, description="first layers with a head")
-    variants: dict[Name, TrainingOverride] = Field(
-        {"default": TrainingOverride()}, min_length=1, description="name: keys of `train` that differ"
+    results: str = Field("results", description="folder that all results are written to")
+    datasets: dict[Name, DatasetConfig] = Field(min_length=1, description="data sets by name")
+    base_models: dict[Name, GridBaseModel] = Field(min_length=1, description="base models by name")
+    start_layers: list[Layers] = Field(
+        min_length=1, description="first layers with a head; each is a training of its own"
     )
-    seeds: list[int] = Field([1], min_length=1, description="of heads, data order and dropout")
+    variants: dict[Name, TrainingOverride] = Field(
+        {"default": TrainingOverride()},
+        min_length=1,
+        description="keys of `train` that differ, by name of the variant",
+    )
+    seeds: list[int] = Field([1], min_length=1, description="random seeds for heads, data order and dropout")
     train: TrainingConfig = TrainingConfig()
     score: ScoringConfig = ScoringConfig()
     cascade: CascadeSearchConfig = CascadeSearchConfig()
     cost: CostConfig = CostConfig()
     measures: list[str] = Field(
-        ["nDCG@10", "RR@10", "AP@100", "R@100", "P@1"], min_length=1, description="as ir_measures names them"
+        ["nDCG@10", "RR@10", "AP@100", "R@100", "P@1"],
+        min_length=1,
+        description="measures by their ir_measures names; the first is the primary measure",
     )
     margin: float = Field(
         0.02,
         gt=0,
-        description="of the first measure: an exit that loses less than this is as good as another",
+        description="loss of the primary measure up to which an exit counts as not worse than another",
     )
 
     def start_layers_of(self, base_model: str) -> list[int]:
+        """Return the start layers that a base model is trained with."""
         return self.base_models[base_model].start_layers or self.start_layers
 
     def variants_of(self, base_model: str) -> list[str]:
+        """Return the names of the variants that a base model is trained under."""
         return self.base_models[base_model].variants or list(self.variants)
 
+    def tests_of(self, dataset: str) -> list[str]:
+        """Return the data sets that a reranker trained on `dataset` ranks."""
+        return self.datasets[dataset].tests or [dataset]
+
+    def measures_of(self, dataset: str) -> list[str]:
+        """Return the grid's measures, and the recall of the first stage, which bounds that of a reranker."""
+        return list(dict.fromkeys([*self.measures, f"R@{self.datasets[dataset].first_stage.depth}"]))
+
     def train_of(self, base_model: str, variant: str) -> TrainingConfig:
-        """`train`, then what the base model overrides, then the variant. Raises ValidationError."""
-        patches = [self.base_models[base_model].train, self.variants[variant]]
+        """Return `train` with the overrides of the base model, then those of the variant.
+
+        Raises:
+            ValidationError: each override is valid, but not their combination.
+        """
         merged = self.train.model_dump(exclude_unset=True)
-        for patch in patches:
-            merged |= patch.model_dump(exclude_unset=True)
+        for override in (self.base_models[base_model].train, self.variants[variant]):
+            merged |= override.model_dump(exclude_unset=True)
         return TrainingConfig.model_validate(merged)
 
-    def tests_of(self, dataset: str) -> list[str]:
-        """The data sets that a reranker trained on `dataset` ranks."""
-        return self.datasets[dataset].tests or [dataset]
+    def train_settings(self, base_model: str, variant: str) -> dict[str, Any]:
+        """Return what `lwr train` gets as `--settings` for a base model under a variant."""
+        return self.train_of(base_model, variant).slice()
 
     def arms(self) -> list[Arm]:
         """Return the points of the grid without their seeds."""
@@ -98,13 +121,5 @@ class GridConfig(Section):
         ]
 
     def cells(self) -> list[Cell]:
-        """Return every point of the grid: one training each."""
+        """Return all points of the grid: one training each."""
         return [Cell(**vars(arm), seed=seed) for arm in self.arms() for seed in self.seeds]
-
-    def train_settings(self, base_model: str, variant: str) -> dict[str, Any]:
-        """What `lwr train` needs to know of this config for one base model under one variant."""
-        return self.train_of(base_model, variant).slice()
-
-    def measures_of(self, dataset: str) -> list[str]:
-        """The grid's measures, and the recall that the first stage leaves to a reranker."""
-        return list(dict.fromkeys([*self.measures, f"R@{self.datasets[dataset].first_stage.depth}"]))

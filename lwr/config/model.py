@@ -12,17 +12,20 @@ Pooling = Literal["last", "first", "mean"]
 
 
 class PromptTemplate(Section):
-    """The decoder's text around query and passage. Default: upstream's."""
+    """The text around query and passage for a decoder. Default: upstream's."""
 
-    prefix: str = Field("", description="after the bos token, before the query; never cut")
-    query: str = Field("A: {query}", description="cut to fit")
-    between: str = Field("\n", description="between the two; never cut")
-    passage: str = Field("B: {passage}", description="cut to fit")
-    after: list[str] = Field(["\n", "{instruction}"], description="pieces tokenised one by one; never cut")
+    prefix: str = Field("", description="text after the bos token and before the query; never truncated")
+    query: str = Field("A: {query}", description="text with the query; truncated to fit")
+    between: str = Field("\n", description="text between query and passage; never truncated")
+    passage: str = Field("B: {passage}", description="text with the passage; truncated to fit")
+    after: list[str] = Field(
+        ["\n", "{instruction}"],
+        description="texts after the passage, each tokenised on its own; never truncated",
+    )
     instruction: str = Field(
         "Given a query A and a passage B, determine whether the passage contains an answer to the query "
         "by providing a prediction of either 'Yes' or 'No'.",
-        description="stands for {instruction}; training groups may bring their own",
+        description="text that replaces {instruction}; training groups may have their own",
     )
 
 
@@ -31,12 +34,16 @@ class BaseModelConfig(Section):
 
     model: str = Field(description="folder, hub id, or `package:NAME/FOLDER` inside an installed package")
     revision: str | None = Field(None, description="commit hash of a hub id")
-    num_layers: Layers | None = Field(None, description="cut to its first blocks; null: all")
+    num_layers: Layers | None = Field(
+        None, description="number of blocks that are kept, from the first on; null: all"
+    )
     pooling: Pooling | None = Field(
-        None, description="token(s) a head reads; null: `last` for decoders, `mean` for encoders"
+        None, description="token(s) that a head reads; null: `last` for decoders, `mean` for encoders"
     )
     template: PromptTemplate = PromptTemplate()
-    dtype: Precision = Field("float32", description="of frozen weights; keep float32 for full fine-tuning")
+    dtype: Precision = Field(
+        "float32", description="data type of frozen weights; full fine-tuning needs float32"
+    )
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = Field(
-        "sdpa", description="how transformers computes it"
+        "sdpa", description="attention implementation of transformers"
     )

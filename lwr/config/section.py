@@ -1,4 +1,4 @@
-"""What every section of a config is made of: strict models, and numbers with their units."""
+"""The base class of every section of a config, and the types of its numbers with their units."""
 
 from __future__ import annotations
 
@@ -6,19 +6,29 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # stands in a path of results/
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # part of a path in results/
 Precision = Literal["float32", "bfloat16"]
-Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1, json_schema_extra={"unit": "share"})]
-Layers, Steps, Tokens, Queries, Passages, Groups, Ranks, Jobs = (
-    Annotated[int, Field(ge=1, json_schema_extra={"unit": unit})]
-    for unit in ("layers", "steps", "tokens", "queries", "passages", "groups", "ranks", "jobs")
-)
+Count = Annotated[int, Field(ge=1)]
+Layers = Annotated[Count, Field(json_schema_extra={"unit": "layers"})]
+Steps = Annotated[Count, Field(json_schema_extra={"unit": "steps"})]
+Tokens = Annotated[Count, Field(json_schema_extra={"unit": "tokens"})]
+Queries = Annotated[Count, Field(json_schema_extra={"unit": "queries"})]
+Passages = Annotated[Count, Field(json_schema_extra={"unit": "passages"})]
+Groups = Annotated[Count, Field(json_schema_extra={"unit": "groups"})]
+Ranks = Annotated[Count, Field(json_schema_extra={"unit": "ranks"})]
+Jobs = Annotated[Count, Field(json_schema_extra={"unit": "jobs"})]
 
 
 class Section(BaseModel):
+    """A section of a config: immutable, with known keys and finite numbers only."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    def slice(self, **which: Any) -> dict[str, Any]:
-        """What differs from the defaults, as plain JSON values: short enough to read in a command."""
-        return self.model_dump(mode="json", exclude_defaults=True, **which)
+    def slice(self, **selection: Any) -> dict[str, Any]:
+        """Return what differs from the defaults as plain JSON values, short enough for a command line.
+
+        Args:
+            selection: `include` or `exclude` with names of keys, as for pydantic's `model_dump`.
+        """
+        return self.model_dump(mode="json", exclude_defaults=True, **selection)

@@ -1,4 +1,4 @@
-"""The section of a training, and what a base model or a variant may override of it."""
+"""The section of a training."""
 
 from __future__ import annotations
 
@@ -27,22 +27,27 @@ Teacher = Literal["deepest", "next", "anchors", "none"]
 class LoraConfig(Section):
     """A low-rank adapter on a frozen backbone."""
 
-    rank: Count = Field(32, description="of the two matrices that are learnt")
-    alpha: float = Field(64, gt=0, description="the adapter counts alpha / rank")
-    dropout: Share = Field(0.0, description="of the adapter's inputs, while training")
+    rank: Count = Field(32, description="rank of the two low-rank matrices")
+    alpha: float = Field(
+        64, gt=0, description="scale of the adapter: its output is multiplied by alpha / rank"
+    )
+    dropout: Share = Field(0.0, description="dropout of the adapter's inputs during training")
     targets: str | list[str] = Field("all-linear", description="module names, or `all-linear`")
 
 
 class DistillationConfig(Section):
-    """Who teaches an exit, beside the labels."""
+    """What an exit learns from, beside the labels."""
 
     teacher: Teacher = Field(
         "deepest",
-        description="`next`: the next deeper exit; `anchors`: the next deeper layer divisible by `every`",
+        description="exit that an exit learns from; `next`: the next deeper exit; `anchors`: the next deeper layer that "
+        "is divisible by `every`",
     )
-    every: Layers | None = Field(None, description="distance of the anchors")
-    temperature: float = Field(1.0, gt=0, description="divides the scores of both; higher is softer")
-    external: bool = Field(True, description="learn from the teacher scores that groups bring, too")
+    every: Layers | None = Field(None, description="distance between anchors")
+    temperature: float = Field(
+        1.0, gt=0, description="divisor of the teacher's and the student's scores; higher is softer"
+    )
+    external: bool = Field(True, description="also learn from the teacher scores in the groups")
 
     @model_validator(mode="after")
     def _anchors_need_a_distance(self) -> Self:
@@ -52,65 +57,88 @@ class DistillationConfig(Section):
 
 
 class TrainingConfig(Section):
-    """One training run. A step of the optimiser sees `groups_per_batch` x `accumulation` x processes groups."""
+    """One training. An optimiser step sees `groups_per_batch` x `accumulation` x processes groups."""
 
-    steps: Steps | None = Field(None, description="of the optimiser; null: `epochs` decides")
-    epochs: float = Field(1.0, gt=0, description="how often each group is seen")
-    groups_per_batch: Groups = Field(4, description="in one forward pass of one process")
-    accumulation: Count = Field(1, description="forward passes per optimiser step")
+    steps: Steps | None = Field(None, description="number of optimiser steps; null: derived from `epochs`")
+    epochs: float = Field(1.0, gt=0, description="number of times that each group is seen")
+    groups_per_batch: Groups = Field(4, description="number of groups in one forward pass of one process")
+    accumulation: Count = Field(1, description="number of forward passes per optimiser step")
     group_size: Annotated[Passages, Field(ge=2)] = Field(
-        8, description="per group: one positive, the rest negatives"
+        8, description="number of passages per group: one positive, the rest negatives"
     )
-    lr: float = Field(1e-4, gt=0, description="peak learning rate of backbone or adapter")
+    lr: float = Field(1e-4, gt=0, description="peak learning rate of the backbone or adapter")
     head_lr: float = Field(1e-3, gt=0, description="peak learning rate of the heads")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's, on the matrices of backbone or adapter")
-    warmup: Share = Field(0.1, description="of the steps, with a rising rate; then linear to 0")
-    max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are cut to this length")
-    query_max_len: Tokens = Field(32, description="upstream's key: long queries may lend from the passage")
-    passage_max_len: Tokens = Field(224, description="a whole pair never exceeds the sum of the two")
+    weight_decay: float = Field(
+        0.01, ge=0, description="weight decay of AdamW, for the matrices of the backbone or adapter"
+    )
+    warmup: Share = Field(
+        0.1,
+        description="share of the steps during which the learning rate rises; then it falls linearly to 0",
+    )
+    max_grad_norm: float = Field(1.0, gt=0, description="norm that gradients are clipped to")
+    query_max_len: Tokens = Field(
+        32, description="maximum length of the query; it may use what a short passage leaves (as upstream)"
+    )
+    passage_max_len: Tokens = Field(
+        224,
+        description="maximum length of the passage; a pair has at most `query_max_len` + `passage_max_len`",
+    )
     precision: Precision = Field(
-        "float32", description="bfloat16: autocast; weights under an optimiser and heads stay float32"
+        "float32",
+        description="data type of the computation; bfloat16: autocast, with trained weights and heads in float32",
     )
     dropout: Share | None = Field(
         None,
-        description="of the backbone's hidden states and attention; null: as the base model has it. An encoder with "
+        description="dropout of the backbone's hidden states and attention; null: the base model's own. An encoder with "
         "0 trains a fifth faster on a CPU",
     )
     recompute: Recompute = Field(
         "cheap",
-        description="on the way back, instead of keeping it: `cheap` what stands between the matrix products of "
-        "feed-forward layers, `blocks` all but the states between blocks (least memory, a third more time); or "
-        "`nothing`",
+        description="activations that the backward pass computes again instead of storing them; `cheap`: those between "
+        "the matrix products of feed-forward layers; `blocks`: all but the states between blocks (least memory, a third "
+        "more time)",
     )
-    lora: LoraConfig | None = Field(None, description="null: full fine-tuning")
-    heads: Literal["per_exit", "shared"] = Field("per_exit", description="one for each exit, or one for all")
+    lora: LoraConfig | None = Field(None, description="low-rank adapter; null: full fine-tuning")
+    heads: Literal["per_exit", "shared"] = Field(
+        "per_exit", description="`per_exit`: one head for each exit; `shared`: one head for all"
+    )
     head_init: Literal["yes_token", "checkpoint", "random"] = Field(
         "random",
-        description="`yes_token`: the language-model head's row of `Yes`, as upstream (decoders); "
-        "`checkpoint`: the heads of a layerwise checkpoint",
+        description="initial weights of the heads; `yes_token`: the language-model head's row of `Yes`, as upstream "
+        "(decoders); `checkpoint`: the heads of a layerwise checkpoint",
     )
     distillation: DistillationConfig = DistillationConfig()
     exit_weights: dict[int, Annotated[float, Field(ge=0)]] = Field(
-        {}, description="layer: weight of its loss; 1 where not named"
+        {}, description="weight of a layer's loss; 1 for layers that are not named"
     )
     eval_steps: Steps | None = Field(
-        None, description="dev nDCG@10 per exit every so many steps; null: never"
+        None,
+        description="number of steps between two evaluations of every exit's nDCG@10 on dev; null: never",
     )
-    eval_queries: Queries = Field(50, description="dev queries of that look")
+    eval_queries: Queries = Field(50, description="number of dev queries of such an evaluation")
     keep: Literal["last", "best"] = Field(
-        "last", description="`best`: the evaluated step with the highest dev nDCG@10, by `keep_by`"
+        "last",
+        description="weights that are written; `best`: those of the evaluated step with the highest dev nDCG@10, by "
+        "`keep_by`",
     )
-    keep_by: Literal["mean", "deepest"] | int = Field("mean", description="mean of the exits, or one exit")
+    keep_by: Literal["mean", "deepest"] | int = Field(
+        "mean",
+        description="dev nDCG@10 that `best` compares: the mean of the exits, the deepest's, or that of one layer",
+    )
     checkpoint_steps: Steps | None = Field(
         500,
-        description="a killed training goes on from the last of these; with `keep: best`, of `eval_steps`",
+        description="number of steps between two checkpoints, from which an interrupted training continues; "
+        "null: none; with `keep: best`, `eval_steps` takes its place",
     )
-    log_steps: Steps = Field(10, description="between two lines of progress")
-    report_to: list[Literal["tensorboard", "wandb"]] = Field([], description="who else gets the logs")
+    log_steps: Steps = Field(10, description="number of steps between two lines of progress")
+    report_to: list[Literal["tensorboard", "wandb"]] = Field(
+        [], description="services that also receive the training log"
+    )
 
     @field_validator("keep")
     @classmethod
-    def _best_needs_a_look(cls, keep: str, info: ValidationInfo) -> str:
-        if keep == "best" and info.data.get("eval_steps", 1) is None:  # absent: it has a problem of its own
+    def _best_needs_evaluations(cls, keep: str, info: ValidationInfo) -> str:
+        # `eval_steps` is absent where it has a problem of its own
+        if keep == "best" and info.data.get("eval_steps", 1) is None:
             raise ValueError("`best` compares evaluated steps: set `eval_steps`")
         return keep

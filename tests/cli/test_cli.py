@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from lwr.cli.app import app, main
-from lwr.cli.options import read_settings
+from lwr.config.load import read_settings
 from lwr.config.training import TrainingConfig
 
 COMMANDS = typer.main.get_command(app).commands

@@ -9,7 +9,7 @@ from pathlib import Path
 from lwr.common.errors import BadInput
 from lwr.common.json_lines import read_json, read_jsonl
 from lwr.config.load import read
-from lwr.config.yaml_lines import parse_yaml
+from lwr.common.yaml_lines import parse_yaml
 from lwr.formats.beir import read_corpus, read_qrels, read_queries
 from lwr.formats.checkpoint import check_weights, count_layers
 from lwr.formats.parquet import read as read_parquet

@@ -23,7 +23,7 @@ rule collect:
         runtime=60,
     params:
         folder=lambda w, output: folder_of(output.corpus),
-        dataset=lambda w: as_json(GRID.datasets[w.dataset].collection()),
+        dataset=lambda w: as_json(GRID.datasets[w.dataset].collect_settings()),
         code=CODE["collect"],
     shell:
         "lwr collect --dataset {params.dataset:q} --out {params.folder:q} 2>&1 | tee {log:q}"
@@ -46,7 +46,7 @@ rule retrieve:
         runtime=120,
     params:
         folder=lambda w, input: folder_of(input.corpus),
-        settings=lambda w: as_json(GRID.datasets[w.dataset].retrieval(w.split)),
+        settings=lambda w: as_json(GRID.datasets[w.dataset].retrieve_settings(w.split)),
         code=CODE["retrieve"],
     shell:
         "lwr retrieve --collection {params.folder:q} --split {wildcards.split}"

@@ -12,7 +12,7 @@ rule base:
         mem_mb=4000,
         runtime=120,
     params:
-        base=lambda w: as_json(GRID.base_models[w.base_model].identity()),
+        base=lambda w: as_json(GRID.base_models[w.base_model].base_settings()),
         code=CODE["base"],
     shell:
         "lwr base --base {params.base:q} --out {output:q} 2>&1 | tee {log:q}"
@@ -39,7 +39,7 @@ rule train:
         runtime=1440,
     params:
         folder=lambda w, input: folder_of(input.dev_corpus),
-        base=lambda w: as_json(GRID.base_models[w.base_model].identity()),
+        base=lambda w: as_json(GRID.base_models[w.base_model].base_settings()),
         settings=lambda w: as_json(GRID.train_settings(w.base_model, w.variant)),
         cell=lambda w: as_json({**arm_of(w), "seed": int(w.seed)}),
         label=f"train {CELL}",

@@ -1,0 +1,216 @@
+"""Check the sections of a grid against each other, and against the checkpoints and files that they name."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import ir_measures
+from pydantic import ValidationError
+
+from lwr.common.yaml_lines import Loc
+from lwr.config.grid import GridConfig
+from lwr.config.model import BaseModelConfig
+from lwr.config.problems import Problem, suggest
+from lwr.config.training import TrainingConfig
+from lwr.formats.checkpoint import count_layers
+
+
+def problems_of_sections(config: GridConfig) -> list[Problem]:
+    """Return what is wrong with single sections, their files and their checkpoints."""
+    layers, missing = _last_layers(config)
+    found = [*_duplicates(config), *_files(config), *_measures(config), *_variants(config), *missing]
+    for base_model, last in layers.items():
+        found += _depth(config, base_model, last)
+        for variant in _known_variants(config, base_model):
+            found += _keep(config, base_model, variant, last)
+    return list(dict.fromkeys(found))
+
+
+def problems_between_sections(config: GridConfig) -> list[Problem]:
+    """Return what is wrong between sections; only meaningful where `problems_of_sections` finds nothing."""
+    return list(dict.fromkeys([*_tests(config), *_group_sizes(config), *_exit_weights(config)]))
+
+
+def last_layer(base: BaseModelConfig) -> int | None:
+    """Return the last layer of a base model after it is cut to `num_layers`; None for a model not downloaded yet.
+
+    Raises:
+        BadInput: a local checkpoint is missing, or is not a transformer.
+    """
+    depth = count_layers(base.model, base.revision)
+    return None if depth is None else min(base.num_layers or depth, depth)
+
+
+def measure_problem(name: str) -> str | None:
+    """Return what is wrong with the name of a measure, with the nearest valid one; None if it can be computed."""
+    try:
+        is_supported = ir_measures.DefaultPipeline.supports(ir_measures.parse_measure(name))
+    except NameError:
+        family, at, cutoff = name.partition("@")
+        hint = suggest(family, {measure.NAME for measure in ir_measures.measures.registry.values()})
+        return f"{name} is not a measure{hint.replace('`?', f'{at}{cutoff}`?')}"
+    except (
+        ValueError,
+        AssertionError,
+        SyntaxError,
+        TypeError,
+    ):  # ir_measures cannot parse the rest of the name
+        return f"{name} is not a measure; write it as nDCG@10, RR or P(rel=2)@5"
+    return None if is_supported else f"{name} cannot be computed with the installed packages"
+
+
+def _last_layers(config: GridConfig) -> tuple[dict[str, int | None], list[Problem]]:
+    """Return the last layer of each base model, and the checkpoints that are missing."""
+    layers: dict[str, int | None] = dict.fromkeys(config.base_models)
+    missing = []
+    for name, base in config.base_models.items():
+        try:
+            layers[name] = last_layer(base)
+        except ValueError as error:
+            missing.append(Problem(("base_models", name, "model"), str(error)))
+    return layers, missing
+
+
+# --- single sections -----------------------------------------------------------------------------------
+
+
+def _duplicates(config: GridConfig) -> Iterator[Problem]:
+    lists: dict[Loc, list] = {(key,): getattr(config, key) for key in ("start_layers", "seeds", "measures")}
+    for name, base in config.base_models.items():
+        lists["base_models", name, "start_layers"] = base.start_layers or []
+        lists["base_models", name, "variants"] = base.variants or []
+    for name, dataset in config.datasets.items():
+        lists["datasets", name, "tests"] = dataset.tests
+    for loc, values in lists.items():
+        for value in dict.fromkeys(value for value in values if values.count(value) > 1):
+            yield Problem(loc, f"{value} is duplicated; remove one")
+
+
+def _files(config: GridConfig) -> Iterator[Problem]:
+    for name, dataset in config.datasets.items():
+        yield from (problem.below("datasets", name) for problem in dataset.problems())
+
+
+def _measures(config: GridConfig) -> Iterator[Problem]:
+    for index, name in enumerate(config.measures):
+        if problem := measure_problem(name):
+            yield Problem(("measures", index), problem)
+
+
+def _variants(config: GridConfig) -> Iterator[Problem]:
+    for name, base in config.base_models.items():
+        for index, variant in enumerate(base.variants or []):
+            if variant not in config.variants:
+                loc = ("base_models", name, "variants", index)
+                yield Problem(loc, f"unknown variant {variant}{suggest(variant, config.variants)}")
+
+
+def _known_variants(config: GridConfig, base_model: str) -> list[str]:
+    return [variant for variant in config.variants_of(base_model) if variant in config.variants]
+
+
+def _depth(config: GridConfig, name: str, last: int | None) -> Iterator[Problem]:
+    """Yield the layers of a base model that are deeper than its checkpoint."""
+    base = config.base_models[name]
+    if last is None:
+        return
+    if base.num_layers is not None and base.num_layers > last:
+        text = f"{base.num_layers} is deeper than the last layer of {base.model}, {last}"
+        yield Problem(("base_models", name, "num_layers"), text)
+    for index, start in enumerate(config.start_layers_of(name)):
+        if start > last and base.start_layers is not None:
+            loc = ("base_models", name, "start_layers", index)
+            yield Problem(loc, f"{start} is deeper than the last layer, {last}")
+        elif start > last:
+            yield Problem(("start_layers", index), f"{start} is deeper than the last layer of {name}, {last}")
+
+
+def _keep(config: GridConfig, base_model: str, variant: str, last: int | None) -> Iterator[Problem]:
+    """Yield what is wrong with `keep` and `keep_by` of a training."""
+    try:
+        train = config.train_of(base_model, variant)
+    except ValidationError as error:  # each override is valid, but not their combination
+        loc = _set_at(config, base_model, variant, "keep", "eval_steps")
+        yield from (Problem(loc, str(problem["ctx"]["error"])) for problem in error.errors())
+        return
+    if train.keep != "best" or not isinstance(train.keep_by, int) or last is None:
+        return
+    for start in config.start_layers_of(base_model):
+        if start <= last and not start <= train.keep_by <= last:
+            text = (
+                f"{train.keep_by} is not an exit of {base_model}, which has heads at layers {start} to {last}"
+            )
+            yield Problem(_set_at(config, base_model, variant, "keep_by"), text)
+
+
+def _set_at(config: GridConfig, base_model: str, variant: str, *keys: str) -> Loc | None:
+    """Return where a training gets the value of the first of `keys` that is set; None: all have their defaults."""
+    sections = {
+        ("variants", variant): config.variants[variant],
+        ("base_models", base_model, "train"): config.base_models[base_model].train,
+        ("train",): config.train,
+    }
+    for loc, section in sections.items():
+        for key in keys:
+            if key in section.model_fields_set:
+                return (*loc, key)
+    return None
+
+
+# --- between sections ----------------------------------------------------------------------------------
+
+
+def _tests(config: GridConfig) -> Iterator[Problem]:
+    """Yield the data sets that cannot be ranked."""
+    rankable = [name for name, dataset in config.datasets.items() if dataset.source.is_collection]
+    for name, dataset in config.datasets.items():
+        loc = ("datasets", name, "tests")
+        if not dataset.tests and name not in rankable:
+            yield Problem(loc, "training groups cannot be ranked; name the data sets that should be")
+        for index, test in enumerate(dataset.tests):
+            if test not in config.datasets:
+                yield Problem((*loc, index), f"unknown data set {test}{suggest(test, rankable)}")
+            elif test not in rankable:
+                yield Problem((*loc, index), f"{test} has only training groups, which cannot be ranked")
+    if not config.cells():
+        yield Problem(("datasets",), "the grid is empty; leave `train: true` with at least one data set")
+
+
+def _group_sizes(config: GridConfig) -> Iterator[Problem]:
+    """Yield the trainings whose groups are larger than the mined ones."""
+    mined = {
+        name: dataset.mining.negatives
+        for name, dataset in config.datasets.items()
+        if dataset.train and dataset.source.is_collection
+    }
+    for (base_model, variant), train in _trainings(config).items():
+        needed = train.group_size - 1
+        for name, negatives in mined.items():
+            if needed > negatives:
+                mining = ("datasets", name, "mining", "negatives")
+                loc = _set_at(config, base_model, variant, "group_size") or mining
+                fix = f"set group_size to {negatives + 1} or mining.negatives to {needed}"
+                yield Problem(loc, f"groups of {needed + 1}, but {name} has {negatives} negatives; {fix}")
+
+
+def _exit_weights(config: GridConfig) -> Iterator[Problem]:
+    """Yield the weights of layers that have a head in none of the cells where the weights apply."""
+    layers, _ = _last_layers(config)
+    unused: dict[Loc, list[int]] = {}
+    for (base_model, variant), train in _trainings(config).items():
+        exits = range(min(config.start_layers_of(base_model)), (layers[base_model] or 10**6) + 1)
+        if loc := _set_at(config, base_model, variant, "exit_weights"):
+            unused[loc] = [layer for layer in unused.get(loc, train.exit_weights) if layer not in exits]
+    for loc, weighted in unused.items():
+        yield from (Problem((*loc, layer), "no cell has a head at this layer") for layer in weighted)
+
+
+def _trainings(config: GridConfig) -> dict[tuple[str, str], TrainingConfig]:
+    """Return the trainings by base model and variant, without those that `_keep` reports as invalid."""
+    trainings = {}
+    for base_model in config.base_models:
+        for variant in _known_variants(config, base_model):
+            with contextlib.suppress(ValidationError):
+                trainings[base_model, variant] = config.train_of(base_model, variant)
+    return trainings
