@@ -59,6 +59,7 @@ class BeirFolderSource(SourceSection):
         return self
 
     def problems(self) -> list[Problem]:
+        """Return a problem where the path does not exist."""
         if Path(self.path).expanduser().is_dir():
             return []
         return [Problem(("path",), f"no such folder: {self.path}")]
@@ -92,6 +93,7 @@ class FlagEmbeddingSource(SourceSection):
     path: str = Field(description="a .jsonl file, or a folder with such files")
 
     def problems(self) -> list[Problem]:
+        """Return a problem where the path does not exist."""
         if Path(self.path).expanduser().exists():
             return []
         return [Problem(("path",), f"no such file or folder: {self.path}")]

@@ -40,8 +40,8 @@ class DistillationConfig(Section):
 
     teacher: Teacher = Field(
         "deepest",
-        description="exit that an exit learns from; `next`: the next deeper exit; `anchors`: the next deeper layer that "
-        "is divisible by `every`",
+        description="exit that an exit learns from; `next`: the next deeper exit; `anchors`: the next deeper layer "
+        "that is divisible by `every`",
     )
     every: Layers | None = Field(None, description="distance between anchors")
     temperature: float = Field(
@@ -89,14 +89,14 @@ class TrainingConfig(Section):
     )
     dropout: Share | None = Field(
         None,
-        description="dropout of the backbone's hidden states and attention; null: the base model's own. An encoder with "
-        "0 trains a fifth faster on a CPU",
+        description="dropout of the backbone's hidden states and attention; null: the base model's own. An encoder "
+        "with 0 trains a fifth faster on a CPU",
     )
     recompute: Recompute = Field(
         "cheap",
         description="activations that the backward pass computes again instead of storing them; `cheap`: those between "
-        "the matrix products of feed-forward layers; `blocks`: all but the states between blocks (least memory, a third "
-        "more time)",
+        "the matrix products of feed-forward layers; `blocks`: all but the states between blocks (least memory, a "
+        "third more time)",
     )
     lora: LoraConfig | None = Field(None, description="low-rank adapter; null: full fine-tuning")
     heads: Literal["per_exit", "shared"] = Field(
@@ -123,7 +123,7 @@ class TrainingConfig(Section):
     )
     keep_by: Literal["mean", "deepest"] | int = Field(
         "mean",
-        description="dev nDCG@10 that `best` compares: the mean of the exits, the deepest's, or that of one layer",
+        description="dev nDCG@10 that `best` compares: the mean of all exits, the deepest's, or one layer's",
     )
     checkpoint_steps: Steps | None = Field(
         500,

@@ -1,0 +1,27 @@
+"""A folder with the workflow and the files that its grids name."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def workflow_folder(tmp_path_factory) -> Path:
+    """Return a folder, with a space in its path, that the workflow can run in."""
+    folder = tmp_path_factory.mktemp("a workflow")
+    for part in ("workflow", "config"):
+        shutil.copytree(ROOT / part, folder / part)
+    for part in ("Snakefile", "environment.yml"):
+        shutil.copy2(ROOT / part, folder / part)
+    for name in ("llama", "bert"):
+        tiny.save(name, folder / f"checkpoints/tiny-{name}")
+    for dataset in ("msmarco", "scifact"):
+        (folder / "data" / dataset).mkdir(parents=True)
+    (folder / "data/scifact-teacher.trec").touch()
+    return folder
