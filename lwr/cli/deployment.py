@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from typer import Option
@@ -14,6 +14,7 @@ from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
 from lwr.config.evaluation import ScoringConfig
 from lwr.config.section import Precision
+from lwr.export.export import Layout
 from lwr.model.cascade_schedule import Schedule
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -124,7 +125,7 @@ def export(
     model: Annotated[str, Option(help="Folder that `lwr train` wrote, or an upstream layerwise checkpoint.")],
     layer: Annotated[int, Option(help="The exit that is kept.", min=1)],
     out: OutFolder,
-    layout: Annotated[Literal["huggingface", "onnx", "upstream"], Option()] = "huggingface",
+    layout: Annotated[Layout, Option()] = "huggingface",
 ) -> None:
     """Write exit k for programs that know nothing of lwr.
 
@@ -222,10 +223,10 @@ def card(
     ```
     """
     from lwr.export.card import card
-    from lwr.export.hub_upload import check, push
+    from lwr.export.hub_upload import check_repo_id, push
 
     if push_to is not None:
-        check(push_to)
+        check_repo_id(push_to)
     silence_transformers()
     text = card(model, results, name or push_to or "path/to/this/folder", license)
     if out is not None:

@@ -167,3 +167,13 @@ def _cell_of_path(model: Path) -> Cell:
         )
     trained_on, base_model, start_layer, variant, seed = match.groups()
     return Cell(trained_on, base_model, int(start_layer), variant, int(seed))
+
+
+def find_results(model: Path, cell: Cell) -> ResultsTree | None:
+    """Find the results folder in which a model lies at the place of its cell; None where it lies elsewhere."""
+    model = model.resolve()
+    for root in model.parents:
+        tree = ResultsTree(root)
+        if tree.model(cell) == model:
+            return tree
+    return None

@@ -1,8 +1,7 @@
-"""A folder onto the Hugging Face hub, with a model card."""
+"""Upload a reranker and its model card to the Hugging Face hub."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,18 +15,6 @@ from lwr.formats.checkpoint import CHECKPOINT_FILES
 from lwr.model.reranker import LayerwiseReranker
 
 
-def check(repo_id: str) -> None:
-    """Raises ValueError where an upload can't succeed: the hub is off, or that is no name on it."""
-    if constants.is_offline_mode():
-        raise ValueError(
-            f"{repo_id}: the hub is off (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE); unset it to upload"
-        )
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError:
-        raise ValueError(f"{repo_id!r} is no name on the hub; write OWNER/NAME") from None
-
-
 def push(
     reranker: LayerwiseReranker,
     repo_id: str,
@@ -37,64 +24,76 @@ def push(
     token: str | None = None,
     revision: str | None = None,
 ) -> str:
-    """Upload a reranker, as `save_pretrained` writes it, and its model card; return the address of the commit.
+    """Upload what `save_pretrained` writes, and a model card, to a repository of the hub.
+
+    Only safetensors and text files are uploaded, no pickles and no code. The repository and the branch are created
+    where they are missing.
 
     Args:
         reranker: The reranker.
-        repo_id: Its name on the hub, OWNER/NAME.
-        card: The text of README.md, as `lwr.export.card` writes it.
-        private: See `upload`; so are `token` and `revision`.
+        repo_id: OWNER/NAME on the hub.
+        card: README.md, as `lwr.export.card.card` writes it; None uploads none.
+        private: Whether a repository that is created is private; None leaves that to the hub.
+        token: None takes HF_TOKEN, or the token of `hf auth login`.
+        revision: Branch to upload to; None is the main branch.
+
+    Returns:
+        The address of the commit.
 
     Raises:
-        ValueError: The hub is off or refuses, or the base model of an adapter is a local folder.
+        ValueError: The hub is off or refuses, the name is not valid, or an adapter's base model is a local folder.
     """
+    check_repo_id(repo_id)
     base = reranker.base
     if isinstance(reranker.backbone, PeftModel) and base and Path(base.model).expanduser().is_dir():
         raise ValueError(
-            f"an adapter for {base.model}, a folder that others lack: merge it first (lwr.model.lora.merge_lora)"
+            f"{repo_id}: an adapter for {base.model}, a local folder that others do not have; merge it first "
+            "(lwr.model.lora.merge_lora)"
         )
-    return upload(reranker.save_pretrained, repo_id, card, private, token, revision)
-
-
-def upload(
-    write: Callable[[Path], None],
-    repo_id: str,
-    card: str | None = None,
-    private: bool | None = None,
-    token: str | None = None,
-    revision: str | None = None,
-) -> str:
-    """Upload what `write` puts into an empty folder, and `card` as its README.md; the address of the commit.
-
-    Only the kinds of files that `checkpoint.fetch` brings back go up: no pickles, no code. The repository is made
-    where there is none (private: None leaves that to the hub), and so is the branch `revision`.
-    token: None takes HF_TOKEN, or that of `hf auth login`.
-    Raises ValueError where the hub is off or refuses, and as `check` does, before `write` is called.
-    """
-    check(repo_id)
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write(folder)
+        reranker.save_pretrained(folder)
         (folder / "README.md").unlink(missing_ok=True)  # peft writes one of its own
         if card is not None:
             (folder / "README.md").write_text(card, encoding="utf-8")
-        try:
-            api = HfApi(token=token)
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            if revision is not None:
-                api.create_branch(repo_id, branch=revision, exist_ok=True)
-            done = api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                revision=revision,
-                commit_message="A layerwise reranker",
-                allow_patterns=[*CHECKPOINT_FILES, "README.md"],
-            )
-        except (OSError, HfHubHTTPError) as error:
-            reason = first_line(error)
-            reason = reason.replace(token, "…") if token else reason
-            raise ValueError(
-                f"{repo_id}: the hub does not take it ({reason}); log in with `hf auth login`, or set HF_TOKEN to a "
-                "token that may write there"
-            ) from None
-    return done.commit_url
+        return _upload(folder, repo_id, private, token, revision)
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Check that an upload to OWNER/NAME can be tried.
+
+    Raises:
+        ValueError: The hub is off, or the name is not valid there.
+    """
+    if constants.is_offline_mode():
+        raise ValueError(
+            f"{repo_id}: the hub is off (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE); unset it to upload"
+        )
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        raise ValueError(f"{repo_id!r} is not a name on the hub; write OWNER/NAME") from None
+
+
+def _upload(folder: Path, repo_id: str, private: bool | None, token: str | None, revision: str | None) -> str:
+    """Upload a folder and return the address of the commit. Raises ValueError without the token in its message."""
+    try:
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            revision=revision,
+            commit_message="A layerwise reranker",
+            allow_patterns=[*CHECKPOINT_FILES, "README.md"],
+        )
+    except (OSError, HfHubHTTPError) as error:
+        reason = first_line(error)
+        reason = reason.replace(token, "…") if token else reason
+        raise ValueError(
+            f"{repo_id}: the hub rejects the upload ({reason}); log in with `hf auth login`, or set HF_TOKEN to a "
+            "token with write access"
+        ) from None
+    return commit.commit_url

@@ -1,11 +1,11 @@
-"""A tokenizer that writes a reranker's rows when it is given a query and a passage, for loaders that know no template.
+"""A tokenizer that writes a reranker's rows from a query and a passage, for loaders that do not know its template.
 
-Of a pair, a fast tokenizer's post-processor joins ids: fixed ones, the query's, fixed ones, the passage's, fixed ones.
-That is how `lwr.model.prompt` writes a row, but for one thing: there `A: {query}` is tokenised as one string, and the
-query's first word with the space before it. So the space goes to the texts (a normaliser puts it there) and `A:` to
-the fixed ids. Whether that gives the same ids is for each tokenizer to show, on PROBES, loaded as others will load it
-(transformers 5 rebuilds that of a Qwen2, without our normaliser). Where it doesn't, the caller writes `A: ` himself,
-and the rest is fixed ids as before: that is `lwr.model.prompt` to the letter.
+A fast tokenizer's post-processor joins the ids of a pair: fixed ids, the query's, fixed ids, the passage's, fixed ids.
+`lwr.model.prompt` writes rows in the same way, with one difference: it tokenises `A: {query}` as one string, so that
+the query's first word is tokenised together with the space before it. Here a normaliser writes the space before each
+text, and `A:` becomes part of the fixed ids. Whether that yields the same ids depends on the tokenizer, so it is tested
+on PROBES, after loading (transformers 5 rebuilds the tokenizer of a Qwen2 without our normaliser). Where it does not,
+callers have to write `A: ` themselves, and the fixed ids are those of `lwr.model.prompt`.
 """
 
 from __future__ import annotations
@@ -34,48 +34,57 @@ PROBES = [
     "a\tb",
     "...",
 ]
-"""Texts that start and end in every way that matters to a tokenizer."""
+"""Texts whose starts and ends cover the cases that tokenizers treat differently."""
 
 
 @dataclass(frozen=True)
 class PairTokenizer:
-    """`tokenizer(query, passage)` gives a row of the reranker, with `query` and `passage` written as said here."""
+    """A tokenizer that writes the reranker's row of a pair, and the form in which it takes the pair's texts."""
 
     tokenizer: PreTrainedTokenizerBase
-    query: str  # "{query}", or the template's own text where the tokenizer can't write that itself
+    query: str  # "{query}", or the template's own text where the tokenizer cannot write that itself
     passage: str
 
     def write(self, query: str, passage: str) -> tuple[str, str]:
+        """Return the two texts to pass to the tokenizer."""
         return self.query.replace("{query}", query), self.passage.replace("{passage}", passage)
 
 
 @dataclass(frozen=True)
-class _Way:
-    """Fixed ids of a pair, what a normaliser puts before either text, and the texts that callers write."""
+class TemplateLayout:
+    """A division of a template between fixed ids, a normaliser's prefix of both texts, and the callers' texts."""
 
     before: list[int]
     between: list[int]
     after: list[int]
-    space: str
+    prefix: str
     query: str = "{query}"
     passage: str = "{passage}"
 
 
 def write_pair_tokenizer(prompt: Prompt, folder: Path) -> PairTokenizer:
-    """Write the tokenizer to `folder`, whose config.json is there already and tells loaders which class to take.
+    """Write a tokenizer whose pairs are the rows of `prompt`.
 
-    Rows are equal for texts that are not empty and name no special token. A pair that is too long is cut at the
-    passage's end, as ours, while the passage stays the longer of the two.
-    Raises ValueError where the tokenizer is not a fast one, or has no token to pad with.
+    Rows are equal for texts that are not empty and contain no special token. A pair that is too long is cut at the
+    passage's end, as in training, while the passage is the longer of the two.
+
+    Args:
+        prompt: The reranker's prompt.
+        folder: Folder to write to. Its config.json must exist, because loaders read the tokenizer's class from it.
+
+    Raises:
+        ValueError: The tokenizer is not a fast one or has no token for padding, or no layout yields the same rows.
     """
-    if prompt.template is None:
-        candidates = [(_inner(prompt), "{query}", "{passage}")]  # an encoder's has a pair format
+    if prompt.template is None:  # an encoder's tokenizer has a pair format
+        candidates = [(_copy_pipeline(prompt), "{query}", "{passage}")]
     else:
-        candidates = [(_joined(prompt, way), way.query, way.passage) for way in _ways(prompt)]
-    for inner, query, passage in candidates:
-        _save(prompt, inner, folder)
+        candidates = [
+            (_build_pipeline(prompt, layout), layout.query, layout.passage) for layout in _layouts(prompt)
+        ]
+    for pipeline, query, passage in candidates:
+        _save(prompt, pipeline, folder)
         pair = PairTokenizer(AutoTokenizer.from_pretrained(folder, trust_remote_code=False), query, passage)
-        if _writes_rows_of(prompt, pair):
+        if _writes_same_rows(prompt, pair):
             return pair
     raise ValueError(
         f"{type(prompt.tokenizer).__name__}: loaded from an export, it does not write pairs as the reranker read them "
@@ -84,11 +93,12 @@ def write_pair_tokenizer(prompt: Prompt, folder: Path) -> PairTokenizer:
 
 
 def write_plain_tokenizer(prompt: Prompt, folder: Path) -> PreTrainedTokenizerFast:
-    """Write the base model's tokenizer with a pad token. Raises ValueError as `write_pair_tokenizer` does."""
-    return _save(prompt, _inner(prompt), folder)
+    """Write the base model's tokenizer with a padding token. Raises ValueError as `write_pair_tokenizer` does."""
+    return _save(prompt, _copy_pipeline(prompt), folder)
 
 
-def _ways(prompt: Prompt) -> list[_Way]:
+def _layouts(prompt: Prompt) -> list[TemplateLayout]:
+    """List the possible divisions of a template, the most convenient for callers first."""
     template, frame, tokenizer = prompt.template, prompt.frame(None), prompt.tokenizer
 
     def ids(text: str) -> list[int]:
@@ -96,53 +106,57 @@ def _ways(prompt: Prompt) -> list[_Way]:
 
     query_lead, _, query_tail = template.query.partition("{query}")
     passage_lead, _, passage_tail = template.passage.partition("{passage}")
-    ways = []
-    # what both leads end in goes to the texts: put there by a normaliser, or (SentencePiece) by the tokenizer anyway
-    for ending, space in ((" ", " "), (" ", ""), ("", "")):
+    layouts = []
+    # the common ending of both leads moves to the texts: written by a normaliser, or by SentencePiece anyway
+    for ending, prefix in ((" ", " "), (" ", ""), ("", "")):
         if query_lead.endswith(ending) and passage_lead.endswith(ending):
             before = frame.before + ids(query_lead.removesuffix(ending))
             between = ids(query_tail) + frame.between + ids(passage_lead.removesuffix(ending))
-            ways.append(_Way(before, between, ids(passage_tail) + frame.after, space))
-    return [*ways, _Way(frame.before, frame.between, frame.after, "", template.query, template.passage)]
+            layouts.append(TemplateLayout(before, between, ids(passage_tail) + frame.after, prefix))
+    by_callers = TemplateLayout(
+        frame.before, frame.between, frame.after, "", template.query, template.passage
+    )
+    return [*layouts, by_callers]
 
 
-def _joined(prompt: Prompt, way: _Way) -> Tokenizer:
-    inner = _inner(prompt)
-    if way.space:
-        own = [inner.normalizer] if inner.normalizer else []
-        inner.normalizer = normalizers.Sequence([normalizers.Prepend(way.space), *own])
-    fixed = {"<before>": way.before, "<between>": way.between, "<after>": way.after}
+def _build_pipeline(prompt: Prompt, layout: TemplateLayout) -> Tokenizer:
+    """Build the tokenizer's pipeline with a layout's normaliser and fixed ids."""
+    pipeline = _copy_pipeline(prompt)
+    if layout.prefix:
+        own = [pipeline.normalizer] if pipeline.normalizer else []
+        pipeline.normalizer = normalizers.Sequence([normalizers.Prepend(layout.prefix), *own])
+    fixed = {"<before>": layout.before, "<between>": layout.between, "<after>": layout.after}
     parts = ["<before>", "$A", "<between>", "$B", "<after>"]
-    inner.post_processor = processors.TemplateProcessing(
+    pipeline.post_processor = processors.TemplateProcessing(
         single="$A",
         pair=" ".join(part for part in parts if fixed.get(part, True)),
         special_tokens=[
-            {"id": name, "ids": ids, "tokens": [inner.id_to_token(i) for i in ids]}
+            {"id": name, "ids": ids, "tokens": [pipeline.id_to_token(i) for i in ids]}
             for name, ids in fixed.items()
             if ids
         ],
     )
-    return inner
+    return pipeline
 
 
-def _inner(prompt: Prompt) -> Tokenizer:
-    """A copy of the tokenizer's own pipeline."""
+def _copy_pipeline(prompt: Prompt) -> Tokenizer:
+    """Copy the tokenizer's pipeline, without truncation and padding."""
     if not isinstance(prompt.tokenizer, PreTrainedTokenizerFast):
         raise ValueError(
-            f"{type(prompt.tokenizer).__name__} is no fast tokenizer, and an export needs its tokenizer.json; "
+            f"{type(prompt.tokenizer).__name__} is not a fast tokenizer, and an export needs its tokenizer.json; "
             "save the base model with a fast one"
         )
-    inner = Tokenizer.from_str(prompt.tokenizer.backend_tokenizer.to_str())
-    inner.no_truncation()  # left from the last call
-    inner.no_padding()
-    return inner
+    pipeline = Tokenizer.from_str(prompt.tokenizer.backend_tokenizer.to_str())
+    pipeline.no_truncation()  # set by the last call
+    pipeline.no_padding()
+    return pipeline
 
 
-def _save(prompt: Prompt, inner: Tokenizer, folder: Path) -> PreTrainedTokenizerFast:
+def _save(prompt: Prompt, pipeline: Tokenizer, folder: Path) -> PreTrainedTokenizerFast:
     tokenizer = prompt.tokenizer
     named = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=inner,
+        tokenizer_object=pipeline,
         **named | {"pad_token": _pad_token(prompt)},
         padding_side="right",
         truncation_side="right",
@@ -155,8 +169,10 @@ def _save(prompt: Prompt, inner: Tokenizer, folder: Path) -> PreTrainedTokenizer
 
 
 def _write_for_transformers_4(folder: Path) -> None:
-    """Older versions, which FlagEmbedding and some servers need, know another class name and another way to write
-    merges; newer ones know both."""
+    """Rename the class and rewrite the merges as transformers 4 reads them; transformers 5 reads both forms.
+
+    FlagEmbedding and some servers need transformers 4.
+    """
     file = folder / "tokenizer_config.json"
     settings = json.loads(file.read_text(encoding="utf-8"))
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # where transformers 5 writes TokenizersBackend
@@ -171,7 +187,11 @@ def _write_for_transformers_4(folder: Path) -> None:
 
 
 def _pad_token(prompt: Prompt) -> str:
-    """Loaders find a row's last token as the last that does not pad: the row must not end in it."""
+    """Return the token for padding.
+
+    Raises:
+        ValueError: There is none, or rows end in it: loaders take the last token that is not padding for a row's last.
+    """
     tokenizer = prompt.tokenizer
     pad = tokenizer.pad_token or tokenizer.eos_token
     if pad is None:
@@ -180,13 +200,14 @@ def _pad_token(prompt: Prompt) -> str:
         )
     if prompt.template and prompt.frame(None).after[-1:] == [tokenizer.convert_tokens_to_ids(pad)]:
         raise ValueError(
-            f"rows end in {pad!r}, which pads too, and other loaders would read the token before it; "
+            f"rows end in {pad!r}, which is also the padding token, so other loaders would read the token before it; "
             "give the tokenizer a pad_token of its own"
         )
     return pad
 
 
-def _writes_rows_of(prompt: Prompt, pair: PairTokenizer) -> bool:
+def _writes_same_rows(prompt: Prompt, pair: PairTokenizer) -> bool:
+    """Compare the rows of all pairs of PROBES."""
     pairs = [(query, passage) for query in PROBES for passage in PROBES]
     written = pair.tokenizer([pair.write(query, passage) for query, passage in pairs])
     types = written.get("token_type_ids", [None] * len(pairs))

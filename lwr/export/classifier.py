@@ -1,0 +1,130 @@
+"""Format `huggingface`: an exit as the stock sequence classifier of its architecture.
+
+The sequence classifier of a decoder reads the last token's final-normed state with a bias-free linear layer; that is
+an exit, cut to its first blocks. For encoders, `lwr.export.encoder_head` writes the weights of the stock head. The
+folder is loaded and scored before the export is accepted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+
+from lwr.common.json_lines import write_json
+from lwr.export.encoder_head import attach_head
+from lwr.export.pair_tokenizer import PROBES, PairTokenizer, write_pair_tokenizer
+from lwr.export.readme import SAMPLE_PASSAGE, SAMPLE_QUERY, classifier_readme
+from lwr.export.truncate import truncate_config, truncate_tensors
+from lwr.model.batching import pad
+from lwr.model.reranker import LayerwiseReranker
+
+TOLERANCE = 1e-4  # largest accepted difference to our score, for scores up to 1; relative for larger ones
+CHECKED_PAIRS = [(SAMPLE_QUERY, SAMPLE_PASSAGE), *itertools.product(PROBES[:3], PROBES[:4])]
+
+
+def write_classifier(reranker: LayerwiseReranker, layer: int, folder: Path) -> None:
+    """Write exit `layer` as a sequence classifier with tokenizer and README.md.
+
+    Raises:
+        ValueError: The exit cannot be written so, or its scores differ after loading.
+    """
+    build_classifier(reranker, layer).save_pretrained(folder)
+    pair = write_pair_tokenizer(reranker.prompt, folder)
+    _complete_config(folder / "config.json", pair.tokenizer.pad_token_id)
+    # text-embeddings-inference reads the length to cut to from this file
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": reranker.prompt.lengths.row})
+    score, difference = _compare_scores(reranker, layer, folder, pair)
+    readme = classifier_readme(reranker, layer, pair, score, difference)
+    (folder / "README.md").write_text(readme, encoding="utf-8")
+
+
+@torch.no_grad()
+def build_classifier(reranker: LayerwiseReranker, layer: int) -> PreTrainedModel:
+    """Build the stock `*ForSequenceClassification` of exit `layer`; unchanged tensors share their memory.
+
+    Args:
+        reranker: A reranker without an adapter (see `lwr.model.lora.merge_lora`).
+        layer: The exit.
+
+    Raises:
+        ValueError: transformers has no such class for the backbone, or it pools differently.
+    """
+    causal = reranker.stack.causal
+    if causal and reranker.pooling != "last":
+        raise ValueError(
+            f"pooling is `{reranker.pooling}`, but the sequence classifiers of decoders read the last token; "
+            "only a reranker trained with `pooling: last` can be exported"
+        )
+    config = truncate_config(reranker.config, layer)
+    config.num_labels = 1
+    config.problem_type = "regression"  # pipelines then return the score unchanged
+    config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    prefix = _without_weights(config).base_model_prefix
+    state = {f"{prefix}.{name}": tensor for name, tensor in truncate_tensors(reranker, layer).items()}
+    head = reranker.head(layer).detach()  # [hidden]
+    if causal:
+        state["score.weight"] = head[None].to(reranker.backbone.dtype)  # [1, hidden]
+    else:
+        attach_head(config, state, head, reranker.pooling)
+    model = _without_weights(config)
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def _without_weights(config: PretrainedConfig) -> PreTrainedModel:
+    """Build the classifier of a config on the meta device, where weights take no memory."""
+    try:
+        with torch.device("meta"):
+            return AutoModelForSequenceClassification.from_config(config)
+    except ValueError:
+        raise ValueError(
+            f"{config.model_type}: transformers has no sequence classifier of this architecture, so no other program "
+            "could load the export; serve it with lwr"
+        ) from None
+
+
+def _complete_config(file: Path, pad_token_id: int) -> None:
+    """Add the padding token, and the rotary base under the names of transformers 4, which servers still read."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["pad_token_id"] = pad_token_id
+    rope = config.get("rope_parameters") or {}
+    if (
+        "rope_theta" in rope
+    ):  # otherwise there is one per kind of attention, which transformers 4 does not read
+        config["rope_theta"] = rope["rope_theta"]
+    if rope.get("rope_type", "default") != "default":
+        config["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+    write_json(file, config)
+
+
+@torch.inference_mode()
+def _compare_scores(
+    reranker: LayerwiseReranker, layer: int, folder: Path, pair: PairTokenizer
+) -> tuple[float, float]:
+    """Score CHECKED_PAIRS by the reranker and by the classifier in `folder`.
+
+    Returns:
+        The reranker's score of the sample pair, and the largest difference between both.
+
+    Raises:
+        ValueError: The difference is above TOLERANCE.
+    """
+    rows = reranker.prompt.rows(CHECKED_PAIRS)
+    (expected,) = reranker.encode(pad(rows, reranker.tokenizer), [layer])  # [pairs]
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=reranker.backbone.dtype, trust_remote_code=False, use_safetensors=True
+    )
+    queries, passages = zip(*(pair.write(*texts) for texts in CHECKED_PAIRS), strict=True)
+    features = pair.tokenizer(list(queries), list(passages), padding=True, return_tensors="pt")
+    actual = model.eval()(**features).logits[:, 0].float()  # [pairs]
+    difference = (expected - actual).abs()
+    if (difference > TOLERANCE * expected.abs().clamp(min=1)).any():
+        raise ValueError(
+            f"{type(model).__name__}: the export was loaded again, and its scores differ from the reranker's by up to "
+            f"{difference.max():.2g}; serve this reranker with lwr"
+        )
+    return float(expected[0]), float(difference.max())

@@ -1,0 +1,32 @@
+"""The config and the tensors of a backbone's first blocks."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from lwr.model.reranker import LayerwiseReranker
+
+
+def truncate_config(config: PretrainedConfig, layer: int) -> PretrainedConfig:
+    """Copy the config of a backbone, with its first `layer` blocks only."""
+    config = copy.deepcopy(config.get_text_config())
+    config.num_hidden_layers = layer
+    if getattr(config, "layer_types", None):  # kinds of attention, one per block
+        config.layer_types = config.layer_types[:layer]
+    return config
+
+
+def truncate_tensors(reranker: LayerwiseReranker, layer: int) -> dict[str, Tensor]:
+    """Return the backbone's tensors by name, without blocks above `layer` and without a pooler, which no head reads."""
+    modules = reranker.backbone.named_modules()
+    (blocks,) = [f"{name}." for name, module in modules if module is reranker.stack.blocks]
+
+    def is_kept(name: str) -> bool:
+        if name.startswith("pooler."):
+            return False
+        return not name.startswith(blocks) or int(name.removeprefix(blocks).split(".")[0]) < layer
+
+    return {name: tensor for name, tensor in reranker.backbone.state_dict().items() if is_kept(name)}
