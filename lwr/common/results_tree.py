@@ -6,7 +6,7 @@ A rule passes wildcards instead of values: `ResultsTree(Path("results")).model(W
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lwr.common.errors import BadInput
@@ -15,6 +15,8 @@ from lwr.common.json_lines import read_json
 
 WILDCARD_CELL = Cell("{dataset}", "{base_model}", "{start_layer}", "{variant}", "{seed}")  # type: ignore[arg-type]
 """A cell of wildcards, for the patterns of rules."""
+ANY_CELL = Cell("*", "*", "*", "*", "*")  # type: ignore[arg-type]
+"""A cell of wildcards, for the patterns of `ResultsTree.existing`."""
 
 TABLES = {
     "layers": ("csv", "md", "tex"),
@@ -35,9 +37,14 @@ class ResultsTree:
 
     # Collections, base models
 
+    @property
+    def collections(self) -> Path:
+        """Return the folder of all collections."""
+        return self.root / "collections"
+
     def collection(self, dataset: str) -> Path:
         """Return the folder of a collection: BEIR layout, first-stage runs, training groups."""
-        return self.root / "collections" / dataset
+        return self.collections / dataset
 
     def corpus(self, dataset: str) -> Path:
         """Return the file of passages."""
@@ -65,9 +72,14 @@ class ResultsTree:
 
     # One folder per arm, one per cell
 
+    @property
+    def cells(self) -> Path:
+        """Return the folder of all arms and cells."""
+        return self.root / "cells"
+
     def arm(self, arm: Arm) -> Path:
         """Return the folder of an arm."""
-        return self.root / "cells" / arm.trained_on / arm.base_model / f"start{arm.start_layer}" / arm.variant
+        return self.cells / arm.trained_on / arm.base_model / f"start{arm.start_layer}" / arm.variant
 
     def cascade(self, arm: Arm, tested: str) -> Path:
         """Return the file with the cascade chosen for an arm."""
@@ -135,6 +147,32 @@ class ResultsTree:
     def logs(self) -> Path:
         """The folder of log files."""
         return self.root / "logs"
+
+    # What is on disk
+
+    def existing(self, pattern: Path) -> list[Path]:
+        """Return the finished files and folders that match a path of this tree with `*` for some of its values."""
+        found = self.root.glob(str(pattern.relative_to(self.root)))
+        return sorted(path for path in found if not path.name.startswith("."))
+
+    def arms_on_disk(self) -> list[Arm]:
+        """Return the arms that have a folder."""
+        arms = []
+        for folder in self.existing(self.arm(ANY_CELL)):
+            trained_on, base_model, start, variant = folder.parts[-4:]
+            start_layer = start.removeprefix("start")
+            if folder.is_dir() and start_layer.isdecimal():
+                arms.append(Arm(trained_on, base_model, int(start_layer), variant))
+        return arms
+
+    def cells_on_disk(self, arm: Arm) -> list[Cell]:
+        """Return the cells of an arm that have a folder."""
+        folders = self.existing(self.arm(arm) / "seed*")
+        return [
+            Cell(**asdict(arm), seed=int(folder.name.removeprefix("seed")))
+            for folder in folders
+            if folder.is_dir() and re.fullmatch(r"seed-?\d+", folder.name)
+        ]
 
 
 def cell_of_model(model: Path) -> Cell:

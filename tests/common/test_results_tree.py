@@ -8,7 +8,7 @@ import pytest
 from lwr.common.errors import BadInput
 from lwr.common.exits import Arm, Cell
 from lwr.common.json_lines import write_json
-from lwr.common.results_tree import WILDCARD_CELL, ResultsTree, cell_of_model
+from lwr.common.results_tree import ANY_CELL, WILDCARD_CELL, ResultsTree, cell_of_model
 
 TREE = ResultsTree(Path("results"))
 ARM = Arm("docs", "tiny", 2, "plain")
@@ -16,6 +16,7 @@ CELL = Cell("docs", "tiny", 2, "plain", 1)
 FOLDER = "results/cells/docs/tiny/start2/plain"
 
 PATHS = {
+    "collections": (TREE.collections, "results/collections"),
     "collection": (TREE.collection("docs"), "results/collections/docs"),
     "corpus": (TREE.corpus("docs"), "results/collections/docs/corpus.jsonl"),
     "queries": (TREE.queries("docs"), "results/collections/docs/queries.jsonl"),
@@ -23,6 +24,7 @@ PATHS = {
     "run": (TREE.run("docs", "dev"), "results/collections/docs/runs/dev.trec"),
     "groups": (TREE.groups("docs"), "results/collections/docs/groups.jsonl"),
     "base_model": (TREE.base_model("tiny"), "results/base_models/tiny.json"),
+    "cells": (TREE.cells, "results/cells"),
     "arm": (TREE.arm(ARM), FOLDER),
     "cascade": (TREE.cascade(ARM, "news"), f"{FOLDER}/cascade/news.json"),
     "cost": (TREE.cost(ARM, "news"), f"{FOLDER}/cost/news.json"),
@@ -52,7 +54,7 @@ def test_path_is_fixed(name):
 
 def test_every_path_function_is_tested():
     public = {name for name in vars(ResultsTree) if not name.startswith("_")}
-    assert public == PATHS.keys() | {"table", "figure_files"}
+    assert public == PATHS.keys() | {"table", "figure_files", "existing", "arms_on_disk", "cells_on_disk"}
 
 
 def test_table_has_a_file_per_format():
@@ -91,3 +93,26 @@ def test_model_without_cell_is_refused(tmp_path, cell):
     write_json(tmp_path / "provenance.json", {"cell": cell})
     with pytest.raises(BadInput, match=r"provenance\.json: field 'cell'"):
         cell_of_model(tmp_path)
+
+
+def test_arms_and_cells_on_disk_are_those_with_a_folder(tmp_path):
+    tree = ResultsTree(tmp_path)
+    cells = [Cell("docs", base, 2, "default", seed) for base in ("bert", "minilm") for seed in (-1, 3)]
+    for cell in cells:
+        tree.model(cell).mkdir(parents=True)
+    (tree.arm(cells[0]) / ".draft-0a1b2c3d-seed4").mkdir()
+    (tree.arm(cells[0]) / "seed5").touch()
+    (tree.cells / "docs/bert/starting/default").mkdir(parents=True)
+    assert tree.arms_on_disk() == [cells[0].arm, cells[2].arm]
+    assert [cell for arm in tree.arms_on_disk() for cell in tree.cells_on_disk(arm)] == cells
+
+
+def test_existing_finds_what_matches_a_pattern_without_drafts(tmp_path):
+    tree = ResultsTree(tmp_path / "results [1]")
+    cell = Cell("docs", "minilm", 2, "default", 1)
+    written = [tree.scores(cell, "docs", split) for split in ("dev", "test")]
+    for path in (*written, written[0].with_name(".draft-0a1b2c3d-dev.parquet")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert tree.existing(tree.scores(ANY_CELL, "*", "*")) == written
+    assert tree.existing(tree.scores(ANY_CELL, "other", "*")) == []

@@ -1,16 +1,19 @@
-"""A results tree of two seeds, by the steps themselves, in seconds; pages and figures are made up."""
+"""Build a small results tree of two seeds with the steps themselves; figures and report are placeholders."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from unittest.mock import patch
 
 import tiny
 import torch
 
+from lwr.common.exits import Arm, Cell
 from lwr.common.json_lines import write_json
+from lwr.common.results_tree import ResultsTree
 from lwr.config.data import FirstStageConfig, MiningConfig
 from lwr.config.evaluation import CascadeSearchConfig, CostConfig, ScoringConfig
 from lwr.config.model import BaseModelConfig
@@ -21,76 +24,80 @@ from lwr.evaluation.cascade import cascade
 from lwr.evaluation.compare import compare
 from lwr.evaluation.cost import cost
 from lwr.evaluation.evaluate import evaluate
-from lwr.formats.beir import Passage, write_collection
+from lwr.formats.beir import Passage, Split, write_collection
 from lwr.formats.checkpoint import describe_checkpoint
 from lwr.reporting.advise import advise
 from lwr.reporting.tables import tables
 from lwr.scoring.score import score
 from lwr.training.train import train
 
-ARM = {"dataset": "docs", "trained_on": "docs", "base_model": "tiny", "start_layer": 3, "variant": "default"}
-SPLITS = {"train": range(6), "dev": range(6, 10), "test": range(10, 14)}
-SHORT = {"query": "{query}", "passage": "{passage}", "after": ["?"]}
-TRAIN = TrainingConfig(
+ARM = Arm("docs", "tiny", 3, "default")
+CELLS = [Cell(**asdict(ARM), seed=seed) for seed in (1, 2)]
+QUERIES = {"train": range(6), "dev": range(6, 10), "test": range(10, 14)}
+"""Split -> numbers of its queries; passage i answers query i."""
+TEMPLATE = {"query": "{query}", "passage": "{passage}", "after": ["?"]}
+TRAINING = TrainingConfig(
     steps=2, groups_per_batch=2, group_size=3, query_max_len=8, passage_max_len=40, eval_steps=2
 )
+MEASURES = ["nDCG@10", "RR@10"]
+FIGURE = {"html": b"</html>", "svg": b"</svg>", "png": b"IEND\xaeB`\x82", "json": b"{}"}
 
 
 def build(folder: Path) -> Path:
-    """The folder `results` in `folder`."""
+    """Write base model and results tree into `folder`; return the tree's folder."""
+    tree = ResultsTree(folder / "results")
+    base = BaseModelConfig(model=str(tiny.save("llama", folder / "base")), template=TEMPLATE)
+    write_json(tree.base_model("tiny"), describe_checkpoint(base.model, None, None))
+    _collect(tree)
+    for cell in CELLS:
+        _train_and_score(tree, cell, base)
+    _search_and_time(tree)
+    measures = [_evaluate(tree, cell, split) for split in ("dev", "test") for cell in CELLS]
+    tables(measures, [tree.cost(ARM, "docs")], [tree.cascade(ARM, "docs")], "nDCG@10", tree.tables)
+    compare(measures, "nDCG@10", 0.02, tree.tables)
+    advise(tree.tables, tree.recommendation, None, None)
+    tree.figures.mkdir()
+    for suffix, content in FIGURE.items():
+        (tree.figures / f"quality.{suffix}").write_bytes(content)
+    tree.report.write_text("<html></html>\n")
+    return tree.root
+
+
+def _collect(tree: ResultsTree) -> None:
     queries = {f"q{i}": f"decode the number {i * i}" for i in range(14)}
     passages = [Passage(f"d{i}", "", f"def f{i}(self, x): return decode(x, {i * i})") for i in range(20)]
-    qrels = {split: {f"q{i}": {f"d{i}": 1} for i in places} for split, places in SPLITS.items()}
-    results, base = folder / "results", BaseModelConfig(model=str(folder / "base"), template=SHORT)
-    tiny.save("llama", folder / "base")
-    write_json(results / "base_models/tiny.json", describe_checkpoint(base.model, None, None))
-    collection = results / "collections/docs"
+    qrels = {split: {f"q{i}": {f"d{i}": 1} for i in numbers} for split, numbers in QUERIES.items()}
+    collection = tree.collection("docs")
     write_collection(collection, passages, queries, qrels)
-    for split in SPLITS:
-        retrieve(collection, collection / f"runs/{split}.trec", split, FirstStageConfig(depth=8))
-    mine(collection, collection / "runs/train.trec", collection / "groups.jsonl", MiningConfig(negatives=3))
+    for split in QUERIES:
+        retrieve(collection, tree.run("docs", split), split, FirstStageConfig(depth=8))
+    mine(collection, tree.run("docs", "train"), tree.groups("docs"), MiningConfig(negatives=3))
 
-    arm, on = results / "cells/docs/tiny/start3/default", ("dev", "test")
-    models = {seed: arm / f"seed{seed}/model" for seed in (1, 2)}
-    scores = {s: {seed: arm / f"seed{seed}/scores/docs/{s}.parquet" for seed in models} for s in on}
-    for seed, model in models.items():
-        dev = collection / "runs/dev.trec"
-        train(base, 3, TRAIN, collection / "groups.jsonl", collection, dev, seed, model)
-        for split in on:
-            run = collection / f"runs/{split}.trec"
-            score(model, collection, split, run, ScoringConfig(), scores[split][seed])
-    decided, spent = arm / "cascade/docs.json", arm / "cost/docs.json"
-    of_seeds = [list(scores[split].values()) for split in on]
-    cascade(models[1], *of_seeds, collection, CascadeSearchConfig(epsilon=0.9, keep=[3]), ARM, decided)
-    cost(
-        models[1],
-        collection,
-        scores["test"][1],
-        decided,
-        ScoringConfig(),
-        CostConfig(queries=None),
-        ARM,
-        spent,
-    )
-    measures = []
-    for split in on:
-        for seed, file in scores[split].items():
-            measures.append(arm / f"seed{seed}/measures/docs/{split}.parquet")
-            runs, cell = arm / f"seed{seed}/runs/docs/{split}", ARM | {"seed": seed}
-            evaluate(file, collection, split, ["nDCG@10", "RR@10"], decided, cell, measures[-1], runs)
-    tables(measures, [spent], [decided], "nDCG@10", results / "tables")
-    compare(measures, "nDCG@10", 0.02, results / "tables")
-    advise(results / "tables", results / "tables/recommendation.md", None, None)
-    (results / "figures").mkdir()
-    for kind, content in {
-        "html": b"</html>",
-        "svg": b"</svg>",
-        "png": b"IEND\xaeB`\x82",
-        "json": b"{}",
-    }.items():
-        (results / f"figures/quality.{kind}").write_bytes(content)
-    (results / "report.html").write_text("<html></html>\n")
-    return results
+
+def _train_and_score(tree: ResultsTree, cell: Cell, base: BaseModelConfig) -> None:
+    collection, model = tree.collection("docs"), tree.model(cell)
+    dev = tree.run("docs", "dev")
+    train(base, 3, TRAINING, tree.groups("docs"), collection, dev, cell.seed, model, cell=cell)
+    for split in ("dev", "test"):
+        run, scores = tree.run("docs", split), tree.scores(cell, "docs", split)
+        score(model, collection, split, run, ScoringConfig(), scores)
+
+
+def _search_and_time(tree: ResultsTree) -> None:
+    dev, test = ([tree.scores(cell, "docs", split) for cell in CELLS] for split in ("dev", "test"))
+    model, collection, chosen = tree.model(CELLS[0]), tree.collection("docs"), tree.cascade(ARM, "docs")
+    about = {"dataset": "docs", **asdict(ARM)}
+    search, timing = CascadeSearchConfig(epsilon=0.9, keep=[3]), CostConfig(queries=None)
+    cascade(model, dev, test, collection, search, about, chosen)
+    cost(model, collection, test[0], chosen, ScoringConfig(), timing, about, tree.cost(ARM, "docs"))
+
+
+def _evaluate(tree: ResultsTree, cell: Cell, split: Split) -> Path:
+    scores, out = tree.scores(cell, "docs", split), tree.measures(cell, "docs", split)
+    about = {"dataset": "docs", **asdict(cell)}
+    collection, chosen = tree.collection("docs"), tree.cascade(ARM, "docs")
+    evaluate(scores, collection, split, MEASURES, chosen, about, out, tree.runs(cell, "docs", split))
+    return out
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""`lwr verify`: a tree that is as it was written passes, and each kind of damage is found and named."""
+"""`lwr verify` accepts an unchanged results tree, and finds and names each kind of damage."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from lwr.cli.app import app
 from lwr.common.errors import BadInput
-from lwr.common.json_lines import write_jsonl
+from lwr.common.json_lines import write_json, write_jsonl
 from lwr.formats import parquet
 from lwr.verify.verify import verify
 
@@ -31,14 +32,14 @@ def results(made, tmp_path) -> Path:
     return shutil.copytree(made, tmp_path / "results")
 
 
-def flip(path: Path, at: float) -> None:
-    """One bit of the byte at a share of the file."""
+def flip_bit(path: Path, at: float) -> None:
+    """Flip a bit of the byte at a share of the file's length."""
     data = bytearray(path.read_bytes())
     data[int(len(data) * at)] ^= 1
     path.write_bytes(data)
 
 
-def test_a_tree_as_it_was_written_passes(made):
+def test_unchanged_tree_has_no_faults(made):
     verdict = verify(made)
     assert verdict.faults == verdict.notes == []
     written = [path for path in made.rglob("*") if path.is_file()]
@@ -48,71 +49,71 @@ def test_a_tree_as_it_was_written_passes(made):
     assert f"{len(written)} files" in shown.output
 
 
-def edited(path: Path, column: str, value: object) -> None:
+def edit_cell(path: Path, column: str, value: object) -> None:
     table = parquet.read(path, [])
     table.loc[1, column] = value
     parquet.write(path, table, parquet.read_inputs(path))
 
 
-def cut(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
 
-def replaced(path: Path, old: str, new: str) -> None:
+def replace(path: Path, old: str, new: str) -> None:
     text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
-def retold(path: Path, column: str) -> None:
+def increase(path: Path, column: str) -> None:
     table = pd.read_csv(path)
     table.loc[1, column] += 1
     table.to_csv(path, index=False, float_format="%.6f")
 
 
-def other_heads(path: Path) -> None:
+def change_heads(path: Path) -> None:
     save_file({name: head + 1e-3 for name, head in load_file(path).items()}, path)
 
 
 DAMAGE = {
-    "a byte of the weights": (f"{SEED}/model/model.safetensors", lambda p: flip(p, 0.7), ["not what training wrote"]),
-    "weights cut short": (f"{SEED}/model/model.safetensors", cut, ["damaged"]),
-    "other heads": (f"{SEED}/model/heads.safetensors", other_heads, ["not what training wrote"]),
+    "a byte of the weights": (f"{SEED}/model/model.safetensors", lambda p: flip_bit(p, 0.7), ["not what training wrote"]),
+    "weights cut short": (f"{SEED}/model/model.safetensors", truncate, ["damaged"]),
+    "other heads": (f"{SEED}/model/heads.safetensors", change_heads, ["not what training wrote"]),
     "heads deleted": (f"{SEED}/model/heads.safetensors", Path.unlink, ["missing"]),
-    "a file that training did not write": (f"{SEED}/model/extra.bin", Path.touch, ["no file that training"]),
-    "lwr.json edited": (f"{SEED}/model/lwr.json", lambda p: replaced(p, '"depth": 4', '"depth":  4'), ["not what training wrote"]),
+    "a file that training did not write": (f"{SEED}/model/extra.bin", Path.touch, ["not a file that training wrote"]),
+    "lwr.json edited": (f"{SEED}/model/lwr.json", lambda p: replace(p, '"depth": 4', '"depth":  4'), ["not what training wrote"]),
     "provenance deleted": (f"{SEED}/model/provenance.json", Path.unlink, ["no such file"]),
-    "training log cut": (f"{SEED}/model/training.jsonl", cut, ["not what training wrote", "not JSON"]),
+    "training log cut": (f"{SEED}/model/training.jsonl", truncate, ["not what training wrote", "not JSON"]),
     "model deleted": (f"{SEED}/model", shutil.rmtree, ["missing; run the workflow again"]),
-    "scores cut short": (f"{SEED}/scores/docs/test.parquet", cut, ["damaged"]),
-    "a byte of the scores": (f"{SEED}/scores/docs/dev.parquet", lambda p: flip(p, 0.2), ["damaged"]),
-    "a score edited": (f"{SEED}/scores/docs/test.parquet", lambda p: edited(p, "layer_4", 9.0), ["of another", "ranks otherwise"]),
-    "a candidate edited": (f"{SEED}/scores/docs/test.parquet", lambda p: edited(p, "doc_id", "d19"), ["other candidates"]),
-    "a score that is no number": (f"{SEED}/scores/docs/test.parquet", lambda p: edited(p, "layer_3", None), ["not a finite number"]),
-    "scores written by something else": (f"{SEED}/scores/docs/test.parquet", lambda p: pd.read_parquet(p).to_parquet(p), ["does not say of which run"]),
+    "scores cut short": (f"{SEED}/scores/docs/test.parquet", truncate, ["damaged"]),
+    "a byte of the scores": (f"{SEED}/scores/docs/dev.parquet", lambda p: flip_bit(p, 0.2), ["damaged"]),
+    "a score edited": (f"{SEED}/scores/docs/test.parquet", lambda p: edit_cell(p, "layer_4", 9.0), ["of another", "ranks otherwise"]),
+    "a candidate edited": (f"{SEED}/scores/docs/test.parquet", lambda p: edit_cell(p, "doc_id", "d19"), ["other candidates"]),
+    "a score that is not a number": (f"{SEED}/scores/docs/test.parquet", lambda p: edit_cell(p, "layer_3", None), ["not a finite number"]),
+    "scores written by something else": (f"{SEED}/scores/docs/test.parquet", lambda p: pd.read_parquet(p).to_parquet(p), ["does not record which run"]),
     "scores deleted": (f"{SEED}/scores/docs/dev.parquet", Path.unlink, ["missing"]),
-    "a value edited": ("tables/layers.csv", lambda p: edited(p.parent.parent / SEED / "measures/docs/test.parquet", "value", 0.123), ["by its measures"]),
+    "a value edited": ("tables/layers.csv", lambda p: edit_cell(p.parent.parent / SEED / "measures/docs/test.parquet", "value", 0.123), ["by its measures"]),
     "a query lost from the measures": (f"{SEED}/measures/docs/test.parquet", lambda p: parquet.write(p, parquet.read(p, []).iloc[1:], parquet.read_inputs(p)), ["3 queries, but 4 are judged"]),
     "measures deleted": (f"{SEED}/measures/docs/test.parquet", Path.unlink, ["missing"]),
-    "a run edited": (f"{SEED}/runs/docs/test/layer_4.trec", lambda p: replaced(p, " d", " e"), ["ranks otherwise"]),
+    "a run edited": (f"{SEED}/runs/docs/test/layer_4.trec", lambda p: replace(p, " d", " e"), ["ranks otherwise"]),
     "a run cut": (f"{SEED}/runs/docs/test/layer_3.trec", lambda p: p.write_text(p.read_text()[:-8]), ["columns"]),
     "runs deleted": (f"{SEED}/runs/docs/test", shutil.rmtree, ["missing"]),
-    "cascade edited": (f"{ARM}/cascade/docs.json", lambda p: replaced(p, '"chosen": "', '"chosen": "1:'), ["1:"]),
+    "cascade edited": (f"{ARM}/cascade/docs.json", lambda p: replace(p, '"chosen": "', '"chosen": "1:'), ["1:"]),
     "cascade deleted": (f"{ARM}/cascade/docs.json", Path.unlink, ["missing"]),
-    "cost cut": (f"{ARM}/cost/docs.json", cut, ["not JSON"]),
-    "qrels of test changed": ("collections/docs/qrels/test.tsv", lambda p: replaced(p, "\td10\t1", "\td11\t1"), ["qrels/test.tsv than is there now"]),
-    "qrels of dev changed": ("collections/docs/qrels/dev.tsv", lambda p: replaced(p, "\td6\t1", "\td6\t2"), ["another dev collection"]),
-    "qrels of train changed": ("collections/docs/qrels/train.tsv", lambda p: replaced(p, "\td0\t1", "\td9\t1"), ["judged otherwise"]),
-    "a passage changed": ("collections/docs/corpus.jsonl", lambda p: replaced(p, "def f3", "def g3"), ["of another"]),
+    "cost cut": (f"{ARM}/cost/docs.json", truncate, ["not JSON"]),
+    "qrels of test changed": ("collections/docs/qrels/test.tsv", lambda p: replace(p, "\td10\t1", "\td11\t1"), ["qrels/test.tsv than is there now"]),
+    "qrels of dev changed": ("collections/docs/qrels/dev.tsv", lambda p: replace(p, "\td6\t1", "\td6\t2"), ["another dev collection"]),
+    "qrels of train changed": ("collections/docs/qrels/train.tsv", lambda p: replace(p, "\td0\t1", "\td9\t1"), ["judged otherwise"]),
+    "a passage changed": ("collections/docs/corpus.jsonl", lambda p: replace(p, "def f3", "def g3"), ["of another"]),
     "a passage lost": ("collections/docs/corpus.jsonl", lambda p: p.write_text("".join(p.read_text().splitlines(True)[1:])), ["no passage 'd0'"]),
     "queries deleted": ("collections/docs/queries.jsonl", Path.unlink, ["no such file"]),
-    "first stage changed": ("collections/docs/runs/test.trec", lambda p: replaced(p, "bm25", "bm26"), ["runs/test.trec than is there now"]),
+    "first stage changed": ("collections/docs/runs/test.trec", lambda p: replace(p, "bm25", "bm26"), ["runs/test.trec than is there now"]),
     "groups changed": ("collections/docs/groups.jsonl", lambda p: p.write_text("".join(p.read_text().splitlines(True)[1:])), ["groups.jsonl than is there now"]),
-    "base model described otherwise": ("base_models/tiny.json", lambda p: replaced(p, '"fingerprint": "', '"fingerprint": "0'), ["trained on another tiny"]),
-    "table edited": ("tables/layers.csv", lambda p: retold(p, "nDCG@10"), ["by its measures"]),
-    "table edited, of dev": ("tables/layers.csv", lambda p: retold(p, "dev nDCG@10"), ["by its measures"]),
-    "table of costs edited": ("tables/cost.csv", lambda p: retold(p, "parameters"), ["other rows"]),
-    "table of cascades edited": ("tables/cascades.csv", lambda p: retold(p, "test"), ["other rows"]),
+    "base model described otherwise": ("base_models/tiny.json", lambda p: replace(p, '"fingerprint": "', '"fingerprint": "0'), ["trained on another tiny"]),
+    "table edited": ("tables/layers.csv", lambda p: increase(p, "nDCG@10"), ["by its measures"]),
+    "table edited, of dev": ("tables/layers.csv", lambda p: increase(p, "dev nDCG@10"), ["by its measures"]),
+    "table of costs edited": ("tables/cost.csv", lambda p: increase(p, "parameters"), ["other rows"]),
+    "table of cascades edited": ("tables/cascades.csv", lambda p: increase(p, "test"), ["other rows"]),
     "row of the table lost": ("tables/layers.csv", lambda p: p.write_text("".join(p.read_text().splitlines(True)[:-1])), ["lacks docs"]),
     "table deleted": ("tables/cost.csv", Path.unlink, ["missing"]),
     "table emptied": ("tables/layers.md", lambda p: p.write_text(""), ["empty"]),
@@ -125,27 +126,27 @@ DAMAGE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", DAMAGE)
-def test_damage_is_found_and_named(results, what):
-    name, damage, says = DAMAGE[what]
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damage_is_found_and_named(results, case):
+    name, damage, key_words = DAMAGE[case]
     damage(results / name)
     faults = verify(results).faults
-    assert all(any(text in fault for fault in faults) for text in says), faults
+    assert all(any(text in fault for fault in faults) for text in key_words), faults
     assert any(Path(name).name in fault for fault in faults), faults
     assert all("\n" not in fault and fault.startswith(str(results)) for fault in faults), faults
 
 
-def test_the_command_ends_with_1_and_a_line_for_each_fault(results):
+def test_command_exits_with_1_and_prints_a_line_per_fault(results):
     (results / "report.html").unlink()
-    flip(results / SEED / "model/model.safetensors", 0.7)
+    flip_bit(results / SEED / "model/model.safetensors", 0.7)
     shown = CliRunner().invoke(app, ["verify", str(results)])
     assert shown.exit_code == 1
     faults = shown.stderr.splitlines()
-    assert f"{results}/report.html: missing; run the workflow again" in faults
+    assert any(f"{results}/report.html: missing" in fault for fault in faults)
     assert faults[-1].startswith(f"{len(faults) - 1} faults in ")
 
 
-def test_what_a_kill_left_is_told_and_no_fault(results):
+def test_leftovers_of_a_kill_are_notes_not_faults(results):
     drafts = [
         f"{ARM}/cascade/.draft-0a1b2c3d-docs.json",
         f"{ARM}/.draft-0a1b2c3d-seed3",
@@ -158,25 +159,42 @@ def test_what_a_kill_left_is_told_and_no_fault(results):
     (results / SEED / "model.checkpoints-0123456789ab/checkpoint-2").mkdir(parents=True)
     verdict = verify(results)
     assert verdict.faults == []
-    assert [note.partition(": ")[2] for note in verdict.notes] == [
-        *["left over from a step that was killed; harmless, may be removed"] * len(drafts),
-        "left over from a training that has finished; harmless, may be removed",
-    ]
+    *of_drafts, of_checkpoints = verdict.notes
+    assert len(of_drafts) == len(drafts)
+    assert all(".draft-" in note and "harmless" in note for note in of_drafts)
+    assert "checkpoints" in of_checkpoints
+    assert "training that has finished" in of_checkpoints
     shutil.rmtree(results / SEED / "model")
-    assert any("it goes on from here" in note for note in verify(results).notes)
+    assert any("training that has not finished" in note for note in verify(results).notes)
 
 
-def test_the_workflows_own_marks_in_folders_are_no_fault(results):
+def test_snakemake_timestamps_are_not_faults(results):
     for folder in (f"{SEED}/model", f"{SEED}/runs/docs/test", "collections/docs/qrels"):
         (results / folder / ".snakemake_timestamp").touch()
     assert verify(results).faults == []
 
 
-def test_adopted_groups_stand_alone(results):
+def test_adopted_groups_need_no_collection(results):
     write_jsonl(results / "collections/theirs/groups.jsonl", [{"query": "q", "pos": ["p"], "neg": ["n"]}])
     assert verify(results).faults == []
 
 
-def test_a_folder_without_results_is_refused(tmp_path):
+def test_folder_without_results_is_refused(tmp_path):
     with pytest.raises(BadInput, match="holds no collections, cells or tables"):
         verify(tmp_path)
+
+
+def test_model_copied_from_another_cell_is_found(results):
+    model = results / SEED / "model"
+    provenance = json.loads((model / "provenance.json").read_text())
+    provenance["cell"] = {
+        "trained_on": "docs",
+        "base_model": "tiny",
+        "start_layer": 3,
+        "variant": "default",
+        "seed": 2,
+    }
+    write_json(model / "provenance.json", provenance)
+    (fault,) = verify(results).faults
+    assert f"{model}: was trained for " in fault
+    assert "seed2" in fault
