@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 CORES  ?= 2
 BIN    := .venv/bin
 
-.PHONY: demo docs test test-slow quality coverage mutants fuzz lint lock clean
+.PHONY: demo docs test test-slow test-nightly quality coverage mutants fuzz lint lock clean
 
 demo: .venv/.installed
 	$(BIN)/snakemake --cores $(CORES)
@@ -12,7 +12,11 @@ test: .venv/.installed
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-slow: .venv/.installed
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m 'slow and not nightly' --durations 15
+
+# Everything slow, ten kills where test-slow has two, and clean environments with other versions of other libraries.
+test-nightly: .venv/.installed
+	LWR_KILLS=10 $(BIN)/pytest -m 'slow or nightly' --durations 30
 
 docs: .venv/.installed
 	$(BIN)/mkdocs build --strict
@@ -44,6 +48,8 @@ lint: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+	$(BIN)/codespell
+	$(BIN)/pyright
 
 .venv/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv

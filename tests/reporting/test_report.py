@@ -142,8 +142,13 @@ def test_models_share_what_they_share(tmp_path):
     [
         {"seeds": 3},
         {"arms": large(), "seeds": 3},
-        {"arms": [arm(), arm(start=4), arm("nfcorpus", start=LAST, base="qwen")]},
-        {"arms": [arm(start=LAST)], "cascade": False, "cost": False},
+        pytest.param(
+            {"arms": [arm(), arm(start=4), arm("nfcorpus", start=LAST, base="qwen")]},
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(
+            {"arms": [arm(start=LAST)], "cascade": False, "cost": False}, marks=pytest.mark.nightly
+        ),
     ],
     ids=["two", "nine", "data-sets", "single-exit"],
 )

@@ -1,4 +1,4 @@
-"""A real `lwr serve` process: a minute of 64 clients, bad requests, schemathesis, and its page in a browser."""
+"""A real `lwr serve` process: 64 clients at once, bad requests, schemathesis, and its page in a browser."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lwr.model.reranker import LayerwiseReranker
 pytestmark = pytest.mark.slow
 
 KEY = "open-sesame"
-CLIENTS, SECONDS = 64, 60
+CLIENTS, SECONDS = 64, 15
 QUERIES = ["load the object", "read a file of json", "encode a string", "what is the depth of a list?"]
 TEXTS = [f"def decode{i}(s): return s" + " and more" * (i % 5) for i in range(30)]
 GOOD = {"query": QUERIES[0], "texts": TEXTS[:3]}
@@ -82,7 +82,7 @@ def squeezed(scores: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-scores.astype(np.float64)))
 
 
-def test_a_minute_of_64_clients(model, address):
+def test_64_clients_at_once_get_the_offline_scores(model, address):
     offline = LayerwiseReranker.from_pretrained(model, device="cpu")
     pairs = [(query, text) for query in QUERIES for text in TEXTS]
     expected = offline.score_rows(offline.prompt.rows(pairs), offline.exits).reshape(4, len(QUERIES), -1)
@@ -192,7 +192,7 @@ def test_the_key_stands_in_no_log_and_no_process_list(model):
     assert KEY not in stop(process)
 
 
-@pytest.mark.parametrize("key", [None, KEY])
+@pytest.mark.parametrize("key", [None, pytest.param(KEY, marks=pytest.mark.nightly)], ids=["open", "with key"])
 def test_schemathesis_finds_nothing(model, tmp_path, key):
     # texts short enough that no body gets too large: 413 is right then, but not what schemathesis expects
     options = ["--max-characters", "1000", "--max-documents", "20"]
@@ -211,8 +211,13 @@ def test_schemathesis_finds_nothing(model, tmp_path, key):
     assert re.search("No issues found", ran.stdout)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [(1280, 900), (390, 844)], ids=["desktop", "phone"])
+@pytest.mark.parametrize(
+    ("size", "scheme"),
+    [
+        pytest.param((1280, 900), "light", id="desktop-light"),
+        pytest.param((390, 844), "dark", id="phone-dark"),
+    ],
+)
 def test_the_page_in_a_browser(tmp_path, model, address, chromium, size, scheme):
     width, height = size
     page = chromium.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)

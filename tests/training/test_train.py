@@ -155,7 +155,7 @@ def sgd(monkeypatch):
 # --- the same training ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", ["llama", "bert"])
+@pytest.mark.parametrize("architecture", ["llama", pytest.param("bert", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "settings",
     [{"groups_per_batch": 1, "accumulation": 8}, {"recompute": "nothing"}, {"recompute": "blocks"}],
@@ -195,6 +195,7 @@ def test_a_setting_reaches_the_loss(data, tmp_path, plain_step, settings):
     assert trajectory(run(data, tmp_path / "other", steps=1, **settings)) != trajectory(plain_step)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(data, tmp_path):
     settings = {"steps": 6, "log_steps": 2, "eval_steps": 3}
     one = run(data, tmp_path / "one", groups_per_batch=8, **settings)
@@ -312,6 +313,7 @@ def test_an_adapter_scores_on_disk_as_it_did_in_training(data, tmp_path, archite
     assert (loaded - scores(without_adapter)).abs().max() > 1e-3, "the adapter must have moved"
 
 
+@pytest.mark.slow
 def test_bfloat16_trains(data, tmp_path):
     plain = run(data, tmp_path / "plain", steps=12)
     halved = run(data, tmp_path / "halved", steps=12, precision="bfloat16", eval_steps=6)
@@ -359,7 +361,7 @@ def test_heads_that_the_base_model_does_not_have_are_refused(data, head_init):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+@pytest.mark.parametrize("architecture", ["llama", pytest.param("qwen3", marks=pytest.mark.nightly)])
 def test_groups_are_learnt_by_heart_at_every_exit(data, tmp_path, architecture):
     step = command(data, tmp_path / "model", architecture, steps=150, log_steps=10, lr=3e-3)
     lwr_command(*step)
