@@ -146,9 +146,7 @@ def test_models_share_what_they_share(tmp_path):
             {"arms": [arm(), arm(start=4), arm("nfcorpus", start=LAST, base="qwen")]},
             marks=pytest.mark.nightly,
         ),
-        pytest.param(
-            {"arms": [arm(start=LAST)], "cascade": False, "cost": False}, marks=pytest.mark.nightly
-        ),
+        pytest.param({"arms": [arm(start=LAST)], "cascade": False, "cost": False}, marks=pytest.mark.nightly),
     ],
     ids=["two", "nine", "data-sets", "single-exit"],
 )

@@ -192,7 +192,9 @@ def test_the_key_stands_in_no_log_and_no_process_list(model):
     assert KEY not in stop(process)
 
 
-@pytest.mark.parametrize("key", [None, pytest.param(KEY, marks=pytest.mark.nightly)], ids=["open", "with key"])
+@pytest.mark.parametrize(
+    "key", [None, pytest.param(KEY, marks=pytest.mark.nightly)], ids=["open", "with key"]
+)
 def test_schemathesis_finds_nothing(model, tmp_path, key):
     # texts short enough that no body gets too large: 413 is right then, but not what schemathesis expects
     options = ["--max-characters", "1000", "--max-documents", "20"]
