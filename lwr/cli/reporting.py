@@ -87,7 +87,7 @@ def figures(
     """
     from lwr.reporting.figures import figures
 
-    figures(tables, measures, [model / "training.jsonl" for model in training], primary, out)
+    figures(tables, measures, training, primary, out)
 
 
 @app.command()
@@ -111,7 +111,7 @@ def report(
     """
     from lwr.reporting.report import report
 
-    report(tables, figures, [model / "provenance.json" for model in models], title, out)
+    report(tables, figures, models, title, out)
 
 
 @app.command()

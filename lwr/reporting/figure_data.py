@@ -1,4 +1,4 @@
-"""What the figures draw: rows by exit, queries won and lost, training curves, and a name for each arm."""
+"""The rows that the figures draw: exits, queries won and lost, losses of training; and a label for each arm."""
 
 from __future__ import annotations
 
@@ -7,79 +7,101 @@ from pathlib import Path
 
 import pandas as pd
 
-from lwr.common.exits import ARM_COLUMNS, FIRST_STAGE
+from lwr.common.exits import (
+    ARM_COLUMNS,
+    CASCADE,
+    FIRST_STAGE,
+    exit_name,
+    is_layer,
+    label,
+    layer_of,
+    layers_in,
+    sort_key,
+)
 from lwr.common.json_lines import read_jsonl
+from lwr.common.results_tree import cell_of_model
 from lwr.evaluation.paired_tests import EQUAL
 
-TEXT = ("dataset", "trained_on", "base_model", "variant", "exit", "schedule")
-POINTS = 60  # of a training curve: no panel is wide enough for more
+TEXT_COLUMNS = ("dataset", "trained_on", "base_model", "variant", "exit", "schedule")
+MOST_POINTS = 60
+"""Points of a training curve: a panel is not wide enough for more."""
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A table of results/tables; a model or variant named `1` or `null` keeps its name, none is ""."""
-    table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
-    return table.fillna({name: "" for name in TEXT if name in table})
+    """Read a table of results/tables; a model or variant named `1` or `null` keeps its name, an empty one is ""."""
+    table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
+    return table.fillna({name: "" for name in TEXT_COLUMNS if name in table})
 
 
-def arm_label(arms: pd.DataFrame) -> pd.Series:
-    """Per row a name for its arm: base model and start, and of the rest what not all arms share."""
-    label = arms["base_model"] + ", start " + arms["start_layer"].astype(int).astype(str)
-    if arms["variant"].nunique() > 1:
-        label += ", " + arms["variant"]
-    # each on its own data set is no difference between arms, and neither is one for all
-    if arms["trained_on"].nunique() > 1 and arms["trained_on"].ne(arms["dataset"]).any():
-        label += ", trained on " + arms["trained_on"]
-    return label
+def label_arms(table: pd.DataFrame) -> pd.Series:
+    """Return a label of each row's arm: base model, start layer, and of the rest what differs between the arms."""
+    labels = table["base_model"] + ", start " + table["start_layer"].astype(int).astype(str)
+    if table["variant"].nunique() > 1:
+        labels += ", " + table["variant"]
+    # Models that are each trained on the data set they rank, or all on the same one, do not differ in this.
+    if table["trained_on"].nunique() > 1 and table["trained_on"].ne(table["dataset"]).any():
+        labels += ", trained on " + table["trained_on"]
+    return labels
 
 
-def by_exit(layers: pd.DataFrame, primary: str) -> pd.DataFrame:
-    """The rows of layers.csv as the figures need them.
+def exit_rows(layers: pd.DataFrame, primary: str) -> pd.DataFrame:
+    """Return the rows of layers.csv with the columns that the figures need.
 
-    Columns: the arm, arm (label; none for the first stage), exit, kind (`first stage`, `exit`, `cascade`), what (the
-    exit in words), layer, seeds; quality, low, high of the primary measure; shares and FLOPs as they were.
+    Returns:
+        ARM_COLUMNS, arm (label; missing for the first stage), exit, kind (`first stage`, `exit`, `cascade`), what (the
+        exit in words), layer, seeds; quality, low, high of the measure `primary`; shares and FLOPs of layers.csv.
     """
-    kind = layers["exit"].map({FIRST_STAGE: "first stage", "cascade": "cascade"}).fillna("exit")
+    kind = layers["exit"].map({FIRST_STAGE: "first stage", CASCADE: "cascade"}).fillna("exit")
+    layer = "layer " + layers["layer"].astype(str)
     table = layers.assign(
-        arm=arm_label(layers[kind != "first stage"]).reindex(layers.index),
+        arm=label_arms(layers[kind != "first stage"]).reindex(layers.index),
         kind=kind,
-        what=("layer " + layers["layer"].astype(str)).mask(
-            kind == "cascade", "cascade " + layers["schedule"]
-        ),
+        what=layer.mask(kind == "cascade", "cascade " + layers["schedule"]),
         quality=layers[primary],
         low=layers[f"{primary} low"],
         high=layers[f"{primary} high"],
     )
-    # the other measures' names, with dots and brackets, mean something else in a Vega-Lite specification
-    about = ["arm", "exit", "kind", "what", "layer", "seeds", "quality", "low", "high"]
-    return table[[*ARM_COLUMNS, *about, "share of score", "share of gain", "flops", "gflops per pair"]]
+    # The columns of measures are dropped: dots and brackets in their names have a meaning in Vega-Lite.
+    columns = ["arm", "exit", "kind", "what", "layer", "seeds", "quality", "low", "high"]
+    return table[[*ARM_COLUMNS, *columns, "share of score", "share of gain", "flops", "gflops per pair"]]
 
 
-def won_and_lost(per_query: pd.DataFrame, primary: str) -> pd.DataFrame:
-    """On how many test queries an exit ranks worse than the deepest of its arm, alike, better: a row each.
+def count_wins(per_query: pd.DataFrame, primary: str) -> pd.DataFrame:
+    """Count the test queries that each exit ranks worse than its arm's deepest exit, equally well, and better.
 
-    per_query: columns of the arm, seed, split, exit, query_id, measure, value. A query counts once, by its mean over
-    seeds. The first stage and a cascade are compared like the exits; the deepest exit is not.
+    The first stage and the cascade are compared like the exits. A query counts once, by its mean over seeds.
 
-    Columns: the arm, exit, outcome (`lost`, `tied`, `won`), queries, share (of all queries), difference (mean).
+    Args:
+        per_query: columns ARM_COLUMNS, seed, split, exit, query_id, measure, value.
+        primary: the measure that is compared.
+
+    Returns:
+        A row per exit and outcome: ARM_COLUMNS, exit, difference (mean over queries), outcome (`lost`, `tied`, `won`),
+        queries, share (of all queries).
     """
     test = per_query[(per_query["split"] == "test") & (per_query["measure"] == primary)]
-    found = []
+    rows = []
     for arm, of_arm in test.groupby(ARM_COLUMNS, sort=False):
         values = of_arm.groupby(["exit", "query_id"])["value"].mean().unstack("query_id")
-        exits = sorted((name for name in values.index if name.startswith("layer_")), key=layer_of)
-        for exit in [FIRST_STAGE, *exits[:-1], "cascade"]:
-            if exit in values.index:
-                difference = values.loc[exit] - values.loc[exits[-1]]
-                lost, won = int((difference < -EQUAL).sum()), int((difference > EQUAL).sum())
-                about = [*arm, exit, difference.mean()]
-                counts = {"lost": lost, "tied": len(difference) - lost - won, "won": won}
-                found += [(*about, outcome, n, n / len(difference)) for outcome, n in counts.items()]
-    return pd.DataFrame(found, columns=[*ARM_COLUMNS, "exit", "difference", "outcome", "queries", "share"])
+        deepest = exit_name(max(layers_in(values.index)))
+        for exit in sorted(set(values.index) - {deepest}, key=sort_key):
+            difference = values.loc[exit] - values.loc[deepest]
+            lost, won = int((difference < -EQUAL).sum()), int((difference > EQUAL).sum())
+            counts = {"lost": lost, "tied": len(difference) - lost - won, "won": won}
+            for outcome, queries in counts.items():
+                rows.append((*arm, exit, difference.mean(), outcome, queries, queries / len(difference)))
+    return pd.DataFrame(rows, columns=[*ARM_COLUMNS, "exit", "difference", "outcome", "queries", "share"])
 
 
-def by_panel(table: pd.DataFrame, most: int) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of the first `most` arms, with their label as `panel`; and a note if these are not all."""
-    panel = arm_label(table)
+def label_exits(names: set[str]) -> dict[str, str]:
+    """Return the axis label of each exit, from the first stage to the cascade; a layer's is its number."""
+    ordered = sorted(names, key=sort_key)
+    return {name: str(layer_of(name)) if is_layer(name) else label(name) for name in ordered}
+
+
+def select_panels(table: pd.DataFrame, most: int) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows of the first `most` arms, their label as column `panel`, and a note if there are more arms."""
+    panel = label_arms(table)
     if table["dataset"].nunique() > 1:
         panel = table["dataset"] + ": " + panel
     arms = list(dict.fromkeys(panel))
@@ -87,29 +109,31 @@ def by_panel(table: pd.DataFrame, most: int) -> tuple[pd.DataFrame, list[str]]:
     return table.assign(panel=panel)[panel.isin(arms[:most])].copy(), note
 
 
-def layer_of(name: str) -> int:
-    """6 of `layer_6`; the first stage sorts before, a cascade after all layers."""
-    number = name.rpartition("_")[2]
-    return int(number) if number.isdigit() else 10**6 * (name == "cascade")
+def read_training_losses(models: Sequence[Path]) -> pd.DataFrame:
+    """Read the contrastive loss of each exit by step: means over seeds and, in long trainings, over adjacent steps.
 
+    Args:
+        models: folders that `lwr train` wrote, each with its training.jsonl.
 
-def training_losses(training: Sequence[Path]) -> pd.DataFrame:
-    """The contrastive loss of each exit by step, the mean over seeds and over neighbours beyond POINTS steps.
+    Returns:
+        ARM_COLUMNS (the data set is the one trained on), layer, step, loss (nats).
 
-    training: `…/{dataset}/{base_model}/start{k}/{variant}/seed{n}/model/training.jsonl`. Raises BadInput.
-
-    Columns: ARM_COLUMNS (its dataset is what it was trained on), layer, step, loss (nats).
+    Raises:
+        BadInput: a training.jsonl is not JSON lines, or a model's cell is not known.
     """
     rows = []
-    for path in training:
-        dataset, base_model, start, variant, _ = path.parts[-7:-2]
-        arm = (dataset, dataset, base_model, int(start.removeprefix("start")), variant)
-        for line in read_jsonl(path, {}):
-            of_layer = {name: loss for name, loss in line.items() if name.startswith("contrastive_layer_")}
-            rows += [(*arm, layer_of(name), line["step"], loss) for name, loss in of_layer.items()]
+    for model in models:
+        cell = cell_of_model(model)
+        arm = (cell.trained_on, cell.trained_on, cell.base_model, cell.start_layer, cell.variant)
+        for line in read_jsonl(model / "training.jsonl", {}):
+            losses = {name.removeprefix("contrastive_"): loss for name, loss in line.items()}
+            rows += [
+                (*arm, layer_of(exit), line["step"], loss) for exit, loss in losses.items() if is_layer(exit)
+            ]
     table = pd.DataFrame(rows, columns=[*ARM_COLUMNS, "layer", "step", "loss"])
     if table.empty:
         return table
-    bins = table["step"] // -(-table["step"].max() // POINTS)
-    means = table.groupby([*ARM_COLUMNS, "layer", bins.rename("bin")], sort=False)[["step", "loss"]].mean()
-    return means.reset_index().drop(columns="bin")
+    steps_per_point = -(-table["step"].max() // MOST_POINTS)  # rounded up
+    points = (table["step"] // steps_per_point).rename("point")
+    means = table.groupby([*ARM_COLUMNS, "layer", points], sort=False)[["step", "loss"]].mean()
+    return means.reset_index().drop(columns="point")

@@ -1,6 +1,7 @@
-"""The figures: quality, cost and training by exit; each a function from tables to one Altair chart.
+"""The figures of quality, cost and training by exit; each a function from tables to one Altair chart.
 
-Sized for one column of a two-column paper (3.3 inches); where there are several data sets, for both.
+A figure has the width of one column of a two-column paper (3.3 inches), or of both columns where it has a panel per
+data set or per arm.
 """
 
 from __future__ import annotations
@@ -14,66 +15,81 @@ import pandas as pd
 
 from lwr.common.atomic import atomic
 from lwr.common.exits import ARM_COLUMNS
+from lwr.common.results_tree import FIGURE_FORMATS, FIGURES
 from lwr.evaluation.measures import read_measures
-from lwr.reporting.figure_data import by_exit, by_panel, layer_of, read_table, training_losses, won_and_lost
+from lwr.reporting.figure_data import (
+    count_wins,
+    exit_rows,
+    label_exits,
+    read_table,
+    read_training_losses,
+    select_panels,
+)
 from lwr.reporting.figure_style import (
+    ARM_COLOURS,
+    ARM_SHAPES,
     COLOURS,
     HEIGHT,
-    SHAPES,
     WIDTH,
-    close,
-    faded,
-    finished,
-    nothing,
-    per_arm,
-    told,
+    arm_scale,
+    empty_figure,
+    fade_unpicked,
+    finish,
+    tight_scale,
+    tooltip,
 )
 
-FIGURES = ("quality", "gain", "flops", "latency", "wins", "training")
-OUTCOMES = {"lost": "#D55E00", "tied": "#DDDDDD", "won": "#0072B2"}
-PANELS = 12
+OUTCOMES = ("lost", "tied", "won")
+MOST_PANELS = 12
 
 
-def figures(
-    tables: Path, measures: Sequence[Path], training: Sequence[Path], primary: str, out: Path
-) -> None:
-    """Each of FIGURES in the folder `out`, as .html (opens offline), .svg, .png and .json (Vega-Lite).
+def figures(tables: Path, measures: Sequence[Path], models: Sequence[Path], primary: str, out: Path) -> None:
+    """Write every figure as .html (opens offline), .svg, .png and .json (Vega-Lite). A figure without data says so.
 
-    tables: the folder of layers.csv, cascades.csv and cost.csv.
-    measures: Parquet files of values per query.
-    training: `…/{dataset}/{base_model}/start{k}/{variant}/seed{n}/model/training.jsonl`; these names are read.
-    primary: the measure on the axes of quality.
+    Args:
+        tables: folder of layers.csv, cascades.csv and cost.csv.
+        measures: Parquet files of values per query, as `lwr evaluate` writes them.
+        models: folders that `lwr train` wrote.
+        primary: the measure of quality.
+        out: the folder that is written to.
 
-    A figure that has nothing to show says so. Raises BadInput where a training.jsonl is no JSON lines.
+    Raises:
+        BadInput: a model's training.jsonl is not JSON lines, or its cell is not known.
     """
+    charts = draw_figures(tables, measures, models, primary)
+    for name in FIGURES:
+        for suffix in FIGURE_FORMATS:
+            with atomic(out / f"{name}.{suffix}") as draft:
+                charts[name].save(draft, inline=suffix == "html", scale_factor=3)
+
+
+def draw_figures(
+    tables: Path, measures: Sequence[Path], models: Sequence[Path], primary: str
+) -> dict[str, alt.Chart]:
+    """Return the chart of every figure by its name, from the arguments of `figures`."""
     layers = read_table(tables / "layers.csv")
-    per_query = read_measures(measures)
-    charts = (
-        quality(layers, primary),
-        gain(layers, primary),
-        flops(layers, read_table(tables / "cascades.csv"), primary),
-        latency(layers, read_table(tables / "cost.csv"), primary),
-        wins(won_and_lost(per_query, primary)),
-        curves(training_losses(training)),
-    )
-    for name, chart in zip(FIGURES, charts, strict=True):
-        for suffix in ("html", "svg", "png", "json"):
-            with atomic(out / f"{name}.{suffix}") as unfinished:
-                chart.save(unfinished, inline=suffix == "html", scale_factor=3)
+    return {
+        "quality": draw_quality(layers, primary),
+        "gain": draw_gain(layers, primary),
+        "flops": draw_flops(layers, read_table(tables / "cascades.csv"), primary),
+        "latency": draw_latency(layers, read_table(tables / "cost.csv"), primary),
+        "wins": draw_wins(count_wins(read_measures(measures), primary)),
+        "training": draw_training(read_training_losses(models)),
+    }
 
 
-def quality(layers: pd.DataFrame, primary: str) -> alt.Chart:
-    """`primary` by layer, a line per arm; the first stage is a rule, a cascade stands at its deepest layer."""
-    table = by_exit(layers, primary)
+def draw_quality(layers: pd.DataFrame, primary: str) -> alt.Chart:
+    """Draw `primary` by layer: a line per arm, the first stage as a rule, a cascade at its deepest layer."""
+    table = exit_rows(layers, primary)
     arms = _arms(table)
-    # side by side, so that the intervals of several arms can be told apart
-    beside = {arm: (i - (len(arms) - 1) / 2) * 0.3 / max(len(arms), 3) for i, arm in enumerate(arms)}
-    table["x"] = table["layer"] + table["arm"].map(beside)
+    # Shift the arms sideways so that the intervals of one do not cover those of another.
+    shift = {arm: (i - (len(arms) - 1) / 2) * 0.3 / max(len(arms), 3) for i, arm in enumerate(arms)}
+    table["x"] = table["layer"] + table["arm"].map(shift)
     ticks = sorted(set(table.loc[table["kind"] == "exit", "layer"].tolist()))
     ticks = {"values": ticks} if len(ticks) <= 16 else {"tickMinStep": 1}
     base, pick = _base(arms, primary, {"low": "95% from", "high": "95% to", "seeds": "seeds"})
-    x = alt.X("x:Q", title="layer", scale=close()).axis(format="d", grid=False, **ticks)
-    base = base.encode(x=x, y=_of_quality(primary))
+    x = alt.X("x:Q", title="layer", scale=tight_scale()).axis(format="d", grid=False, **ticks)
+    base = base.encode(x=x, y=_quality_axis(primary))
     lines, points = _exits(base, arms, pick)
     intervals = base.transform_filter("datum.kind != 'first stage'").mark_rule(strokeWidth=1.2)
     chart = alt.layer(
@@ -81,16 +97,16 @@ def quality(layers: pd.DataFrame, primary: str) -> alt.Chart:
         lines,
         intervals.encode(y="low:Q", y2="high:Q"),
         _cascades(base, pick),
-        points,  # over a diamond in the same place
+        points,  # above a diamond at the same position
     )
-    return finished(chart, table, _note(table, "Bars: 95% intervals."))
+    return finish(chart, table, _note(table, "Bars: 95% intervals."))
 
 
-def gain(layers: pd.DataFrame, primary: str) -> alt.Chart:
-    """By relative depth, how much of the deepest exit's gain over the first stage is there, and of its score."""
-    table = by_exit(layers, primary).query("kind == 'exit'")
+def draw_gain(layers: pd.DataFrame, primary: str) -> alt.Chart:
+    """Draw the share of the deepest exit's gain over the first stage, and of its score, by relative depth."""
+    table = exit_rows(layers, primary).query("kind == 'exit'")
     if table["share of gain"].isna().all():
-        return nothing("no arm gains anything over the first stage")
+        return empty_figure("no arm gains anything over the first stage")
     arms = _arms(table)
     depth = 100 * table["layer"] / table.groupby(["dataset", "arm"])["layer"].transform("max")
     shares = {of: 100 * table[f"share of {of}"] for of in ("gain", "score")}
@@ -98,39 +114,37 @@ def gain(layers: pd.DataFrame, primary: str) -> alt.Chart:
     table = table.dropna(subset="share")
     lowest, highest = min(table["share"].min(), 0), max(table["share"].max(), 100)
     base, pick = _base(arms, primary, {"depth": "depth (%)", "share": "share (%)"}, ["of"])
-    y_scale = close(domain=[max(lowest, -100), highest])
+    y_scale = tight_scale(domain=[max(lowest, -100), highest])
     base = base.encode(
-        x=alt.X("depth:Q", title="layer, share of the deepest exit's (%)", scale=close()).axis(tickCount=5),
+        x=alt.X("depth:Q", title="layer, share of the deepest exit's (%)", scale=tight_scale()).axis(
+            tickCount=5
+        ),
         y=alt.Y("share:Q", title="share of the deepest exit's gain (%)", scale=y_scale),
     )
-    score = base.transform_filter("datum.of == 'score'").encode(opacity=faded(pick, 0.6))
+    score = base.transform_filter("datum.of == 'score'").encode(opacity=fade_unpicked(pick, 0.6))
     chart = alt.layer(
         *_exits(base.transform_filter("datum.of == 'gain'"), arms, pick),
         score.mark_line(strokeWidth=1.3, strokeDash=[2, 3], clip=True),
     )
     cut = "Cut off below −100%." if lowest < -100 else ""
-    return finished(
+    return finish(
         chart, table, _note(table, "Solid: gain over the first stage. Dotted: share of the score.", cut)
     )
 
 
-def flops(layers: pd.DataFrame, cascades: pd.DataFrame, primary: str) -> alt.Chart:
-    """`primary` on test by FLOPs: the exits of each arm, and the cascades that nothing beats on dev."""
-    table = by_exit(layers, primary)
+def draw_flops(layers: pd.DataFrame, cascades: pd.DataFrame, primary: str) -> alt.Chart:
+    """Draw `primary` on test by FLOPs: the exits of each arm, and the cascades that are Pareto-optimal on dev."""
+    table = exit_rows(layers, primary)
     cascades = cascades[cascades["front"].astype(bool)]
     if not cascades.empty:
-        whole = table.groupby([*ARM_COLUMNS, "arm"], as_index=False)["gflops per pair"].max()
-        front = cascades.merge(whole, on=ARM_COLUMNS)
-        front = front.assign(kind="front", flops=front["test flops"], quality=front["test"])
-        front["gflops per pair"] *= front["flops"]
-        table = pd.concat([table, front.assign(what="schedule " + front["schedule"])])
+        table = pd.concat([table, _pareto_front(table, cascades)])
     table["share"] = 100 * table["flops"]
     if table["share"].isna().all():
-        return nothing("no FLOPs were counted")
+        return empty_figure("no FLOPs were counted")
     arms = _arms(table)
-    x = alt.X("share:Q", title="FLOPs per list, share of the deepest exit (%)", scale=close(zero=True))
+    x = alt.X("share:Q", title="FLOPs per list, share of the deepest exit (%)", scale=tight_scale(zero=True))
     base, pick = _base(arms, primary, {"share": "FLOPs (%)", "gflops per pair": "GFLOPs per pair"})
-    base = base.encode(x=x.axis(tickCount=5), y=_of_quality(primary))
+    base = base.encode(x=x.axis(tickCount=5), y=_quality_axis(primary))
     front = base.transform_filter("datum.kind == 'front'")
     dashes, dots = front.mark_line(strokeDash=[3, 2], strokeWidth=1.1), front.mark_point(size=12, filled=True)
     lines, points = _exits(base, arms, pick)
@@ -139,28 +153,36 @@ def flops(layers: pd.DataFrame, cascades: pd.DataFrame, primary: str) -> alt.Cha
         lines,
         *([] if cascades.empty else [dashes, dots]),
         _cascades(base, pick),
-        points,  # over a diamond in the same place
+        points,  # above a diamond at the same position
     )
     dashed = "Dashed: cascades on the dev front." if table["what"].str.contains(":").any() else ""
-    return finished(chart, table, _note(table, "Solid: single exits.", dashed))
+    return finish(chart, table, _note(table, "Solid: single exits.", dashed))
 
 
-def latency(layers: pd.DataFrame, cost: pd.DataFrame, primary: str) -> alt.Chart:
-    """`primary` on test by measured time per list, from the median to the 95th percentile."""
+def _pareto_front(table: pd.DataFrame, cascades: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of cascades in the columns of `exit_rows`, with their quality and FLOPs on test."""
+    deepest = table.groupby([*ARM_COLUMNS, "arm"], as_index=False)["gflops per pair"].max()
+    front = cascades.merge(deepest, on=ARM_COLUMNS)
+    front = front.assign(kind="front", flops=front["test flops"], quality=front["test"])
+    front["gflops per pair"] *= front["flops"]
+    return front.assign(what="schedule " + front["schedule"])
+
+
+def draw_latency(layers: pd.DataFrame, cost: pd.DataFrame, primary: str) -> alt.Chart:
+    """Draw `primary` on test by measured time per list, with a bar from the median to the 95th percentile."""
     if cost["p50 ms"].isna().all():
-        return nothing("no latencies were measured")
+        return empty_figure("no latencies were measured")
     measured = ["p50 ms", "p95 ms", "candidates", "device"]
-    table = by_exit(layers, primary).merge(
-        cost[[*ARM_COLUMNS, "exit", *measured]], on=[*ARM_COLUMNS, "exit"], how="left"
-    )
+    times = cost[[*ARM_COLUMNS, "exit", *measured]]
+    table = exit_rows(layers, primary).merge(times, on=[*ARM_COLUMNS, "exit"], how="left")
     arms = _arms(table)
     table = table[table["p50 ms"].notna() | (table["kind"] == "first stage")]
     sizes, devices = table["candidates"].dropna().unique(), table["device"].dropna().unique()
     of_size = f" of {sizes[0]:.0f} passages" if len(sizes) == 1 else ""
-    x = alt.X("p50 ms:Q", title=f"median time per list{of_size} (ms)", scale=close(zero=True))
+    x = alt.X("p50 ms:Q", title=f"median time per list{of_size} (ms)", scale=tight_scale(zero=True))
     numbers = {"p50 ms": "median (ms)", "p95 ms": "95th percentile (ms)"}
     base, pick = _base(arms, primary, numbers, ["device"])
-    base = base.encode(x=x.axis(tickCount=6), y=_of_quality(primary))
+    base = base.encode(x=x.axis(tickCount=6), y=_quality_axis(primary))
     timed = base.transform_filter("datum.kind != 'first stage'").encode(x2="p95 ms:Q")
     device = f"{devices[0]}." if len(devices) == 1 else ""
     note = _note(table, "Bars: to the 95th percentile.", device)
@@ -168,22 +190,19 @@ def latency(layers: pd.DataFrame, cost: pd.DataFrame, primary: str) -> alt.Chart
     chart = alt.layer(
         *_first_stage(primary, "left"), lines, timed.mark_rule(strokeWidth=1.2), _cascades(base, pick), points
     )
-    return finished(chart, table, note)
+    return finish(chart, table, note)
 
 
-def wins(counts: pd.DataFrame) -> alt.Chart:
-    """Queries lost, tied and won against the deepest exit (`won_and_lost`), a panel per arm, a bar per exit."""
-    table, note = by_panel(counts, PANELS)
-    table["order"] = table["outcome"].map(list(OUTCOMES).index)
+def draw_wins(counts: pd.DataFrame) -> alt.Chart:
+    """Draw the queries lost, tied and won against the deepest exit (`count_wins`): a panel per arm, a bar per exit."""
+    table, note = select_panels(counts, MOST_PANELS)
+    table["order"] = table["outcome"].map(OUTCOMES.index)
     table["share"] *= 100
-    names = {
-        name: name.removeprefix("layer_").replace("_", " ")
-        for name in sorted(set(table["exit"]), key=layer_of)
-    }
-    table["exit"] = table["exit"].map(names)
-    outcomes = alt.Scale(domain=list(OUTCOMES), range=list(OUTCOMES.values()))
+    labels = label_exits(set(table["exit"]))
+    table["exit"] = table["exit"].map(labels)
+    outcomes = alt.Scale(domain=list(OUTCOMES), range=[COLOURS[name] for name in OUTCOMES])
     x = alt.X("share:Q", title="test queries (%)", scale=alt.Scale(domain=[0, 100]))
-    y = alt.Y("exit:N", title="layer", sort=list(names.values()))
+    y = alt.Y("exit:N", title="layer", sort=list(labels.values()))
     numbers = {"queries": "queries", "share": "queries (%)", "difference": "mean difference"}
     chart = alt.Chart().mark_bar(height=alt.RelativeBandSize(0.78))
     chart = chart.encode(
@@ -191,29 +210,32 @@ def wins(counts: pd.DataFrame) -> alt.Chart:
         y=y.axis(grid=False, ticks=False, labelPadding=6),
         color=alt.Color("outcome:N", title="against the deepest exit", scale=outcomes),
         order="order:Q",
-        tooltip=told(["panel", "exit", "outcome"], numbers),
+        tooltip=tooltip(["panel", "exit", "outcome"], numbers),
     )
-    if table["base_model"].nunique() > 1:  # of several depths
-        return finished(chart, table, note, by="panel", height=alt.Step(15), y="independent")
-    return finished(chart, table, note, by="panel", height=15 * len(names), y="shared")
+    if table["base_model"].nunique() > 1:  # base models differ in their layers
+        return finish(chart, table, note, by="panel", height=alt.Step(15), y="independent")
+    return finish(chart, table, note, by="panel", height=15 * len(labels), y="shared")
 
 
-def curves(losses: pd.DataFrame) -> alt.Chart:
-    """Contrastive loss per exit by step (`training_losses`), a panel per arm."""
+def draw_training(losses: pd.DataFrame) -> alt.Chart:
+    """Draw the contrastive loss of each exit by step (`read_training_losses`), a panel per arm."""
     if losses.empty:
-        return nothing("no training was logged")
-    table, note = by_panel(losses, PANELS)
+        return empty_figure("no training was logged")
+    table, note = select_panels(losses, MOST_PANELS)
     legend = alt.Legend(columns=8, symbolType="stroke", symbolLimit=0)
-    viridis = alt.Scale(scheme=alt.SchemeParams("viridis", extent=[0, 0.92]))  # its end is pale on paper
+    viridis = alt.Scale(scheme=alt.SchemeParams("viridis", extent=[0, 0.92]))  # its end is too pale on white
     chart = alt.Chart().mark_line(strokeWidth=1.4)
     chart = chart.encode(
         x=alt.X("step:Q", title="step", axis=alt.Axis(tickCount=3, format=",d", grid=False)),
-        y=alt.Y("loss:Q", title="contrastive loss (nats)", scale=close()).axis(tickCount=5),
+        y=alt.Y("loss:Q", title="contrastive loss (nats)", scale=tight_scale()).axis(tickCount=5),
         color=alt.Color("layer:O", title="exit at layer", legend=legend, scale=viridis),
-        tooltip=told(["panel"], {"layer": "layer", "step": "step", "loss": "loss (nats)"}),
+        tooltip=tooltip(["panel"], {"layer": "layer", "step": "step", "loss": "loss (nats)"}),
     )
     height = HEIGHT if table["panel"].nunique() == 1 else HEIGHT // 2
-    return finished(chart, table, note, by="panel", height=height, y="shared")
+    return finish(chart, table, note, by="panel", height=height, y="shared")
+
+
+# --- Marks that figures share ---
 
 
 def _arms(table: pd.DataFrame) -> list[str]:
@@ -223,45 +245,52 @@ def _arms(table: pd.DataFrame) -> list[str]:
 def _base(
     arms: Sequence[str], primary: str, numbers: dict[str, str], text: Sequence[str] = ()
 ) -> tuple[alt.Chart, alt.Parameter]:
-    """What all marks share: the arm's colour, a tooltip, and that a click in the legend fades the other arms."""
+    """Return a chart with the arms' colours, a tooltip and a legend; and the selection of a click in the legend."""
     pick = alt.selection_point(fields=["arm"], bind="legend")
     columns = max(1, WIDTH // (30 + 6 * max(map(len, arms), default=1)))
-    color = alt.Color("arm:N", title=None, scale=per_arm(COLOURS, arms))
-    return alt.Chart().encode(
+    color = alt.Color("arm:N", title=None, scale=arm_scale(ARM_COLOURS, arms))
+    chart = alt.Chart().encode(
         color=color.legend(columns=columns, labelLimit=0, symbolLimit=0),
-        tooltip=told(["arm", "what", *text], {"quality": primary, **numbers}),
-        opacity=faded(pick),
-    ), pick
+        tooltip=tooltip(["arm", "what", *text], {"quality": primary, **numbers}),
+        opacity=fade_unpicked(pick),
+    )
+    return chart, pick
 
 
 def _exits(base: alt.Chart, arms: Sequence[str], pick: alt.Parameter) -> tuple[alt.Chart, alt.Chart]:
-    """Lines and points. Of all coloured layers the lines must come first: the legend heeds clicks for that alone."""
+    """Return the lines and the points of exits.
+
+    The lines must be the first coloured layer of a chart: Vega binds clicks in the legend to the first one only.
+    """
     exits = base.transform_filter("datum.kind == 'exit'")
     lines = exits.mark_line(strokeWidth=1.8, clip=True).encode(order="layer:Q").add_params(pick)
-    shape = alt.Shape("arm:N", title=None, scale=per_arm(SHAPES, arms))
+    shape = alt.Shape("arm:N", title=None, scale=arm_scale(ARM_SHAPES, arms))
     return lines, exits.mark_point(filled=True, size=36, clip=True).encode(shape=shape)
 
 
 def _first_stage(primary: str, side: str) -> list[alt.Chart]:
-    rows = alt.Chart().transform_filter("datum.kind == 'first stage'").encode(y=_of_quality(primary))
+    """Return the rule of the first stage and its name, at the `left` or `right` side."""
+    rows = alt.Chart().transform_filter("datum.kind == 'first stage'").encode(y=_quality_axis(primary))
     x, dx = (alt.value("width"), -3) if side == "right" else (alt.value(0), 3)
-    words = rows.mark_text(text="first stage", align=side, baseline="top", dx=dx, dy=4, color="#555")
-    return [rows.mark_rule(strokeDash=[4, 3], color="#777"), words.encode(x=x)]
+    rule = rows.mark_rule(strokeDash=[4, 3], color=COLOURS["figure-rule"])
+    text = {"align": side, "baseline": "top", "dx": dx, "dy": 4, "color": COLOURS["figure-text"]}
+    return [rule, rows.mark_text(text="first stage", **text).encode(x=x)]
 
 
 def _cascades(base: alt.Chart, pick: alt.Parameter) -> alt.Chart:
-    # all rows, most of them unseen: where a data set has no cascade, Vega would warn of marks without data
-    unseen = alt.when("datum.kind != 'cascade'").then(alt.value(0))
-    opacity = unseen.when(pick).then(alt.value(1)).otherwise(alt.value(0.08))
+    # Keep the rows of exits, invisible: Vega warns of marks without data where a data set has no cascade.
+    hidden = alt.when("datum.kind != 'cascade'").then(alt.value(0))
+    opacity = hidden.when(pick).then(alt.value(1)).otherwise(alt.value(0.08))
     points = base.transform_filter("datum.kind != 'first stage'").encode(opacity=opacity)
     return points.mark_point(shape="diamond", size=130, fill="white", strokeWidth=2)
 
 
-def _of_quality(primary: str) -> alt.Y:
-    # the padding leaves room for words below the lowest rule
-    return alt.Y("quality:Q", title=f"{primary} (test)", scale=close(padding=18)).axis(tickCount=6)
+def _quality_axis(primary: str) -> alt.Y:
+    # The padding leaves space for the text under the lowest rule.
+    return alt.Y("quality:Q", title=f"{primary} (test)", scale=tight_scale(padding=18)).axis(tickCount=6)
 
 
 def _note(table: pd.DataFrame, *sentences: str) -> list[str]:
+    """Return the sentences above a figure, wrapped to its width."""
     cascade = "Diamond: cascade chosen on dev." if (table["kind"] == "cascade").any() else ""
     return textwrap.wrap(" ".join(filter(None, [cascade, *sentences])), 62)

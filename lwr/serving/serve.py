@@ -20,17 +20,19 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
+from jinja2 import Environment, StrictUndefined
 from starlette.exceptions import HTTPException
 
 from lwr.config.evaluation import ScoringConfig
 from lwr.evaluation.flops import flops, shape_of
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker, logistic
+from lwr.reporting.palette import read_colours, read_stylesheet
 from lwr.serving import api_types as say
 from lwr.serving.admission import OPEN, Gate, Limits, Refused, problem
 from lwr.serving.worker import Scored, Worker
 
-PAGE = Path(__file__).with_suffix(".html")
+PAGE = Path(__file__).with_name("page.html")
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -209,12 +211,18 @@ def application(
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
         headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
-        return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers=headers)
+        return HTMLResponse(_read_page(), headers=headers)
 
     posts = [route.path for route in app.routes if "POST" in route.methods]
     app.add_middleware(Gate, limits=limits, key=key, posts=posts)
     _tell_limits(app, exits, limits, key)
     return app
+
+
+def _read_page() -> str:
+    """Return the page at /, with the stylesheet that it shares with the report."""
+    template = Environment(undefined=StrictUndefined).from_string(PAGE.read_text(encoding="utf-8"))
+    return template.render(style=read_stylesheet(), accent=read_colours()["accent"])
 
 
 def _tell_limits(app: FastAPI, exits: list[int], limits: Limits, key: str | None) -> None:

@@ -1,7 +1,8 @@
-"""The figures: all there in every case, readable without a network, and the numbers behind them."""
+"""The figures: the files in every case, readable without a network, and the rows that they draw."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -9,30 +10,36 @@ from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
-from report_inputs import ARM, PRIMARY, Inputs, arm, large, make
+from report_inputs import PRIMARY, Inputs, arm, make, nine_arms
 
-from lwr.common.json_lines import write_jsonl
-from lwr.reporting.figure_data import arm_label, by_exit, read_table, training_losses, won_and_lost
-from lwr.reporting.figures import FIGURES, PANELS, curves, figures, flops, gain, latency, quality, wins
+import lwr
+from lwr.common.exits import ARM_COLUMNS, Cell
+from lwr.common.json_lines import write_json, write_jsonl
+from lwr.common.results_tree import FIGURE_FORMATS, FIGURES, ResultsTree
+from lwr.reporting.figure_data import count_wins, exit_rows, label_arms, read_table, read_training_losses
+from lwr.reporting.figures import (
+    MOST_PANELS,
+    draw_figures,
+    draw_flops,
+    draw_gain,
+    draw_latency,
+    draw_training,
+    figures,
+)
+from lwr.reporting.palette import read_colours
+
+PACKAGE = Path(lwr.__file__).parent
 
 
 def arms(*rows: tuple) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=ARM)
+    """Return a table of arms."""
+    return pd.DataFrame(rows, columns=ARM_COLUMNS)
 
 
-def charts(inputs: Inputs) -> list[dict]:
-    """The six specifications; nothing is drawn, which takes the time."""
-    tables = {name: read_table(inputs.tables / f"{name}.csv") for name in ("layers", "cascades", "cost")}
-    per_query = pd.concat([pd.read_parquet(file) for file in inputs.measures])
-    made = [
-        quality(tables["layers"], PRIMARY),
-        gain(tables["layers"], PRIMARY),
-        flops(tables["layers"], tables["cascades"], PRIMARY),
-        latency(tables["layers"], tables["cost"], PRIMARY),
-        wins(won_and_lost(per_query, PRIMARY)),
-        curves(training_losses(inputs.training)),
-    ]
-    return [chart.to_dict() for chart in made]
+def specifications(inputs: Inputs) -> dict[str, dict]:
+    """Return the Vega-Lite specification of each figure, without drawing it."""
+    charts = draw_figures(inputs.tables, inputs.measures, inputs.models, PRIMARY)
+    return {name: chart.to_dict() for name, chart in charts.items()}
 
 
 def rows_of(spec: dict) -> pd.DataFrame:
@@ -40,23 +47,23 @@ def rows_of(spec: dict) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_a_label_tells_what_arms_do_not_share():
-    assert list(arm_label(arms(arm(), arm(start=4)))) == ["minilm, start 2", "minilm, start 4"]
-    assert list(arm_label(arms(arm(), arm(variant="none")))) == [
+def test_arm_labels_name_only_what_differs():
+    assert list(label_arms(arms(arm(), arm(start=4)))) == ["minilm, start 2", "minilm, start 4"]
+    assert list(label_arms(arms(arm(), arm(variant="none")))) == [
         "minilm, start 2, default",
         "minilm, start 2, none",
     ]
 
 
-def test_what_was_trained_on_is_in_the_label_if_models_are_lent_to_other_data():
+def test_arm_labels_name_the_training_data_of_transferred_models():
     own = arms(arm("a"), arm("b"))
     one_for_all = arms(arm("a"), arm("b", trained="a"))
     lent = arms(arm("a"), arm("b"), arm("b", trained="a"))
-    assert set(arm_label(own)) == set(arm_label(one_for_all)) == {"minilm, start 2"}
-    assert list(arm_label(lent)) == [f"minilm, start 2, trained on {name}" for name in "aba"]
+    assert set(label_arms(own)) == set(label_arms(one_for_all)) == {"minilm, start 2"}
+    assert list(label_arms(lent)) == [f"minilm, start 2, trained on {name}" for name in "aba"]
 
 
-def test_names_that_look_like_numbers_or_nothing_stay_names(tmp_path):
+def test_names_that_look_like_numbers_or_null_stay_text(tmp_path):
     (tmp_path / "t.csv").write_text(
         "base_model,variant,start_layer,flops\n1,null,2,\n,,0,0.5\n", encoding="utf-8"
     )
@@ -65,15 +72,15 @@ def test_names_that_look_like_numbers_or_nothing_stay_names(tmp_path):
     assert table["flops"].isna().tolist() == [True, False]
 
 
-def test_rows_by_exit(tmp_path):
-    table = by_exit(read_table(make(tmp_path).tables / "layers.csv"), PRIMARY)
+def test_exit_rows_have_kind_text_and_interval(tmp_path):
+    table = exit_rows(read_table(make(tmp_path).tables / "layers.csv"), PRIMARY)
     assert list(table["kind"][:7]) == ["first stage", *["exit"] * 5, "cascade"]
     assert list(table["what"][5:7]) == ["layer 6", "cascade 2:20 3:10 6"]
     assert pd.isna(table["arm"][0])
     assert (table["low"] < table["quality"]).all()
 
 
-def test_a_query_is_won_lost_or_tied_by_its_mean_over_seeds():
+def test_wins_are_counted_by_mean_over_seeds():
     # q1: layer 2 is better in one seed and worse in the other; q2: worse in both; q3: better in one
     values = {"layer_2": ((0.2, 0.1, 0.5), (0.4, 0.2, 0.6)), "layer_10": ((0.4, 0.3, 0.5), (0.2, 0.4, 0.5))}
     rows = [
@@ -82,120 +89,128 @@ def test_a_query_is_won_lost_or_tied_by_its_mean_over_seeds():
         for seed, queries in enumerate(seeds)
         for q, value in enumerate(queries)
     ]
-    columns = [*ARM, "seed", "split", "exit", "query_id", "measure", "value"]
+    columns = [*ARM_COLUMNS, "seed", "split", "exit", "query_id", "measure", "value"]
     dev = (*arm(), 0, "dev", "layer_2", "q9", PRIMARY, 1.0)
-    counts = won_and_lost(pd.DataFrame([*rows, dev], columns=columns), PRIMARY)
+    counts = count_wins(pd.DataFrame([*rows, dev], columns=columns), PRIMARY)
     assert set(counts["exit"]) == {"layer_2"}  # 10 is deeper than 2
     assert dict(zip(counts["outcome"], counts["queries"], strict=True)) == {"lost": 1, "tied": 1, "won": 1}
     assert counts["share"].sum() == pytest.approx(1)
     assert counts["difference"].iloc[0] == pytest.approx((0 - 0.2 + 0.05) / 3)
 
 
-def test_seeds_of_a_training_are_pooled_and_long_trainings_thinned(tmp_path):
-    files = [tmp_path / f"cells/d/m/start2/v/seed{seed}/model/training.jsonl" for seed in (1, 2)]
-    for seed, file in enumerate(files):
-        steps = [{"step": s, "loss": 9.0, "contrastive_layer_2": 1.0 + seed} for s in range(1, 601)]
-        write_jsonl(file, [*steps, {"step": 600, "eval_layer_2": 0.5}])
-    table = training_losses(files)
+def test_training_losses_are_means_over_seeds_and_adjacent_steps(tmp_path):
+    cells = [Cell("d", "m", 2, "v", seed) for seed in (1, 2)]
+    models = [ResultsTree(tmp_path).model(cell) for cell in cells]
+    for number, (cell, model) in enumerate(zip(cells, models, strict=True)):
+        steps = [{"step": s, "loss": 9.0, "contrastive_layer_2": 1.0 + number} for s in range(1, 601)]
+        write_jsonl(model / "training.jsonl", [*steps, {"step": 600, "eval_layer_2": 0.5}])
+        write_json(model / "provenance.json", {"cell": dataclasses.asdict(cell)})
+    table = read_training_losses(models)
     assert 60 <= len(table) <= 61
     assert set(table["loss"]) == {1.5}
-    assert table[ARM].drop_duplicates().values.tolist() == [["d", "d", "m", 2, "v"]]
-    assert training_losses([]).empty
+    assert table[ARM_COLUMNS].drop_duplicates().values.tolist() == [["d", "d", "m", 2, "v"]]
+    assert read_training_losses([]).empty
 
 
-def test_axes_have_units_and_arms_the_same_looks_in_all_figures(tmp_path):
-    text = [json.dumps(spec) for spec in charts(make(tmp_path, seeds=2))]
-    titles = [set(re.findall(r'"title": "([^"]+)"', spec)) for spec in text]
-    assert {"layer", "nDCG@10 (test)"} <= titles[0]
-    assert {"layer, share of the deepest exit's (%)", "share of the deepest exit's gain (%)"} <= titles[1]
-    assert {"FLOPs per list, share of the deepest exit (%)", "nDCG@10 (test)"} <= titles[2]
-    assert {"median time per list of 30 passages (ms)", "nDCG@10 (test)"} <= titles[3]
-    assert {"test queries (%)", "layer"} <= titles[4]
-    assert {"step", "contrastive loss (nats)"} <= titles[5]
-    looks = {
-        re.search(r'"domain": (\["minilm.*?\]), "range": (\["#.*?\])', spec).groups() for spec in text[:4]
-    }
+def test_axes_have_units_and_arms_look_alike_in_all_figures(tmp_path):
+    text = {name: json.dumps(spec) for name, spec in specifications(make(tmp_path, seeds=2)).items()}
+    titles = {name: set(re.findall(r'"title": "([^"]+)"', spec)) for name, spec in text.items()}
+    assert {"layer", "nDCG@10 (test)"} <= titles["quality"]
+    assert {"layer, share of the deepest exit's (%)", "share of the deepest exit's gain (%)"} <= titles[
+        "gain"
+    ]
+    assert {"FLOPs per list, share of the deepest exit (%)", "nDCG@10 (test)"} <= titles["flops"]
+    assert {"median time per list of 30 passages (ms)", "nDCG@10 (test)"} <= titles["latency"]
+    assert {"test queries (%)", "layer"} <= titles["wins"]
+    assert {"step", "contrastive loss (nats)"} <= titles["training"]
+    scale = r'"domain": (\["minilm.*?\]), "range": (\["#.*?\])'
+    looks = {re.search(scale, text[name]).groups() for name in ("quality", "gain", "flops", "latency")}
     assert len(looks) == 1
 
 
-def test_the_front_is_shown_by_what_it_does_on_test(tmp_path):
+def test_cascades_of_the_dev_front_are_drawn_with_test_results(tmp_path):
     inputs = make(tmp_path, [arm()])
-    front = rows_of(charts(inputs)[2]).query("kind == 'front'").set_index("what")
+    front = rows_of(specifications(inputs)["flops"]).query("kind == 'front'").set_index("what")
     cascades = read_table(inputs.tables / "cascades.csv").set_index("schedule")
     assert front["quality"]["schedule 2:15 6"] == pytest.approx(cascades["test"]["2:15 6"], abs=1e-5)
     assert front["share"]["schedule 2:15 6"] == pytest.approx(46.3)
     assert front["gflops per pair"]["schedule 2:15 6"] == pytest.approx(0.463 * 1.9)
 
 
-def test_several_data_sets_stand_side_by_side(tmp_path):
-    specs = charts(make(tmp_path, [arm(), arm("nfcorpus"), arm("nfcorpus", start=6)]))
-    assert [spec["facet"]["field"] for spec in specs] == ["dataset"] * 4 + ["panel"] * 2
-    assert set(rows_of(specs[4])["panel"]) >= {"scifact: minilm, start 2", "nfcorpus: minilm, start 6"}
+def test_several_data_sets_have_a_panel_each(tmp_path):
+    specs = specifications(make(tmp_path, [arm(), arm("nfcorpus"), arm("nfcorpus", start=6)]))
+    assert [spec["facet"]["field"] for spec in specs.values()] == ["dataset"] * 4 + ["panel"] * 2
+    assert set(rows_of(specs["wins"])["panel"]) >= {"scifact: minilm, start 2", "nfcorpus: minilm, start 6"}
 
 
-def test_more_arms_than_have_a_panel_are_told_of(tmp_path):
-    many = [arm(variant=f"v{i}") for i in range(PANELS + 2)]
-    specs = charts(make(tmp_path, many, queries=3))
-    assert specs[4]["title"] == specs[5]["title"] == ["The first 12 of 14 arms."]
-    assert rows_of(specs[4])["panel"].nunique() == PANELS
-    assert rows_of(specs[0])["arm"].nunique() == PANELS + 2
+def test_note_counts_arms_without_panel(tmp_path):
+    many = [arm(variant=f"v{i}") for i in range(MOST_PANELS + 2)]
+    specs = specifications(make(tmp_path, many, queries=3))
+    assert specs["wins"]["title"] == specs["training"]["title"] == ["The first 12 of 14 arms."]
+    assert rows_of(specs["wins"])["panel"].nunique() == MOST_PANELS
+    assert rows_of(specs["quality"])["arm"].nunique() == MOST_PANELS + 2
 
 
-def test_one_exit_without_cascade_or_latency(tmp_path):
-    specs = charts(make(tmp_path, [arm(start=6)], cascade=False, cost=False))
-    assert [row["why"] for row in specs[3]["datasets"].popitem()[1]] == ["no latencies were measured"]
-    assert set(rows_of(specs[4])["exit"]) == {"first stage"}
-    assert not any("cascade" in line for spec in specs for line in spec.get("title", []))
+def test_figures_of_one_exit_without_cascade_or_latency(tmp_path):
+    specs = specifications(make(tmp_path, [arm(start=6)], cascade=False, cost=False))
+    assert [row["why"] for row in specs["latency"]["datasets"].popitem()[1]] == ["no latencies were measured"]
+    assert set(rows_of(specs["wins"])["exit"]) == {"first stage"}
+    assert not any("cascade" in line for spec in specs.values() for line in spec.get("title", []))
 
 
-def test_arms_that_were_not_timed_are_left_out(tmp_path):
+def test_arms_without_times_are_not_in_latency_figure(tmp_path):
     inputs = make(tmp_path)
     cost = pd.read_csv(inputs.tables / "cost.csv")
     cost[cost["start_layer"] == 4].to_csv(inputs.tables / "cost.csv", index=False)
-    by_layer, _, _, by_time, *_ = charts(inputs)
-    assert set(rows_of(by_time)["arm"].dropna()) == {"minilm, start 4"}
-    colours = [spec["layer"][-1]["encoding"]["color"]["scale"] for spec in (by_layer, by_time)]
-    assert colours[0] == colours[1]
+    specs = specifications(inputs)
+    assert set(rows_of(specs["latency"])["arm"].dropna()) == {"minilm, start 4"}
+    quality, latency = (
+        specs[name]["layer"][-1]["encoding"]["color"]["scale"] for name in ("quality", "latency")
+    )
+    assert quality == latency
 
 
-def test_nothing_was_timed_at_all(tmp_path):
+def test_latency_figure_without_any_times(tmp_path):
     layers = read_table(make(tmp_path).tables / "layers.csv")
-    cost = pd.DataFrame(columns=[*ARM, "exit", "p50 ms", "p95 ms", "candidates", "device"])
-    assert rows_of(latency(layers, cost, PRIMARY).to_dict())["why"].tolist() == ["no latencies were measured"]
+    cost = pd.DataFrame(columns=[*ARM_COLUMNS, "exit", "p50 ms", "p95 ms", "candidates", "device"])
+    assert rows_of(draw_latency(layers, cost, PRIMARY).to_dict())["why"].tolist() == [
+        "no latencies were measured"
+    ]
 
 
-def test_a_schedule_that_another_beats_is_not_on_the_line(tmp_path):
+def test_dominated_schedule_is_not_on_the_front(tmp_path):
     inputs = make(tmp_path, [arm()])
     cascades = pd.read_csv(inputs.tables / "cascades.csv")
     cascades.assign(front=cascades["schedule"] != "6").to_csv(inputs.tables / "cascades.csv", index=False)
-    front = rows_of(charts(inputs)[2]).query("kind == 'front'")
+    front = rows_of(specifications(inputs)["flops"]).query("kind == 'front'")
     assert set(front["what"]) == {"schedule 2", "schedule 2:15 6", "schedule 2:20 3:10 6"}
 
 
-def test_no_gain_no_flops_no_training_are_said(tmp_path):
+def test_empty_figures_say_what_is_missing(tmp_path):
     layers = read_table(make(tmp_path).tables / "layers.csv")
     layers[["share of gain", "share of score", "flops"]] = None
-    told = [
-        gain(layers, PRIMARY),
-        flops(layers, pd.DataFrame(columns=["front"]), PRIMARY),
-        curves(training_losses([])),
+    empty = [
+        draw_gain(layers, PRIMARY),
+        draw_flops(layers, pd.DataFrame(columns=["front"]), PRIMARY),
+        draw_training(read_training_losses([])),
     ]
-    assert [rows_of(chart.to_dict())["why"][0].split()[:2] for chart in told] == [
+    assert [rows_of(chart.to_dict())["why"][0].split()[:2] for chart in empty] == [
         ["no", "arm"],
         ["no", "FLOPs"],
         ["no", "training"],
     ]
 
 
-def written(inputs: Inputs, out: Path) -> dict[str, str]:
-    figures(inputs.tables, inputs.measures, inputs.training, PRIMARY, out)
-    wanted = {f"{name}.{suffix}" for name in FIGURES for suffix in ("html", "svg", "png", "json")}
+def write_figures(inputs: Inputs, out: Path) -> dict[str, str]:
+    """Write all figures and return their SVG by name."""
+    figures(inputs.tables, inputs.measures, inputs.models, PRIMARY, out)
+    wanted = {f"{name}.{suffix}" for name in FIGURES for suffix in FIGURE_FORMATS}
     assert {file.name for file in out.iterdir()} == wanted
     return {name: (out / f"{name}.svg").read_text(encoding="utf-8") for name in FIGURES}
 
 
-def test_all_files_are_there_and_need_no_network(tmp_path):
-    svg = written(make(tmp_path, seeds=2), tmp_path / "figures")
+def test_figure_files_are_complete_and_need_no_network(tmp_path):
+    svg = write_figures(make(tmp_path, seeds=2), tmp_path / "figures")
     for name in FIGURES:
         ElementTree.fromstring(svg[name])
         page = (tmp_path / f"figures/{name}.html").read_text(encoding="utf-8")
@@ -212,12 +227,25 @@ def test_all_files_are_there_and_need_no_network(tmp_path):
     "case",
     [
         {"arms": [arm()]},
-        {"arms": large(), "seeds": 3},
+        {"arms": nine_arms(), "seeds": 3},
         {"arms": [arm(), arm(start=4), arm("nfcorpus"), arm("nfcorpus", base="qwen", start=6)]},
         {"arms": [arm(start=6)], "cost": False, "cascade": False},
     ],
     ids=["one", "nine", "data-sets", "single-exit"],
 )
-def test_all_cases_are_drawn(tmp_path, case):
-    for svg in written(make(tmp_path, **case), tmp_path / "figures").values():
+def test_figures_of_small_and_large_grids_are_drawn(tmp_path, case):
+    for svg in write_figures(make(tmp_path, **case), tmp_path / "figures").values():
         ElementTree.fromstring(svg)
+
+
+def test_colours_of_figures_are_those_of_the_stylesheet(tmp_path):
+    text = json.dumps(specifications(make(tmp_path, nine_arms(), queries=3)))
+    used = set(re.findall(r'"(#[^"]*)"', text))
+    assert used <= set(read_colours().values())
+    assert {read_colours()[name] for name in ("arm-1", "arm-7", "lost", "tied", "won", "figure-grid")} <= used
+
+
+def test_colours_are_spelled_in_the_stylesheet_alone():
+    colour = re.compile(r"""(?<![&\w])(#|%23)([0-9a-f]{3}|[0-9a-f]{6})(?![\w-])""", re.IGNORECASE)
+    files = [file for suffix in ("py", "html", "css", "yaml", "md") for file in PACKAGE.rglob(f"*.{suffix}")]
+    assert [file.name for file in files if colour.search(file.read_text(encoding="utf-8"))] == ["style.css"]

@@ -8,18 +8,26 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from report_inputs import LAST, PRIMARY, Inputs, arm, large, make
+from report_inputs import LAST, PRIMARY, Inputs, arm, make, nine_arms
 
 from lwr.common.json_lines import write_json
-from lwr.reporting.figures import FIGURES, figures
-from lwr.reporting.report import numeric, origins, readable, recommendation, report, set_apart
+from lwr.common.results_tree import FIGURES
+from lwr.reporting.figures import figures
+from lwr.reporting.report import (
+    format_table,
+    model_origins,
+    numeric_columns,
+    render_markdown,
+    report,
+    separate_shared_values,
+)
 
 
 def page_of(inputs: Inputs, folder: Path, title: str = "Which layer?") -> str:
     """The report on figures that were not drawn."""
     for name in FIGURES:
         write_json(folder / f"figures/{name}.json", {"title": "</script><!--", "facet": {}})
-    report(inputs.tables, folder / "figures", inputs.provenance, title, folder / "report.html")
+    report(inputs.tables, folder / "figures", inputs.models, title, folder / "report.html")
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -60,7 +68,7 @@ def test_no_rows_are_said(tmp_path):
 
 
 def test_headings_sink_tables_are_tables_and_html_is_text():
-    html = recommendation("# Deploy\n\n## Why\n\n<script>x</script>\n\n|a|\n|--:|\n|1|\n")
+    html = render_markdown("# Deploy\n\n## Why\n\n<script>x</script>\n\n|a|\n|--:|\n|1|\n")
     assert "<h2>Deploy</h2>" in html
     assert "<h3>Why</h3>" in html
     assert "<script>" not in html
@@ -81,7 +89,7 @@ def test_numbers_have_three_decimals_and_truth_is_yes_or_no():
         variant=["layer_wise", "1.50", "x_1"],
         empty=["", "", ""],
     )
-    shown = readable(table)
+    shown = format_table(table)
     assert shown["n"].tolist() == ["12,000,000", "30", ""]
     assert shown["p"].tolist() == ["0.012", "2.0e-05", "0.000"]
     assert shown["ms"].tolist() == ["123.5", "7.0", "8.1"]
@@ -89,11 +97,11 @@ def test_numbers_have_three_decimals_and_truth_is_yes_or_no():
     assert shown["exit"].tolist() == ["first stage", "layer 4", "cascade"]
     assert shown["variant"].tolist() == ["layer_wise", "1.50", "x_1"]
     assert "empty" not in shown
-    assert numeric(shown) == {"n", "p", "ms"}
+    assert numeric_columns(shown) == {"n", "p", "ms"}
 
 
 def test_spread_and_interval_stand_with_their_mean():
-    table = readable(
+    table = format_table(
         text(
             **{
                 "m": ["0.5", "0.4"],
@@ -107,7 +115,7 @@ def test_spread_and_interval_stand_with_their_mean():
     assert table.columns.tolist() == ["m", "m 95% interval", "r"]
     assert table["m"].tolist() == ["0.500 ± 0.010", "0.400"]
     assert table["m 95% interval"].tolist() == ["0.400 to 0.600", ""]
-    assert numeric(table) == {"m", "m 95% interval", "r"}
+    assert numeric_columns(table) == {"m", "m 95% interval", "r"}
 
 
 def test_what_all_rows_say_is_said_once():
@@ -119,14 +127,14 @@ def test_what_all_rows_say_is_said_once():
             "dev": ["1"] * 3,
         }
     )
-    common, rest = set_apart(table)
+    common, rest = separate_shared_values(table)
     assert common == {"base model": "m", "seeds": "3"}
     assert rest.columns.tolist() == ["variant", "dev"]
-    assert set_apart(table[:1])[0] == {}
+    assert separate_shared_values(table[:1])[0] == {}
 
 
 def test_models_share_what_they_share(tmp_path):
-    shared, models = origins(make(tmp_path, seeds=2).provenance)
+    shared, models = model_origins(make(tmp_path, seeds=2).models)
     assert shared["packages.torch"] == "2.13.0"
     assert shared["git_commit"] == "337a3e1c0ffe…+"
     assert shared["base_fingerprint"] == "5a5a5a5a5a5a…"
@@ -141,7 +149,7 @@ def test_models_share_what_they_share(tmp_path):
     "case",
     [
         {"seeds": 3},
-        {"arms": large(), "seeds": 3},
+        {"arms": nine_arms(), "seeds": 3},
         pytest.param(
             {"arms": [arm(), arm(start=4), arm("nfcorpus", start=LAST, base="qwen")]},
             marks=pytest.mark.nightly,
@@ -152,9 +160,9 @@ def test_models_share_what_they_share(tmp_path):
 )
 def test_in_a_browser(tmp_path, chromium, case, size):
     inputs = make(tmp_path, **case)
-    figures(inputs.tables, inputs.measures, inputs.training, PRIMARY, tmp_path / "figures")
+    figures(inputs.tables, inputs.measures, inputs.models, PRIMARY, tmp_path / "figures")
     report = tmp_path / "report.html"
-    report(inputs.tables, tmp_path / "figures", inputs.provenance, "Which layer?", report)
+    report(inputs.tables, tmp_path / "figures", inputs.models, "Which layer?", report)
 
     width, height = size
     page = chromium.new_page(viewport={"width": width, "height": height})

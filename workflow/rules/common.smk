@@ -50,7 +50,7 @@ COMPARISONS = [str(path) for path in TREE.table("comparisons")]
 RECOMMENDATION = str(TREE.recommendation)
 FIGURE_FILES = [str(path) for path in TREE.figure_files()]
 REPORT = str(TREE.report)
-REPORT_TEMPLATE = Path(lwr.__file__).parent / "reporting/report.html"
+REPORTING = Path(lwr.__file__).parent / "reporting"
 
 
 wildcard_constraints:

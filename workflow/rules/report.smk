@@ -93,6 +93,7 @@ rule figures:
         folder=lambda w, output: folder_of(output[0]),
         models=lambda w, input: repeated_option("--training", input.models),
         primary=GRID.measures[0],
+        style=sha256(REPORTING / "style.css"),
         code=CODE["figures"],
     shell:
         "lwr figures {input.measures:q} --tables {params.tables:q} {params.models} --primary {params.primary:q}"
@@ -120,7 +121,7 @@ rule report:
         tables=lambda w, input: folder_of(input[0]),
         figures=lambda w, input: folder_of(input.figures[0]),
         title=f"Layerwise rerankers: {', '.join(GRID.datasets)}",
-        template=sha256(REPORT_TEMPLATE),
+        template=[sha256(REPORTING / name) for name in ("report.html", "style.css", "captions.yaml")],
         code=CODE["report"],
     shell:
         "lwr report {input.models:q} --tables {params.tables:q} --figures {params.figures:q}"
