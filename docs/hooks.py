@@ -1,11 +1,10 @@
-"""What the site shows beside docs/*.md: formulas as MathML, and what is generated from lwr itself."""
+"""Hooks of mkdocs: formulas as MathML, and reference pages that are generated from lwr."""
 
 from __future__ import annotations
 
 import inspect
 import re
 
-import griffe
 import typer
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File
@@ -15,25 +14,26 @@ from lwr.config import reference
 
 
 def on_files(files, config):
+    """Add the generated pages."""
     files.append(File.generated(config, "reference/config.md", content=reference.render_readme()))
     files.append(File.generated(config, "reference/commands.md", content=commands()))
     return files
 
 
 def on_page_markdown(markdown, **_):
-    """GitHub's two ways to write a formula: a fence called math, and $`…`$ in a line."""
+    """Convert formulas in GitHub's two notations: a fence with the language math, and $`…`$ in a line."""
     blocks = re.sub(
         r"^```math\n(.*?)^```$",
         lambda m: f"<div>{convert(m[1].strip(), display='block')}</div>",
         markdown,
         flags=re.M | re.S,
     )
-    # in a span: Markdown takes <math> at the start of a line for a block
+    # in a span, because Markdown reads <math> at the start of a line as a block
     return re.sub(r"\$`(.+?)`\$", lambda m: f"<span>{convert(m[1])}</span>", blocks)
 
 
 def commands() -> str:
-    """Every command with its manual and its options, as `lwr COMMAND --help` has them."""
+    """Write the page of all commands, with the texts and options of `lwr COMMAND --help`."""
     group = typer.main.get_command(app)
     parts = [f"# Command line\n\n{inspect.cleandoc(group.help)}"]
     for name, command in group.commands.items():
@@ -47,14 +47,3 @@ def commands() -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("[", "\\[").replace("<", "&lt;")
-
-
-class Parameters(griffe.Extension):
-    """In the docstring of a function, a line `name: what it is` about a parameter becomes an item of a list."""
-
-    def on_function(self, *, func: griffe.Function, **_):
-        if func.docstring:
-            names = "|".join(re.escape(parameter.name) for parameter in func.parameters)
-            func.docstring.value = re.sub(
-                rf"^((?:{names})(?:, (?:{names}))*): ", r"\n- **\1**: ", func.docstring.value, flags=re.M
-            )
