@@ -1,1 +1,1 @@
-"""What any step needs, without torch: errors, files, hashes, exits, paths, provenance, progress."""
+"""Helpers of all steps, without torch: errors, files, hashes, exits, paths, provenance, progress."""

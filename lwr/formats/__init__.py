@@ -1,1 +1,1 @@
-"""Files that other programs read and write, each in one place."""
+"""Readers and writers of files that other programs use as well, one module per format."""

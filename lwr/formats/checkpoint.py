@@ -1,4 +1,4 @@
-"""Where a Hugging Face checkpoint lies and how deep it is: folder, installed package, or hub. No torch here."""
+"""Find, check and describe Hugging Face checkpoints (a folder, an installed package, the hub) without torch."""
 
 from __future__ import annotations
 
@@ -13,27 +13,32 @@ from safetensors import SafetensorError, safe_open
 from lwr.common.errors import BadInput, first_line
 from lwr.common.json_lines import read_json
 
-CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # no pickles, no code
+CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+"""What is downloaded from the hub: neither pickles nor code."""
 
 
 def find_local_folder(model: str) -> Path | None:
-    """The folder of `package:NAME/FOLDER` or of a path; None where `model` can only be a hub id.
+    """Return the folder of a local checkpoint, or None if `model` can only be a hub id.
 
-    Raises BadInput naming what is missing: the package, or the folder's config.json.
+    Args:
+        model: `package:NAME/FOLDER` (a folder inside an installed package), a path, or a hub id.
+
+    Raises:
+        BadInput: The package is not installed, or the folder has no config.json.
     """
     if model.startswith("package:"):
         package, _, inside = model.removeprefix("package:").partition("/")
         try:
             spec = importlib.util.find_spec(package)
-        except (ImportError, ValueError):  # no parent, no name
+        except (ImportError, ValueError):  # the parent package is missing, or the name is empty
             spec = None
         if spec is None or not spec.submodule_search_locations:
             raise BadInput(f"{model}: no package {package!r} is installed; pip install it")
         folder = Path(spec.submodule_search_locations[0]) / inside
     else:
         folder = Path(model).expanduser()
-        looks_like_hub_id = model.count("/") <= 1 and not model.startswith((".", "/", "~"))
-        if not folder.is_dir() and looks_like_hub_id:
+        is_hub_id = model.count("/") <= 1 and not model.startswith((".", "/", "~"))
+        if not folder.is_dir() and is_hub_id:
             return None
     if not (folder / "config.json").is_file():
         raise BadInput(f"{model}: {folder} holds no config.json; give a Hugging Face checkpoint folder")
@@ -41,9 +46,15 @@ def find_local_folder(model: str) -> Path | None:
 
 
 def fetch_checkpoint(model: str, revision: str | None, files: Sequence[str] = CHECKPOINT_FILES) -> Path:
-    """The checkpoint's folder; where it is not local, `files` are downloaded from the hub (at `revision`).
+    """Return the folder of a checkpoint; download it from the hub if it is not local.
 
-    Raises BadInput where neither has it.
+    Args:
+        model: As for `find_local_folder`.
+        revision: Branch, tag or commit on the hub; None: the default branch.
+        files: Patterns of the files to download.
+
+    Raises:
+        BadInput: The checkpoint is neither local nor on the hub.
     """
     folder = find_local_folder(model)
     if folder is not None:
@@ -56,20 +67,29 @@ def fetch_checkpoint(model: str, revision: str | None, files: Sequence[str] = CH
     except (OSError, HfHubHTTPError) as error:
         reason = first_line(error)
         raise BadInput(
-            f"{model}: no such folder here, and the hub does not give it at revision {revision} ({reason}); "
-            "correct the name, or fetch it once where there is internet"
+            f"{model}: no such folder, and the hub does not provide it at revision {revision} ({reason}); "
+            "correct the name, or download it once with internet access"
         ) from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Raises BadInput."""
+    """Read the config.json of a checkpoint.
+
+    Raises:
+        BadInput: The file is missing or is not a JSON object.
+    """
     return read_json(folder / "config.json", {})
 
 
 def count_layers(model: str, revision: str | None = None) -> int | None:
-    """Blocks of a checkpoint by its config.json; None for a hub id that is not in the local cache.
+    """Return how many transformer blocks a checkpoint has; None for a hub id that is not in the local cache.
 
-    Raises BadInput where a local checkpoint is missing or does not say.
+    Args:
+        model: As for `find_local_folder`.
+        revision: As for `fetch_checkpoint`.
+
+    Raises:
+        BadInput: A local checkpoint is missing, or its config.json lacks the number.
     """
     folder = find_local_folder(model)
     if folder is None:
@@ -82,15 +102,18 @@ def count_layers(model: str, revision: str | None = None) -> int | None:
     config = read_config(folder)
     layers = config.get("text_config", config).get("num_hidden_layers")
     if not isinstance(layers, int):
-        what = "has no num_hidden_layers" if layers is None else f"has num_hidden_layers {layers!r}"
-        raise BadInput(f"{model}: {folder / 'config.json'} {what}; not a transformer?")
+        problem = "has no num_hidden_layers" if layers is None else f"has num_hidden_layers {layers!r}"
+        raise BadInput(f"{model}: {folder / 'config.json'} {problem}; give a transformer")
     return layers
 
 
 def check_weights(folder: Path) -> None:
-    """Raises BadInput where one of the folder's safetensors files is no such file, or cut short.
+    """Check that the safetensors files of a folder are complete, by their headers and sizes.
 
-    Reads their headers alone; a byte that changed since training is for `lwr verify` to find.
+    A changed byte is not detected here, but by `lwr verify`.
+
+    Raises:
+        BadInput: A file is truncated or is not a safetensors file.
     """
     for file in sorted(folder.glob("*.safetensors")):
         try:
@@ -101,25 +124,36 @@ def check_weights(folder: Path) -> None:
 
 
 def weights_fingerprint(folder: Path) -> str:
-    """A digest that tells one checkpoint from another at once, however large: sizes and samples of its weights.
+    """Return a digest that distinguishes checkpoints, in a time that does not depend on their size.
 
-    It reads 16 evenly spaced pieces of 64 KiB of each safetensors file, not every byte.
+    It covers the size and 16 evenly spaced samples of 64 KiB of each safetensors file.
     """
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")):
         size = file.stat().st_size
         digest.update(f"{file.name} {size}\n".encode())
         with file.open("rb") as reader:
-            for piece in range(16):
-                reader.seek(size * piece // 16)
+            for sample in range(16):
+                reader.seek(size * sample // 16)
                 digest.update(reader.read(64 * 1024))
     return digest.hexdigest()
 
 
 def describe_checkpoint(model: str, revision: str | None, num_layers: int | None) -> dict[str, Any]:
-    """Fetch a checkpoint and say what it is, once per grid, before anything trains on it.
+    """Fetch and check a base model, and return what identifies it.
 
-    Raises BadInput where it holds no safetensors, damaged ones, or fewer than `num_layers` layers.
+    A grid does this once per base model, before it trains.
+
+    Args:
+        model: As for `find_local_folder`.
+        revision: As for `fetch_checkpoint`.
+        num_layers: How many of its layers are used; None: all.
+
+    Returns:
+        `model`, `revision`, `model_type`, `layers` (as used) and `fingerprint` of the weights.
+
+    Raises:
+        BadInput: It has no safetensors files, damaged ones, or fewer than `num_layers` layers.
     """
     folder = fetch_checkpoint(model, revision)
     if not any(folder.glob("*.safetensors")):

@@ -1,4 +1,4 @@
-"""Tables on disk: Parquet that knows what it was made of, and read so that its damage shows."""
+"""Read and write Parquet tables that record their inputs and whose damage is detected."""
 
 from __future__ import annotations
 
@@ -14,31 +14,48 @@ import pyarrow.parquet as pq
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput, first_line
 
-INPUTS_KEY = b"lwr_inputs"  # key of the schema's metadata
+INPUTS_KEY = b"lwr_inputs"
+"""Key of the inputs in the metadata of a table's schema."""
 
 
 def add_inputs(schema: pa.Schema, inputs: Mapping[str, str]) -> pa.Schema:
-    """inputs: what a table was made of, by the step's own names: sha256 of files, and what else tells it apart."""
+    """Return the schema with the inputs of a table in its metadata.
+
+    Args:
+        schema: The columns of the table.
+        inputs: Name of an input -> what identifies it, such as the sha256 of its file.
+    """
     return schema.with_metadata({INPUTS_KEY: json.dumps(dict(inputs)).encode()})
 
 
 def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """Each page carries a checksum, so that a flipped byte is found."""
+    """Open a Parquet file for writing, with a checksum per page so that a flipped bit is detected."""
     return pq.ParquetWriter(path, schema, write_page_checksum=True)
 
 
 def write(path: Path, table: pd.DataFrame, inputs: Mapping[str, str]) -> None:
-    """Whole or not at all; without the table's index."""
-    made = pa.Table.from_pandas(table, preserve_index=False)
-    schema = add_inputs(made.schema, inputs)
-    with atomic(path) as unfinished, open_writer(unfinished, schema) as opened:
-        opened.write_table(made.cast(schema))
+    """Write a table atomically, without its index.
+
+    Args:
+        path: The file.
+        table: The table.
+        inputs: As for `add_inputs`.
+    """
+    columns = pa.Table.from_pandas(table, preserve_index=False)
+    schema = add_inputs(columns.schema, inputs)
+    with atomic(path) as draft, open_writer(draft, schema) as writer:
+        writer.write_table(columns.cast(schema))
 
 
 def read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """The whole table.
+    """Read a complete table.
 
-    Raises BadInput where it is damaged, lacks one of `columns`, or holds a number that is missing or not finite.
+    Args:
+        path: The file.
+        columns: Columns that the table must have; others are read as well.
+
+    Raises:
+        BadInput: The file is missing or damaged, lacks one of `columns`, or a number in it is missing or not finite.
     """
     try:
         table = pq.read_table(path, page_checksum_verification=True).to_pandas(ignore_metadata=True)
@@ -59,7 +76,11 @@ def read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def read_inputs(path: Path) -> dict[str, str]:
-    """What `write` was told; nothing of a file that something else wrote. Raises BadInput where it is damaged."""
+    """Return the inputs that a table records; empty for a table that another program wrote.
+
+    Raises:
+        BadInput: The file is damaged.
+    """
     try:
         metadata = pq.read_schema(path).metadata or {}
         return json.loads(metadata.get(INPUTS_KEY, b"{}"))

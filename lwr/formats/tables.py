@@ -1,4 +1,4 @@
-"""Tables of results as CSV (numbers) and Markdown (text)."""
+"""Write tables of results as CSV (numbers) and Markdown (text)."""
 
 from __future__ import annotations
 

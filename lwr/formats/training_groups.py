@@ -1,4 +1,4 @@
-"""Training groups on disk: FlagEmbedding's JSON lines, validated on the way in."""
+"""Read training groups: FlagEmbedding's JSON lines."""
 
 from __future__ import annotations
 
@@ -11,58 +11,58 @@ from lwr.common.json_lines import FLOAT32_LIMIT, read_jsonl
 
 
 def read_training_groups(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Stream the lines of one file after the other.
+    """Stream the training groups of several files, in the order of the files.
 
-    On each line `query`, `pos` and `neg` (lists of one text or more), and where wanted `prompt` (instead of the
-    template's instruction). A teacher's `pos_scores` and `neg_scores`, one number for each text, stand on all
-    lines or on none; null is as good as absent. Raises BadInput.
+    A group has the keys `query` (a text), `pos` and `neg` (lists of at least one text), and optionally `prompt`, which
+    replaces the instruction of the prompt template. The scores of a teacher, `pos_scores` and `neg_scores`, have a
+    number per text; all groups have them or none does. A null counts as absent.
+
+    Raises:
+        BadInput: A file or a line is not like this, or there is no group.
     """
-    taught = None
+    has_scores = None  # of the groups read so far; None before the first
     for path in paths:
-        for number, line in enumerate(read_jsonl(path, {"query": str, "pos": list, "neg": list}), 1):
+        for number, group in enumerate(read_jsonl(path, {"query": str, "pos": list, "neg": list}), 1):
             where = f"{path}:{number}"
-            _check_texts(line, where)
-            is_taught = _is_taught(line, where)
-            if taught not in (None, is_taught):
-                has = "has" if is_taught else "lacks"
+            _check_texts(group, where)
+            if has_scores is None:
+                has_scores = _has_teacher_scores(group, where)
+            elif has_scores != _has_teacher_scores(group, where):
+                problem = "lacks" if has_scores else "has"
                 raise BadInput(
-                    f"{where}: {has} teacher scores, unlike the lines before; score all lines or none"
+                    f"{where}: {problem} teacher scores, unlike the lines before; score all lines or none"
                 )
-            taught = is_taught
-            yield line
-    if taught is None:
-        raise BadInput(
-            f"{paths[0]}: no group in it; a training line is {{'query': …, 'pos': […], 'neg': […]}}"
-        )
+            yield group
+    if has_scores is None:
+        example = "{'query': …, 'pos': […], 'neg': […]}"
+        raise BadInput(f"{paths[0]}: no group in it; a line of a group looks like {example}")
 
 
-def _check_texts(line: dict[str, Any], where: str) -> None:
-    if not line["query"].strip():
-        raise BadInput(f"{where}: field 'query' has no text; write one or drop the line")
+def _check_texts(group: dict[str, Any], where: str) -> None:
+    if not group["query"].strip():
+        raise BadInput(f"{where}: field 'query' has no text; write one or remove the line")
     for key in ("pos", "neg"):
-        if not line[key] or not all(isinstance(text, str) for text in line[key]):
+        if not group[key] or not all(isinstance(text, str) for text in group[key]):
             raise BadInput(
-                f"{where}: field {key!r} must be a list of one text or more; drop the line or fill it"
+                f"{where}: field {key!r} must be a list of at least one text; fill it or remove the line"
             )
-    if not isinstance(line.get("prompt") or "", str):
-        raise BadInput(f"{where}: field 'prompt' is {line['prompt']!r}; make it a string or leave it out")
+    if not isinstance(group.get("prompt") or "", str):
+        raise BadInput(f"{where}: field 'prompt' is {group['prompt']!r}; make it a string or leave it out")
 
 
-def _is_taught(line: dict[str, Any], where: str) -> bool:
-    scores = {key: line.get(f"{key}_scores") for key in ("pos", "neg")}
+def _has_teacher_scores(group: dict[str, Any], where: str) -> bool:
+    """Return whether a group has the scores of a teacher; refuse scores that do not match its texts."""
+    scores = {key: group.get(f"{key}_scores") for key in ("pos", "neg")}
     if scores == {"pos": None, "neg": None}:
         return False
     for key, numbers in scores.items():
-        if (
-            not isinstance(numbers, list)
-            or len(numbers) != len(line[key])
-            or not all(map(_is_number, numbers))
-        ):
+        is_list = isinstance(numbers, list) and len(numbers) == len(group[key])
+        if not is_list or not all(_is_float32(number) for number in numbers):
             raise BadInput(
                 f"{where}: field '{key}_scores' must hold one number for each text of {key!r}, finite as a float32"
             )
     return True
 
 
-def _is_number(value: Any) -> bool:
+def _is_float32(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < FLOAT32_LIMIT

@@ -1,4 +1,4 @@
-"""TREC runs: `query Q0 passage rank score tag`; the one place where ties are broken."""
+"""Read, write and order TREC runs (`query Q0 passage rank score tag`); ties are broken here alone."""
 
 from __future__ import annotations
 
@@ -12,25 +12,39 @@ from lwr.common.errors import BadInput
 from lwr.common.hashing import hash_share
 from lwr.common.json_lines import FLOAT32_LIMIT, read_lines
 
-Run = dict[str, list[tuple[str, float]]]  # query id -> (passage id, score), best first
+Run = dict[str, list[tuple[str, float]]]
+"""Query id -> (passage id, score), best first."""
 
 
 def ranking_key(doc_id: str, score: float) -> tuple[float, float]:
-    """Sorts best first: by score as a float32; equal scores by the id's hash, which knows nothing of relevance."""
+    """Return a key that sorts passages best first.
+
+    Scores are compared as float32. Passages with equal scores are ordered by the hash of their id, which is independent
+    of relevance and of the order in which they are given.
+    """
     return -float(np.float32(score)), hash_share(doc_id)
 
 
 def best_first(scored: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Sort (passage id, score) by `ranking_key`.
+    """Sort passages by `ranking_key` and make their scores strictly decreasing.
 
-    The scores returned are float32 values, as trec_eval compares them, and strictly decreasing: one that is
-    not below its predecessor becomes the next float32 below it. Raises ValueError for one that is not finite.
+    trec_eval compares scores as float32 and would order equal ones by id. A score that is not below its predecessor
+    therefore becomes the next float32 below it.
+
+    Args:
+        scored: (passage id, score) of one query, in any order.
+
+    Returns:
+        (passage id, score), best first; the scores are float32 values.
+
+    Raises:
+        ValueError: A score is not a finite float32.
     """
-    scored, ranked = list(scored), []
+    scored = list(scored)
     for doc_id, score in scored:
         if not np.isfinite(np.float32(score)):
             raise ValueError(f"the score of {doc_id!r} is {score}: not a finite float32")
-    last = np.float32(np.inf)
+    ranked, last = [], np.float32(np.inf)
     for doc_id, score in sorted(scored, key=lambda pair: ranking_key(*pair)):
         last = min(np.float32(score), np.nextafter(last, np.float32(-np.inf)))
         ranked.append((doc_id, float(last)))
@@ -46,12 +60,13 @@ def scores_by_rank(doc_ids: Iterable[str]) -> list[tuple[str, float]]:
 
 
 def write_run(path: Path, run: Run, tag: str) -> None:
-    """Write a run, whole or not at all; ranks count from 1.
+    """Write a run atomically; ranks count from 1.
 
-    Raises ValueError for a score that is not finite or not (in float32) below the one before it, and for an
-    id or tag that is empty or holds whitespace, or a byte order mark at the start of a line.
+    Raises:
+        ValueError: A score is not finite or, as float32, not below its predecessor; an id or the tag is empty or holds
+            whitespace; or a line would start with a byte order mark.
     """
-    with atomic(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as opened:
+    with atomic(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as writer:
         for query_id, ranked in run.items():
             last = np.float32(np.inf)
             for rank, (doc_id, score) in enumerate(ranked, 1):
@@ -61,13 +76,18 @@ def write_run(path: Path, run: Run, tag: str) -> None:
                 if not np.isfinite(np.float32(score)) or np.float32(score) >= last:
                     raise ValueError(f"scores must be finite and decrease strictly: {line!r}; see best_first")
                 last = np.float32(score)
-                opened.write(line + "\n")
+                writer.write(line + "\n")
 
 
 def read_run(path: Path) -> Run:
-    """Read a run; each query's passages best first by score (their order in the file breaks ties).
+    """Read a run.
 
-    Raises BadInput: not six columns, a score that is no finite float32, a passage twice for one query.
+    Returns:
+        The passages of each query, sorted by score; equal scores keep their order in the file.
+
+    Raises:
+        BadInput: A line does not have six columns, a score is not a finite float32, or a passage is duplicated for a
+            query.
     """
     run: dict[str, dict[str, float]] = {}
     for number, line in read_lines(path):
@@ -78,7 +98,7 @@ def read_run(path: Path) -> Run:
             )
         query_id, _, doc_id, _, score, _ = columns
         if doc_id in run.setdefault(query_id, {}):
-            raise BadInput(f"{where}: {doc_id!r} stands twice for query {query_id!r}; remove one line")
+            raise BadInput(f"{where}: {doc_id!r} is duplicated for query {query_id!r}; remove one line")
         try:
             run[query_id][doc_id] = float(score)
         except ValueError:
@@ -89,5 +109,5 @@ def read_run(path: Path) -> Run:
 
 
 def read_run_tag(path: Path) -> str:
-    """The tag of a run that `read_run` accepts and that holds a line: its first line's."""
+    """Return the tag in the first line of a run, which must be valid and not empty."""
     return next(read_lines(path))[1].split()[-1]

@@ -102,6 +102,6 @@ def test_train_must_be_there(folder, tmp_path):
 def test_a_judged_passage_must_be_in_the_corpus(folder, tmp_path):
     with (folder / "qrels" / "train.tsv").open("a") as opened:
         opened.write("q0\tnowhere\t1\n")
-    with pytest.raises(BadInput, match="not in its corpus, as 'nowhere'"):
+    with pytest.raises(BadInput, match=r"'nowhere'.*corpus\.jsonl"):
         collect(source(folder, dev_from_train=0.2, test_from_train=0.3), tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())

@@ -110,8 +110,8 @@ def test_scores_of_a_teacher_follow_their_texts(read):
     [
         ({"query": "q", "neg": ["n"]}, "field 'pos' is missing"),
         (LINE | {"query": 3}, "field 'query' is 3; make it a string"),
-        (LINE | {"neg": []}, "field 'neg' must be a list of one text or more"),
-        (LINE | {"pos": [None]}, "field 'pos' must be a list of one text or more"),
+        (LINE | {"neg": []}, "field 'neg' must be a list"),
+        (LINE | {"pos": [None]}, "field 'pos' must be a list"),
         (LINE | {"prompt": 3}, "field 'prompt' is 3; make it a string"),
         (
             LINE | {"pos_scores": [1.0], "neg_scores": [1.0]},
