@@ -1,4 +1,4 @@
-"""Training groups: JSON lines on disk -> tokenised groups -> padded batches."""
+"""Read training groups from disk, tokenise them, and collate them into batches."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lwr.formats.training_groups import read_training_groups
@@ -18,61 +19,89 @@ from lwr.model.prompt import Prompt, Row, instruction_of
 
 @dataclass(frozen=True)
 class TrainingGroup:
-    """A query with its passages, the positive first; teacher: a score for each, or None. name: to tell people."""
+    """A query with its passages, tokenised; the positive comes first."""
 
     rows: list[Row]
-    teacher: list[float] | None
-    name: str = ""
+    teacher_scores: list[float] | None  # one per row
+    name: str = ""  # place in the file, and the query's id if it has one; for messages
+
+
+class Batch(TypedDict):
+    """Some groups as tensors; the rows of a group are adjacent."""
+
+    features: dict[str, Tensor]  # each int64 [rows, tokens]
+    teacher_scores: Tensor | None  # float32 [groups, group size]
+    group_names: list[str]
 
 
 @dataclass(frozen=True)
-class _Texts:
+class _GroupTexts:
+    """A group before it is tokenised."""
+
     query: str
     passages: list[str]
     instruction: str | None
-    teacher: list[float] | None
+    teacher_scores: list[float] | None
     name: str
 
 
 def read_groups(path: Path, prompt: Prompt, group_size: int, seed: int) -> list[TrainingGroup]:
-    """The groups of a file of FlagEmbedding's training lines (`lwr.formats.training_groups`).
+    """Read and tokenise the groups of a file of FlagEmbedding's training lines.
 
-    Of several positives one is drawn, of the negatives group_size - 1, repeated where they are fewer, by `seed`
-    and line. A line's `prompt`, unless it is upstream's default, stands instead of the template's instruction.
-    Raises BadInput.
+    One positive of each line is drawn, and `group_size` - 1 negatives; negatives are repeated if there are fewer. The
+    draw depends on `seed` and the line number alone. A line's `prompt`, unless it is upstream's default, replaces the
+    template's instruction.
+
+    Args:
+        path: JSON lines (see `lwr.formats.training_groups`).
+        prompt: What tokenises queries and passages.
+        group_size: Passages per group.
+        seed: Seed of the draws.
+
+    Raises:
+        BadInput: A line is malformed.
     """
-    texts = [
-        _draw(line, group_size, random.Random(f"{seed}:{number}"), f"{path.name}:{number}")
+    drawn = [
+        _draw_group(line, group_size, random.Random(f"{seed}:{number}"), f"{path.name}:{number}")
         for number, line in enumerate(read_training_groups([path]), start=1)
     ]
-    queries = prompt.queries(group.query for group in texts)
-    passages = prompt.passages(passage for group in texts for passage in group.passages)
+    query_ids = prompt.queries(group.query for group in drawn)  # text -> token ids
+    passage_ids = prompt.passages(passage for group in drawn for passage in group.passages)
     return [
         TrainingGroup(
-            [prompt.row(queries[g.query], passages[p], g.instruction) for p in g.passages], g.teacher, g.name
+            [
+                prompt.row(query_ids[group.query], passage_ids[text], group.instruction)
+                for text in group.passages
+            ],
+            group.teacher_scores,
+            group.name,
         )
-        for g in texts
+        for group in drawn
     ]
 
 
-def _draw(line: dict[str, Any], group_size: int, rng: random.Random, place: str) -> _Texts:
+def _draw_group(line: dict[str, Any], group_size: int, rng: random.Random, place: str) -> _GroupTexts:
+    """Draw one positive and `group_size` - 1 negatives; `place` is the line's `file:line`."""
     wanted = group_size - 1
     repeats = -(-wanted // len(line["neg"]))
     positive = rng.randrange(len(line["pos"]))
     negatives = rng.sample(list(range(len(line["neg"]))) * repeats, wanted)
-    teacher = None
+    teacher_scores = None
     if line.get("pos_scores") is not None:
-        teacher = [float(line["pos_scores"][positive]), *(float(line["neg_scores"][i]) for i in negatives)]
+        teacher_scores = [
+            float(line["pos_scores"][positive]),
+            *(float(line["neg_scores"][i]) for i in negatives),
+        ]
     passages = [line["pos"][positive], *(line["neg"][i] for i in negatives)]
     name = f"{line['query_id']} ({place})" if "query_id" in line else place
-    return _Texts(line["query"], passages, instruction_of(line), teacher, name)
+    return _GroupTexts(line["query"], passages, instruction_of(line), teacher_scores, name)
 
 
-def collate(groups: Sequence[TrainingGroup], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Return a batch: its features as `pair`, the number of groups, and teacher scores float32 [groups, group size]."""
-    teacher = None if groups[0].teacher is None else torch.tensor([group.teacher for group in groups])
+def collate(groups: Sequence[TrainingGroup], tokenizer: PreTrainedTokenizerBase) -> Batch:
+    """Pad the rows of all groups into one batch. Either all groups have teacher scores or none has."""
+    has_teacher = groups[0].teacher_scores is not None
     return {
-        "pair": pad([row for group in groups for row in group.rows], tokenizer),
-        "groups": len(groups),
-        "teacher_scores": teacher,
+        "features": pad([row for group in groups for row in group.rows], tokenizer),
+        "teacher_scores": torch.tensor([group.teacher_scores for group in groups]) if has_teacher else None,
+        "group_names": [group.name for group in groups],
     }

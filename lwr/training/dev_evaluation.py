@@ -1,10 +1,11 @@
-"""A look at dev while training: some queries ranked by every exit."""
+"""Evaluate every exit on a sample of dev queries during training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from lwr.common.errors import BadInput
@@ -17,39 +18,51 @@ from lwr.model.reranker import LayerwiseReranker
 
 @dataclass(frozen=True)
 class DevEvaluation:
-    """Some dev queries with their candidates, tokenised once, to rank while training."""
+    """A sample of dev queries with their candidates, tokenised once and scored at every evaluation."""
 
     rows: list[Row]
     pairs: list[tuple[str, str]]  # (query id, passage id) of each row
     qrels: Qrels
 
-    def ndcg(self, reranker: LayerwiseReranker, precision: str) -> dict[int, float]:
-        """nDCG@10 of each exit, the mean over queries."""
+    def compute_ndcg(self, reranker: LayerwiseReranker, precision: str) -> dict[int, float]:
+        """Return the mean nDCG@10 of each exit, by layer; the reranker's mode (training or not) is restored."""
         training = reranker.training
         reranker.eval()
-        scores = reranker.score_rows(self.rows, reranker.exits, precision=precision)
+        scores = reranker.score_rows(self.rows, reranker.exits, precision=precision)  # [exits, rows]
         reranker.train(training)
-        table = pd.DataFrame(self.pairs, columns=["query_id", "doc_id"])
         return {
-            k: self._mean_ndcg(table.assign(score=by_layer))
-            for k, by_layer in zip(reranker.exits, scores, strict=True)
+            layer: self._mean_ndcg(exit_scores)
+            for layer, exit_scores in zip(reranker.exits, scores, strict=True)
         }
 
-    def _mean_ndcg(self, table: pd.DataFrame) -> float:
-        return float(measures_per_query(self.qrels, rankings(table, "score"), ["nDCG@10"])["value"].mean())
+    def _mean_ndcg(self, scores: np.ndarray) -> float:
+        """Return the mean over queries of nDCG@10 for the scores of one exit, float32 [rows]."""
+        table = pd.DataFrame(self.pairs, columns=["query_id", "doc_id"]).assign(score=scores)
+        per_query = measures_per_query(self.qrels, rankings(table, "score"), ["nDCG@10"])
+        return float(per_query["value"].mean())
 
 
 def read_dev_evaluation(
-    reranker: LayerwiseReranker, collection: Path, dev_run: Path, queries: int
+    reranker: LayerwiseReranker, collection: Path, dev_run: Path, max_queries: int
 ) -> DevEvaluation:
-    """The candidates of at most `queries` dev queries, a sample by hash. Raises BadInput."""
-    texts, run = read_queries(collection), read_run(dev_run)
-    qrels = read_qrels(collection, "dev", texts)
+    """Read and tokenise the candidates of dev queries.
+
+    Args:
+        reranker: The model whose prompt is used.
+        collection: Folder in BEIR layout.
+        dev_run: TREC run of the dev queries.
+        max_queries: If the run has more queries, a sample of this size is chosen by the hash of their ids.
+
+    Raises:
+        BadInput: The files do not fit together.
+    """
+    queries, run = read_queries(collection), read_run(dev_run)
+    qrels = read_qrels(collection, "dev", queries)
     if unknown := run.keys() - qrels.keys():
         raise BadInput(f"{dev_run}: query {min(unknown)!r} is not judged for dev; give the run of dev")
-    sample = sample_queries(run, queries)
-    candidates = {query: run[query] for query in sample}
+    sample = sample_queries(run, max_queries)
+    candidates = {query_id: run[query_id] for query_id in sample}
     passages = read_candidate_texts(collection, "dev", candidates)
-    pairs = [(query, doc) for query in sample for doc, _ in candidates[query]]
-    rows = reranker.prompt.rows([(texts[query], passages[doc]) for query, doc in pairs])
-    return DevEvaluation(rows, pairs, {query: qrels[query] for query in sample})
+    pairs = [(query_id, doc_id) for query_id, ranked in candidates.items() for doc_id, _ in ranked]
+    rows = reranker.prompt.rows([(queries[query_id], passages[doc_id]) for query_id, doc_id in pairs])
+    return DevEvaluation(rows, pairs, {query_id: qrels[query_id] for query_id in sample})

@@ -1,4 +1,4 @@
-"""The layerwise loss: every exit learns from the labels, and from a deeper exit.
+"""Compute the layerwise loss: every exit learns from the labels, and from a deeper exit.
 
 Upstream: FlagEmbedding, research/llm_reranker/finetune_for_layerwise/modeling.py, `BiEncoderModel.forward`.
 With the defaults here, `total` is its loss to the last digit.
@@ -18,7 +18,7 @@ from lwr.config.training import Teacher
 
 @dataclass(frozen=True)
 class LayerwiseLoss:
-    """`total` is what training minimises; the parts are per exit, unweighted, in nats, for logs.
+    """The total that training minimises, and its terms per exit, unweighted and in nats, for logs.
 
     A contrastive loss near ln(group size) means chance.
     """
@@ -35,13 +35,14 @@ def layerwise_loss(
     weights: Sequence[float] | None = None,
     external: Tensor | None = None,
 ) -> LayerwiseLoss:
-    """Sum over exits of cross-entropy to the label, to the exit's teacher, and to the external teacher.
+    """Sum, over exits, the cross-entropy to the label, to the exit's teacher, and to the external teacher.
 
-    scores: float32 [exits, groups, group size], shallowest exit first, the positive first in each group.
-    teachers: per exit the index of its teacher among the exits, or None (`assign_teachers`).
-    temperature: divides student and teacher scores; the term is multiplied by its square (Hinton et al. 2015).
-    weights: per exit, on all of its terms; 1 where None.
-    external: float32 [groups, group size], another model's scores; its term adds to the self-distillation.
+    Args:
+        scores: float32 [exits, groups, group size], shallowest exit first, the positive first in each group.
+        teachers: For each exit the index of its teacher among the exits, or None (see `assign_teachers`).
+        temperature: Divides student and teacher scores; the term is multiplied by its square (Hinton et al. 2015).
+        weights: For each exit the weight of all of its terms; None weights every exit by 1.
+        external: float32 [groups, group size], another model's scores; its term adds to the self-distillation.
     """
     positive_first = torch.zeros(scores.shape[1], dtype=torch.long, device=scores.device)
     contrastive = torch.stack([F.cross_entropy(exit_scores, positive_first) for exit_scores in scores])
@@ -63,7 +64,7 @@ def layerwise_loss(
 
 
 def _cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Mean over groups; no gradient reaches the teacher. student, teacher: [groups, group size]."""
+    """Return the mean over groups, for scores [groups, group size]; no gradient reaches the teacher."""
     targets = torch.softmax(teacher.detach() / temperature, dim=-1)
     log_student = torch.log_softmax(student / temperature, dim=-1)
     return -(targets * log_student).sum(dim=-1).mean() * temperature**2

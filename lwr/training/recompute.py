@@ -1,4 +1,4 @@
-"""What a training pass keeps for its way back, and what it computes again there.
+"""Choose which activations a training step keeps for its backward pass and which it computes again.
 
 Selective activation checkpointing: torch.utils.checkpoint, `create_selective_checkpoint_contexts`.
 """
@@ -14,31 +14,38 @@ from transformers import PreTrainedModel
 
 from lwr.config.training import Recompute
 
-PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default}
+MATRIX_PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default}
 
 
-def set_recompute(backbone: PreTrainedModel, blocks: nn.ModuleList, what: Recompute) -> None:
-    """cheap: what stands between the matrix products of a feed-forward layer, half of what a block keeps and hardly
-    any of its time, where a block has one module for it; blocks: everything inside a block.
+def set_recompute(backbone: PreTrainedModel, blocks: nn.ModuleList, recompute: Recompute) -> None:
+    """Change the forward pass of a backbone so that it keeps fewer activations.
 
-    Raises ValueError where a backbone can't.
+    Args:
+        backbone: The model.
+        blocks: Its transformer blocks.
+        recompute: `nothing` keeps all activations. `cheap` recomputes what lies between the matrix products of a
+            feed-forward layer: half of a block's activations and hardly any of its time. It has no effect on blocks
+            without a module for their feed-forward layer. `blocks` recomputes everything inside a block.
+
+    Raises:
+        ValueError: The backbone does not support `blocks`.
     """
-    if what == "blocks":
+    if recompute == "blocks":
         if not backbone.supports_gradient_checkpointing:
             raise ValueError(
                 f"{type(backbone).__name__} can't compute its blocks again; set recompute: cheap"
             )
-        # the reentrant kind fails under DDP and passes over keyword arguments
+        # the reentrant implementation fails under DDP and ignores keyword arguments
         backbone.activation_checkpointing_enable({"use_reentrant": False})
-    elif what == "cheap":
+    elif recompute == "cheap":
         for block in blocks:
             feed_forward = find_feed_forward(block)
             if feed_forward is not None:
-                _keep_products_alone(feed_forward)
+                _keep_only_products(feed_forward)
 
 
 def find_feed_forward(block: nn.Module) -> nn.Module | None:
-    """The part of a block that holds all its widest matrices; None where several share them, as in BERT."""
+    """Return the part of a block that holds all of its widest matrices; None if several parts do, as in BERT."""
 
     def widest(module: nn.Module) -> int:
         return max((max(m.weight.shape) for m in module.modules() if isinstance(m, nn.Linear)), default=0)
@@ -47,15 +54,19 @@ def find_feed_forward(block: nn.Module) -> nn.Module | None:
     return holders[0] if len(holders) == 1 else None
 
 
-def _keep_products_alone(module: nn.Module) -> None:
+def _keep_only_products(module: nn.Module) -> None:
+    """Replace a module's forward by one that keeps the results of matrix products and recomputes the rest."""
+
     def policy(_, operation, *args, **kwargs) -> CheckpointPolicy:
-        return CheckpointPolicy.MUST_SAVE if operation in PRODUCTS else CheckpointPolicy.PREFER_RECOMPUTE
+        return (
+            CheckpointPolicy.MUST_SAVE if operation in MATRIX_PRODUCTS else CheckpointPolicy.PREFER_RECOMPUTE
+        )
 
     forward, contexts = module.forward, partial(create_selective_checkpoint_contexts, policy)
 
-    def lean_forward(*args, **kwargs):
+    def checkpointed_forward(*args, **kwargs):
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
         return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
-    module.forward = lean_forward
+    module.forward = checkpointed_forward

@@ -1,10 +1,9 @@
-"""How fast a training goes, against how fast its machine multiplies matrices."""
+"""Measure how fast a training runs, compared with how fast its machine multiplies matrices."""
 
 from __future__ import annotations
 
 import time
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,48 +11,62 @@ from lwr.evaluation.flops import Shape, flops
 
 
 class Throughput:
-    """Counts what training steps compute; `since_last` tells the rate.
+    """A counter of the tokens and FLOPs of training steps.
 
-    Model FLOPs, as in PaLM's MFU (Chowdhery et al. 2022): forward and backward of unpadded rows to the last layer;
-    what is computed again counts once. The peak is measured here, so it holds for any device.
+    It counts model FLOPs as in PaLM's MFU (Chowdhery et al. 2022): forward and backward pass of unpadded rows up to the
+    last layer; recomputed activations do not count. The peak is measured, so it is known for any device.
     """
 
-    def __init__(self, shape: Shape, device: torch.device, dtype: torch.dtype, frozen: bool):
-        """frozen: the backbone has no gradients of weights, as under LoRA: a product takes two passes, not three."""
-        self.shape, self.passes = shape, 2 if frozen else 3
-        self.peak = measure_matmul_speed(device, dtype)
+    def __init__(self, shape: Shape, device: torch.device, dtype: torch.dtype, frozen_backbone: bool):
+        """Measure the peak and start counting.
+
+        Args:
+            shape: Shape of the backbone.
+            device: Where training computes.
+            dtype: What it multiplies.
+            frozen_backbone: Weights have no gradients, as under LoRA: a matrix product takes two passes, not three.
+        """
+        self.shape = shape
+        self.passes = 2 if frozen_backbone else 3
+        self.peak = measure_matmul_speed(device, dtype)  # FLOP/s
         self._restart()
 
     def _restart(self) -> None:
-        self.tokens, self.work, self.start = 0, 0.0, time.monotonic()
+        self.tokens, self.flop_count, self.start = 0, 0.0, time.monotonic()
 
-    def add(self, mask: Tensor) -> None:
-        """mask: int64 [rows, tokens] of a batch."""
-        lengths = mask.sum(dim=1).cpu().numpy()
+    def add_batch(self, attention_mask: Tensor) -> None:
+        """Count a batch, given its attention mask, int64 [rows, tokens]."""
+        lengths = attention_mask.sum(dim=1).cpu().numpy()  # [rows]
         self.tokens += int(lengths.sum())
-        self.work += self.passes * float(flops(self.shape, lengths)[-1].sum())
+        self.flop_count += self.passes * float(flops(self.shape, lengths)[-1].sum())
 
-    def since_last(self) -> dict[str, float]:
-        """Of this process: tokens_per_second, and mfu, the share of `peak` that was used."""
-        passed = time.monotonic() - self.start
-        rates = {"tokens_per_second": self.tokens / passed, "mfu": self.work / passed / self.peak}
+    def pop_rates(self) -> dict[str, float]:
+        """Return the rates of this process since the last call, and start counting again.
+
+        Returns:
+            `tokens_per_second`, and `mfu`, the share of the peak that was used.
+        """
+        seconds = time.monotonic() - self.start
+        rates = {"tokens_per_second": self.tokens / seconds, "mfu": self.flop_count / seconds / self.peak}
         self._restart()
         return rates
 
 
 def measure_matmul_speed(device: torch.device, dtype: torch.dtype, seconds: float = 0.1) -> float:
-    """FLOP/s of the fastest of some square products, as many as fit into the time."""
+    """Return the FLOP/s of the fastest among the square matrix products that are repeated for `seconds`."""
     size = 1024 if device.type == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    _wait(device, a @ b)
-    fastest, end = np.inf, time.perf_counter() + seconds
+    fastest = _time_product(a, b)  # warms up
+    end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        began = time.perf_counter()
-        _wait(device, a @ b)
-        fastest = min(fastest, time.perf_counter() - began)
+        fastest = min(fastest, _time_product(a, b))
     return 2 * size**3 / fastest
 
 
-def _wait(device: torch.device, _: Tensor) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _time_product(a: Tensor, b: Tensor) -> float:
+    """Return the seconds that a matrix product takes."""
+    start = time.perf_counter()
+    torch.matmul(a, b)
+    if a.device.type == "cuda":
+        torch.cuda.synchronize(a.device)
+    return time.perf_counter() - start

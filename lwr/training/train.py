@@ -1,4 +1,4 @@
-"""Training one cell, from base model and groups to a reranker in a folder."""
+"""Train one cell: from a base model and groups to a reranker in a folder."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import TrainingArguments, set_seed
 
 from lwr.common.atomic import atomic, check_writable
 from lwr.common.code_digest import code_digest
-from lwr.common.exits import Cell
+from lwr.common.exits import Cell, exit_name
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import write_json, write_jsonl
 from lwr.common.progress import log
@@ -23,13 +25,13 @@ from lwr.common.provenance import ResourceMeter, make_provenance
 from lwr.config.model import BaseModelConfig
 from lwr.config.training import TrainingConfig
 from lwr.formats.checkpoint import fetch_checkpoint, weights_fingerprint
-from lwr.model.loading import load_base_model, set_dropout
+from lwr.model.loading import LoadedBaseModel, load_base_model, set_dropout
 from lwr.model.lora import add_lora
 from lwr.model.reranker import LayerwiseReranker
 from lwr.training.dataset import read_groups
 from lwr.training.dev_evaluation import read_dev_evaluation
 from lwr.training.recompute import set_recompute
-from lwr.training.trainer import WHOLE, LayerwiseTrainer
+from lwr.training.trainer import COMPLETE_MARKER, LayerwiseTrainer
 
 
 def train(
@@ -44,81 +46,145 @@ def train(
     label: str = "train",
     cell: Cell | None = None,
 ) -> None:
-    """Write the trained reranker to the folder `out` (`LayerwiseReranker.save_pretrained`), and its
-    training.jsonl: the loss per exit by step.
+    """Train a reranker and write it to the folder `out`, with its logs and its provenance.
 
-    Raises ValueError or BadInput on what cannot be trained, before the first step; FloatingPointError where a loss
-    or a gradient is not finite, and MemoryError. `out` is then as it was.
+    A training that was killed resumes from its last checkpoint. Whatever is raised, `out` stays as it was.
 
     Args:
-        cell: The point of a grid that is trained, recorded in provenance.json; None outside a grid.
+        base: The base model.
+        start_layer: The shallowest layer with a head.
+        settings: The `train` section of the config.
+        groups: Training groups, JSON lines.
+        collection: Folder in BEIR layout, for evaluation during training.
+        dev_run: TREC run of the dev queries, for the same.
+        seed: Seed of the heads, the data order and dropout.
+        out: The folder to write, in the format of `LayerwiseReranker.save_pretrained`. Its training.jsonl has the loss of
+            every exit by step, its provenance.json what the model was made from.
+        label: Prefix of the progress lines.
+        cell: The point of a grid that is trained, for provenance.json; None outside a grid.
+
+    Raises:
+        BadInput: A file is malformed.
+        ValueError: The base model cannot be trained with these settings; raised before the first step.
+        FloatingPointError: A loss or a gradient is not finite.
+        MemoryError: A batch does not fit into memory.
     """
-    if cell is not None and (cell.start_layer, cell.seed) != (start_layer, seed):
-        raise ValueError(f"cell {cell} is not of start layer {start_layer} and seed {seed}; make them agree")
     meter = ResourceMeter()
     check_writable(out)
+    if cell is not None and (cell.start_layer, cell.seed) != (start_layer, seed):
+        raise ValueError(f"cell {cell} is not of start layer {start_layer} and seed {seed}; make them agree")
     set_seed(seed)
     reranker = build_reranker(base, start_layer, settings)
-    data = read_groups(groups, reranker.prompt, settings.group_size, seed)
-    look = settings.eval_steps and read_dev_evaluation(reranker, collection, dev_run, settings.eval_queries)
-    texts = {name: collection / f"{name}.jsonl" for name in ("corpus", "queries")}
-    looked_at = {"run": dev_run, "qrels": collection / "qrels/dev.tsv", **texts} if look else {}
-    facts = {
+    training_groups = read_groups(groups, reranker.prompt, settings.group_size, seed)
+    dev_evaluation = None
+    if settings.eval_steps is not None:
+        dev_evaluation = read_dev_evaluation(reranker, collection, dev_run, settings.eval_queries)
+    facts = _list_inputs(base, start_layer, settings, groups, collection, dev_run, seed)
+    checkpoints = _checkpoint_folder(out, facts)
+    arguments = _trainer_arguments(settings, reranker.exits, seed, checkpoints)
+    trainer = LayerwiseTrainer(reranker, training_groups, settings, arguments, dev_evaluation, label)
+    _train_or_resume(trainer, checkpoints, label)
+    if trainer.is_world_process_zero():
+        with atomic(out) as draft:
+            reranker.save_pretrained(draft)
+            write_jsonl(draft / "training.jsonl", trainer.state.log_history)
+            _write_provenance(draft, meter, cell, facts)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _list_inputs(
+    base: BaseModelConfig,
+    start_layer: int,
+    settings: TrainingConfig,
+    groups: Path,
+    collection: Path,
+    dev_run: Path,
+    seed: int,
+) -> dict[str, Any]:
+    """List everything that the weights depend on, as JSON values; files by their sha256."""
+    dev_files = {}
+    if settings.eval_steps is not None:
+        dev_files = {
+            "run": dev_run,
+            "qrels": collection / "qrels/dev.tsv",
+            "corpus": collection / "corpus.jsonl",
+            "queries": collection / "queries.jsonl",
+        }
+    return {
         "base": base.slice(),
         "base_fingerprint": weights_fingerprint(fetch_checkpoint(base.model, base.revision)),
         "start_layer": start_layer,
         "settings": settings.model_dump(),
         "seed": seed,
         "groups_sha256": sha256(groups),
-        "dev_sha256": {name: sha256(file) for name, file in looked_at.items()},
+        "dev_sha256": {name: sha256(file) for name, file in dev_files.items()},
         "processes": int(os.environ.get("WORLD_SIZE", 1)),
         "code": code_digest("training/train"),
     }
-    identity = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
-    work = out.parent / f"{out.name}.checkpoints-{identity}"  # other settings never meet these checkpoints
 
-    trainer = LayerwiseTrainer(
-        reranker, data, settings, _arguments(settings, reranker, seed, work), look, label
-    )
-    checkpoint = last_whole_checkpoint(work)
+
+def _checkpoint_folder(out: Path, inputs: dict[str, Any]) -> Path:
+    """Name a folder beside `out` after the inputs, so that a training resumes only from checkpoints of the same."""
+    digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:12]
+    return out.parent / f"{out.name}.checkpoints-{digest}"
+
+
+def _train_or_resume(trainer: LayerwiseTrainer, checkpoints: Path, label: str) -> None:
+    """Train to the last step, starting from the newest complete checkpoint if there is one."""
+    checkpoint = find_last_checkpoint(checkpoints)
     if checkpoint is not None:
-        log(f"{label}: going on from {checkpoint}")
+        log(f"{label}: resuming from {checkpoint}")
     try:
-        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except BaseException:
         with contextlib.suppress(OSError):
-            work.rmdir()  # where there is no checkpoint in it
+            checkpoints.rmdir()  # fails, as it should, if there is a checkpoint in it
         raise
-    if trainer.is_world_process_zero():
-        with atomic(out) as unfinished:
-            reranker.save_pretrained(unfinished)
-            write_jsonl(unfinished / "training.jsonl", trainer.state.log_history)
-            written = sorted(file for file in unfinished.rglob("*") if file.is_file())
-            files = {str(file.relative_to(unfinished)): sha256(file) for file in written}
-            named = {"cell": None if cell is None else dataclasses.asdict(cell)}
-            facts = named | facts | {"gpu": _gpu(), "files": files}
-            write_json(unfinished / "provenance.json", make_provenance(meter, **facts))
-        shutil.rmtree(work, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
+
+
+def find_last_checkpoint(checkpoints: Path) -> Path | None:
+    """Return the newest checkpoint that is complete; a process that is killed leaves an incomplete one."""
+    complete = [marker.parent for marker in checkpoints.glob(f"checkpoint-*/{COMPLETE_MARKER}")]
+    return max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+
+
+def _write_provenance(folder: Path, meter: ResourceMeter, cell: Cell | None, inputs: dict[str, Any]) -> None:
+    """Write provenance.json: the cell, the inputs, the sha256 of every file in `folder`, the code and the machine."""
+    written = sorted(file for file in folder.rglob("*") if file.is_file())
+    facts = {
+        "cell": None if cell is None else dataclasses.asdict(cell),
+        **inputs,
+        "gpu": _describe_gpu(),
+        "files": {str(file.relative_to(folder)): sha256(file) for file in written},
+    }
+    write_json(folder / "provenance.json", make_provenance(meter, **facts))
+
+
+def _describe_gpu() -> dict[str, str | int] | None:
+    """Return name and peak memory of the GPU that this process trained on, or None if it trained on a CPU."""
+    if not torch.cuda.is_available():
+        return None
+    peak = torch.cuda.max_memory_allocated() // 2**20
+    return {"name": torch.cuda.get_device_name(), "peak_memory_mib": peak}
 
 
 def build_reranker(base: BaseModelConfig, start_layer: int, settings: TrainingConfig) -> LayerwiseReranker:
-    """The untrained reranker of a cell. Raises ValueError where heads can't start as asked."""
+    """Build the untrained reranker of a cell, with its adapter if it has one.
+
+    Raises:
+        ValueError: The settings do not fit the base model.
+    """
     loaded = load_base_model(base, with_vocabulary=settings.head_init == "yes_token")
     if settings.dropout is not None:
         set_dropout(loaded.backbone, settings.dropout)
-    initial = {"random": None, "yes_token": loaded.yes_row, "checkpoint": loaded.heads or None}
-    if settings.head_init != "random" and initial[settings.head_init] is None:
-        raise ValueError(
-            f"head_init is {settings.head_init!r}, but {base.model} has no such head; use `random`"
-        )
     reranker = LayerwiseReranker(
         loaded.backbone,
         loaded.tokenizer,
         start_layer,
         pooling=base.pooling,
         shared_head=settings.heads == "shared",
-        initial_heads=initial[settings.head_init],
+        initial_heads=_initial_heads(base, loaded, settings),
         template=base.template,
         query_max_len=settings.query_max_len,
         passage_max_len=settings.passage_max_len,
@@ -130,38 +196,35 @@ def build_reranker(base: BaseModelConfig, start_layer: int, settings: TrainingCo
     return reranker
 
 
-def _gpu() -> dict[str, str | int] | None:
-    """Name and peak memory of the device this process trained on; None for a CPU."""
-    if not torch.cuda.is_available():
-        return None
-    peak = torch.cuda.max_memory_allocated() // 2**20
-    return {"name": torch.cuda.get_device_name(), "peak_memory_mib": peak}
+def _initial_heads(
+    base: BaseModelConfig, loaded: LoadedBaseModel, settings: TrainingConfig
+) -> Tensor | dict[int, Tensor] | None:
+    """Return what heads start from: [hidden] for all exits, layer -> [hidden], or None for random heads."""
+    heads = {"random": None, "yes_token": loaded.yes_row, "checkpoint": loaded.heads or None}[
+        settings.head_init
+    ]
+    if heads is None and settings.head_init != "random":
+        raise ValueError(
+            f"head_init is {settings.head_init!r}, but {base.model} has no such head; use `random`"
+        )
+    return heads
 
 
-def last_whole_checkpoint(work: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; a kill may have cut a later one short."""
-    whole = [marker.parent for marker in work.glob(f"checkpoint-*/{WHOLE}")]
-    return max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
-
-
-def _arguments(
-    settings: TrainingConfig, reranker: LayerwiseReranker, seed: int, work: Path
+def _trainer_arguments(
+    settings: TrainingConfig, exits: list[int], seed: int, checkpoints: Path
 ) -> TrainingArguments:
-    keep_best = settings.keep == "best"
-    exits = reranker.exits
-    keep_by = exits[-1] if settings.keep_by == "deepest" else settings.keep_by
-    if keep_best and keep_by not in ("mean", *exits):
-        raise ValueError(f"keep_by is {keep_by}, but exits are {exits[0]}..{exits[-1]}")
-    checkpoint_steps = settings.eval_steps if keep_best else settings.checkpoint_steps
+    """Translate the settings of a training into the Trainer's arguments."""
+    keeps_best = settings.keep == "best"
+    checkpoint_steps = settings.eval_steps if keeps_best else settings.checkpoint_steps
     return TrainingArguments(
-        output_dir=str(work),
+        output_dir=str(checkpoints),
         max_steps=settings.steps or -1,
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.groups_per_batch,
         gradient_accumulation_steps=settings.accumulation,
         learning_rate=settings.lr,
         lr_scheduler_type="linear",
-        warmup_steps=settings.warmup,
+        warmup_steps=settings.warmup,  # a share of the steps, because it is below 1
         max_grad_norm=settings.max_grad_norm,
         bf16=settings.precision == "bfloat16",
         use_cpu=not torch.cuda.is_available(),
@@ -171,15 +234,23 @@ def _arguments(
         eval_strategy="no" if settings.eval_steps is None else "steps",
         eval_steps=settings.eval_steps,
         save_strategy="no" if checkpoint_steps is None else "steps",
-        save_steps=checkpoint_steps or 500,
+        save_steps=checkpoint_steps or 500,  # not used if save_strategy is "no"
         save_total_limit=2,
-        load_best_model_at_end=keep_best,
-        metric_for_best_model=("eval_mean" if keep_by == "mean" else f"eval_layer_{keep_by}")
-        if keep_best
-        else None,
-        greater_is_better=True if keep_best else None,
+        load_best_model_at_end=keeps_best,
+        metric_for_best_model=_metric_to_keep_by(settings, exits) if keeps_best else None,
+        greater_is_better=True if keeps_best else None,
         remove_unused_columns=False,
         report_to=list(settings.report_to),
-        ddp_find_unused_parameters=False,  # what no head reads is frozen
+        ddp_find_unused_parameters=False,  # parameters that no head depends on are frozen
         disable_tqdm=True,
     )
+
+
+def _metric_to_keep_by(settings: TrainingConfig, exits: list[int]) -> str:
+    """Return the name of the metric that chooses the best step. Raises ValueError if it is not of an exit."""
+    if settings.keep_by == "mean":
+        return "eval_mean"
+    layer = exits[-1] if settings.keep_by == "deepest" else settings.keep_by
+    if layer not in exits:
+        raise ValueError(f"keep_by is {layer}, but exits are {exits[0]}..{exits[-1]}")
+    return f"eval_{exit_name(layer)}"

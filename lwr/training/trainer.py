@@ -1,36 +1,37 @@
-"""The Hugging Face Trainer around the layerwise loss: what it logs, looks at, saves, and refuses."""
+"""Train a reranker with the layerwise loss, in the Hugging Face Trainer.
+
+The methods of the Trainer whose names begin with an underscore are private to it. The overrides here were checked with
+transformers 5.23.0; each says why it is needed.
+"""
 
 from __future__ import annotations
 
 import math
-import sys
-import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from lwr.common.progress import format_duration
+from lwr.common.exits import exit_name
 from lwr.config.training import TrainingConfig
 from lwr.evaluation.flops import shape_of
 from lwr.model.batching import out_of_memory_hint
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import convert_write_errors
-from lwr.training.dataset import TrainingGroup, collate
+from lwr.training.dataset import Batch, TrainingGroup, collate
 from lwr.training.dev_evaluation import DevEvaluation
-from lwr.training.loss import LayerwiseLoss, assign_teachers, layerwise_loss
+from lwr.training.loss import assign_teachers, layerwise_loss
+from lwr.training.progress_callback import ProgressCallback
 from lwr.training.throughput import Throughput
 
-WHOLE = "whole"  # a file in each checkpoint, written last
+COMPLETE_MARKER = "whole"
+"""Name of the empty file that is written last into each checkpoint."""
 
 
-def _optimizer(reranker: LayerwiseReranker, settings: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW; norms, biases and heads do not decay."""
+def make_optimizer(reranker: LayerwiseReranker, settings: TrainingConfig) -> torch.optim.Optimizer:
+    """Return AdamW over all trained parameters; norms, biases and heads have no weight decay."""
     backbone = [p for p in reranker.backbone.parameters() if p.requires_grad]
     return torch.optim.AdamW(
         [
@@ -42,168 +43,165 @@ def _optimizer(reranker: LayerwiseReranker, settings: TrainingConfig) -> torch.o
     )
 
 
-def _collate(groups: Sequence[TrainingGroup], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    return collate(groups, tokenizer) | {"names": [group.name for group in groups]}
-
-
 class LayerwiseTrainer(Trainer):
-    """Adds to the Trainer: the loss of every exit in the logs, dev nDCG@10 as evaluation, small checkpoints."""
+    """A Trainer that logs the loss of every exit, evaluates nDCG@10 on dev, and writes small checkpoints."""
 
     def __init__(
         self,
         reranker: LayerwiseReranker,
-        data: list[TrainingGroup],
+        groups: list[TrainingGroup],
         settings: TrainingConfig,
         arguments: TrainingArguments,
-        look: DevEvaluation | None,
+        dev_evaluation: DevEvaluation | None,
         label: str,
     ):
+        """Prepare a training.
+
+        Args:
+            reranker: The model that is trained.
+            groups: The training data.
+            settings: The `train` section of the config.
+            arguments: The same settings in the Trainer's terms.
+            dev_evaluation: What `evaluate` measures; None if the arguments ask for no evaluation.
+            label: Prefix of the progress lines.
+        """
         super().__init__(
             reranker,
             arguments,
-            train_dataset=data,
-            eval_dataset=look and look.rows,  # never iterated: `evaluate` ranks the look itself
-            data_collator=partial(_collate, tokenizer=reranker.tokenizer),
-            optimizers=(_optimizer(reranker, settings), None),
+            train_dataset=groups,
+            # the Trainer demands a data set, but never iterates it: `evaluate` is overridden
+            eval_dataset=None if dev_evaluation is None else dev_evaluation.rows,
+            data_collator=partial(collate, tokenizer=reranker.tokenizer),
+            optimizers=(make_optimizer(reranker, settings), None),
             callbacks=[ProgressCallback(label, reranker.exits, settings.group_size)],
         )
         self.remove_callback(PrinterCallback)
-        self.reranker, self.settings, self.look = reranker, settings, look
-        distillation = settings.distillation
-        self.teachers = assign_teachers(reranker.exits, distillation.teacher, distillation.every)
-        self.exit_weights = [float(settings.exit_weights.get(k, 1.0)) for k in reranker.exits]
-        self.parts: list[Tensor] = []  # [2, exits] of each batch since the last log
-        self.names: list[str] = []  # of the groups since the last step of the optimiser
-        self.speed = Throughput(
+        self.reranker, self.settings, self.dev_evaluation = reranker, settings, dev_evaluation
+        self.teachers = assign_teachers(
+            reranker.exits, settings.distillation.teacher, settings.distillation.every
+        )
+        self.exit_weights = [float(settings.exit_weights.get(layer, 1.0)) for layer in reranker.exits]
+        self.loss_terms: list[
+            Tensor
+        ] = []  # per batch since the last log: [contrastive and distillation, exits]
+        self.group_names: list[str] = []  # of the batches since the last step of the optimiser
+        self.throughput = Throughput(
             shape_of(reranker.backbone),
             arguments.device,
             torch.bfloat16 if settings.precision == "bfloat16" else torch.float32,
-            frozen=settings.lora is not None,
+            frozen_backbone=settings.lora is not None,
         )
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        rows, tokens = inputs["pair"]["attention_mask"].shape
-        fix = f"a batch of {rows} rows of {tokens} tokens; lower groups_per_batch (and raise accumulation), "
-        fix += "passage_max_len or group_size, or set recompute: blocks"
-        with out_of_memory_hint(fix):
+    def training_step(self, model, inputs: Batch, num_items_in_batch=None):
+        """Do one forward and backward pass. Raises MemoryError with the shape of the batch if memory runs out."""
+        rows, tokens = inputs["features"]["attention_mask"].shape
+        hint = (
+            f"a batch of {rows} rows of {tokens} tokens; lower groups_per_batch (and raise accumulation), "
+            "passage_max_len or group_size, or set recompute: blocks"
+        )
+        with out_of_memory_hint(hint):
             return super().training_step(model, inputs, num_items_in_batch)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        self.names += inputs["names"]
-        scores = model(inputs["pair"])  # [exits, rows]
-        loss = self._loss(scores.view(len(scores), inputs["groups"], -1), inputs["teacher_scores"])
-        parts = torch.stack([loss.contrastive, loss.distillation]).detach()
+    def compute_loss(self, model, inputs: Batch, return_outputs=False, num_items_in_batch=None):
+        """Compute the layerwise loss of a batch, and keep its terms for the next log.
+
+        Raises:
+            FloatingPointError: The loss is not finite.
+        """
+        self.group_names += inputs["group_names"]
+        groups, distillation = len(inputs["group_names"]), self.settings.distillation
+        scores = model(inputs["features"])  # [exits, rows]
+        loss = layerwise_loss(
+            scores.view(len(scores), groups, -1),  # [exits, groups, group size]
+            self.teachers,
+            distillation.temperature,
+            self.exit_weights,
+            inputs["teacher_scores"] if distillation.external else None,
+        )
+        terms = torch.stack([loss.contrastive, loss.distillation]).detach()  # [2, exits]
         if not torch.isfinite(loss.total):
-            finite = zip(self.reranker.exits, parts.isfinite().all(0), strict=True)
-            exits = [
-                k for k, is_finite in finite if not is_finite
-            ] or self.reranker.exits  # or by their weights
-            raise self._not_finite(f"loss of exits {exits}", inputs["names"])
-        self.parts.append(parts)
-        self.speed.add(inputs["pair"]["attention_mask"])
+            is_finite = terms.isfinite().all(dim=0).tolist()  # [exits]
+            exits = [layer for layer, fine in zip(self.reranker.exits, is_finite, strict=True) if not fine]
+            # all terms may be finite, and their weighted sum still too large
+            raise self._not_finite(f"loss of exits {exits or self.reranker.exits}", inputs["group_names"])
+        self.loss_terms.append(terms)
+        self.throughput.add_batch(inputs["features"]["attention_mask"])
         return (loss.total, scores) if return_outputs else loss.total
 
-    def _loss(self, scores: Tensor, teacher_scores: Tensor | None) -> LayerwiseLoss:
-        """Compute the loss of scores [exits, groups, group size] by the settings of the training."""
-        distillation = self.settings.distillation
-        external = teacher_scores if distillation.external else None
-        return layerwise_loss(scores, self.teachers, distillation.temperature, self.exit_weights, external)
-
     def _clip_grad_norm(self, model):
-        """Also looks at the gradients: one that is not finite would spoil the weights, at the last step unseen."""
-        heads = {k: self.reranker.head(k).grad for k in self.reranker.exits}
-        finite = {
-            k: grad is None or grad.isfinite().all() for k, grad in heads.items()
-        }  # clipping spreads NaN
+        """Clip the gradients, and raise FloatingPointError if one is not finite.
+
+        Overridden because no public hook sees the norm before the step of the optimiser. A gradient that is not finite
+        would spoil the weights, and after the last step nothing would show it.
+        """
+        gradients = {layer: self.reranker.head(layer).grad for layer in self.reranker.exits}
+        # computed before clipping, which spreads NaN to every gradient; read only if needed, as reading waits for a GPU
+        is_finite = {layer: grad.isfinite().all() for layer, grad in gradients.items() if grad is not None}
         norm = super()._clip_grad_norm(model)
         if not math.isfinite(norm):
-            exits = [k for k in finite if not finite[k]]
-            what = f"gradient of exits {exits}" if exits else "gradient of the backbone"
-            raise self._not_finite(what, self.names)
-        self.names.clear()
+            exits = [layer for layer, fine in is_finite.items() if not fine]
+            source = f"exits {exits}" if exits else "the backbone"
+            raise self._not_finite(f"gradient of {source}", self.group_names)
+        self.group_names.clear()
         return norm
 
-    def _not_finite(self, what: str, names: list[str]) -> FloatingPointError:
-        shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    def _not_finite(self, what: str, group_names: list[str]) -> FloatingPointError:
+        shown = ", ".join(group_names[:8]) + (", …" if len(group_names) > 8 else "")
         return FloatingPointError(
             f"the {what} is not finite after step {self.state.global_step}, in a batch of the groups {shown}; "
             "lower lr or head_lr, or use precision: float32; look at these groups"
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self.parts:
-            contrastive, distillation = self.accelerator.reduce(
-                torch.stack(self.parts).mean(0), "mean"
-            ).tolist()
-            self.parts.clear()
-            for i, k in enumerate(self.reranker.exits):
-                logs |= {f"contrastive_layer_{k}": contrastive[i], f"distillation_layer_{k}": distillation[i]}
-            logs |= self.speed.since_last()
+        """Add the loss terms of every exit, averaged over batches and processes, and the throughput."""
+        if "loss" in logs and self.loss_terms:
+            mean = torch.stack(self.loss_terms).mean(dim=0)  # [2, exits]
+            contrastive, distillation = self.accelerator.reduce(mean, "mean").tolist()
+            self.loss_terms.clear()
+            for i, layer in enumerate(self.reranker.exits):
+                logs[f"contrastive_{exit_name(layer)}"] = contrastive[i]
+                logs[f"distillation_{exit_name(layer)}"] = distillation[i]
+            logs |= self.throughput.pop_rates()
         super().log(logs, start_time)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
-        ndcg = self.look.ndcg(self.reranker, self.settings.precision)
-        metrics = {f"eval_layer_{k}": value for k, value in ndcg.items()}
+        """Log nDCG@10 on dev of every exit, and their mean; the arguments are the Trainer's and not used."""
+        ndcg = self.dev_evaluation.compute_ndcg(self.reranker, self.settings.precision)
+        metrics = {f"eval_{exit_name(layer)}": value for layer, value in ndcg.items()}
         metrics["eval_mean"] = sum(ndcg.values()) / len(ndcg)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Only what trains: under LoRA a checkpoint does not carry the frozen backbone."""
-        trained = {name for name, p in self.reranker.named_parameters() if p.requires_grad}
-        super()._save(output_dir, {n: t for n, t in self.reranker.state_dict().items() if n in trained})
+        """Save the trained parameters alone.
+
+        Overridden because the Trainer has no option for it, and under LoRA a checkpoint would contain the frozen
+        backbone.
+        """
+        trained = {name for name, parameter in self.reranker.named_parameters() if parameter.requires_grad}
+        state = {name: tensor for name, tensor in self.reranker.state_dict().items() if name in trained}
+        super()._save(output_dir, state)
 
     def _issue_warnings_after_load(self, load_result) -> None:
-        """Frozen tensors are missing from a checkpoint by design; a tensor too many is not ours."""
+        """Raise ValueError if a checkpoint has parameters that the model does not have.
+
+        Overridden because the Trainer warns of missing parameters, although frozen ones are left out on purpose, and
+        ignores unexpected ones but for a warning.
+        """
         if load_result.unexpected_keys:
             raise ValueError(
                 f"{self.args.output_dir}: checkpoint of another model, with {load_result.unexpected_keys}"
             )
 
     def _save_checkpoint(self, model, trial) -> None:
-        with convert_write_errors(Path(self.args.output_dir)):
+        """Save a checkpoint and mark it as complete.
+
+        Overridden because the Trainer writes into the final folder, where a killed process leaves an incomplete
+        checkpoint, and because its write errors do not name that folder.
+        """
+        folder = Path(self.args.output_dir)
+        with convert_write_errors(folder):
             super()._save_checkpoint(model, trial)
         if self.is_world_process_zero():
-            (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / WHOLE).touch()
-
-
-class ProgressCallback(TrainerCallback):
-    """Says how training goes: a bar in a terminal, and a line for each log and each look at dev."""
-
-    def __init__(self, label: str, exits: list[int], group_size: int):
-        self.label, self.exits, self.chance = label, exits, math.log(group_size)
-
-    def on_train_begin(self, args, state, control, **_):
-        self.start, self.first_step = time.monotonic(), state.global_step
-        hidden = not (sys.stderr.isatty() and state.is_world_process_zero)
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label, disable=hidden)
-
-    def on_step_end(self, args, state, control, **_):
-        self.bar.update()
-
-    def on_log(self, args, state, control, logs, **_):
-        if not state.is_world_process_zero:
-            return
-        if "loss" in logs:
-            passed = time.monotonic() - self.start
-            left = (
-                passed / max(state.global_step - self.first_step, 1) * (state.max_steps - state.global_step)
-            )
-            self._say(
-                state,
-                f"loss by layer {self._by_layer(logs, 'contrastive')} (chance {self.chance:.2f}), "
-                f"{logs['tokens_per_second']:,.0f} tokens/s, {logs['mfu']:.0%} of what matrix products reach, "
-                f"{format_duration(passed)} passed, {format_duration(left)} left",
-            )
-        if "eval_mean" in logs:
-            self._say(state, f"dev nDCG@10 by layer {self._by_layer(logs, 'eval')}")
-
-    def on_train_end(self, args, state, control, **_):
-        self.bar.close()
-
-    def _by_layer(self, logs: dict[str, float], name: str) -> str:
-        return " ".join(f"{k}:{logs[f'{name}_layer_{k}']:.3f}" for k in self.exits)
-
-    def _say(self, state, text: str) -> None:
-        tqdm.write(f"{self.label}: step {state.global_step}/{state.max_steps}, {text}", file=sys.stderr)
+            (folder / f"checkpoint-{self.state.global_step}" / COMPLETE_MARKER).touch()

@@ -68,7 +68,7 @@ def test_a_cancelled_training_is_submitted_again_with_more_and_goes_on(slurm, un
     assert second.megabytes == 2 * first.megabytes
     assert (first.limit, second.limit) == ("1-00:00:00", "2-00:00:00")
     assert f"SLURM-job '{lost.id}' failed" in printed
-    assert "going on from" in log_of_training(project, 1)
+    assert "resuming from" in log_of_training(project, 1)
     assert project.tables() == undisturbed.project.tables()
 
 
@@ -91,5 +91,5 @@ def test_after_the_loss_of_snakemake_one_command_finishes_the_grid(slurm, undist
         run.finish()
     with slurm.snakemake(project) as run:
         run.finish()
-    assert "going on from" in log_of_training(project, 1)
+    assert "resuming from" in log_of_training(project, 1)
     assert project.tables() == undisturbed.project.tables()

@@ -53,7 +53,7 @@ def test_the_positive_comes_first(read):
     first, *rest = texts(group)
     assert first == "open a file|open()?"
     assert sorted(rest) == ["open a file|abs()?", "open a file|ord()?", "open a file|sum()?"]
-    assert group.teacher is None
+    assert group.teacher_scores is None
 
 
 def test_one_positive_is_drawn_and_as_many_negatives_as_asked_for(read):
@@ -99,7 +99,7 @@ def test_scores_of_a_teacher_follow_their_texts(read):
         zip([*line["pos"], *line["neg"]], [*line["pos_scores"], *line["neg_scores"]], strict=True)
     )
     for group in read([line] * 9, group_size=4):
-        assert group.teacher == [score_of[text] for text in passages(group)]
+        assert group.teacher_scores == [score_of[text] for text in passages(group)]
 
 
 # --- refusals ------------------------------------------------------------------------------------------
@@ -149,10 +149,12 @@ def test_a_batch_is_whole_groups_one_after_the_other(read):
     lines = [LINE | {"query": f"query {i} " + "and more " * i} for i in range(3)]
     groups = read(lines, group_size=4)
     batch = collate(groups, tiny.tokenizer(encoder=False))
-    assert batch["groups"] == 3
+    assert batch["group_names"] == [f"groups.jsonl:{i}" for i in (1, 2, 3)]
     assert batch["teacher_scores"] is None
     rows = [row for group in groups for row in group.rows]
-    for row, ids, mask in zip(rows, batch["pair"]["input_ids"], batch["pair"]["attention_mask"], strict=True):
+    for row, ids, mask in zip(
+        rows, batch["features"]["input_ids"], batch["features"]["attention_mask"], strict=True
+    ):
         assert ids[mask.bool()].tolist() == row.input_ids
 
 
@@ -161,12 +163,12 @@ def test_teacher_scores_are_grouped_as_the_rows_are(read):
     groups = read([scored, scored])
     batch = collate(groups, tiny.tokenizer(encoder=False))
     assert batch["teacher_scores"].dtype == torch.float32
-    assert batch["teacher_scores"].tolist() == [group.teacher for group in groups]
+    assert batch["teacher_scores"].tolist() == [group.teacher_scores for group in groups]
 
 
 def loss_of(model: LayerwiseReranker, groups: list[TrainingGroup]) -> LayerwiseLoss:
     batch = collate(groups, model.tokenizer)
-    scores = model.train()(batch["pair"]).view(len(model.exits), batch["groups"], -1)
+    scores = model.train()(batch["features"]).view(len(model.exits), len(groups), -1)
     teachers = assign_teachers(model.exits, "deepest")
     return layerwise_loss(scores, teachers, external=batch["teacher_scores"])
 

@@ -21,15 +21,15 @@ def test_rates_by_hand(monkeypatch, frozen, passes):
     monkeypatch.setattr(lwr.training.throughput, "measure_matmul_speed", lambda *_: 1000.0)
     monkeypatch.setattr(lwr.training.throughput, "time", SimpleNamespace(monotonic=lambda: now[0]))
     speed = Throughput(SHAPE, CPU, torch.float32, frozen)
-    speed.add(torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]))
-    speed.add(torch.tensor([[0, 1]]))
+    speed.add_batch(torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]))
+    speed.add_batch(torch.tensor([[0, 1]]))
     now[0] += 2
     forward = 2 * sum(2 * n * 100 + 4 * n**2 * 10 for n in (3, 1, 1))
     expected = {"tokens_per_second": 5 / 2, "mfu": passes * forward / 2 / 1000}
-    assert speed.since_last() == pytest.approx(expected)
-    speed.add(torch.tensor([[1]]))
+    assert speed.pop_rates() == pytest.approx(expected)
+    speed.add_batch(torch.tensor([[1]]))
     now[0] += 1
-    assert speed.since_last()["tokens_per_second"] == 1, "each step counts once"
+    assert speed.pop_rates()["tokens_per_second"] == 1, "each step counts once"
 
 
 def test_a_machine_multiplies_faster_than_a_loop_in_python():

@@ -149,7 +149,7 @@ def sgd(monkeypatch):
     def optimizer(reranker: LayerwiseReranker, settings: TrainingConfig) -> torch.optim.SGD:
         return torch.optim.SGD([p for p in reranker.parameters() if p.requires_grad], lr=settings.lr)
 
-    monkeypatch.setattr(lwr.training.trainer, "_optimizer", optimizer)
+    monkeypatch.setattr(lwr.training.trainer, "make_optimizer", optimizer)
 
 
 # --- the same training ---------------------------------------------------------------------------------
@@ -330,7 +330,7 @@ def test_bfloat16_trains(data, tmp_path):
 def test_heads_have_their_own_rate_and_only_matrices_decay(data):
     settings = TrainingConfig.model_validate(SETTINGS | {"weight_decay": 0.1})
     reranker = build_reranker(base(data, "bert"), 2, settings)
-    groups = lwr.training.trainer._optimizer(reranker, settings).param_groups
+    groups = lwr.training.trainer.make_optimizer(reranker, settings).param_groups
     of = {p: group for group in groups for p in group["params"]}
     assert of.keys() == {p for p in reranker.parameters() if p.requires_grad}
     for p in reranker.backbone.parameters():
