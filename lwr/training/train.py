@@ -58,8 +58,8 @@ def train(
         collection: Folder in BEIR layout, for evaluation during training.
         dev_run: TREC run of the dev queries, for the same.
         seed: Seed of the heads, the data order and dropout.
-        out: The folder to write, in the format of `LayerwiseReranker.save_pretrained`. Its training.jsonl has the loss of
-            every exit by step, its provenance.json what the model was made from.
+        out: The folder to write, in the format of `LayerwiseReranker.save_pretrained`. Its training.jsonl has the loss
+            of every exit by step, its provenance.json what the model was made from.
         label: Prefix of the progress lines.
         cell: The point of a grid that is trained, for provenance.json; None outside a grid.
 
