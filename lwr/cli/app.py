@@ -1,4 +1,4 @@
-"""`lwr <step>`: one command per step, the same that the workflow's rules call."""
+"""The command line `lwr STEP`: one command per step, the same that the workflow's rules call."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="""Train, measure and ship **layerwise rerankers**: a relevance head at every layer.
+    help="""Train, measure and ship **layerwise rerankers**: rerankers with a relevance head at every layer.
 
-    The steps of the workflow, in its order: collect, retrieve, mine (or groups), base, train, score,
-    cascade, evaluate, cost, compare, tables, advise, figures, report; verify reads all that they wrote;
-    and for what came out rerank, serve, export, card.
-    `snakemake --cores 2` runs them all for a whole grid; each can be run alone.
+    The steps of the workflow, in order: collect, retrieve, mine (or groups), base, train, score, cascade, evaluate,
+    cost, compare, tables, advise, figures, report. `snakemake --cores 2` runs all of them for a grid; each can also be
+    run alone. `check` reads a config, `schema` describes its keys, and `verify` checks all results. To use a trained
+    model: rerank, serve, export, card.
 
-    Options that take SETTINGS take a YAML or JSON file, or the text itself: `'{steps: 100, lr: 1e-4}'`.
-    Every key is explained in config/README.md.
+    Options that take SETTINGS accept a YAML or JSON file, or the text itself: `'{steps: 100, lr: 1e-4}'`.
+    config/README.md explains every key.
     """,
 )
 for group in (data, training, evaluation, reporting, deployment):
@@ -32,18 +32,19 @@ for group in (data, training, evaluation, reporting, deployment):
 
 
 @app.callback()
-def options(
+def configure(
     debug: Annotated[
         bool,
-        typer.Option("--debug", help="Where something fails, show where in the code (also LWR_DEBUG=1)."),
+        typer.Option("--debug", help="Show the traceback of an error, like the variable LWR_DEBUG=1."),
     ] = False,
 ) -> None:
+    """Apply the options that precede every command."""
     if debug:
-        os.environ["LWR_DEBUG"] = "1"  # so that what `lwr launch` starts knows it, too
+        os.environ["LWR_DEBUG"] = "1"  # also for the process that `lwr launch` starts
 
 
 def main() -> None:
-    """Run the command line; what a user can mend is one message, not a traceback (`--debug` shows it all)."""
+    """Run the command line; an error that a user can fix becomes one message without a traceback."""
     try:
         app(prog_name="lwr")
     except (ValueError, OSError, FloatingPointError, MemoryError, SafetensorError) as error:

@@ -1,4 +1,4 @@
-"""What comes before training: the config, a collection, its first stage, training groups."""
+"""Commands of the config and of the data: check, schema, collect, retrieve, mine, groups."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
 from lwr.cli.options import Collection, Out, OutFolder, Settings, SplitName
 from lwr.common.errors import BadInput
@@ -19,12 +19,14 @@ app = typer.Typer(rich_markup_mode="markdown")
 @app.command()
 def check(
     file: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="YAML file of a grid.", exists=True, dir_okay=False)
+        Path, Argument(metavar="CONFIG", help="YAML file of a grid.", exists=True, dir_okay=False)
     ],
 ) -> None:
-    """Say what a grid holds, or all that is wrong with it: file, line, key and the way out. Runs nothing.
+    """Describe a grid, or report everything that is wrong with its config: file, line, key and fix.
 
-    Example:
+    Nothing is run.
+
+    For example:
 
     ```
     lwr check config/config.yaml
@@ -34,7 +36,7 @@ def check(
 
     try:
         typer.echo(check(file))
-    except BadInput as error:  # plain lines, so that an editor or a terminal finds file:line
+    except BadInput as error:  # lines without a prefix, so that editors and terminals link file:line
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(1) from None
 
@@ -42,21 +44,21 @@ def check(
 @app.command()
 def schema(
     readme: Annotated[
-        bool, Option("--readme", help="Every key as tables for people: config/README.md.")
+        bool, Option("--readme", help="Print config/README.md instead: tables of every key, for people.")
     ] = False,
 ) -> None:
-    """Print the JSON schema of a config file, for editors.
+    """Print the JSON schema of a config, with which editors complete and check its keys.
 
-    Example:
+    For example:
 
     ```
     lwr schema > config/schema.json
     lwr schema --readme > config/README.md
     ```
     """
-    from lwr.config import reference
+    from lwr.config.reference import render_readme, render_schema
 
-    typer.echo(reference.render_readme() if readme else reference.render_schema(), nl=False)
+    typer.echo(render_readme() if readme else render_schema(), nl=False)
 
 
 @app.command()
@@ -64,12 +66,12 @@ def collect(
     dataset: Annotated[str, Option(metavar="SETTINGS", help="A data set: the keys under `datasets: NAME:`.")],
     out: OutFolder,
 ) -> None:
-    """Bring a collection into BEIR layout: corpus.jsonl, queries.jsonl, qrels/.
+    r"""Convert a collection to BEIR layout: corpus.jsonl, queries.jsonl, qrels/.
 
-    Example:
+    For example:
 
     ```
-    lwr collect --dataset '{source: {kind: python_docs}}' \\
+    lwr collect --dataset '{source: {kind: python_docs}}' \
       --out results/collections/python-docs
     ```
     """
@@ -80,14 +82,14 @@ def collect(
 
 @app.command()
 def retrieve(collection: Collection, split: SplitName, settings: Settings, out: Out) -> None:
-    """First stage: the candidates of a split's queries, by BM25 or from a run made elsewhere, as a TREC run.
+    r"""Write the first-stage candidates of a split's queries, by BM25 or from another run, as a TREC run.
 
     SETTINGS: the keys under `first_stage`.
 
-    Example:
+    For example:
 
     ```
-    lwr retrieve --collection results/collections/python-docs --split test \\
+    lwr retrieve --collection results/collections/python-docs --split test \
       --settings '{depth: 50}' --out test.trec
     ```
     """
@@ -103,14 +105,14 @@ def mine(
     settings: Settings,
     out: Out,
 ) -> None:
-    """Training groups: one positive and hard negatives per query, in FlagEmbedding's JSON lines.
+    r"""Mine training groups: one positive and hard negatives per query, as FlagEmbedding's JSON lines.
 
     SETTINGS: the keys under `mining`.
 
-    Example:
+    For example:
 
     ```
-    lwr mine --collection results/collections/python-docs --run train.trec \\
+    lwr mine --collection results/collections/python-docs --run train.trec \
       --settings '{negatives: 7}' --out groups.jsonl
     ```
     """
@@ -122,13 +124,16 @@ def mine(
 @app.command()
 def groups(
     source: Annotated[
-        str, Option(metavar="SETTINGS", help="The keys under `datasets: NAME: source:`; flag_embedding.")
+        str,
+        Option(
+            metavar="SETTINGS", help="The keys under `datasets: NAME: source:`, of the kind flag_embedding."
+        ),
     ],
     out: Out,
 ) -> None:
-    """Adopt training groups made elsewhere: FlagEmbedding's JSON lines, checked and brought into one file.
+    """Check training groups made elsewhere, FlagEmbedding's JSON lines, and write them into one file.
 
-    Example:
+    For example:
 
     ```
     lwr groups --source '{kind: flag_embedding, path: their/groups}' --out groups.jsonl

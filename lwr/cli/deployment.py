@@ -1,4 +1,4 @@
-"""One exit, or one cascade, out of the grid to where people rank."""
+"""Commands that use a trained model: rerank, export, serve, card."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from lwr.cli.options import OutFolder, silence_transformers
+from lwr.cli.options import Model, OutFolder, silence_transformers
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
 from lwr.config.evaluation import ScoringConfig
@@ -18,45 +18,59 @@ from lwr.export.export import Layout
 from lwr.model.cascade_schedule import Schedule
 
 app = typer.Typer(rich_markup_mode="markdown")
-Layer = Annotated[int | None, Option(help="The exit that ranks; none: the deepest.", min=1)]
-Cascade = Annotated[str | None, Option(help="The cascade that ranks: `2:20 4:10 6`.")]
+
+Layer = Annotated[int | None, Option(help="Layer whose exit ranks; default: the deepest.", min=1)]
+Cascade = Annotated[str | None, Option(help="Cascade that ranks, such as `2:20 4:10 6`.")]
 TokensPerBatch = Annotated[
-    int | None, Option(help="In one forward pass; none: 2048 on a CPU, 16384 on a GPU.", min=1)
+    int | None,
+    Option(help="Tokens in one forward pass; default: 2048 on a CPU, 16384 on a GPU.", min=1),
 ]
-PrecisionOption = Annotated[Precision, Option("--precision", help="Of the backbone.")]
+PrecisionOption = Annotated[Precision, Option("--precision", help="Data type of the backbone.")]
 
 
 @app.command()
 def rerank(
-    model: Annotated[str, Option(help="Folder that `lwr train` wrote, hub id, or upstream's checkpoint.")],
-    run: Annotated[Path | None, Option(help="TREC run with the candidates.")] = None,
-    queries: Annotated[Path | None, Option(help="Their queries, BEIR's JSON lines.")] = None,
-    corpus: Annotated[Path | None, Option(help="Their passages, BEIR's JSON lines; streamed.")] = None,
-    groups: Annotated[Path | None, Option(help="Instead: FlagEmbedding's lines of query, pos, neg.")] = None,
-    query: Annotated[str | None, Option(help="Instead: one query.")] = None,
+    model: Annotated[
+        str, Option(help="Folder that `lwr train` wrote, hub id, or upstream layerwise checkpoint.")
+    ],
+    run: Annotated[
+        Path | None, Option(help="TREC run with the candidates; needs --queries and --corpus.")
+    ] = None,
+    queries: Annotated[Path | None, Option(help="Queries of the run, as BEIR's JSON lines.")] = None,
+    corpus: Annotated[
+        Path | None, Option(help="Passages of the run, as BEIR's JSON lines; streamed.")
+    ] = None,
+    groups: Annotated[
+        Path | None, Option(help="Instead of a run: FlagEmbedding's JSON lines with query, pos and neg.")
+    ] = None,
+    query: Annotated[str | None, Option(help="Instead of a run: one query.")] = None,
     passages: Annotated[
-        Path | None, Option(help="Its passages, one a line; none or `-`: standard input.")
+        Path | None, Option(help="Passages of --query, one per line; default or `-`: standard input.")
     ] = None,
     layer: Layer = None,
     cascade: Cascade = None,
-    top_k: Annotated[int | None, Option(help="Passages written of each query; none: all.", min=1)] = None,
+    top_k: Annotated[
+        int | None, Option(help="Number of passages written per query; default: all.", min=1)
+    ] = None,
     out: Annotated[
         Path | None,
-        Option("--out", "-o", help="TREC run, or JSON lines where it ends in .jsonl or .jsonl.gz."),
+        Option("--out", "-o", help="TREC run to write; JSON lines if it ends in .jsonl or .jsonl.gz."),
     ] = None,
-    tag: Annotated[str | None, Option(help="Of the run; none: `layer_4`, or `cascade`.")] = None,
+    tag: Annotated[
+        str | None, Option(help="Tag of the written run; default: `layer_4` or `cascade`.")
+    ] = None,
     tokens_per_batch: TokensPerBatch = None,
     precision: PrecisionOption = "float32",
     revision: Annotated[str | None, Option(help="Commit hash of a hub id.")] = None,
 ) -> None:
-    """Rerank files: candidates of a TREC run, FlagEmbedding's groups, or lines of text for one query.
+    r"""Rerank files: candidates of a TREC run, FlagEmbedding's groups, or lines of text for one query.
 
-    One query without `--out` is answered on the screen. Files may be gzipped. docs/how-to/rerank.md has more.
+    With --query and without --out, the ranking is printed. Files may be gzipped. See docs/how-to/rerank.md.
 
-    Example:
+    For example:
 
     ```
-    lwr rerank --model model --queries queries.jsonl --run bm25.trec --corpus corpus.jsonl \\
+    lwr rerank --model model --queries queries.jsonl --run bm25.trec --corpus corpus.jsonl \
       --cascade '2:20 4:10 6' --out out.trec
     lwr rerank --model model --query 'read a csv file' --passages passages.txt --layer 4
     ```
@@ -71,11 +85,11 @@ def rerank(
     from lwr.scoring.rankings import check_output, print_ranking, write_rankings
     from lwr.scoring.rerank import rerank, resolve_schedule
 
-    requested = _depth(layer, cascade)
+    requested = _requested_schedule(layer, cascade)
     if out is not None:
         check_output(out, tag)
     elif query is None:
-        raise BadInput("no --out: only one --query is answered on the screen; name a file")
+        raise BadInput("no --out: only the ranking of a --query is printed; name a file")
     silence_transformers()
     _check_one_input(query, passages, groups, run, queries, corpus)
     schedule = resolve_schedule(model, requested, revision)
@@ -102,38 +116,41 @@ def _check_one_input(
     queries: Path | None,
     corpus: Path | None,
 ) -> None:
-    of_run = {"--run": run, "--queries": queries, "--corpus": corpus}
-    given = [name for name, value in of_run.items() if value is not None]
-    kinds = [query is not None, groups is not None, bool(given)]
-    if sum(kinds) != 1:
+    """Raise BadInput unless exactly one kind of input is given, completely."""
+    run_options = {"--run": run, "--queries": queries, "--corpus": corpus}
+    given = [name for name, value in run_options.items() if value is not None]
+    if [query is not None, groups is not None, len(given) > 0].count(True) != 1:
         raise BadInput("give one of: --run with --queries and --corpus; --groups; --query")
     if passages is not None and query is None:
-        raise BadInput(f"--passages {passages}: whose? give --query too")
-    if given and len(given) < len(of_run):
-        missing = ", ".join(name for name in of_run if name not in given)
+        raise BadInput(f"--passages {passages} without --query: give both")
+    if given and len(given) < len(run_options):
+        missing = ", ".join(name for name in run_options if name not in given)
         raise BadInput(f"{', '.join(given)} without {missing}: give all three")
 
 
-def _depth(layer: int | None, cascade: str | None) -> Schedule | None:
+def _requested_schedule(layer: int | None, cascade: str | None) -> Schedule | None:
+    """Return the schedule of `--layer` or `--cascade`; None: the deepest exit alone."""
     if layer is not None and cascade is not None:
         raise BadInput(f"--layer {layer} and --cascade {cascade!r}: give one of the two")
-    return Schedule.single(layer) if layer else Schedule.parse(cascade) if cascade is not None else None
+    if layer is not None:
+        return Schedule.single(layer)
+    return None if cascade is None else Schedule.parse(cascade)
 
 
 @app.command()
 def export(
-    model: Annotated[str, Option(help="Folder that `lwr train` wrote, or an upstream layerwise checkpoint.")],
-    layer: Annotated[int, Option(help="The exit that is kept.", min=1)],
+    model: Annotated[str, Option(help="Folder that `lwr train` wrote, or upstream layerwise checkpoint.")],
+    layer: Annotated[int, Option(help="Layer whose exit is exported.", min=1)],
     out: OutFolder,
     layout: Annotated[Layout, Option()] = "huggingface",
 ) -> None:
-    """Write exit k for programs that know nothing of lwr.
+    """Export one exit for programs without lwr.
 
-    **huggingface**: a plain sequence classifier of k blocks, which transformers, sentence-transformers and servers load
-    without code of ours. **onnx**: the same, and its graph for onnxruntime (`pip install 'lwr[onnx]'`).
-    **upstream**: FlagEmbedding's layerwise checkpoint with the exits up to k.
+    **huggingface**: a sequence classifier with the first LAYER blocks, which transformers, sentence-transformers and
+    servers load without our code. **onnx**: also its graph for onnxruntime (`pip install 'lwr[onnx]'`).
+    **upstream**: FlagEmbedding's layerwise checkpoint with all exits up to LAYER.
 
-    Example:
+    For example:
 
     ```
     lwr export --model model --layer 4 --out reranker-of-4-layers
@@ -147,78 +164,85 @@ def export(
 
 @app.command()
 def serve(
-    model: Annotated[Path, Option(help="Folder that `lwr train` wrote.", exists=True)],
+    model: Model,
     layer: Layer = None,
     cascade: Cascade = None,
-    name: Annotated[str | None, Option(help="What answers call the model; none: its folder.")] = None,
-    host: Annotated[str, Option(help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
-    port: Annotated[int, Option(min=0, max=65535, help="0: a free one.")] = 8000,
+    name: Annotated[str | None, Option(help="Name of the model in answers; default: its folder's.")] = None,
+    host: Annotated[str, Option(help="Address to listen on; 0.0.0.0: all addresses.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8000,
     api_key_env: Annotated[
         str | None, Option(help="Environment variable with the key that requests must carry.")
     ] = None,
-    max_body_mib: Annotated[float, Option(help="MiB of a request.", min=0.001)] = 4,
-    max_documents: Annotated[int, Option(help="Of a request.", min=1)] = 1000,
-    max_characters: Annotated[int, Option(help="Of a query or a document.", min=1)] = 100_000,
-    max_requests: Annotated[int, Option(help="Inside at once; more are told to come again.", min=1)] = 256,
+    max_body_mib: Annotated[float, Option(help="Maximum size of a request in MiB.", min=0.001)] = 4,
+    max_documents: Annotated[int, Option(help="Maximum number of documents of a request.", min=1)] = 1000,
+    max_characters: Annotated[
+        int, Option(help="Maximum number of characters of a query or a document.", min=1)
+    ] = 100_000,
+    max_requests: Annotated[
+        int, Option(help="Maximum number of requests at a time; others are asked to retry.", min=1)
+    ] = 256,
     tokens_per_batch: TokensPerBatch = None,
     precision: PrecisionOption = "float32",
 ) -> None:
-    """Serve a reranker over HTTP: /v1/rerank, /v2/rerank, /rerank as Jina, Cohere and TEI have it; a page at /.
+    r"""Serve a reranker over HTTP: /v1/rerank, /v2/rerank and /rerank like Jina, Cohere and TEI; a page at /.
 
-    A request may name another exit (`layer: 4`). docs/how-to/serve.md has all shapes and limits.
+    A request may select another exit (`layer: 4`). docs/how-to/serve.md describes all requests and limits.
 
-    Example:
+    For example:
 
     ```
-    lwr serve --model results/cells/python-docs/minilm/start2/default/seed1/model \\
+    lwr serve --model results/cells/python-docs/minilm/start2/default/seed1/model \
       --cascade '2:20 4:10 6' --port 8000 --api-key-env LWR_API_KEY
     ```
     """
     try:
-        import fastapi  # noqa: F401 - said here, before the model is read
+        import fastapi  # noqa: F401 - reported here, before the model is read
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise BadInput(f"lwr serve: the package {error.name} is missing; pip install 'lwr[serve]'") from None
     from lwr.serving.admission import Limits
     from lwr.serving.serve import serve
 
-    depth = _depth(layer, cascade)
+    requested = _requested_schedule(layer, cascade)
     key = os.environ.get(api_key_env) if api_key_env else None
     if api_key_env and not key:
         raise BadInput(f"--api-key-env {api_key_env}: that variable is not set; put the key into it")
     silence_transformers()
     scoring = ScoringConfig(tokens_per_batch=tokens_per_batch, precision=precision)
     limits = Limits(int(max_body_mib * 2**20), max_documents, max_characters, max_requests)
-    serve(model, depth, name or model.resolve().name, host, port, key, limits, scoring)
+    serve(model, requested, name or model.resolve().name, host, port, key, limits, scoring)
 
 
 @app.command()
 def card(
     model: Annotated[Path, Option(help="Folder that `lwr train` wrote.", exists=True, file_okay=False)],
     results: Annotated[
-        Path | None, Option(help="Results of its grid; none: those that the model lies in.")
+        Path | None, Option(help="Results of the model's grid; default: the folder around the model.")
     ] = None,
     out: Annotated[
-        Path | None, Option("--out", "-o", help="README.md to write; none: it is printed.")
+        Path | None, Option("--out", "-o", help="README.md to write; default: print, or only upload.")
     ] = None,
     name: Annotated[
-        str | None, Option(help="What users load it by; none: that of --push-to, or a place to fill in.")
+        str | None,
+        Option(help="Name that users load the model by; default: that of --push-to, or a placeholder."),
     ] = None,
-    license: Annotated[str, Option(help="As the hub writes it, such as apache-2.0.")] = "unknown",
+    license: Annotated[str, Option(help="License in the hub's spelling, such as apache-2.0.")] = "unknown",
     push_to: Annotated[
-        str | None, Option(metavar="OWNER/NAME", help="Upload the model and its card to the hub, too.")
+        str | None, Option(metavar="OWNER/NAME", help="Upload the model and its card to this hub repository.")
     ] = None,
-    private: Annotated[bool, Option("--private", help="A repository that is made is private.")] = False,
-    revision: Annotated[str | None, Option(help="Branch to upload to; made where there is none.")] = None,
+    private: Annotated[bool, Option("--private", help="Create the repository as a private one.")] = False,
+    revision: Annotated[
+        str | None, Option(help="Branch to upload to; it is created if it does not exist.")
+    ] = None,
 ) -> None:
-    """A model card for the Hugging Face hub: quality and cost per layer, what to deploy, how to use it.
+    r"""Write a model card for the Hugging Face hub: quality and cost per layer, recommendation, usage.
 
-    Uploading takes the token of `hf auth login`, or HF_TOKEN; none is asked for here.
+    Uploading uses the token of `hf auth login` or of the variable HF_TOKEN.
 
-    Example:
+    For example:
 
     ```
-    lwr card --model results/cells/python-docs/minilm/start2/default/seed1/model --license mit \\
+    lwr card --model results/cells/python-docs/minilm/start2/default/seed1/model --license mit \
       --out README.md --push-to me/my-reranker --private
     ```
     """

@@ -1,4 +1,4 @@
-"""Commands of evaluation: `lwr cascade`, `evaluate`, `cost` and `compare`."""
+"""Commands of evaluation: cascade, evaluate, cost, compare."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from lwr.cli.options import (
     ARM_EXAMPLE,
     CELL_EXAMPLE,
     Collection,
+    Label,
     Measures,
+    Model,
     Out,
     RankedArm,
     RankedCell,
@@ -26,92 +28,104 @@ from lwr.config.load import read_settings
 
 app = typer.Typer(rich_markup_mode="markdown")
 
+ArmOption = Annotated[
+    str,
+    Option("--arm", metavar="SETTINGS", help=f"Arm of a grid, written at the top: `{ARM_EXAMPLE}`."),
+]
+CascadeFile = Annotated[Path, Option(help="JSON file that `lwr cascade` wrote.", exists=True)]
+
 
 @app.command()
 def cascade(
-    dev: Annotated[list[Path], Option(help="Scores of dev, Parquet; once per seed.", exists=True)],
-    test: Annotated[list[Path], Option(help="Scores of test; once per seed.", exists=True)],
+    dev: Annotated[list[Path], Option(help="Parquet file of dev scores; once per seed.", exists=True)],
+    test: Annotated[list[Path], Option(help="Parquet file of test scores; once per seed.", exists=True)],
     model: Annotated[Path, Option(help="Folder of one of these models, for its shapes.", exists=True)],
     collection: Collection,
     settings: Settings,
-    arm: Annotated[str, Option(help=f"The arm, written at the top: `{ARM_EXAMPLE}`.")],
+    arm: ArmOption,
     out: Out,
 ) -> None:
-    """Choose a cascade on dev: the least FLOPs that keep the deepest exit's nDCG@10. JSON with the whole front.
+    r"""Choose on dev the cascade with the least FLOPs that keeps the deepest exit's nDCG@10.
 
-    SETTINGS: the keys under `cascade`.
+    The JSON file also holds the complete trade-off between FLOPs and nDCG@10. SETTINGS: the keys under `cascade`.
 
-    Example:
+    For example:
 
     ```
-    lwr cascade --dev dev.parquet --test test.parquet --model model \\
-      --collection results/collections/python-docs --settings '{epsilon: 0.01}' \\
+    lwr cascade --dev dev.parquet --test test.parquet --model model \
+      --collection results/collections/python-docs --settings '{epsilon: 0.01}' \
       --arm '{dataset: python-docs, trained_on: python-docs, base_model: minilm, start_layer: 2,
-      variant: default}' \\
+      variant: default}' \
       --out cascade.json
     ```
     """
     from lwr.evaluation.cascade import cascade
 
-    chosen, which = read_settings(settings, CascadeSearchConfig), read_settings(arm, RankedArm)
-    cascade(model, dev, test, collection, chosen, which.model_dump(), out)
+    search, ranked_arm = read_settings(settings, CascadeSearchConfig), read_settings(arm, RankedArm)
+    cascade(model, dev, test, collection, search, ranked_arm.model_dump(), out)
 
 
 @app.command()
 def evaluate(
-    scores: Annotated[Path, Option(help="Parquet that `lwr score` wrote.", exists=True)],
+    scores: Annotated[Path, Option(help="Parquet file that `lwr score` wrote.", exists=True)],
     collection: Collection,
     split: SplitName,
-    measures: Annotated[str, Option(help="As ir_measures names them, with commas.")],
-    cascade: Annotated[Path, Option(help="JSON that `lwr cascade` wrote.", exists=True)],
-    cell: Annotated[str, Option(help=f"The cell, written into each row: `{CELL_EXAMPLE}`.")],
+    measures: Annotated[str, Option(help="Names of ir_measures, separated by commas.")],
+    cascade: CascadeFile,
+    cell: Annotated[
+        str,
+        Option(metavar="SETTINGS", help=f"Cell of a grid, written into each row: `{CELL_EXAMPLE}`."),
+    ],
     runs: Annotated[Path, Option(help="Folder for a TREC run of each exit.", file_okay=False)],
     out: Out,
 ) -> None:
-    """Measure every exit, the cascade and the first stage, per query: Parquet, and TREC runs to measure elsewhere.
+    r"""Measure the first stage, every exit and the cascade per query: a Parquet file, and TREC runs.
 
-    Example:
+    For example:
 
     ```
-    lwr evaluate --scores test.parquet --collection results/collections/python-docs \\
-      --split test --measures nDCG@10,RR@10 --cascade cascade.json \\
+    lwr evaluate --scores test.parquet --collection results/collections/python-docs \
+      --split test --measures nDCG@10,RR@10 --cascade cascade.json \
       --cell '{dataset: python-docs, trained_on: python-docs, base_model: minilm, start_layer: 2,
-      variant: default, seed: 1}' \\
+      variant: default, seed: 1}' \
       --runs runs --out measures.parquet
     ```
     """
     from lwr.config.consistency import measure_problem
     from lwr.evaluation.evaluate import evaluate
 
-    names, which = measures.split(","), read_settings(cell, RankedCell)
-    for problem in filter(None, map(measure_problem, names)):
-        raise BadInput(f"--measures: {problem}")
-    evaluate(scores, collection, split, names, cascade, which.model_dump(), out, runs)
+    names, ranked_cell = measures.split(","), read_settings(cell, RankedCell)
+    for name in names:
+        if problem := measure_problem(name):
+            raise BadInput(f"--measures: {problem}")
+    evaluate(scores, collection, split, names, cascade, ranked_cell.model_dump(), out, runs)
 
 
 @app.command()
 def cost(
-    model: Annotated[Path, Option(help="Folder that `lwr train` wrote.", exists=True)],
+    model: Model,
     collection: Collection,
-    scores: Annotated[Path, Option(help="Scores of test: whose lists are ranked.", exists=True)],
-    cascade: Annotated[Path, Option(help="JSON that `lwr cascade` wrote.", exists=True)],
+    scores: Annotated[
+        Path, Option(help="Parquet file of test scores, whose candidates are ranked.", exists=True)
+    ],
+    cascade: CascadeFile,
     scoring: Annotated[str, Option(metavar="SETTINGS", help="The keys under `score`.")],
     settings: Settings,
-    arm: Annotated[str, Option(help=f"The arm, written at the top: `{ARM_EXAMPLE}`.")],
+    arm: ArmOption,
     out: Out,
-    label: Annotated[str, Option(help="Stands before each line of progress.")] = "cost",
+    label: Label = "cost",
 ) -> None:
-    """FLOPs, time and memory of each exit and of the cascade, side by side on this machine; JSON.
+    r"""Measure FLOPs, time and memory of each exit and of the cascade, interleaved on this machine.
 
-    SETTINGS: the keys under `cost`.
+    SETTINGS: the keys under `cost`. The output is JSON.
 
-    Example:
+    For example:
 
     ```
-    lwr cost --model model --collection results/collections/python-docs --scores test.parquet \\
-      --cascade cascade.json --scoring '{precision: bfloat16}' --settings '{queries: 20}' \\
+    lwr cost --model model --collection results/collections/python-docs --scores test.parquet \
+      --cascade cascade.json --scoring '{precision: bfloat16}' --settings '{queries: 20}' \
       --arm '{dataset: python-docs, trained_on: python-docs, base_model: minilm, start_layer: 2,
-      variant: default}' \\
+      variant: default}' \
       --out cost.json
     ```
     """
@@ -119,23 +133,23 @@ def cost(
 
     silence_transformers()
     how, which = read_settings(scoring, ScoringConfig), read_settings(settings, CostConfig)
-    of_arm = read_settings(arm, RankedArm).model_dump()
-    cost(model, collection, scores, cascade, how, which, of_arm, out, label)
+    ranked_arm = read_settings(arm, RankedArm).model_dump()
+    cost(model, collection, scores, cascade, how, which, ranked_arm, out, label)
 
 
 @app.command()
 def compare(
     measures: Measures,
-    primary: Annotated[str, Option(help="The measure that is compared.")],
-    margin: Annotated[float, Option(help="What an exit may lose of it and still be as good.")],
+    primary: Annotated[str, Option(help="Measure that is compared.")],
+    margin: Annotated[float, Option(help="Loss of this measure up to which an exit is not worse.")],
     out: Annotated[Path, Option(help="Folder for comparisons.csv and comparisons.md.", file_okay=False)],
 ) -> None:
-    """Who ranks better, and how sure is it: exits against the deepest, the first stage, and between models.
+    r"""Compare each exit with the deepest exit, the first stage and other models, with tests and intervals.
 
-    Example:
+    For example:
 
     ```
-    lwr compare results/cells/*/*/*/*/*/measures/*/*.parquet --primary nDCG@10 \\
+    lwr compare results/cells/*/*/*/*/*/measures/*/*.parquet --primary nDCG@10 \
       --margin 0.02 --out results/tables
     ```
     """

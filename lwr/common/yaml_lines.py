@@ -44,6 +44,7 @@ def parse_yaml(text: str, name: str) -> YamlFile:
     """Parse YAML with the safe loader: a tag such as `!!python/object` is refused.
 
     Args:
+        text: what the file holds.
         name: precedes the line number in messages, as in `name:12: …`.
 
     Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import ir_measures
 from pydantic import ValidationError
 
 from lwr.common.yaml_lines import Loc
@@ -44,6 +43,8 @@ def last_layer(base: BaseModelConfig) -> int | None:
 
 def measure_problem(name: str) -> str | None:
     """Return what is wrong with the name of a measure, with the nearest valid one; None if it can be computed."""
+    import ir_measures
+
     try:
         is_supported = ir_measures.DefaultPipeline.supports(ir_measures.parse_measure(name))
     except NameError:

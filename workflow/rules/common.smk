@@ -168,7 +168,7 @@ MODULES = {
     "retrieve": "data/retrieve",
     "mine": "data/mine",
     "groups": "data/groups",
-    "base": "formats/checkpoint",
+    "base": "model/base",
     "train": "training/train",
     "score": "scoring/score",
     "gather": "scoring/gather",
