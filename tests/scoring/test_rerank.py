@@ -276,7 +276,7 @@ def refused(model, *arguments, input=None) -> str:
         (["--layer", 3, "--cascade", "2:3 4"], "give one of the two"),
         (["--query", "also"], "give one of"),
         (["--groups", "also.jsonl"], "give one of"),
-        (["--passages", "a.txt"], "give --query too"),
+        (["--passages", "a.txt"], "without --query"),
         (["--tag", "two words"], "write one word"),
         (["--tag", ""], "write one word"),
     ],
