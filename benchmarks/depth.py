@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from lwr.config.model import BaseModelConfig
-from lwr.evaluation.cost import device
-from lwr.evaluation.flops import flops, shape_of
+from lwr.evaluation.cost import device_name
+from lwr.evaluation.flops import count_flops, derive_shape
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.loading import load_base_model
 from lwr.model.reranker import LayerwiseReranker
@@ -44,7 +44,7 @@ def main() -> None:
     rng = random.Random(0)
     passages = [" ".join(rng.choices(words, k=rng.randint(20, 90))) for _ in range(CANDIDATES)]
     tokens = np.array([len(row) for row in reranker.prompt.rows([("what is it", p) for p in passages])])
-    by_layer = [0.0, *(flops(shape_of(reranker.backbone), tokens).mean(axis=1))]
+    by_layer = [0.0, *(count_flops(derive_shape(reranker.backbone), tokens).mean(axis=1))]
 
     seconds: dict[str, list[float]] = {plan: [] for plan in PLANS}
     for turn in range(-1, lists):  # the first list warms up
@@ -56,7 +56,7 @@ def main() -> None:
                 seconds[plan].append(time.perf_counter() - began)
 
     full = np.median(seconds["6"])
-    print(f"{CANDIDATES} candidates, {lists} lists, {device()}\n")
+    print(f"{CANDIDATES} candidates, {lists} lists, {device_name()}\n")
     print("| exit or cascade | FLOPs | time | spread | time / FLOPs saved |\n|:--|--:|--:|--:|--:|")
     for plan in PLANS:
         share = counted(Schedule.parse(plan), by_layer, CANDIDATES) / by_layer[-1]

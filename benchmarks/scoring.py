@@ -23,7 +23,7 @@ from peers import contender, machine, spread
 from tqdm import tqdm
 from workload import LAYERS, START, build
 
-from lwr.evaluation.flops import flops, shape_of
+from lwr.evaluation.flops import count_flops, derive_shape
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker
 from lwr.training.throughput import measure_matmul_speed
@@ -119,7 +119,7 @@ def _work(folder: Path, lists: list) -> dict[str, float]:
         reranker = LayerwiseReranker.from_pretrained(folder / checkpoint, device="cpu")
         pairs = [(query, passage) for query, passages in lists for passage in passages]
         tokens = np.array([len(row) for row in reranker.prompt.rows(pairs)])
-        by_layer = [0.0, *flops(shape_of(reranker.backbone), tokens).sum(axis=1) / len(lists)]
+        by_layer = [0.0, *count_flops(derive_shape(reranker.backbone), tokens).sum(axis=1) / len(lists)]
         work[name] = by_layer[LAYERS]
     work["ours, half depth"] = by_layer[LAYERS // 2]
     return work | {"ours, cascade": counted(Schedule.parse(CASCADE), by_layer, len(lists[0][1]))}

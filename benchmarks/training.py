@@ -21,7 +21,7 @@ import torch
 from peers import RETURN_MEMORY, contender, machine, spread
 from workload import GROUPS, build
 
-from lwr.evaluation.flops import flops, shape_of
+from lwr.evaluation.flops import count_flops, derive_shape
 from lwr.model.reranker import LayerwiseReranker
 from lwr.training.throughput import measure_matmul_speed
 
@@ -47,8 +47,8 @@ def main() -> None:
         )
         torch.set_num_threads(given.threads)
         peak = measure_matmul_speed(torch.device("cpu"), torch.float32, seconds=1.0)
-        shape = shape_of(LayerwiseReranker.from_pretrained(folder / "last", device="cpu").backbone)
-        work = (1 + BACKWARD) * flops(shape, np.array(rows))[-1].sum()
+        shape = derive_shape(LayerwiseReranker.from_pretrained(folder / "last", device="cpu").backbone)
+        work = (1 + BACKWARD) * count_flops(shape, np.array(rows))[-1].sum()
         print(f"{work / 1e9:,.0f} GFLOP for all weights; float32 products reach {peak / 1e9:,.0f} GFLOP/s.\n")
         print(
             "| what trains | precision | recomputed | s, theirs | ours | faster | MiB, theirs | ours | share |"

@@ -1,23 +1,25 @@
-"""What each exit, and the cascade, costs: FLOPs and parameters by count, time and memory by measurement."""
+"""Measure what each exit and the cascade cost: FLOPs and parameters are counted, time and memory measured."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from lwr.common.exits import CASCADE, FIRST_STAGE, exit_name
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import read_json, write_json
 from lwr.common.progress import show_progress
 from lwr.common.provenance import ResourceMeter, make_provenance, processor_name
 from lwr.config.evaluation import CostConfig, ScoringConfig
 from lwr.evaluation.arm_files import read_chosen_schedule
-from lwr.evaluation.flops import counted, flops, shape_of
+from lwr.evaluation.flops import count_flops, count_flops_with_torch, derive_shape
 from lwr.formats import parquet
 from lwr.formats.beir import read_candidate_texts, read_queries, sample_queries
 from lwr.model.cascade_schedule import Schedule
@@ -35,106 +37,164 @@ def cost(
     out: Path,
     label: str = "cost",
 ) -> None:
-    """Write JSON: per exit and for the cascade FLOPs, parameters, and the time and memory of ranking one query's list.
+    """Write the FLOPs, parameters, time and memory of ranking one query's candidates, per exit, as JSON.
 
-    scores: of test, as `lwr score` writes it: its candidates are ranked, its tokens counted. cascade: as
-    `lwr cascade` writes it. Times are in milliseconds from texts to ranking, tokenising included, of one list at a
-    time; each list is ranked by all exits in turn before the next list comes, each time another exit first.
+    Times are in milliseconds from texts to ranking, tokenising included, of one list of candidates at a time.
+
+    Args:
+        model: folder that `lwr train` wrote.
+        collection: BEIR folder with the texts.
+        scores: of test, as `lwr score` writes them: their candidates are ranked, their tokens counted.
+        cascade: JSON that `lwr cascade` wrote.
+        scoring: precision and batch size of the passes.
+        settings: how many lists are timed.
+        arm: written at the top.
+        out: the file to write.
+        label: printed before each line of progress.
     """
     meter = ResourceMeter()
-    columns = ["query_id", "doc_id", "first_stage", "tokens"]
+    columns = ["query_id", "doc_id", FIRST_STAGE, "tokens"]
     candidates = parquet.read(scores, columns)[columns]
-    decided = read_json(cascade, {"schedules": list})
+    choice = read_json(cascade, {"schedules": list})
     reranker = LayerwiseReranker.from_pretrained(model)
-    schedule = read_chosen_schedule(cascade, reranker.exits)
-    plans = {f"layer_{k}": Schedule.single(k) for k in reranker.exits}
-    if schedule is not None:
-        plans["cascade"] = schedule
+    schedules = {exit_name(layer): Schedule.single(layer) for layer in reranker.exits}
+    chosen = read_chosen_schedule(cascade, reranker.exits)
+    if chosen is not None:
+        schedules[CASCADE] = chosen
 
-    by_layer = flops(shape_of(reranker.backbone), candidates["tokens"].to_numpy()).mean(axis=1) / 1e9
-    share = {row["schedule"]: row["test flops"] for row in decided["schedules"]}
-    timed = time_lists(reranker, collection, candidates, plans, scoring, settings.queries or 0, label)
+    tokens = candidates["tokens"].to_numpy()
+    gflops_by_layer = count_flops(derive_shape(reranker.backbone), tokens).mean(axis=1) / 1e9  # [layers]
+    shares = {row["schedule"]: row["test flops"] for row in choice["schedules"]}
+    timed = time_lists(reranker, collection, candidates, schedules, scoring, settings.queries or 0, label)
     exits = []
-    for name, schedule in plans.items():
-        gflops = by_layer[-1] * share[str(schedule)] if schedule.keep else by_layer[schedule.last - 1]
-        counts = {"gflops_per_pair": float(gflops), "parameters": parameters(reranker, schedule.last)}
-        exits.append({"exit": name, "schedule": str(schedule), **counts, **timed[name]})
-    sample = torch.arange(2 * 64, device=reranker.heads[0].device).reshape(2, 64) % 100 + 3
+    for name, schedule in schedules.items():
+        if schedule.keep:
+            gflops = gflops_by_layer[-1] * shares[str(schedule)]
+        else:
+            gflops = gflops_by_layer[schedule.last - 1]
+        about = {"exit": name, "schedule": str(schedule)}
+        counts = {"gflops_per_pair": float(gflops), "parameters": count_parameters(reranker, schedule.last)}
+        exits.append(about | counts | timed[name])
     facts = {
         **arm,
-        "device": device(),
+        "device": device_name(),
         "precision": scoring.precision,
         "candidates": round(candidates.groupby("query_id").size().median()),
         "queries": settings.queries or 0,
-        "flops_by_torch_over_formula": counted(reranker.backbone, sample) / _full_pass(reranker, 2, 64),
+        "flops_by_torch_over_formula": _torch_over_formula(reranker, rows=2, tokens=64),
         "exits": exits,
         "inputs": {"scores": sha256(scores), "cascade": sha256(cascade)},
     }
     write_json(out, make_provenance(meter, **facts))
 
 
-def _full_pass(reranker: LayerwiseReranker, rows: int, tokens: int) -> float:
-    return rows * float(flops(shape_of(reranker.backbone), np.array(tokens))[-1])
+def _torch_over_formula(reranker: LayerwiseReranker, rows: int, tokens: int) -> float:
+    """Divide the FLOPs that torch counts in a full pass by those of the closed form."""
+    device = reranker.heads[0].device
+    input_ids = torch.arange(rows * tokens, device=device).reshape(rows, tokens) % 100 + 3
+    by_formula = rows * float(count_flops(derive_shape(reranker.backbone), np.array(tokens))[-1])
+    return count_flops_with_torch(reranker.backbone, input_ids) / by_formula
 
 
-def parameters(reranker: LayerwiseReranker, layer: int) -> int:
-    """How many numbers a pass to `layer` reads: all but later blocks and what no head reads; one head."""
+def count_parameters(reranker: LayerwiseReranker, layer: int) -> int:
+    """Count the numbers that a pass to `layer` reads: without later blocks and modules that no head needs."""
     later = {p for block in reranker.stack.blocks[layer:] for p in block.parameters()}
     unused = {p for module in reranker.stack.unused for p in module.parameters()}
     read = [p for p in reranker.backbone.parameters() if p not in later and p not in unused]
     return sum(p.numel() for p in read) + reranker.head(layer).numel()
 
 
-def device() -> str:
-    """What times were measured on."""
+def device_name() -> str:
+    """Return the name of the GPU, or of the processor with the number of threads, on which times are measured."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     threads = torch.get_num_threads()
     return f"{threads} thread{'s' if threads > 1 else ''} of {processor_name()}"
 
 
+# --- time and memory -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Timings:
+    """What was measured of one exit, a number per list."""
+
+    seconds: list[float] = field(default_factory=list)
+    peak_memory_mib: list[float] = field(default_factory=list)  # empty where the system cannot measure it
+
+    @contextmanager
+    def measure(self) -> Iterator[None]:
+        """Add the time and the peak memory of the block."""
+        can_measure_memory = reset_peak_memory()
+        began = time.perf_counter()
+        yield
+        self.seconds.append(time.perf_counter() - began)
+        if can_measure_memory:
+            self.peak_memory_mib.append(peak_memory())
+
+    def summary(self, pairs: int) -> dict[str, float | None]:
+        """Return percentiles, throughput and peak memory; None for what was not measured."""
+        memory = max(self.peak_memory_mib, default=None)
+        if not self.seconds:
+            return {"p50_ms": None, "p95_ms": None, "pairs_per_second": None, "peak_memory_mib": memory}
+        p50, p95 = np.percentile(self.seconds, [50, 95]) * 1000
+        return {
+            "p50_ms": float(p50),
+            "p95_ms": float(p95),
+            "pairs_per_second": pairs / sum(self.seconds),
+            "peak_memory_mib": memory,
+        }
+
+
 def time_lists(
     reranker: LayerwiseReranker,
     collection: Path,
     candidates: pd.DataFrame,
-    plans: dict[str, Schedule],
+    schedules: Mapping[str, Schedule],
     scoring: ScoringConfig,
-    queries: int,
+    sample_size: int,
     label: str,
 ) -> dict[str, dict[str, float | None]]:
-    """Of each plan p50_ms and p95_ms over `queries` lists, pairs_per_second, peak_memory_mib; None of no list.
+    """Time the ranking of single lists by each schedule, in turns.
 
-    The queries are a sample by hash. The first list is ranked once more before, unmeasured.
+    Each list is ranked by all schedules before the next list comes, and each time another schedule is first, so that a
+    busy machine slows all of them alike. The first list is ranked once more before, unmeasured.
+
+    Args:
+        reranker: the model.
+        collection: BEIR folder with the texts.
+        candidates: columns query_id, doc_id, first_stage.
+        schedules: name of an exit -> the schedule that it runs.
+        scoring: precision and batch size of the passes.
+        sample_size: number of queries, sampled by hash.
+        label: printed before each line of progress.
+
+    Returns:
+        p50_ms, p95_ms, pairs_per_second and peak_memory_mib per name; None without queries.
     """
     run = {
-        query: list(zip(ranked["doc_id"], ranked["first_stage"], strict=True))
+        query: list(zip(ranked["doc_id"], ranked[FIRST_STAGE], strict=True))
         for query, ranked in candidates.groupby("query_id", sort=False)
     }
-    sample = sample_queries(run, queries) if queries else []
-    asked, texts = (
-        read_queries(collection),
-        read_candidate_texts(collection, "test", {q: run[q] for q in sample}),
-    )
-    seconds: dict[str, list[float]] = {name: [] for name in plans}
-    memory: dict[str, list[float]] = {name: [] for name in plans}
-    names = list(plans)
+    sample = sample_queries(run, sample_size) if sample_size else []
+    queries = read_queries(collection)
+    texts = read_candidate_texts(collection, "test", {query_id: run[query_id] for query_id in sample})
 
-    def ranked(query: str, name: str) -> None:
-        passages = [texts[doc] for doc, _ in run[query]]
-        rank_texts(reranker, asked[query], passages, plans[name], scoring)
+    def rank(query_id: str, schedule: Schedule) -> None:
+        passages = [texts[doc] for doc, _ in run[query_id]]
+        rank_texts(reranker, queries[query_id], passages, schedule, scoring)
 
-    for name in names if sample else []:
-        ranked(sample[0], name)
-    for turn, query in enumerate(show_progress(sample, len(sample), label)):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            measurable = reset_peak_memory()
-            began = time.perf_counter()
-            ranked(query, name)
-            seconds[name].append(time.perf_counter() - began)
-            if measurable:
-                memory[name].append(peak_memory())
-    pairs = sum(len(run[query]) for query in sample)
-    return {name: _summary(seconds[name], memory[name], pairs) for name in plans}
+    names, timings = list(schedules), {name: Timings() for name in schedules}
+    for query_id in sample[:1]:
+        for schedule in schedules.values():
+            rank(query_id, schedule)
+    for turn, query_id in enumerate(show_progress(sample, len(sample), label)):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            with timings[name].measure():
+                rank(query_id, schedules[name])
+    pairs = sum(len(run[query_id]) for query_id in sample)
+    return {name: timings[name].summary(pairs) for name in names}
 
 
 def rank_texts(
@@ -144,23 +204,13 @@ def rank_texts(
     schedule: Schedule,
     scoring: ScoringConfig,
 ) -> np.ndarray:
-    """What is timed: places of the passages, best first, int64."""
+    """Rank passages from their texts, which is what is timed; int64 [passages], positions from best to worst."""
     rows = reranker.prompt.rows([(query, passage) for passage in passages])
     return reranker.rank_rows(rows, schedule, scoring.tokens_per_batch, scoring.precision).order
 
 
-def _summary(seconds: Sequence[float], memory: Sequence[float], pairs: int) -> dict[str, Any]:
-    p50, p95 = np.percentile(seconds, [50, 95]) * 1000 if seconds else (None, None)
-    return {
-        "p50_ms": p50 and float(p50),
-        "p95_ms": p95 and float(p95),
-        "pairs_per_second": pairs / sum(seconds) if seconds else None,
-        "peak_memory_mib": max(memory, default=None),
-    }
-
-
 def reset_peak_memory() -> bool:
-    """Start to look for the peak anew; False where the system can't."""
+    """Forget the peak so far. Returns whether the system can measure one."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         return True
@@ -172,7 +222,7 @@ def reset_peak_memory() -> bool:
 
 
 def peak_memory() -> float:
-    """MiB since `reset_peak_memory`: of a GPU what tensors took, else of the whole process what stood in memory."""
+    """Return the peak since `reset_peak_memory` in MiB: of tensors on a GPU, otherwise of the complete process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status").read_text()

@@ -1,4 +1,4 @@
-"""One scored split: TREC runs of every exit and of the cascade, and what they are worth per query."""
+"""Evaluate a scored split: a TREC run of every exit and of the cascade, and their measures per query."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pandas as pd
 
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
-from lwr.common.exits import exits_in, layers_in
+from lwr.common.exits import CASCADE, FIRST_STAGE, exits_in, layers_in
 from lwr.common.hashing import sha256
 from lwr.evaluation.arm_files import read_chosen_schedule
-from lwr.evaluation.measures import measures_per_query, rankings, tie_shares
-from lwr.evaluation.replay import replay_all
+from lwr.evaluation.measures import Rankings, measures_per_query, rankings, tie_shares
+from lwr.evaluation.replay import replay_run
 from lwr.formats import parquet
 from lwr.formats.beir import Split, answerable_queries, read_qrels
 from lwr.formats.trec import write_run
@@ -29,32 +29,49 @@ def evaluate(
     out: Path,
     runs: Path,
 ) -> None:
-    """Write Parquet: the cell's columns, split, exit, query_id, measure, value; and a TREC run per exit.
+    """Write the measures of every exit per query as Parquet, and a TREC run per exit.
 
-    exit: `first_stage`, `layer_4`, … as the columns of `scores` are named, and `cascade` where the schedule chosen
-    in the file `cascade` is more than the deepest exit. Beside `measures` there is `ties`: the share of a query's
-    candidates that an exit scores as it does another one. runs: a folder, of `layer_4.trec` and so on. Raises BadInput.
+    The exits are the first stage and the layers, as the columns of `scores` are named, and `cascade` where the chosen
+    schedule is more than the deepest exit. Beside `measures` there is `ties`: the share of a query's candidates whose
+    score another candidate has, too.
+
+    Args:
+        scores: Parquet that `lwr score` wrote.
+        collection: BEIR folder with the judgements.
+        split: the split that was scored.
+        measures: names as ir_measures has them.
+        cascade: JSON that `lwr cascade` wrote.
+        cell: columns and values that are the same in each row.
+        out: Parquet file with the columns of `cell`, split, exit, query_id, measure, value.
+        runs: folder for the runs: `layer_4.trec` and so on.
+
+    Raises:
+        BadInput: an input cannot be read, or has a candidate twice for a query.
     """
     qrels = read_qrels(collection, split)
-    table = parquet.read(scores, ["query_id", "doc_id", "tokens", "first_stage"])
+    table = parquet.read(scores, ["query_id", "doc_id", "tokens", FIRST_STAGE])
     if table.duplicated(["query_id", "doc_id"]).any():
-        raise BadInput(f"{scores}: a candidate stands twice for one query; score again")
-    by_exit = {exit: rankings(table, exit) for exit in exits_in(table)}
-    schedule = read_chosen_schedule(cascade, layers_in(table))
-    if schedule is not None:
-        by_exit["cascade"] = {query: dict(ranked) for query, ranked in replay_all(table, schedule).items()}
+        raise BadInput(f"{scores}: a candidate is duplicated for one query; score again")
+    by_exit = _rankings_by_exit(table, cascade)
     values = [measures_per_query(qrels, run, measures).assign(exit=exit) for exit, run in by_exit.items()]
-    tied = [tie_shares(table, exit).assign(exit=exit) for exit in exits_in(table)]
-    results = pd.concat([*values, *tied]).assign(**cell, split=split)
+    ties = [tie_shares(table, exit).assign(exit=exit) for exit in exits_in(table)]
+    results = pd.concat([*values, *ties]).assign(**cell, split=split)
     results = results[results["query_id"].isin(answerable_queries(qrels))]
-    with atomic(runs) as unfinished:
+    with atomic(runs) as draft:
         for exit, run in by_exit.items():
-            write_run(
-                unfinished / f"{exit}.trec", {query: list(docs.items()) for query, docs in run.items()}, exit
-            )
-    files = {"scores": scores, "cascade": cascade, "qrels": collection / f"qrels/{split}.tsv"}
+            ranked = {query: list(docs.items()) for query, docs in run.items()}
+            write_run(draft / f"{exit}.trec", ranked, exit)
+    inputs = {"scores": scores, "cascade": cascade, "qrels": collection / f"qrels/{split}.tsv"}
     parquet.write(
         out,
         results[[*cell, "split", "exit", "query_id", "measure", "value"]],
-        {name: sha256(file) for name, file in files.items()},
+        {name: sha256(file) for name, file in inputs.items()},
     )
+
+
+def _rankings_by_exit(table: pd.DataFrame, cascade: Path) -> dict[str, Rankings]:
+    by_exit = {exit: rankings(table, exit) for exit in exits_in(table)}
+    schedule = read_chosen_schedule(cascade, layers_in(table))
+    if schedule is not None:
+        by_exit[CASCADE] = {query: dict(ranked) for query, ranked in replay_run(table, schedule).items()}
+    return by_exit

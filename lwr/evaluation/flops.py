@@ -1,4 +1,4 @@
-"""Floating-point operations of a pair up to each layer, in closed form from a backbone's shapes."""
+"""Count the floating-point operations of a pair up to each layer, in closed form from a backbone's shapes."""
 
 from __future__ import annotations
 
@@ -13,43 +13,52 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from lwr.model.layer_hooks import find_blocks
 
-ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")
+SOFTMAX_ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What FLOPs follow from, per block."""
+class BackboneShape:
+    """The shapes that FLOPs follow from, a number per block."""
 
     weights: tuple[int, ...]  # numbers in the matrices that each token is multiplied with
     attended: tuple[int, ...]  # heads x head size of a softmax attention; 0 in a block that mixes otherwise
 
 
-def shape_of(backbone: PreTrainedModel) -> Shape:
-    """Raises UnsupportedBackbone where there is not one list of blocks."""
+def derive_shape(backbone: PreTrainedModel) -> BackboneShape:
+    """Derive the shapes from a model. Raises UnsupportedBackbone where its blocks are not in one list."""
     config, blocks = backbone.config.get_text_config(), find_blocks(backbone)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(blocks)
     width = config.num_attention_heads * head_size
-    return Shape(
+    return BackboneShape(
         tuple(sum(m.weight.numel() for m in block.modules() if isinstance(m, nn.Linear)) for block in blocks),
-        tuple(width if kind in ATTENTION else 0 for kind in kinds),
+        tuple(width if kind in SOFTMAX_ATTENTION else 0 for kind in kinds),
     )
 
 
-def read_shape(model: Path) -> Shape:
-    """Of the saved model in a folder; reads its config.json alone, no weights."""
+def read_shape(model: Path) -> BackboneShape:
+    """Derive the shapes of a saved model from its config.json alone, without its weights."""
     config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     with torch.device("meta"):
-        return shape_of(AutoModel.from_config(config, trust_remote_code=False))
+        return derive_shape(AutoModel.from_config(config, trust_remote_code=False))
 
 
-def flops(shape: Shape, tokens: np.ndarray) -> np.ndarray:
-    """float64 [layers, …]: of a pair of so many tokens, from layer 1 up to and with each layer.
+def count_flops(shape: BackboneShape, tokens: np.ndarray) -> np.ndarray:
+    """Count the FLOPs of pairs from layer 1 up to and with each layer.
 
-    A block takes 2 n W for its W weights and 4 n² A for scores and values of an attention A numbers wide (the whole
-    square, as kernels and torch's counter have it, also under a causal mask). Left out: embeddings, norms, biases
-    and the head's one row, which are in the thousandths; state-space, convolution and linear attention's own mixing;
-    mixtures of experts, whose weights lie in no Linear. Padding does not count.
+    A block takes 2 n W for its W weights and 4 n² A for scores and values of an attention A numbers wide, where n is
+    the number of tokens. The square is complete also under a causal mask, as kernels and torch's counter have it.
+
+    Left out are embeddings, norms, biases and the head's one row, which are in the thousandths; the mixing of
+    state-space, convolution and linear-attention blocks; mixtures of experts, whose weights are not in a Linear; and
+    padding.
+
+    Args:
+        shape: of the backbone.
+        tokens: number of tokens per pair, of any shape.
+
+    Returns:
+        float64 [layers, *tokens.shape].
     """
     n = np.asarray(tokens, dtype=np.float64)
     blocks = [2 * n * w + 4 * n**2 * a for w, a in zip(shape.weights, shape.attended, strict=True)]
@@ -57,10 +66,14 @@ def flops(shape: Shape, tokens: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def counted(backbone: PreTrainedModel, input_ids: Tensor) -> int:
-    """FLOPs of one full pass as torch counts them, operation by operation. input_ids: int64 [rows, tokens].
+def count_flops_with_torch(backbone: PreTrainedModel, input_ids: Tensor) -> int:
+    """Count the FLOPs of one full pass operation by operation, to check the closed form.
 
-    With plain attention: the counter knows not all of the fused kernels.
+    The pass uses eager attention: torch's counter does not know all of the fused kernels.
+
+    Args:
+        backbone: the model.
+        input_ids: int64 [rows, tokens].
     """
     attention = backbone.config._attn_implementation
     backbone.set_attn_implementation("eager")

@@ -1,4 +1,4 @@
-"""Ranking measures per query, by ir_measures."""
+"""Measure rankings per query with ir_measures."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from lwr.formats import parquet
 from lwr.formats.beir import Qrels, answerable_queries
 from lwr.formats.trec import best_first
 
+Rankings = dict[str, dict[str, float]]  # query id -> passage id -> score, best first
 
-def rankings(scores: pd.DataFrame, column: str) -> dict[str, dict[str, float]]:
-    """Per query passage id -> score, strictly decreasing, by one column of a table of scores.
 
-    Ties are broken by `trec.best_first`, which knows neither relevance nor the first stage's order: a
-    constant scorer gets what chance gives.
+def rankings(scores: pd.DataFrame, column: str) -> Rankings:
+    """Rank the passages of each query by a column of a table of scores; scores returned decrease strictly.
+
+    Ties are broken by `trec.best_first`, which knows neither relevance nor the order of the first stage: a constant
+    scorer gets what chance gives.
     """
     return {
         query_id: dict(best_first(zip(group["doc_id"], group[column], strict=True)))
@@ -26,12 +28,11 @@ def rankings(scores: pd.DataFrame, column: str) -> dict[str, dict[str, float]]:
     }
 
 
-def measures_per_query(
-    qrels: Qrels, run: dict[str, dict[str, float]], measures: Sequence[str]
-) -> pd.DataFrame:
-    """Columns query_id, measure, value (float64); every query with a relevant document has a row.
+def measures_per_query(qrels: Qrels, run: Rankings, measures: Sequence[str]) -> pd.DataFrame:
+    """Measure a run; every query with a relevant document has a row, 0 where the run lacks it.
 
-    A query that the run lacks counts 0.
+    Returns:
+        A table with the columns query_id, measure, value (float64).
     """
     judged = answerable_queries(qrels)
     parsed = {ir_measures.parse_measure(name): name for name in measures}
@@ -39,12 +40,16 @@ def measures_per_query(
         (metric.query_id, parsed[metric.measure]): metric.value
         for metric in ir_measures.iter_calc(list(parsed), judged, run)
     }
-    rows = [(q, name, values[q, name]) for name in measures for q in sorted(judged)]
+    rows = [(query, name, values[query, name]) for name in measures for query in sorted(judged)]
     return pd.DataFrame(rows, columns=["query_id", "measure", "value"])
 
 
 def tie_shares(scores: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Columns query_id, measure (`ties`), value: the share of a query's candidates that score as another one does."""
+    """Compute the share of a query's candidates whose score another candidate of the query has, too.
+
+    Returns:
+        A table with the columns query_id, measure (`ties`), value.
+    """
     tied = scores.astype({column: "float32"}).duplicated(["query_id", column], keep=False)  # as runs compare
     shares = tied.groupby(scores["query_id"], sort=True).mean()
     return pd.DataFrame({"query_id": shares.index, "measure": "ties", "value": shares.to_numpy()})

@@ -1,4 +1,7 @@
-"""A cascade's schedule replayed on scores that are there already: who survives, follows from them. No torch here."""
+"""Replay a cascade's schedule on scores that exist already, without a forward pass and without torch.
+
+Letters of shapes: Q queries, C candidates of the query that has most of them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from lwr.common.exits import exit_name, layers_in
 from lwr.common.hashing import hash_share
 from lwr.formats.trec import Run, scores_by_rank
 from lwr.model.cascade_schedule import Schedule
@@ -15,61 +19,76 @@ from lwr.model.cascade_schedule import Schedule
 
 @dataclass(frozen=True)
 class Candidates:
-    """The candidates of some queries as rectangles [queries, widest list]; short lists are filled up."""
+    """The candidates of several queries as rectangles [Q, C]; shorter lists are padded at the end."""
 
     queries: list[str]
-    docs: np.ndarray  # str; "" where filled up
-    tokens: np.ndarray  # float64, of the pair; 0 where filled up
-    places: dict[int, np.ndarray]  # layer -> int, each candidate's place in the ranking of that exit, from 0
+    docs: np.ndarray  # str [Q, C]; "" is padding
+    tokens: np.ndarray  # float64 [Q, C], of the pair; 0 in padding
+    ranks: dict[
+        int, np.ndarray
+    ]  # layer -> int [Q, C], each candidate's rank at that exit, from 0; C in padding
 
 
 def read_candidates(scores: pd.DataFrame, queries: Sequence[str] | None = None) -> Candidates:
-    """Of a table that `lwr score` wrote. queries: these, in this order, also those without candidates; None: its own.
+    """Read candidates from a table that `lwr score` wrote.
 
-    Ties go by `trec.sort_key`'s rule, as everywhere.
+    Candidates with equal scores are ordered as by `lwr.formats.trec`.
+
+    Args:
+        scores: columns query_id, doc_id, tokens, and one per exit.
+        queries: the queries wanted, in this order, also those without candidates; None: those of the table.
     """
-    layers = [int(column.removeprefix("layer_")) for column in scores.columns if column.startswith("layer_")]
-    scores = scores.assign(
-        hash=scores["doc_id"].map({doc: hash_share(doc) for doc in scores["doc_id"].unique()})
-    )
+    layers = layers_in(scores.columns)
+    hashes = {doc: hash_share(doc) for doc in scores["doc_id"].unique()}
+    scores = scores.assign(hash=scores["doc_id"].map(hashes))
     lists = dict(iter(scores.groupby("query_id", sort=False)))
     queries = list(lists) if queries is None else list(queries)
-    shape = len(queries), max((len(lists[query]) for query in queries if query in lists), default=0)
+    longest = max((len(lists[query]) for query in queries if query in lists), default=0)
+    shape = len(queries), longest
 
     docs, tokens = np.full(shape, "", dtype=object), np.zeros(shape)
-    places = {k: np.full(shape, shape[1]) for k in layers}
+    ranks = {layer: np.full(shape, longest) for layer in layers}
     for row, query in enumerate(queries):
-        if query in lists:
-            listed = lists[query]
-            docs[row, : len(listed)], tokens[row, : len(listed)] = listed["doc_id"], listed["tokens"]
-            for k in layers:
-                best_first = np.lexsort((listed["hash"], -listed[f"layer_{k}"].to_numpy(np.float32)))
-                places[k][row, best_first] = np.arange(len(listed))
-    return Candidates(queries, docs, tokens, places)
+        if query not in lists:
+            continue
+        listed = lists[query]
+        docs[row, : len(listed)], tokens[row, : len(listed)] = listed["doc_id"], listed["tokens"]
+        for layer in layers:
+            at_exit = listed[exit_name(layer)].to_numpy(np.float32)
+            best_first = np.lexsort((listed["hash"], -at_exit))
+            ranks[layer][row, best_first] = np.arange(len(listed))
+    return Candidates(queries, docs, tokens, ranks)
 
 
 def replay(candidates: Candidates, schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
-    """The ranking that a schedule ends in, and how deep each candidate is read.
+    """Compute the ranking in which a schedule ends, and the depth to which each candidate is read.
 
-    int [queries, widest list]: columns of `candidates` from best to worst, those filled up last. Survivors go by
-    their places at the last exit, before those who left at the exit before, by their places there, and so on.
-    int [queries, widest list]: the layer where a candidate was scored last; 0 where filled up.
+    Survivors are ranked by the last exit, before the candidates that were dropped at the exit before it, which are
+    ranked by that exit, and so on.
+
+    Returns:
+        int [Q, C]: columns of `candidates` from best to worst, padding last.
+        int [Q, C]: the layer at which a candidate was scored last; 0 in padding.
     """
-    alive = candidates.docs != ""
-    read, place = np.zeros(alive.shape, dtype=int), np.full(alive.shape, alive.shape[1])
+    alive = candidates.docs != ""  # [Q, C]
+    worst = alive.shape[1]
+    depth, rank = np.zeros(alive.shape, dtype=int), np.full(alive.shape, worst)
     for layer, survivors in [*schedule.keep, (schedule.last, 0)]:
-        read, place = np.where(alive, layer, read), np.where(alive, candidates.places[layer], place)
-        among_alive = np.where(alive, place, alive.shape[1]).argsort(axis=1).argsort(axis=1)
-        alive = alive & (among_alive < survivors)
-    return np.lexsort((place, -read)), read
+        depth = np.where(alive, layer, depth)
+        rank = np.where(alive, candidates.ranks[layer], rank)
+        rank_among_alive = np.where(alive, rank, worst).argsort(axis=1).argsort(axis=1)
+        alive = alive & (rank_among_alive < survivors)
+    return np.lexsort((rank, -depth)), depth
 
 
-def replay_all(scores: pd.DataFrame, schedule: Schedule) -> Run:
-    """The run of a cascade, its queries sorted as `measures.rankings` sorts them."""
+def replay_run(scores: pd.DataFrame, schedule: Schedule) -> Run:
+    """Return the run of a cascade, its queries sorted as `measures.rankings` sorts them."""
     candidates = read_candidates(scores, sorted(scores["query_id"].unique()))
-    order, read = replay(candidates, schedule)
-    sizes = (read > 0).sum(axis=1)
+    order, depth = replay(candidates, schedule)
+    lengths = (depth > 0).sum(axis=1)
     return {
-        query: scores_by_rank(docs[ranked[:size]])
-        for query, docs, ranked, size in zip(candidates.queries, candidates.docs, order, sizes, strict=True)
+        query: scores_by_rank(docs[ranked[:length]])
+        for query, docs, ranked, length in zip(
+            candidates.queries, candidates.docs, order, lengths, strict=True
+        )
     }

@@ -24,7 +24,7 @@ from jinja2 import Environment, StrictUndefined
 from starlette.exceptions import HTTPException
 
 from lwr.config.evaluation import ScoringConfig
-from lwr.evaluation.flops import flops, shape_of
+from lwr.evaluation.flops import count_flops, derive_shape
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker, logistic
 from lwr.reporting.palette import read_colours, read_stylesheet
@@ -141,7 +141,7 @@ def application(
     unknown = [layer for layer in depth.layers if layer not in exits]
     if unknown:
         raise ValueError(f"depth {depth}: layers {unknown} have no head; exits are {exits[0]}..{exits[-1]}")
-    shape = shape_of(reranker.backbone)
+    shape = derive_shape(reranker.backbone)
     service = Service(Worker(reranker, scoring), depth, limits)
 
     @asynccontextmanager
@@ -193,7 +193,7 @@ def application(
     async def scores(request: say.ScoresRequest) -> say.ScoresAnswer:
         """The scores of all exits, from one pass."""
         scored = await service.score(request.query, request.documents)
-        spent = flops(shape, scored.tokens).sum(axis=1)
+        spent = count_flops(shape, scored.tokens).sum(axis=1)
         shares = [spent[layer - 1] / spent[-1] for layer in exits]
         return say.ScoresAnswer(layers=exits, scores=scored.scores.tolist(), flops=shares)
 

@@ -7,7 +7,7 @@ import time
 import torch
 from torch import Tensor
 
-from lwr.evaluation.flops import Shape, flops
+from lwr.evaluation.flops import BackboneShape, count_flops
 
 
 class Throughput:
@@ -17,11 +17,11 @@ class Throughput:
     last layer; recomputed activations do not count. The peak is measured, so it is known for any device.
     """
 
-    def __init__(self, shape: Shape, device: torch.device, dtype: torch.dtype, frozen_backbone: bool):
+    def __init__(self, shape: BackboneShape, device: torch.device, dtype: torch.dtype, frozen_backbone: bool):
         """Measure the peak and start counting.
 
         Args:
-            shape: Shape of the backbone.
+            shape: BackboneShape of the backbone.
             device: Where training computes.
             dtype: What it multiplies.
             frozen_backbone: Weights have no gradients, as under LoRA: a matrix product takes two passes, not three.
@@ -38,7 +38,7 @@ class Throughput:
         """Count a batch, given its attention mask, int64 [rows, tokens]."""
         lengths = attention_mask.sum(dim=1).cpu().numpy()  # [rows]
         self.tokens += int(lengths.sum())
-        self.flop_count += self.passes * float(flops(self.shape, lengths)[-1].sum())
+        self.flop_count += self.passes * float(count_flops(self.shape, lengths)[-1].sum())
 
     def pop_rates(self) -> dict[str, float]:
         """Return the rates of this process since the last call, and start counting again.

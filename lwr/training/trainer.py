@@ -16,7 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from lwr.common.exits import exit_name
 from lwr.config.training import TrainingConfig
-from lwr.evaluation.flops import shape_of
+from lwr.evaluation.flops import derive_shape
 from lwr.model.batching import out_of_memory_hint
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import convert_write_errors
@@ -86,7 +86,7 @@ class LayerwiseTrainer(Trainer):
         ] = []  # per batch since the last log: [contrastive and distillation, exits]
         self.group_names: list[str] = []  # of the batches since the last step of the optimiser
         self.throughput = Throughput(
-            shape_of(reranker.backbone),
+            derive_shape(reranker.backbone),
             arguments.device,
             torch.bfloat16 if settings.precision == "bfloat16" else torch.float32,
             frozen_backbone=settings.lora is not None,

@@ -16,16 +16,24 @@ from hypothesis import strategies as st
 from lwr.common.errors import BadInput
 from lwr.common.hashing import sha256
 from lwr.config.evaluation import CascadeSearchConfig
-from lwr.evaluation.cascade import LADDER, cascade, choose_schedule, measure, ndcg, pareto_front, schedules
-from lwr.evaluation.flops import Shape, flops
+from lwr.evaluation.cascade import (
+    SURVIVORS,
+    cascade,
+    choose_schedule,
+    enumerate_schedules,
+    measure_schedules,
+    ndcg,
+    pareto_front,
+)
+from lwr.evaluation.flops import BackboneShape, count_flops
 from lwr.evaluation.measures import measures_per_query, rankings
-from lwr.evaluation.replay import read_candidates, replay, replay_all
+from lwr.evaluation.replay import read_candidates, replay, replay_run
 from lwr.formats.beir import Passage, Qrels, write_collection
 from lwr.formats.trec import best_first
 from lwr.model.cascade_schedule import Schedule
 
 LAYERS = (2, 3, 5)
-SHAPE = Shape(weights=(100, 90, 80, 70, 60), attended=(3, 0, 3, 0, 1))
+SHAPE = BackboneShape(weights=(100, 90, 80, 70, 60), attended=(3, 0, 3, 0, 1))
 
 
 def table(lists: dict[str, dict[str, tuple[float, ...]]], layers: tuple[int, ...] = LAYERS) -> pd.DataFrame:
@@ -42,7 +50,7 @@ def table(lists: dict[str, dict[str, tuple[float, ...]]], layers: tuple[int, ...
 
 def ranked(scores: pd.DataFrame, schedule: str) -> dict[str, list[str]]:
     return {
-        query: [doc for doc, _ in run] for query, run in replay_all(scores, Schedule.parse(schedule)).items()
+        query: [doc for doc, _ in run] for query, run in replay_run(scores, Schedule.parse(schedule)).items()
     }
 
 
@@ -168,7 +176,7 @@ def test_nobody_is_lost_and_who_is_read_deeper_stands_higher(lists, schedule):
         np.testing.assert_array_equal((read >= layer).sum(axis=1), there)
         there = np.minimum(there, survivors)
     np.testing.assert_array_equal((read == schedule.last).sum(axis=1), there)
-    run = replay_all(table(lists), schedule)
+    run = replay_run(table(lists), schedule)
     assert list(run) == sorted(lists)
     assert {query: {doc for doc, _ in docs} for query, docs in run.items()} == {
         query: set(docs) for query, docs in lists.items()
@@ -218,7 +226,7 @@ some_qrels = st.dictionaries(
 @few_examples
 def test_quality_is_the_ndcg_of_ir_measures(lists, qrels, schedule):
     scores = table(lists)
-    run = {query: dict(docs) for query, docs in replay_all(scores, schedule).items()}
+    run = {query: dict(docs) for query, docs in replay_run(scores, schedule).items()}
     expected = measures_per_query(qrels, run, ["nDCG@10"]).set_index("query_id")["value"]
     candidates = read_candidates(scores, sorted(qrels))
     order, _ = replay(candidates, schedule)
@@ -232,26 +240,26 @@ def test_quality_is_the_ndcg_of_ir_measures(lists, qrels, schedule):
         ndcg(np.array(gains), np.array(ideal), order), expected[sorted(qrels)], atol=1e-9
     )
     if lists.keys() & qrels.keys():  # else there is nothing to read, of which a schedule could save a share
-        (measured,) = measure([candidates], qrels, SHAPE, [schedule])["quality"]
+        (measured,) = measure_schedules([candidates], qrels, SHAPE, [schedule])["quality"]
         assert measured == pytest.approx(expected.mean(), abs=1e-9)
 
 
 def test_a_relevant_passage_that_no_candidate_is_counts_against_the_ranking():
     scores = table({"q1": {"d1": (1, 1, 1), "d2": (2, 2, 2)}})
     qrels = {"q1": {"d2": 1, "d3": 1}, "q2": {"d1": 1}}
-    measured = measure([read_candidates(scores, ["q1", "q2"])], qrels, SHAPE, [Schedule.parse("5")])
+    measured = measure_schedules([read_candidates(scores, ["q1", "q2"])], qrels, SHAPE, [Schedule.parse("5")])
     assert measured["quality"][0] == pytest.approx((1 / (1 + 1 / math.log2(3)) + 0) / 2)
 
 
 def test_the_best_ranking_there_is_ends_at_rank_ten():
     scores = table({"q1": {f"d{i}": (-i, -i, -i) for i in range(12)}})
     grades = {f"d{i}": 2 if i < 10 else 1 for i in range(12)}
-    measured = measure([read_candidates(scores)], {"q1": grades}, SHAPE, [Schedule.parse("5")])
+    measured = measure_schedules([read_candidates(scores)], {"q1": grades}, SHAPE, [Schedule.parse("5")])
     assert measured["quality"][0] == pytest.approx(1)
 
 
 def test_the_share_of_flops_by_hand():
-    shape = Shape(
+    shape = BackboneShape(
         weights=(1, 1, 2), attended=(0, 0, 0)
     )  # n tokens: 2 n after one layer, 4 n after two, 8 n after three
     one = table({"q": {"d10": (3, 3, 3), "d20": (2, 2, 2), "d30": (1, 1, 1)}}, layers=(1, 2, 3))
@@ -268,7 +276,7 @@ def test_the_share_of_flops_by_hand():
     tried = [Schedule.parse(text) for text in expected]
     seeds = [read_candidates(scores, ["q"]) for scores in (one, other)]
     for some, of_seeds in ((seeds[:1], [0]), (seeds[1:], [1]), (seeds, [0, 1])):
-        measured = measure(some, {"q": {"d10": 1}}, shape, tried)
+        measured = measure_schedules(some, {"q": {"d10": 1}}, shape, tried)
         assert list(measured["schedule"]) == list(expected)
         shares = [np.mean([costs[i] for i in of_seeds]) / full for costs in expected.values()]
         np.testing.assert_allclose(measured["flops"], shares, rtol=1e-12)
@@ -278,7 +286,7 @@ def test_seeds_are_averaged():
     good = table({"q": {"d1": (0, 0, 2), "d2": (0, 0, 1)}})
     bad = good.assign(layer_5=-good["layer_5"])
     seeds = [read_candidates(scores, ["q"]) for scores in (good, bad)]
-    measured = measure(seeds, {"q": {"d1": 1}}, SHAPE, [Schedule.parse("5")])
+    measured = measure_schedules(seeds, {"q": {"d1": 1}}, SHAPE, [Schedule.parse("5")])
     assert measured["quality"][0] == pytest.approx((1 + 1 / math.log2(3)) / 2)
     assert measured["flops"][0] == 1
 
@@ -289,12 +297,12 @@ def test_flops_are_those_of_every_candidate_to_where_it_was_read(lists, schedule
     qrels = {query: {"d0": 1} for query in lists}
     candidates = read_candidates(table(lists), list(lists))
     spent = sum(
-        flops(SHAPE, np.array(10 + int(doc[1:])))[layer - 1]
+        count_flops(SHAPE, np.array(10 + int(doc[1:])))[layer - 1]
         for docs in lists.values()
         for doc, layer in by_the_book(docs, schedule)[1].items()
     )
-    full = sum(flops(SHAPE, np.array(10 + int(doc[1:])))[-1] for docs in lists.values() for doc in docs)
-    (share,) = measure([candidates], qrels, SHAPE, [schedule])["flops"]
+    full = sum(count_flops(SHAPE, np.array(10 + int(doc[1:])))[-1] for docs in lists.values() for doc in docs)
+    (share,) = measure_schedules([candidates], qrels, SHAPE, [schedule])["flops"]
     assert share == pytest.approx(spent / full)
 
 
@@ -304,7 +312,7 @@ def test_flops_are_those_of_every_candidate_to_where_it_was_read(lists, schedule
 @pytest.mark.parametrize("stages", [2, 3, 4])
 def test_all_schedules_that_the_settings_allow(stages):
     exits, kept = [2, 3, 4, 5], [20, 5, 10, 30, 40]
-    made = list(schedules(exits, 30, CascadeSearchConfig(stages=stages, exits=8, keep=kept)))
+    made = list(enumerate_schedules(exits, 30, CascadeSearchConfig(stages=stages, exits=8, keep=kept)))
     assert len(made) == len(set(made))
     expected = {
         (*((layer, n) for layer, n in zip(layers, survivors, strict=False)), layers[-1])
@@ -327,18 +335,18 @@ def test_all_schedules_that_the_settings_allow(stages):
     ],
 )
 def test_exits_are_tried_evenly_spread_the_first_and_the_last_among_them(exits, at_most, tried):
-    made = list(schedules(list(exits), 100, CascadeSearchConfig(exits=at_most)))
+    made = list(enumerate_schedules(list(exits), 100, CascadeSearchConfig(exits=at_most)))
     assert sorted({layer for schedule in made for layer in schedule.layers}) == tried
     assert [schedule.last for schedule in made if not schedule.keep] == tried
 
 
 def test_survivors_are_tried_along_a_ladder_that_ends_below_the_lists_length():
     def kept(candidates: int) -> set[int]:
-        return {n for s in schedules([1, 2], candidates, CascadeSearchConfig()) for _, n in s.keep}
+        return {n for s in enumerate_schedules([1, 2], candidates, CascadeSearchConfig()) for _, n in s.keep}
 
     assert kept(16) == {1, 2, 3, 4, 5, 7, 10, 15}
     assert kept(15) == {1, 2, 3, 4, 5, 7, 10}
-    assert kept(10**6) == set(LADDER)
+    assert kept(10**6) == set(SURVIVORS)
     assert kept(1) == set()
 
 
@@ -475,7 +483,7 @@ def test_the_numbers_of_each_split_are_its_own(arm, split):
         values = [
             measures_per_query(
                 QRELS[split],
-                {q: dict(run) for q, run in replay_all(scores, Schedule.parse(row["schedule"])).items()},
+                {q: dict(run) for q, run in replay_run(scores, Schedule.parse(row["schedule"])).items()},
                 ["nDCG@10"],
             )["value"].mean()
             for scores in (pd.read_parquet(arm / f"{split}{seed}.parquet") for seed in (1, 2))

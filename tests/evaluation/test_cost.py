@@ -14,8 +14,8 @@ import torch
 import lwr.evaluation.cost
 from lwr.common.json_lines import write_json
 from lwr.config.evaluation import CostConfig, ScoringConfig
-from lwr.evaluation.cost import cost, device, parameters
-from lwr.evaluation.flops import flops, shape_of
+from lwr.evaluation.cost import cost, count_parameters, device_name
+from lwr.evaluation.flops import count_flops, derive_shape
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import write_run
 from lwr.model.cascade_schedule import Schedule
@@ -77,11 +77,11 @@ def test_flops_are_the_mean_over_the_candidates_and_of_the_cascade_its_share(sco
     told = {exit["exit"]: exit for exit in costs()["exits"]}
     assert list(told) == ["layer_2", "layer_3", "layer_4", "cascade"]
     assert [exit["schedule"] for exit in told.values()] == ["2", "3", "4", SCHEDULE]
-    shape = shape_of(LayerwiseReranker.from_pretrained(scored / "model").backbone)
+    shape = derive_shape(LayerwiseReranker.from_pretrained(scored / "model").backbone)
     tokens = pd.read_parquet(scored / "test.parquet")["tokens"]
     assert tokens.nunique() > 3, "a mean of equal numbers would show nothing"
     for k in (2, 3, 4):
-        each = [flops(shape, np.array(n))[k - 1] / 1e9 for n in tokens]
+        each = [count_flops(shape, np.array(n))[k - 1] / 1e9 for n in tokens]
         assert told[f"layer_{k}"]["gflops_per_pair"] == pytest.approx(sum(each) / len(each))
     assert told["cascade"]["gflops_per_pair"] == pytest.approx(0.4 * told["layer_4"]["gflops_per_pair"])
 
@@ -100,7 +100,7 @@ def test_a_cascade_of_one_exit_costs_what_that_exit_costs(costs):
 @pytest.mark.parametrize("architecture", ["bert", "llama", "modernbert"])
 def test_a_layer_more_reads_a_block_more(architecture):
     reranker = build(architecture)
-    counts = [parameters(reranker, k) for k in reranker.exits]
+    counts = [count_parameters(reranker, k) for k in reranker.exits]
     blocks = [sum(p.numel() for p in block.parameters()) for block in reranker.stack.blocks]
     assert np.diff(counts).tolist() == blocks[2:]
     embedding = tiny.VOCABULARY * tiny.HIDDEN
@@ -117,10 +117,12 @@ def test_parameters_by_hand():
     block = (
         3 * hidden * hidden + 3 * hidden * 64 + 2 * hidden
     )  # attention with half the keys, gated MLP, two norms
-    assert parameters(llama, 3) == tiny.VOCABULARY * hidden + 3 * block + hidden + hidden  # last norm, head
+    assert (
+        count_parameters(llama, 3) == tiny.VOCABULARY * hidden + 3 * block + hidden + hidden
+    )  # last norm, head
     pooler = hidden * hidden + hidden
     every = sum(p.numel() for p in bert.backbone.parameters())
-    assert parameters(bert, 4) == every - pooler + hidden
+    assert count_parameters(bert, 4) == every - pooler + hidden
 
 
 def test_torch_counts_what_the_formula_says(costs):
@@ -131,7 +133,7 @@ def test_what_was_measured_is_said_and_where(costs):
     about = costs()
     assert {name: about[name] for name in ARM} == ARM
     assert (about["candidates"], about["precision"], about["queries"]) == (4, "float32", 0)
-    assert about["device"] == device()
+    assert about["device"] == device_name()
     measured = {"wall_seconds", "peak_memory_mib", "energy_joules"}
     assert {"lwr", "git_commit", "packages", "machine"} | measured <= about.keys()
 
@@ -142,7 +144,7 @@ def test_a_processor_is_told_with_its_threads():
     try:
         for threads, words in ((1, "1 thread of "), (2, "2 threads of ")):
             torch.set_num_threads(threads)
-            assert device().startswith(words)
+            assert device_name().startswith(words)
     finally:
         torch.set_num_threads(before)
 

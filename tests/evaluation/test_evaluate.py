@@ -12,7 +12,7 @@ import pytrec_eval
 from lwr.common.errors import BadInput
 from lwr.common.json_lines import write_json
 from lwr.evaluation.evaluate import evaluate
-from lwr.evaluation.replay import replay_all
+from lwr.evaluation.replay import replay_run
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import best_first, read_run, read_run_tag
 from lwr.model.cascade_schedule import Schedule
@@ -202,7 +202,7 @@ def test_how_the_candidates_came_in_does_not_matter(collection):
 def test_a_cascade_ranks_by_the_schedule_that_was_chosen(collection):
     scores = random_scores()
     evaluated(collection, scores, chosen="1:8 2:3 3")
-    expected = replay_all(scores, Schedule.parse("1:8 2:3 3"))
+    expected = replay_run(scores, Schedule.parse("1:8 2:3 3"))
     written = runs(collection)
     assert written["cascade"] == expected
     assert [doc for doc, _ in written["cascade"]["q1"]] != [doc for doc, _ in written["layer_3"]["q1"]]
@@ -224,7 +224,7 @@ def test_a_shallower_exit_may_be_what_was_chosen(collection):
 
 def test_a_candidate_scored_twice_is_refused(collection):
     scores = random_scores()
-    with pytest.raises(BadInput, match="stands twice"):
+    with pytest.raises(BadInput, match="duplicated"):
         evaluated(collection, pd.concat([scores, scores.head(1)]))
     assert not (collection / "out.parquet").exists()
     assert not (collection / "runs").exists()

@@ -8,7 +8,7 @@ import tiny
 import torch
 from transformers import AutoConfig, AutoModel
 
-from lwr.evaluation.flops import Shape, counted, flops, read_shape, shape_of
+from lwr.evaluation.flops import BackboneShape, count_flops, count_flops_with_torch, derive_shape, read_shape
 from lwr.formats.checkpoint import fetch_checkpoint
 from lwr.model.layer_hooks import UnsupportedBackbone
 
@@ -29,8 +29,8 @@ def assert_the_count_is_met(backbone) -> None:
 
     BERT's pooler, one matrix for the whole pair, is not in the closed form.
     """
-    ours = flops(shape_of(backbone), np.array([SHORT, LONG]))[-1]
-    torchs = np.array([counted(backbone, ids(n)) for n in (SHORT, LONG)])
+    ours = count_flops(derive_shape(backbone), np.array([SHORT, LONG]))[-1]
+    torchs = np.array([count_flops_with_torch(backbone, ids(n)) for n in (SHORT, LONG)])
     np.testing.assert_allclose(ours, torchs, rtol=0.002)
     assert ours[1] - 2 * ours[0] == pytest.approx(torchs[1] - 2 * torchs[0], rel=0.02)
 
@@ -54,63 +54,65 @@ def test_heads_that_share_keys_and_heads_of_their_own_size(heads, key_value_head
     shape = tiny.SHAPE | {"num_attention_heads": heads, "num_key_value_heads": key_value_heads}
     config = AutoConfig.for_model("qwen3", **shape, head_dim=head_size or tiny.HIDDEN // heads)
     backbone = AutoModel.from_config(config)
-    assert set(shape_of(backbone).attended) == {heads * (head_size or tiny.HIDDEN // heads)}
+    assert set(derive_shape(backbone).attended) == {heads * (head_size or tiny.HIDDEN // heads)}
     assert_the_count_is_met(backbone)
 
 
 @pytest.mark.parametrize("architecture", MIXING_LEFT_OUT)
 def test_where_a_block_mixes_otherwise_its_matrices_alone_count(architecture):
     backbone = tiny.backbone(architecture)
-    shape = shape_of(backbone)
+    shape = derive_shape(backbone)
     attends = MIXING_LEFT_OUT[architecture]
     assert [width > 0 for width in shape.attended] == attends
     assert all(weights > 3 * tiny.HIDDEN * 64 for weights in shape.weights)  # more than the feed-forward
-    assert flops(shape, np.array(LONG))[-1] <= 1.002 * counted(backbone, ids(LONG))
+    assert count_flops(shape, np.array(LONG))[-1] <= 1.002 * count_flops_with_torch(backbone, ids(LONG))
 
 
 def test_what_the_closed_form_says_by_hand():
-    shape = Shape(weights=(100, 50), attended=(8, 0))
+    shape = BackboneShape(weights=(100, 50), attended=(8, 0))
     first, second = 2 * 10 * 100 + 4 * 10**2 * 8, 2 * 10 * 50
-    np.testing.assert_array_equal(flops(shape, np.array(10)), [first, first + second])
+    np.testing.assert_array_equal(count_flops(shape, np.array(10)), [first, first + second])
 
 
 def test_the_shapes_by_hand():
     hidden, inner = tiny.HIDDEN, 64
-    shape = shape_of(
+    shape = derive_shape(
         tiny.backbone("llama")
     )  # queries and output, keys and values of half the heads, a gated MLP
     weights = 2 * hidden * hidden + 2 * hidden * hidden // 2 + 3 * hidden * inner
-    assert shape == Shape((weights,) * tiny.LAYERS, (hidden,) * tiny.LAYERS)
+    assert shape == BackboneShape((weights,) * tiny.LAYERS, (hidden,) * tiny.LAYERS)
 
 
 def test_every_layer_adds_its_own_for_every_pair():
-    shape, tokens = Shape((30, 20, 10), (3, 0, 1)), np.array([[1, 5, 0], [200, 7, 512]])
-    each = flops(shape, tokens)
+    shape, tokens = BackboneShape((30, 20, 10), (3, 0, 1)), np.array([[1, 5, 0], [200, 7, 512]])
+    each = count_flops(shape, tokens)
     assert each.shape == (3, 2, 3)
     assert each.dtype == np.float64
     assert (each[:, tokens == 0] == 0).all()  # a place that was filled up costs nothing
     assert (np.diff(each[:, tokens > 0], axis=0) > 0).all()
     for k in (1, 2, 3):
         np.testing.assert_array_equal(
-            each[k - 1], flops(Shape(shape.weights[:k], shape.attended[:k]), tokens)[-1]
+            each[k - 1], count_flops(BackboneShape(shape.weights[:k], shape.attended[:k]), tokens)[-1]
         )
 
 
 def test_a_batch_counts_as_its_rows():
     backbone = tiny.backbone("llama")
-    assert counted(backbone, ids(SHORT, rows=3)) == 3 * counted(backbone, ids(SHORT))
+    assert count_flops_with_torch(backbone, ids(SHORT, rows=3)) == 3 * count_flops_with_torch(
+        backbone, ids(SHORT)
+    )
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 def test_a_shape_is_read_without_weights(architecture, tmp_path):
     tiny.backbone(architecture).config.save_pretrained(tmp_path)
-    assert read_shape(tmp_path) == shape_of(tiny.backbone(architecture))
+    assert read_shape(tmp_path) == derive_shape(tiny.backbone(architecture))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "bert"])
 def test_a_shape_is_that_of_the_saved_model(architecture, tmp_path):
     folder = tiny.save(architecture, tmp_path)
-    loaded = shape_of(AutoModel.from_pretrained(folder))
+    loaded = derive_shape(AutoModel.from_pretrained(folder))
     (folder / "model.safetensors").unlink()
     assert read_shape(folder) == loaded
 
@@ -119,12 +121,12 @@ def test_a_model_without_one_list_of_blocks_has_no_shape():
     backbone = tiny.backbone("llama")
     backbone.layers = torch.nn.ModuleList(list(backbone.layers)[:-1])
     with pytest.raises(UnsupportedBackbone, match="one list of its 4 blocks, found 0"):
-        shape_of(backbone)
+        derive_shape(backbone)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_counting_leaves_the_attention_as_it_was(attention):
     backbone = tiny.backbone("llama")
     backbone.set_attn_implementation(attention)
-    counted(backbone, ids(4))
+    count_flops_with_torch(backbone, ids(4))
     assert backbone.config._attn_implementation == attention

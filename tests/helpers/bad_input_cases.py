@@ -211,7 +211,7 @@ ARTEFACTS = [
     Case("scores that are text", EVALUATE, wrote("test.parquet", "query_id,doc_id\n"), ("test.parquet", "damaged")),
     Case("scores without a column", EVALUATE, tabled("test.parquet", lambda t: t.drop(columns="doc_id")), ("test.parquet", "no column 'doc_id'")),
     Case("scores with a NaN", EVALUATE, tabled("test.parquet", lambda t: t.assign(layer_4=t["layer_4"].where(t.index != 2))), ("test.parquet", "layer_4 of row 3 is nan")),
-    Case("scores with a candidate twice", EVALUATE, tabled("test.parquet", lambda t: t.assign(doc_id="d6")), ("test.parquet", "stands twice")),
+    Case("scores with a candidate twice", EVALUATE, tabled("test.parquet", lambda t: t.assign(doc_id="d6")), ("test.parquet", "duplicated")),
     Case("scores with a NaN, for a cascade", CASCADE, tabled("dev.parquet", lambda t: t.assign(layer_3=float("inf"))), ("dev.parquet", "layer_3 of row 1 is inf")),
     Case("no judged query has a candidate", CASCADE, tabled("dev.parquet", lambda t: t.assign(query_id="other")), ("dev.parquet", "no judged query of dev")),
     Case("nothing judged relevant", CASCADE, replaced("data/qrels/dev.tsv", "\t1", "\t0"), ("data/qrels/dev.tsv", "no query has a relevant passage")),

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import lwr.training.throughput
-from lwr.evaluation.flops import Shape
+from lwr.evaluation.flops import BackboneShape
 from lwr.training.throughput import Throughput, measure_matmul_speed
 
-SHAPE = Shape(weights=(100, 100), attended=(10, 10))
+SHAPE = BackboneShape(weights=(100, 100), attended=(10, 10))
 CPU = torch.device("cpu")
 
 
