@@ -1,1 +1,1 @@
-"""Collections, their first stage, and training groups."""
+"""Steps before training: collections, the first stage, training groups."""

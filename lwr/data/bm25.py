@@ -1,7 +1,10 @@
-"""BM25 over a corpus of any size: memory holds one block of passages, and of each query its best so far.
+"""Rank passages by BM25, over a corpus of any size.
 
-The scores are those of Lucene's variant, as the package bm25s computes them. What is known of the queries
-before the corpus is read makes this small: only postings of their words are kept, on disk, block after block.
+This is our own code and not the package bm25s, because it streams the corpus, knows the queries in advance and breaks
+ties by a fixed rule; a test compares its scores (Lucene's variant of BM25) with those of bm25s.
+
+As the queries are known, only the postings of their words are kept. They are written to disk, block by block. Memory
+holds one block of passages and the best passages of each query so far.
 """
 
 from __future__ import annotations
@@ -21,100 +24,113 @@ import Stemmer
 
 from lwr.formats.trec import Run, best_first, ranking_key
 
-BLOCK = 50_000  # passages
+BLOCK_SIZE = 50_000
+"""Passages per block."""
 WORD = re.compile(r"\b\w\w+\b")
 STOP_WORDS = frozenset(  # Lucene's
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these "
     "they this to was will with".split()
 )
-STEM = lru_cache(2**16)(Stemmer.Stemmer("english", 0).stemWord)  # faster than the stemmer's own cache
-SMALLEST = float(np.finfo(np.float32).smallest_subnormal)  # a candidate scores at least this: above 0
+SMALLEST_SCORE = float(np.finfo(np.float32).smallest_subnormal)
+"""Candidates score at least this: above 0."""
+
+stem = lru_cache(2**16)(Stemmer.Stemmer("english", 0).stemWord)  # faster than the stemmer's own cache
 
 
-def words(text: str) -> list[str]:
-    """Lower-cased words of two letters and more, without English stop words, stemmed (Snowball English)."""
-    return [STEM(word) for word in WORD.findall(text.lower()) if word not in STOP_WORDS]
+def tokenize(text: str) -> list[str]:
+    """Return the words of a text: lower-cased, two letters or more, no English stop words, stemmed (Snowball)."""
+    return [stem(word) for word in WORD.findall(text.lower()) if word not in STOP_WORDS]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some passages, and the postings of the words asked for: which stands in which passage, how often."""
+    """Consecutive passages and their postings: how often a word of the vocabulary occurs in a passage."""
 
     doc_ids: list[str]
     lengths: np.ndarray  # int32 [passages], in words
-    words: np.ndarray  # int32 [postings], numbers in the vocabulary, ascending
+    words: np.ndarray  # int32 [postings], positions in the vocabulary, ascending
     docs: np.ndarray  # int32 [postings], positions in doc_ids
     counts: np.ndarray  # int32 [postings]
 
 
 @dataclass(frozen=True)
 class Index:
-    """A file of blocks, and what BM25 has to know of the whole corpus before it scores the first."""
+    """A file of blocks, and the statistics of the corpus on which the scores of each block depend."""
 
     file: IO[bytes]
-    blocks: int
-    passages: int
-    words: int
-    frequencies: np.ndarray  # int64 [vocabulary], passages that hold the word
+    block_count: int
+    passage_count: int
+    word_count: int  # of all passages together
+    document_frequencies: np.ndarray  # int64 [vocabulary], number of passages that contain the word
 
-    def read(self) -> Iterator[Block]:
+    def read_blocks(self) -> Iterator[Block]:
+        """Stream the blocks from the start of the file."""
         self.file.seek(0)
-        for _ in range(self.blocks):
+        for _ in range(self.block_count):
             yield pickle.load(self.file)
 
 
-def build(texts: Iterable[tuple[str, str]], vocabulary: dict[str, int], file: IO[bytes]) -> Index:
-    """Write the blocks of (passage id, text) to `file`. vocabulary: word -> number from 0, of the queries' words."""
-    blocks = passages = total = 0
+def build_index(texts: Iterable[tuple[str, str]], vocabulary: dict[str, int], file: IO[bytes]) -> Index:
+    """Index a corpus.
+
+    Args:
+        texts: (passage id, text), read once.
+        vocabulary: Word of the queries -> its number, counted from 0.
+        file: Where to write the blocks.
+    """
+    blocks = passages = words = 0
     frequencies = np.zeros(len(vocabulary), dtype=np.int64)
     texts = iter(texts)
-    while (block := _block(islice(texts, BLOCK), vocabulary)).doc_ids:
+    while (block := _build_block(islice(texts, BLOCK_SIZE), vocabulary)).doc_ids:
         pickle.dump(block, file)
         blocks += 1
         passages += len(block.doc_ids)
-        total += int(block.lengths.sum())
+        words += int(block.lengths.sum())
         frequencies += np.bincount(block.words, minlength=len(vocabulary))
-    return Index(file, blocks, passages, total, frequencies)
+    return Index(file, blocks, passages, words, frequencies)
 
 
-def _block(texts: Iterable[tuple[str, str]], vocabulary: dict[str, int]) -> Block:
+def _build_block(texts: Iterable[tuple[str, str]], vocabulary: dict[str, int]) -> Block:
     doc_ids: list[str] = []
-    lengths, numbers, docs, counts = array("i"), array("i"), array("i"), array("i")
+    lengths, words, docs, counts = array("i"), array("i"), array("i"), array("i")
     for doc, (doc_id, text) in enumerate(texts):
-        found = words(text)
-        held = Counter(vocabulary[word] for word in found if word in vocabulary)
+        tokens = tokenize(text)
+        occurrences = Counter(vocabulary[token] for token in tokens if token in vocabulary)
         doc_ids.append(doc_id)
-        lengths.append(len(found))
-        numbers.extend(held.keys())
-        counts.extend(held.values())
-        docs.extend([doc] * len(held))
-    order = np.argsort(np.array(numbers), kind="stable")
-    return Block(doc_ids, np.array(lengths), *(np.array(column)[order] for column in (numbers, docs, counts)))
+        lengths.append(len(tokens))
+        words.extend(occurrences.keys())
+        counts.extend(occurrences.values())
+        docs.extend([doc] * len(occurrences))
+    order = np.argsort(np.array(words), kind="stable")  # [postings]
+    return Block(doc_ids, np.array(lengths), *(np.array(column)[order] for column in (words, docs, counts)))
 
 
-def search(index: Index, queries: dict[str, list[int]], depth: int, k1: float, b: float) -> Run:
-    """The `depth` best passages of each query (numbers of its words); a query that nothing matches is left out.
+def search(index: Index, queries: dict[str, list[int]], top_k: int, k1: float, b: float) -> Run:
+    """Return the `top_k` best passages of each query; a query without a match is left out.
 
-    Candidates score above 0. Ties: `lwr.formats.trec.ranking_key`, also for who is in the last place.
+    Candidates score above 0. Ties are broken by `lwr.formats.trec.ranking_key`, also at the last rank.
+
+    Args:
+        index: The corpus.
+        queries: Query id -> numbers of its words in the vocabulary.
+        top_k: Candidates per query.
+        k1: How slowly the weight of a repeated word saturates.
+        b: How much long passages are penalized, from 0 to 1.
     """
-    there = index.frequencies
-    idf = np.log(1 + (index.passages - there + 0.5) / (there + 0.5)).astype(np.float32)
+    frequencies = index.document_frequencies
+    idf = np.log(1 + (index.passage_count - frequencies + 0.5) / (frequencies + 0.5))
+    idf = idf.astype(np.float32)  # [vocabulary]
     best: dict[str, list[tuple[float, float, str]]] = {query_id: [] for query_id in queries}
-    for block in index.read():
-        norms = k1 * ((1 - b) + b * block.lengths / (index.words / index.passages))
-        weights = idf[block.words] * (block.counts / (norms[block.docs] + block.counts))
-        weights = weights.astype(np.float32)
+    for block in index.read_blocks():
+        weights = _posting_weights(block, index, idf, k1, b)
+        starts = np.searchsorted(block.words, np.arange(len(idf)))  # [vocabulary], positions of postings
         ends = np.searchsorted(block.words, np.arange(len(idf)), side="right")
-        starts = np.searchsorted(block.words, np.arange(len(idf)))
-        for query_id, numbers in queries.items():
-            scores = np.zeros(len(block.doc_ids), dtype=np.float32)
-            for number in numbers:
-                postings = slice(starts[number], ends[number])
+        for query_id, words in queries.items():
+            scores = np.zeros(len(block.doc_ids), dtype=np.float32)  # [passages]
+            for word in words:
+                postings = slice(starts[word], ends[word])
                 scores[block.docs[postings]] += weights[postings]
-            kept = best[query_id]
-            least = -kept[-1][0] if len(kept) == depth else SMALLEST
-            named = ((block.doc_ids[i], scores[i]) for i in candidates(scores, depth, least))
-            best[query_id] = sorted([*kept, *((*ranking_key(*pair), pair[0]) for pair in named)])[:depth]
+            best[query_id] = _merge(best[query_id], block.doc_ids, scores, top_k)
     return {
         query_id: best_first((doc_id, -negated) for negated, _, doc_id in kept)
         for query_id, kept in best.items()
@@ -122,10 +138,30 @@ def search(index: Index, queries: dict[str, list[int]], depth: int, k1: float, b
     }
 
 
-def candidates(scores: np.ndarray, depth: int, least: float = SMALLEST) -> np.ndarray:
-    """Positions of the `depth` best scores and of all equal to the last of them, unsorted; none below `least`."""
+def _posting_weights(block: Block, index: Index, idf: np.ndarray, k1: float, b: float) -> np.ndarray:
+    """Return what each posting adds to the score of its passage: float32 [postings]."""
+    mean_length = index.word_count / index.passage_count
+    norms = k1 * ((1 - b) + b * block.lengths / mean_length)  # [passages]
+    saturation = block.counts / (norms[block.docs] + block.counts)  # [postings]
+    return (idf[block.words] * saturation).astype(np.float32)
+
+
+def _merge(
+    kept: list[tuple[float, float, str]], doc_ids: list[str], scores: np.ndarray, top_k: int
+) -> list[tuple[float, float, str]]:
+    """Merge the passages of a block into the best so far, which are (*ranking_key, passage id), best first."""
+    least = -kept[-1][0] if len(kept) == top_k else SMALLEST_SCORE
+    found = [(doc_ids[i], scores[i]) for i in top_positions(scores, top_k, least)]
+    return sorted([*kept, *((*ranking_key(doc_id, score), doc_id) for doc_id, score in found)])[:top_k]
+
+
+def top_positions(scores: np.ndarray, top_k: int, least: float = SMALLEST_SCORE) -> np.ndarray:
+    """Return the positions of the `top_k` best scores, unsorted.
+
+    Scores below `least` are left out; scores that tie with the last of the best are all included.
+    """
     found = np.flatnonzero(scores >= np.float32(least))
-    if len(found) > depth:
-        last = np.partition(scores[found], -depth)[-depth]
+    if len(found) > top_k:
+        last = np.partition(scores[found], -top_k)[-top_k]
         found = found[scores[found] >= last]
     return found

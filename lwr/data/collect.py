@@ -1,4 +1,8 @@
-"""A data set of the config -> a collection on disk."""
+"""Bring a data set of the config into BEIR layout.
+
+To add a source: write its config class and list it in `Source` (lwr/config/data.py), write a module with
+`read(source) -> Collection` (lwr/data/sources/), and add a case to `read_source` below.
+"""
 
 from __future__ import annotations
 
@@ -12,30 +16,36 @@ from lwr.config.data import (
     HubSource,
     IrDatasetsSource,
     PythonDocsSource,
+    Source,
 )
 from lwr.data.sources import beir_folder, hub, ir_datasets, python_docs
 from lwr.formats.beir import Collection, sample_queries, write_collection
 
 
 def collect(dataset: DatasetConfig, out: Path) -> None:
-    """Write the collection to the folder `out`, in BEIR layout, with at most `dataset.queries` per split.
+    """Write the collection of a data set to the folder `out`, with at most `dataset.queries` queries per split.
 
-    Every later step takes all judged queries of a split: the sample is drawn here, once. Raises BadInput.
+    The sample of queries is drawn here alone: later steps use all judged queries of a split.
+
+    Raises:
+        BadInput: The source is broken or not installed.
     """
-    whole = read(dataset.source)
+    complete = read_source(dataset.source)
     qrels = {
         split: {query: judged[query] for query in sample_queries(judged, dataset.queries.get(split))}
-        for split, judged in whole.qrels.items()
+        for split, judged in complete.qrels.items()
     }
-    asked = {query for judged in qrels.values() for query in judged}
-    queries = {query: text for query, text in whole.queries.items() if query in asked}
-    write_collection(out, whole.corpus, queries, qrels)
+    sampled = {query for judged in qrels.values() for query in judged}
+    queries = {query: text for query, text in complete.queries.items() if query in sampled}
+    write_collection(out, complete.corpus, queries, qrels)
 
 
-def read(
-    source: PythonDocsSource | BeirFolderSource | IrDatasetsSource | HubSource | FlagEmbeddingSource,
-) -> Collection:
-    """The collection of a source. Raises BadInput, also for groups made elsewhere: they have none."""
+def read_source(source: Source) -> Collection:
+    """Read the collection of a source.
+
+    Raises:
+        BadInput: The source is broken or not installed, or consists of training groups.
+    """
     match source:
         case PythonDocsSource():
             return python_docs.read(source)
@@ -46,4 +56,4 @@ def read(
         case HubSource():
             return hub.read(source)
         case FlagEmbeddingSource():
-            raise BadInput(f"{source.path}: groups made elsewhere are no collection; `lwr groups` takes them")
+            raise BadInput(f"{source.path}: training groups are not a collection; `lwr groups` reads them")

@@ -1,4 +1,4 @@
-"""Training groups that someone else made: FlagEmbedding's JSON lines, checked line by line and copied."""
+"""Take over training groups made elsewhere: FlagEmbedding's JSON lines."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ from lwr.formats.training_groups import read_training_groups
 
 
 def groups(source: FlagEmbeddingSource, out: Path) -> None:
-    """Write the groups of all files to `out`, as they are, one file after the other. Raises BadInput."""
-    write_jsonl(out, read_training_groups(files(source)))
+    """Check the groups of all files of a source, and write them unchanged to one file.
+
+    Raises:
+        BadInput: There is no file, or a line is not a group.
+    """
+    write_jsonl(out, read_training_groups(list_files(source)))
 
 
-def files(source: FlagEmbeddingSource) -> list[Path]:
-    """The file that `path` names, or the .jsonl files of the folder, by name. Raises BadInput for none."""
+def list_files(source: FlagEmbeddingSource) -> list[Path]:
+    """Return the file that `source.path` names, or the .jsonl files of that folder, sorted by name.
+
+    Raises:
+        BadInput: The folder has no .jsonl file.
+    """
     path = Path(source.path).expanduser()
     found = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not found:

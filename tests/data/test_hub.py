@@ -1,3 +1,5 @@
+"""Collections of the hub are read at fixed commits."""
+
 import sys
 
 import pytest
@@ -20,8 +22,8 @@ configs:
 
 
 @pytest.fixture
-def made(tmp_path):
-    """Two data sets in the hub's BEIR form, on disk: what load_dataset reads from there, it reads from a folder."""
+def hub_folder(tmp_path):
+    """Write two data sets in the hub's BEIR form to a folder, which load_dataset reads like the hub."""
     pytest.importorskip("datasets", reason="the package datasets is an extra: pip install datasets")
     rows = [{"_id": str(i), "title": "Title" if i % 2 else "", "text": f"text {i}"} for i in range(40)]
     write_jsonl(tmp_path / "texts/corpus.jsonl", rows)
@@ -31,19 +33,19 @@ def made(tmp_path):
     )
     (tmp_path / "texts/README.md").write_text(TEXTS)
     (tmp_path / "qrels").mkdir()
-    for split, of in {"train": range(30), "test": range(30, 40)}.items():
-        lines = ["query-id\tcorpus-id\tscore", *(f"q{i}\t{i}\t1" for i in of)]
+    for split, numbers in {"train": range(30), "test": range(30, 40)}.items():
+        lines = ["query-id\tcorpus-id\tscore", *(f"q{i}\t{i}\t1" for i in numbers)]
         (tmp_path / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
     return tmp_path
 
 
 def source(folder, **keys):
-    pins = {"revision": "0" * 40, "qrels_revision": "1" * 40}  # of no meaning for a folder
+    pins = {"revision": "0" * 40, "qrels_revision": "1" * 40}  # ignored for a folder
     return HubSource(kind="hub", id=f"{folder}/texts", qrels=f"{folder}/qrels", **pins, **keys)
 
 
-def test_a_collection_is_collected(made, tmp_path):
-    collect(DatasetConfig(source=source(made, dev_from_train=0.3)), tmp_path / "out")
+def test_collection_is_written_in_beir_layout(hub_folder, tmp_path):
+    collect(DatasetConfig(source=source(hub_folder, dev_from_train=0.3)), tmp_path / "out")
     assert list(read_corpus(tmp_path / "out"))[:2] == [
         Passage("0", "", "text 0"),
         Passage("1", "Title", "text 1"),
@@ -54,29 +56,29 @@ def test_a_collection_is_collected(made, tmp_path):
     assert sorted([*qrels["train"], *qrels["dev"]]) == sorted(f"q{i}" for i in range(30))
 
 
-def test_a_split_that_the_hub_calls_validation_is_dev(made):
-    (made / "qrels/test.tsv").rename(made / "qrels/validation.tsv")
-    assert read(source(made)).qrels["dev"].keys() == {f"q{i}" for i in range(30, 40)}
+def test_split_validation_is_read_as_dev(hub_folder):
+    (hub_folder / "qrels/test.tsv").rename(hub_folder / "qrels/validation.tsv")
+    assert read(source(hub_folder)).qrels["dev"].keys() == {f"q{i}" for i in range(30, 40)}
 
 
-def test_the_commits_are_pinned_and_the_corpus_is_streamed(monkeypatch):
-    asked = []
+def test_commits_are_pinned_and_the_corpus_is_streamed(monkeypatch):
+    calls = []
 
     class Datasets:
         @staticmethod
         def load_dataset(path, name=None, **options):
-            asked.append((path, name, options))
+            calls.append((path, name, options))
             return []
 
         @staticmethod
         def get_dataset_split_names(path, **options):
-            asked.append((path, "names", options))
+            calls.append((path, "names", options))
             return ["test"]
 
     monkeypatch.setitem(sys.modules, "datasets", Datasets)
     read(source("some"))
     texts, qrels = {"revision": "0" * 40}, {"revision": "1" * 40}
-    assert asked == [
+    assert calls == [
         ("some/texts", "corpus", {"split": "corpus", "streaming": True, **texts}),
         ("some/texts", "queries", {"split": "queries", "streaming": True, **texts}),
         ("some/qrels", "names", qrels),
@@ -84,7 +86,7 @@ def test_the_commits_are_pinned_and_the_corpus_is_streamed(monkeypatch):
     ]
 
 
-def test_a_missing_package_is_named(monkeypatch):
+def test_missing_package_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(BadInput, match="pip install datasets"):
         read(source("some"))

@@ -1,3 +1,5 @@
+"""Training groups hold a positive and hard negatives, filled up from the corpus."""
+
 import pytest
 
 from lwr.common.errors import BadInput
@@ -53,7 +55,7 @@ ALL = [f"d{i}" for i in range(N)]
 RUN = {f"q{i}": ALL for i in range(20)}
 
 
-def test_a_group_holds_texts_and_their_ids(collection):
+def test_group_holds_texts_and_their_ids(collection):
     group = groups_of(collection, RUN)["q3"]
     assert group.keys() == KEYS.keys()
     assert group["query"] == "query 3"
@@ -64,59 +66,57 @@ def test_a_group_holds_texts_and_their_ids(collection):
     assert len(group["neg"]) == len(set(group["neg_id"])) == 7
 
 
-def test_negatives_come_from_the_ranks_asked_for_and_are_never_relevant(collection):
+def test_negatives_come_from_the_given_ranks_and_are_not_relevant(collection):
     groups = groups_of(collection, RUN, depth=(3, 12), negatives=8)
     for i in range(20):
         assert set(groups[f"q{i}"]["neg_id"]) <= set(ALL[2:12]) - {f"d{i}", f"d{i + 1}"}
-    assert any(f"d{i + 2}" in groups[f"q{i}"]["neg_id"] for i in range(12))  # judged, and not relevant
+    assert any(f"d{i + 2}" in groups[f"q{i}"]["neg_id"] for i in range(12))  # judged with grade 0
 
 
-def test_too_few_candidates_are_filled_up_from_the_train_corpus(collection):
+def test_group_with_too_few_candidates_is_filled_up_from_the_train_corpus(collection):
     groups = groups_of(collection, {"q1": ["d1", "d7"], "q2": ["d3"]}, negatives=20)
     for query_id, relevant in [("q1", {"d1", "d2"}), ("q2", {"d2", "d3"})]:
         negatives = groups[query_id]["neg_id"]
         assert len(set(negatives)) == 20
         assert not set(negatives) & (relevant | {"held"})
-    assert groups["q1"]["neg_id"][0] == "d7"  # the hard one first
+    assert groups["q1"]["neg_id"][0] == "d7"  # the hard negative comes first
 
 
-def test_a_group_depends_on_seed_and_query_alone(collection):
+def test_group_depends_on_seed_and_query_alone(collection):
     groups = groups_of(collection, RUN)
     assert groups_of(collection, RUN) == groups
     assert groups_of(collection, {"q5": ALL}) == {"q5": groups["q5"]}
-    apart = groups_of(
-        collection, {"q18": ALL[:10], "q19": ALL[:10]}
-    )  # nothing relevant here: the same choice
+    apart = groups_of(collection, {"q18": ALL[:10], "q19": ALL[:10]})  # both queries have the same candidates
     assert apart["q18"]["neg_id"] != apart["q19"]["neg_id"]
     other = groups_of(collection, RUN, seed=1)
     assert sum(other[query_id]["neg_id"] != groups[query_id]["neg_id"] for query_id in RUN) > 15
 
 
-def test_groups_are_a_seeded_sample(collection):
-    whole = groups_of(collection, RUN)
+def test_number_of_groups_is_limited_by_a_seeded_sample(collection):
+    complete = groups_of(collection, RUN)
     few = groups_of(collection, RUN, groups=6)
     assert len(few) == 6
     assert list(few) == sorted(few)
-    assert all(whole[query_id] == group for query_id, group in few.items())
+    assert all(complete[query_id] == group for query_id, group in few.items())
     assert few.keys() != groups_of(collection, RUN, groups=6, seed=1).keys()
-    assert groups_of(collection, RUN, groups=100) == whole
+    assert groups_of(collection, RUN, groups=100) == complete
 
 
 @pytest.mark.parametrize(
     ("run", "settings", "says"),
     [
-        ({"q20": ["held"]}, {}, "query 'q20' is not judged for train"),
-        ({"q1": ["held"]}, {}, "passage 'held' is not in the train corpus"),
-        ({"q1": ["d3"]}, {"negatives": 29}, "a corpus of 30 passages is too small for 29 negatives"),
+        ({"q20": ["held"]}, {}, r"train\.run: .*'q20'.*train"),
+        ({"q1": ["held"]}, {}, r"train\.run: .*'held'.*corpus"),
+        ({"q1": ["d3"]}, {"negatives": 29}, r"30 passages.*29 negatives.*mining\.negatives"),
     ],
 )
-def test_what_does_not_fit_is_named_and_nothing_written(collection, run, settings, says):
+def test_inconsistent_input_is_refused_and_nothing_is_written(collection, run, settings, says):
     with pytest.raises(BadInput, match=says):
         groups_of(collection, run, **settings)
     assert not (collection.parent / "groups.jsonl").exists()
 
 
-def test_a_query_without_a_relevant_passage_makes_no_group(tmp_path):
+def test_query_without_a_relevant_passage_makes_no_group(tmp_path):
     corpus = [Passage(f"d{i}", "", "text") for i in range(9)]
     qrels = {"train": {"q1": {"d1": 1}, "q2": {"d1": 0}}}
     write_collection(tmp_path / "collection", corpus, {"q1": "one", "q2": "two"}, qrels)
@@ -136,17 +136,21 @@ def test_samples_share_no_negative_and_positives_take_turns(collection):
         assert first == third != second
 
 
-def test_the_first_sample_is_the_only_one_of_one(collection):
+def test_first_of_two_samples_equals_a_single_sample(collection):
     assert lines_of(collection, RUN, samples=2)[::2] == lines_of(collection, RUN)
 
 
-def test_further_samples_need_enough_candidates_of_their_own(collection):
+def test_only_the_first_sample_is_filled_up(collection):
     lines = lines_of(collection, {"q1": ALL[:12], "q2": ALL[:3]}, samples=9, negatives=5)
-    assert [line["query_id"] for line in lines] == ["q1", "q1", "q2"]  # 10 are left of 12; q2 is filled up
+    assert [line["query_id"] for line in lines] == [
+        "q1",
+        "q1",
+        "q2",
+    ]  # q1 has 10 candidates that are not relevant; q2 is filled up
     assert all(len(line["neg_id"]) == 5 for line in lines)
 
 
-def test_groups_bounds_the_samples_too(collection):
+def test_number_of_groups_counts_all_samples(collection):
     lines = lines_of(collection, RUN, samples=3, groups=7, negatives=5)
     assert len(lines) == 7
     assert len({line["query_id"] for line in lines}) == 3
@@ -155,18 +159,18 @@ def test_groups_bounds_the_samples_too(collection):
 # --- likely false negatives ----------------------------------------------------------------------------
 
 
-def test_what_scores_above_the_positive_less_the_margin_is_no_negative(collection, capsys):
-    run = {"q9": ["d20", "d21", "d10", "d22", "d23", "d24"], "q8": ["d8", "d1"]}  # d9, too, answers q9
+def test_candidate_above_the_positive_minus_the_margin_is_not_a_negative(collection, capsys):
+    run = {"q9": ["d20", "d21", "d10", "d22", "d23", "d24"], "q8": ["d8", "d1"]}  # q9 is answered by d9, too
     assert groups_of(collection, run, negatives=2, margin=1.0)["q9"]["pos_id"] == ["d10"]
-    assert "mine: 2 likely false negatives dropped from 2 groups" in capsys.readouterr().err
+    assert "2 likely false negatives dropped from 2 groups" in capsys.readouterr().err
     hard = ["d20", "d21", "d22", "d23", "d24"]
     for margin, dropped in [(-2.0, 0), (0.0, 2), (1.0, 2), (1.5, 3)]:
         negatives = groups_of(collection, run, negatives=20, margin=margin)["q9"]["neg_id"]
         assert set(negatives[: 5 - dropped]) == set(hard[dropped:])
-        assert not set(negatives) & set(hard[:dropped])  # not from the corpus either
+        assert not set(negatives) & set(hard[:dropped])  # nor are they drawn from the corpus
 
 
-def test_where_the_positive_was_not_found_nothing_can_be_compared(collection):
+def test_margin_drops_nothing_if_the_positive_was_not_found(collection):
     run = {"q9": ["d20", "d21", "d22"]}
     assert set(groups_of(collection, run, negatives=3, margin=100.0)["q9"]["neg_id"]) == {"d20", "d21", "d22"}
 
@@ -180,7 +184,7 @@ def teacher(collection, scores):
     return {"teacher_run": str(path)}
 
 
-def test_a_teachers_scores_stand_beside_the_texts(collection):
+def test_teacher_scores_are_written_beside_the_texts(collection):
     by_teacher = {"q9": {"d9": 0.5, "d20": 3.25, "d21": -1.0, "d22": 0.0}}
     group = groups_of(
         collection, {"q9": ["d20", "d21", "d22"]}, negatives=3, **teacher(collection, by_teacher)
@@ -193,7 +197,7 @@ def test_a_teachers_scores_stand_beside_the_texts(collection):
     }
 
 
-def test_only_what_the_teacher_scored_stands_in_a_group(collection, capsys):
+def test_group_holds_only_passages_that_the_teacher_scored(collection, capsys):
     run = {"q3": ALL, "q4": ALL, "q5": ALL, "q6": ALL}
     by_teacher = {
         "q3": {"d4": 1.0, "d20": 0.5, "d21": 0.25},
@@ -203,19 +207,19 @@ def test_only_what_the_teacher_scored_stands_in_a_group(collection, capsys):
     groups = groups_of(collection, run, negatives=7, **teacher(collection, by_teacher))
     assert groups.keys() == {"q3"}
     assert groups["q3"]["pos_id"] == ["d4"]
-    assert set(groups["q3"]["neg_id"]) == {"d20", "d21"}  # no other fills up
-    assert "mine: 3 queries make no group: the teacher scored" in capsys.readouterr().err
+    assert set(groups["q3"]["neg_id"]) == {"d20", "d21"}  # the group is not filled up
+    assert "3 queries make no group" in capsys.readouterr().err
 
 
-def test_the_margin_is_the_teachers_where_there_is_one(collection):
+def test_margin_applies_to_the_teacher_scores(collection):
     by_teacher = {"q9": {"d9": 0.0, "d20": 3.25, "d21": -1.0, "d22": -3.0}}
     run = {"q9": ["d9", "d20", "d21", "d22"]}
     settings = {"negatives": 3, **teacher(collection, by_teacher)}
     assert groups_of(collection, run, margin=2.0, **settings)["q9"]["neg_id"] == ["d22"]
-    with pytest.raises(BadInput, match=r"teacher.run: nothing to make a group of"):
+    with pytest.raises(BadInput, match=r"teacher\.run: no group"):
         groups_of(collection, run, margin=9.0, **settings)
 
 
-def test_a_teacher_of_other_queries_is_refused(collection):
-    with pytest.raises(BadInput, match=r"teacher.run: nothing to make a group of; score train candidates"):
+def test_teacher_of_other_queries_is_refused(collection):
+    with pytest.raises(BadInput, match=r"teacher\.run: no group.*score train candidates"):
         groups_of(collection, RUN, **teacher(collection, {"q20": {"held": 1.0}}))

@@ -20,7 +20,7 @@ import torch
 
 from lwr.config.data import FirstStageConfig
 from lwr.config.model import BaseModelConfig
-from lwr.data.retrieve import search
+from lwr.data.retrieve import search_corpus
 from lwr.export.export import export
 from lwr.formats.beir import read_candidate_texts, read_queries
 from lwr.model.loading import load_base_model
@@ -120,7 +120,7 @@ def candidates(scifact_folder, tmp_path_factory) -> list[tuple[str, str]]:
     asked = list(dict.fromkeys(line.split("\t")[0] for line in lines))[:QUERIES]
     queries = read_queries(scifact_folder)
     stage = FirstStageConfig(depth=CANDIDATES)
-    run = search(
+    run = search_corpus(
         scifact_folder, "test", {q: queries[q] for q in asked}, stage, tmp_path_factory.mktemp("bm25")
     )
     texts = read_candidate_texts(scifact_folder, "test", run)

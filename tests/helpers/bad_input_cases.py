@@ -118,7 +118,7 @@ RUNS = [
 
 TRAINING_GROUPS = [
     Case("run of another split", [*MINE[:4], "test.trec", *MINE[5:]], nothing, ("test.trec", "not judged for train")),
-    Case("train queries without a positive", MINE, replaced("data/qrels/train.tsv", "\t1", "\t0"), ("train.trec", "nothing to make a group of")),
+    Case("train queries without a positive", MINE, replaced("data/qrels/train.tsv", "\t1", "\t0"), ("train.trec", "no group can be made")),
     Case("corpus smaller than a group", [*MINE[:-1], "{negatives: 40}"], nothing, ("corpus of 12", "lower mining.negatives")),
     Case("groups: no negatives", GROUPS, line("groups.jsonl", 2, '{"query": "q", "pos": ["p"], "neg": []}'), ("groups.jsonl:2", "'neg'")),
     Case("groups: negative that is null", GROUPS, line("groups.jsonl", 2, '{"query": "q", "pos": ["p"], "neg": [null]}'), ("groups.jsonl:2", "'neg'")),

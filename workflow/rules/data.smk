@@ -82,7 +82,7 @@ rule mine:
 
 rule groups:
     input:
-        lambda w: groups.files(GRID.datasets[w.dataset].source),
+        lambda w: groups.list_files(GRID.datasets[w.dataset].source),
     output:
         GROUPS,
     log:

@@ -1,1 +1,1 @@
-"""Where collections come from."""
+"""Sources of collections: a module each, with a function `read` that takes its config class."""
