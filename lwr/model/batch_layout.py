@@ -1,7 +1,11 @@
-"""How a batch of rows lies before a backbone: padded to one length, or packed without padding.
+"""Lay out a batch of rows for a backbone: padded to one length, or packed into one sequence without padding.
 
-Both say what the backbone gets (`inputs`), which rows are here (`rows`), what a head reads of each (`pool`), what stays
-of a hidden state where rows leave (`keep`), and which rows may be computed apart (`parts`).
+Both layouts provide the backbone's inputs (`inputs`), the rows that remain (`rows`), the pooled state of each row
+(`pool`), the entries of a hidden state that remain when rows are dropped (`keep`), and the rows that blocks may compute
+separately (`chunks`).
+
+Letters in shape comments: B rows of the batch, R remaining rows, S tokens of a padded row, T tokens of the packed
+sequence, H hidden size. Index spaces as in `lwr.model.packing`.
 """
 
 from __future__ import annotations
@@ -13,62 +17,94 @@ import torch
 from torch import Tensor, nn
 
 from lwr.config.model import Pooling
-from lwr.model.layer_hooks import Part
+from lwr.model.layer_hooks import Chunk
 from lwr.model.packing import NO_MASK, Packing
 
-# if it saves that share of the tokens: attention needs a mask then, and is slower with one
-SHARING_PAYS = 0.1
+MIN_SAVED_SHARE = 0.1
+"""The share of a batch's tokens that a shared prefix must save: attention needs a mask then, and is slower with one."""
 
 
-class Padded:
-    """Rows one below the other, [rows, tokens]."""
+class PaddedLayout:
+    """Rows padded to one length: a hidden state is [R, S, H].
 
-    dim = 0  # of a hidden state, which keep() indexes
+    Attributes:
+        dim: The dimension of a hidden state that `keep` indexes.
+        rows: int64 [R], the batch row of each remaining row.
+        inputs: Keyword arguments of the backbone.
+    """
+
+    dim = 0
 
     def __init__(self, features: Mapping[str, Tensor], causal: bool, pooling: Pooling):
-        """features: as `LayerwiseReranker.encode` takes them."""
+        """Lay out `features`, which are those of `LayerwiseReranker.encode`.
+
+        Args:
+            features: Tensors [B, S].
+            causal: Whether the backbone is causal. Only then are positions passed to it.
+            pooling: What a head reads of a row.
+        """
         self.mask, self.pooling = features["attention_mask"], pooling
         self.rows = torch.arange(len(self.mask), device=self.mask.device)
-        self.read = _read(features, pooling)
+        self.read_columns = _columns_to_read(features, pooling)  # [B]
         self.inputs: dict[str, Any] = {"input_ids": features["input_ids"], "attention_mask": self.mask}
         if "token_type_ids" in features:
             self.inputs["token_type_ids"] = features["token_type_ids"]
         if causal:
-            self.inputs["position_ids"] = features.get("position_ids", _positions(self.mask))
+            self.inputs["position_ids"] = features.get("position_ids", _count_positions(self.mask))
 
     def pool(self, hidden: Tensor, norm: nn.Module) -> Tensor:
-        """[rows here, tokens, hidden] -> normalised [rows here, hidden]."""
+        """Pool a hidden state [R, S, H] into the normalised state [R, H] that a head reads."""
         if self.pooling == "mean":
-            weight = self.mask[self.rows].unsqueeze(-1)
+            weight = self.mask[self.rows].unsqueeze(-1)  # [R, S, 1]
             return (norm(hidden) * weight).sum(dim=1) / weight.sum(dim=1)
-        return norm(hidden[torch.arange(len(hidden), device=hidden.device), self.read[self.rows]])
+        index = torch.arange(len(hidden), device=hidden.device)
+        return norm(hidden[index, self.read_columns[self.rows]])
 
     def keep(self, kept: Tensor) -> Tensor:
-        """Let all rows go but these, int64 positions among `rows`; where they lie in a hidden state."""
+        """Drop all rows but `kept`.
+
+        Args:
+            kept: int64, ascending indices among the remaining rows.
+
+        Returns:
+            int64, the entries of a hidden state along `dim` that remain.
+        """
         self.rows = self.rows[kept]
         return kept
 
-    def parts(self, tokens: int) -> list[Part]:
-        """The rows here, as many at a time as have so many tokens, padding among them; at least one."""
-        here = torch.arange(len(self.rows), device=self.rows.device)
-        return [Part(rows) for rows in here.split(max(1, tokens // self.mask.shape[1]))]
+    def chunks(self, tokens: int) -> list[Chunk]:
+        """Split the remaining rows into chunks of at most `tokens` tokens, padding included; at least one row each."""
+        positions = torch.arange(len(self.rows), device=self.rows.device)  # [R]
+        return [Chunk(each) for each in positions.split(max(1, tokens // self.mask.shape[1]))]
 
 
-class Packed:
-    """Rows one after the other, [1, tokens]; what all rows start with, once."""
+class PackedLayout:
+    """Rows one after the other, with the prefix that they share stored once: a hidden state is [1, T, H].
+
+    Attributes:
+        dim: The dimension of a hidden state that `keep` indexes.
+        inputs: Keyword arguments of the backbone.
+    """
 
     dim = 1
 
     def __init__(
         self, features: Mapping[str, Tensor], pooling: Pooling, first_position: int, can_share_prefix: bool
     ):
-        """first_position: what the backbone calls a row's first token. can_share_prefix: nothing that all rows start with
-        is read by a head."""
+        """Lay out `features`, which are those of `LayerwiseReranker.encode`.
+
+        Args:
+            features: Tensors [B, S].
+            pooling: What a head reads of a row.
+            first_position: The index that the backbone gives a row's first position.
+            can_share_prefix: Whether a prefix may be shared: no head reads it, and it reads nothing after it.
+        """
         mask, self.pooling = features["attention_mask"], pooling
         shares = can_share_prefix and "labels" not in features and not torch.is_grad_enabled()
-        self.packing = packing = Packing(mask, _shared(features) if shares else 0)
-        positions = features.get("position_ids", _positions(mask) + first_position)
-        self.read = _read(features, pooling) - mask.argmax(dim=1) - packing.shared  # from a row's own start
+        self.packing = packing = Packing(mask, _count_shared_tokens(features) if shares else 0)
+        positions = features.get("position_ids", _count_positions(mask) + first_position)  # [B, S]
+        first_column = mask.argmax(dim=1) + packing.shared_prefix  # [B], first token after the prefix
+        self.read_offsets = _columns_to_read(features, pooling) - first_column  # [B], from a row's start
         self.inputs: dict[str, Any] = {
             "input_ids": packing.pack(features["input_ids"]),
             "attention_mask": NO_MASK.to(mask.device),
@@ -80,33 +116,37 @@ class Packed:
 
     @property
     def rows(self) -> Tensor:
+        """int64 [R], the batch row of each remaining row."""
         return self.packing.rows
 
     def pool(self, hidden: Tensor, norm: nn.Module) -> Tensor:
-        """[1, packed tokens, hidden] -> normalised [rows here, hidden]."""
+        """Pool a hidden state [1, T, H] into the normalised state [R, H] that a head reads."""
         if self.pooling != "mean":
-            return norm(hidden[0, self.packing.starts() + self.read[self.rows]])
-        rectangles = zip(self.packing.rectangles(norm(hidden)), self.packing.real(), strict=True)
-        sums = [(states * real.unsqueeze(-1)).sum(dim=1) for states, real in rectangles]
+            return norm(hidden[0, self.packing.row_starts() + self.read_offsets[self.rows]])
+        rectangles = zip(self.packing.rectangles(norm(hidden)), self.packing.real_tokens(), strict=True)
+        sums = [(states * real.unsqueeze(-1)).sum(dim=1) for states, real in rectangles]  # [rows, H] each
         return torch.cat(sums) / self.packing.lengths.unsqueeze(-1)
 
     def keep(self, kept: Tensor) -> Tensor:
-        """As in `Padded`; the tokens of the rows that stay."""
+        """Drop all rows but `kept`, as `PaddedLayout.keep` does; return the packed positions that remain."""
         return self.packing.keep(kept)
 
-    def parts(self, tokens: int) -> list[Part]:
-        """As in `Padded`, about as many."""
-        shared = self.packing.shared
-        return [Part(where, shared, {"packing": part}) for where, part in self.packing.parts(tokens)]
+    def chunks(self, tokens: int) -> list[Chunk]:
+        """Split the remaining rows into chunks of about `tokens` tokens."""
+        shared_prefix = self.packing.shared_prefix
+        return [
+            Chunk(positions, shared_prefix, {"packing": packing})
+            for positions, packing in self.packing.chunks(tokens)
+        ]
 
 
-def _positions(mask: Tensor) -> Tensor:
-    """Counted from a row's first real token: padding on the left must not shift them."""
+def _count_positions(mask: Tensor) -> Tensor:
+    """Count positions [B, S] from each row's first real token on, so that padding on the left does not shift them."""
     return (mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
-def _read(features: Mapping[str, Tensor], pooling: Pooling) -> Tensor:
-    """int64 [rows]: the column that a head reads, where it reads one."""
+def _columns_to_read(features: Mapping[str, Tensor], pooling: Pooling) -> Tensor:
+    """Return int64 [B]: the column of the token that a head reads; unused with mean pooling."""
     mask = features["attention_mask"]
     if "labels" in features:
         return features["labels"].argmax(dim=1) - 1
@@ -115,12 +155,16 @@ def _read(features: Mapping[str, Tensor], pooling: Pooling) -> Tensor:
     return mask.argmax(dim=1)
 
 
-def _shared(features: Mapping[str, Tensor]) -> int:
-    """How many tokens all rows start with, where to compute them once pays; each row goes on behind them."""
-    mask = features["attention_mask"]
+def _count_shared_tokens(features: Mapping[str, Tensor]) -> int:
+    """Count the tokens that all rows start with; 0 if computing them once would save too little.
+
+    At least one token of each row is left after the prefix.
+    """
+    mask = features["attention_mask"]  # [B, S]
     shortest = int(mask.sum(dim=1).min())
-    columns = mask.argmax(dim=1, keepdim=True) + torch.arange(shortest, device=mask.device)
-    starts = features["input_ids"].gather(1, columns)
-    alike = int((starts == starts[0]).all(dim=0).cumprod(dim=0).sum())
-    shared = min(alike, shortest - 1)
-    return shared if shared * (len(mask) - 1) >= SHARING_PAYS * int(mask.sum()) else 0
+    columns = mask.argmax(dim=1, keepdim=True) + torch.arange(shortest, device=mask.device)  # [B, shortest]
+    tokens = features["input_ids"].gather(1, columns)  # [B, shortest], without padding
+    is_shared = (tokens == tokens[0]).all(dim=0).cumprod(dim=0)  # [shortest], 1 up to the first difference
+    shared = min(int(is_shared.sum()), shortest - 1)
+    saved = shared * (len(mask) - 1)
+    return shared if saved >= MIN_SAVED_SHARE * int(mask.sum()) else 0

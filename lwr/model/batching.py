@@ -1,4 +1,4 @@
-"""Padded batches of rows of unequal length, and an error that says what to do when one exceeds the memory."""
+"""Group rows of unequal length into padded batches under a token budget."""
 
 from __future__ import annotations
 
@@ -9,21 +9,28 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lwr.model.batch_layout import SHARING_PAYS
+from lwr.model.batch_layout import MIN_SAVED_SHARE
 from lwr.model.prompt import Row
 
 
 def pad(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
-    """int64 [rows, longest] `input_ids`, `attention_mask` and, where rows have types, `token_type_ids`.
+    """Pad rows to the length of the longest, on the tokenizer's side.
 
-    Padded on the tokenizer's side. The mask hides padding, so a tokenizer without a pad token pads with id 0.
+    A layout may pack them again. Padded features are what upstream's `encode` takes.
+
+    Args:
+        rows: One row or more.
+        tokenizer: One without a pad token pads with id 0, which the mask hides.
+
+    Returns:
+        int64 [rows, longest] `input_ids`, `attention_mask` and, if the rows have types, `token_type_ids`.
     """
     longest = max(map(len, rows))
-    left = tokenizer.padding_side == "left"
+    pads_left = tokenizer.padding_side == "left"
 
     def fill(values: list[int], filler: int) -> list[int]:
         padding = [filler] * (longest - len(values))
-        return padding + values if left else values + padding
+        return padding + values if pads_left else values + padding
 
     pad_id = tokenizer.pad_token_id or 0
     features = {
@@ -38,28 +45,37 @@ def pad(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, Te
 def make_batches(
     rows: Sequence[Row], tokens_per_batch: int, can_share_prefix: bool = False
 ) -> list[list[int]]:
-    """Indices of the rows, longest first, in batches of at most `tokens_per_batch` padded tokens.
+    """Group rows into batches, the longest first. A row longer than the budget is a batch of its own.
 
-    can_share_prefix: what a batch's rows all start with is computed once; where that pays, a batch has rows of one query.
-    A row longer than the budget is a batch of its own.
+    Args:
+        rows: The rows.
+        tokens_per_batch: The budget of a batch in tokens, padding included.
+        can_share_prefix: Whether a prefix that all rows of a batch share is computed once. If it saves enough tokens, a
+            batch then holds the rows of one query.
+
+    Returns:
+        The indices of the rows of each batch.
     """
-    starts = [tuple(row.input_ids[: row.before_passage]) for row in rows] if can_share_prefix else []
-    by_query = can_share_prefix and _pays(starts, rows, tokens_per_batch)
+    prefixes = [tuple(row.input_ids[: row.before_passage]) for row in rows] if can_share_prefix else []
+    by_query = can_share_prefix and _is_worth_grouping(prefixes, rows, tokens_per_batch)
+    order = sorted(range(len(rows)), key=lambda i: (prefixes[i] if by_query else (), -len(rows[i])))
     batches: list[list[int]] = []
-    for i in sorted(range(len(rows)), key=lambda i: (starts[i] if by_query else (), -len(rows[i]))):
+    for i in order:
         longest = batches[-1][0] if batches else i
-        another_query = by_query and starts[longest] != starts[i]
-        if not batches or another_query or (len(batches[-1]) + 1) * len(rows[longest]) > tokens_per_batch:
+        other_query = by_query and prefixes[longest] != prefixes[i]
+        if not batches or other_query or (len(batches[-1]) + 1) * len(rows[longest]) > tokens_per_batch:
             batches.append([])
         batches[-1].append(i)
     return batches
 
 
-def _pays(starts: Sequence[tuple[int, ...]], rows: Sequence[Row], tokens_per_batch: int) -> bool:
-    """Whether batches of one query each save enough, and are not too small to keep a machine busy."""
-    distinct, tokens = set(starts), sum(map(len, rows))
-    saved = sum(map(len, starts)) - sum(map(len, distinct))
-    return saved >= SHARING_PAYS * tokens and tokens >= len(distinct) * tokens_per_batch / 4
+def _is_worth_grouping(
+    prefixes: Sequence[tuple[int, ...]], rows: Sequence[Row], tokens_per_batch: int
+) -> bool:
+    """Return whether batches of one query each save enough tokens and are large enough to keep a processor busy."""
+    distinct, tokens = set(prefixes), sum(map(len, rows))
+    saved = sum(map(len, prefixes)) - sum(map(len, distinct))
+    return saved >= MIN_SAVED_SHARE * tokens and tokens >= len(distinct) * tokens_per_batch / 4
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a cascade does: at which exits how many candidates go on."""
+"""The schedule of a cascade: which exits score, and how many candidates survive each of them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Schedule:
-    """`2:20 4:10 6`: at layer 2 the best 20 survive, at layer 4 the best 10, which layer 6 ranks."""
+    """The exits of a cascade and the number of candidates that survive each.
 
-    keep: tuple[tuple[int, int], ...]  # (layer, survivors), layers ascending
+    Written `2:20 4:10 6`: the best 20 candidates survive layer 2, the best 10 of these layer 4, and layer 6 ranks them.
+
+    Attributes:
+        keep: (layer, survivors) of each exit but the last, layers ascending.
+        last: The layer that ranks the survivors.
+    """
+
+    keep: tuple[tuple[int, int], ...]
     last: int
 
     def __str__(self) -> str:
@@ -23,21 +30,22 @@ class Schedule:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ValueError where `text` is not written as above, or its layers don't ascend."""
+        """Parse a schedule written as `2:20 4:10 6`.
+
+        Raises:
+            ValueError: The text is written otherwise, its layers do not ascend from 1 on, or no candidate survives one.
+        """
         try:
-            *keep, last = text.split()
-            stages = [tuple(map(int, stage.split(":"))) for stage in keep]
-            schedule = cls(tuple((layer, survivors) for layer, survivors in stages), int(last))
+            *stages, last = text.split()
+            keep = [tuple(map(int, stage.split(":"))) for stage in stages]
+            schedule = cls(tuple((layer, survivors) for layer, survivors in keep), int(last))
         except ValueError:
             raise ValueError(
                 f"cascade {text!r}: write it as `2:20 4:10 6`, layer:survivors and the last layer"
             ) from None
         layers = schedule.layers
-        if (
-            layers != sorted(set(layers))
-            or layers[0] < 1
-            or any(survivors < 1 for _, survivors in schedule.keep)
-        ):
+        ascending = layers == sorted(set(layers)) and layers[0] >= 1
+        if not ascending or any(survivors < 1 for _, survivors in schedule.keep):
             raise ValueError(
                 f"cascade {text!r}: layers must ascend from 1 on, and at least one candidate survive"
             )
@@ -45,4 +53,5 @@ class Schedule:
 
     @property
     def layers(self) -> list[int]:
+        """The layers that score, ascending."""
         return [*(layer for layer, _ in self.keep), self.last]

@@ -1,14 +1,20 @@
-"""The one mechanism: watch a backbone's blocks in its own forward pass, let rows go, stop where nobody looks deeper.
+"""Observe the blocks of a backbone in its own forward pass: read hidden states, drop rows, stop early.
 
-The blocks of a Hugging Face backbone live in one `ModuleList`. A forward pre-hook on block k sees the hidden
-state after k blocks and may change it, whatever the architecture does inside; no forward pass is written again.
+The blocks of a Hugging Face backbone live in one `ModuleList`. A forward pre-hook on block k receives the hidden state
+after k blocks and may change it, whatever the architecture computes inside. No forward pass is re-implemented.
+
+Gradient checkpointing: transformers checkpoints the `forward` of a block, and PyTorch runs hooks around `forward`. So
+the hooks run once, in the forward pass only, and the results of a callback are kept for the backward pass.
+
+Letters in shape comments: R rows, S tokens of a padded row, T tokens of a packed sequence, H hidden size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,173 +23,235 @@ from transformers import PreTrainedModel
 
 
 class UnsupportedBackbone(ValueError):
-    """A backbone whose layers can't be watched; the message says why."""
+    """A backbone whose layers cannot be observed; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class LayerStack:
-    """A backbone as the depth mechanism sees it."""
+    """The parts of a backbone that reading its layers needs.
+
+    Attributes:
+        blocks: The transformer blocks. Layer k is the state after k of them, then `norm`.
+        norm: The backbone's norm after the last block; Identity if each block normalises its own output.
+        causal: Whether a token reads only the tokens before it, so that the last token has read all of them.
+        unused: Modules that run after `norm` and do not change the hidden state, such as BERT's pooler.
+    """
 
     blocks: nn.ModuleList
-    norm: nn.Module  # after the last block; Identity where each block normalises its own output
-    causal: bool  # no token sees a later one: the last token has read everything
-    unused: list[nn.Module]  # run after `norm` without touching the hidden state, e.g. BERT's pooler
+    norm: nn.Module
+    causal: bool
+    unused: list[nn.Module]
 
     @property
     def num_layers(self) -> int:
+        """The number of blocks."""
         return len(self.blocks)
 
 
 @dataclass(frozen=True)
-class Part:
-    """Rows that blocks may compute apart from the others.
+class Chunk:
+    """Rows that a block may compute separately from the rest of the batch.
 
-    where: int64 positions along `dim` of the hidden state. repeats: how many of these, the first, are in every part.
-    inputs: what a block gets by name that is a part's own.
+    Attributes:
+        positions: int64, the chunk's entries of the hidden state along `dim`; it begins with the shared prefix.
+        shared_prefix: The number of leading positions that every chunk repeats.
+        block_inputs: The keyword arguments of a block that differ per chunk.
     """
 
-    where: Tensor
-    repeats: int = 0
-    inputs: Mapping[str, Any] = field(default_factory=dict)
+    positions: Tensor
+    shared_prefix: int = 0
+    block_inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
-class _DeepEnough(Exception):
-    """Ends a forward pass from inside a hook."""
+LayerCallback = Callable[[int, Tensor], Tensor | None]
+"""Receives a layer and its hidden state; returns the positions that remain, or None to keep all."""
 
 
 def run_to(
     backbone: nn.Module,
     stack: LayerStack,
     layers: Sequence[int],
-    look: Callable[[int, Tensor], Tensor | None],
+    on_layer: LayerCallback,
     dim: int = 0,
-    parts: Callable[[], Sequence[Part]] | None = None,
-    **inputs,
+    make_chunks: Callable[[], Sequence[Chunk]] | None = None,
+    **inputs: Any,
 ) -> None:
-    """One forward pass with a `look(layer, hidden state)` at each of `layers`, ascending. No later block runs.
+    """Run one forward pass up to the deepest of `layers`, calling `on_layer` at each of them in ascending order.
 
-    The hidden state of layer k in 1..depth is [rows, tokens, hidden], after k blocks and *before* the final
-    norm: `look` applies `stack.norm`, so that it may do so to the positions it keeps alone. It returns None, or
-    what goes on: int64 positions along `dim` of the hidden state, rows (0) or, of rows packed into one sequence,
-    tokens (1). Later blocks compute nothing for the others.
-
-    parts: of the rows that are here when it is called. Each block then computes one after the other, which takes less
-    memory and stays in a processor's caches. Without gradients only: what is checkpointed runs once.
-
-    Hooks run outside Hugging Face's gradient checkpointing, hence once, and what they compute is kept.
+    Args:
+        backbone: The model that is run.
+        stack: Its blocks.
+        layers: Layers in 1..num_layers. No block after the deepest runs.
+        on_layer: Called with a layer and its hidden state [R, S, H] or [1, T, H] *before* the final norm, so that it
+            may apply `stack.norm` to the tokens it needs alone. It returns None, or the int64 positions along `dim`
+            that remain. Later blocks do not compute the others.
+        dim: The dimension of the hidden state along which entries are dropped: 0 (rows), or 1 (tokens of rows packed
+            into one sequence).
+        make_chunks: Returns the chunks of the rows that remain when it is called. Each block then computes one chunk
+            after the other, which takes less memory and stays in a processor's caches. Only for passes without
+            gradients.
+        inputs: Keyword arguments of the backbone.
     """
-    deepest = max(layers)
-    size = inputs["input_ids"].shape[: dim + 1]
-    left: Tensor | None = None  # positions of the batch along dim; None: nobody was let go
-    apart: Sequence[Part] = ()  # those of the rows here, once a block has asked
+    forward = _ForwardPass(stack, layers, on_layer, dim, make_chunks, inputs["input_ids"].shape[: dim + 1])
+    with ExitStack() as hooks, suppress(_DeepestLayerReached):
+        forward.install(hooks)
+        backbone(**inputs)
 
-    def at(layer: int, hidden: Tensor) -> Tensor:
-        nonlocal left, apart
-        kept = look(layer, hidden) if layer in layers else None
-        if layer == deepest and layer < stack.num_layers:
-            raise _DeepEnough
-        if kept is None:
-            return hidden
-        left, apart = kept if left is None else left[kept], ()
-        return hidden.index_select(dim, kept)
 
-    def before(layer: int, args: tuple, kwargs: dict[str, Any]):
-        hidden = at(layer, args[0] if args else kwargs["hidden_states"])
-        if left is None:
+class _DeepestLayerReached(Exception):
+    """Ends a forward pass from inside a hook."""
+
+
+class _ForwardPass:
+    """The hooks of one forward pass, and which entries of the batch remain in it."""
+
+    def __init__(
+        self,
+        stack: LayerStack,
+        layers: Sequence[int],
+        on_layer: LayerCallback,
+        dim: int,
+        make_chunks: Callable[[], Sequence[Chunk]] | None,
+        batch_shape: torch.Size,
+    ):
+        """Prepare a pass over a batch whose tensors begin with `batch_shape`, [R] or [1, T]."""
+        self.stack, self.layers, self.deepest = stack, layers, max(layers)
+        self.on_layer, self.dim, self.make_chunks = on_layer, dim, make_chunks
+        self.batch_shape = batch_shape
+        self.remaining: Tensor | None = None  # int64, positions in the original batch along dim; None: all
+        self.chunks: Sequence[Chunk] = ()  # of the remaining rows; empty until a block needs them
+
+    def install(self, hooks: ExitStack) -> None:
+        """Register the hooks on the blocks; closing `hooks` removes them."""
+        blocks, last = self.stack.blocks, self.stack.num_layers
+        for layer in range(1, min(self.deepest, last - 1) + 1):
+            before = partial(self.before_block, layer)
+            hooks.enter_context(blocks[layer].register_forward_pre_hook(before, with_kwargs=True))
+        if self.make_chunks is not None:
+            for block in blocks[: self.deepest]:
+                _ChunkedBlock(self.current_chunks, self.dim).install(block, hooks)
+        if self.deepest == last:
+            hooks.enter_context(blocks[-1].register_forward_hook(self.after_last_block))
+
+    def before_block(self, layer: int, _: nn.Module, args: tuple, kwargs: dict[str, Any]):
+        """Visit the layer before the block after it runs, and replace the block's arguments if rows were dropped."""
+        hidden = self.visit(layer, args[0] if args else kwargs["hidden_states"])
+        if self.remaining is None:
             return None
-        # the model's own loop doesn't know that rows are gone: all but the hidden state comes whole each time
-        others = {name: _at(value, left, size) for name, value in kwargs.items()}
+        # The model's own loop passes masks, positions and the like of the original batch to every block.
+        others = {name: select(value, self.remaining, self.batch_shape) for name, value in kwargs.items()}
         if args:
-            return (hidden, *_at(args[1:], left, size)), others
+            return (hidden, *select(args[1:], self.remaining, self.batch_shape)), others
         return (), others | {"hidden_states": hidden}
 
-    def those_here() -> Sequence[Part]:
-        nonlocal apart
-        apart = apart or parts()
-        return apart
+    def visit(self, layer: int, hidden: Tensor) -> Tensor:
+        """Call back at one of the requested layers; return the hidden state of the entries that remain.
 
-    with ExitStack() as hooks:
-        for k in range(1, min(deepest, stack.num_layers - 1) + 1):
-            hooks.enter_context(
-                stack.blocks[k].register_forward_pre_hook(
-                    lambda _, args, kwargs, k=k: before(k, args, kwargs), with_kwargs=True
-                )
-            )
-        if parts:
-            for block in stack.blocks[:deepest]:
-                hooks.enter_context(_in_parts(block, those_here, dim))
-        if deepest == stack.num_layers:
-            hooks.enter_context(
-                stack.blocks[-1].register_forward_hook(
-                    lambda _, __, output: look(stack.num_layers, _hidden_state(output))
-                )
-            )
-        try:
-            backbone(**inputs)
-        except _DeepEnough:
-            pass
+        Raises:
+            _DeepestLayerReached: No deeper layer is requested.
+        """
+        kept = self.on_layer(layer, hidden) if layer in self.layers else None
+        if layer == self.deepest:
+            raise _DeepestLayerReached
+        if kept is None:
+            return hidden
+        self.remaining = kept if self.remaining is None else self.remaining[kept]
+        self.chunks = ()
+        return hidden.index_select(self.dim, kept)
+
+    def after_last_block(self, _: nn.Module, __: tuple, output: Any) -> None:
+        """Call back at the last layer, which no block follows."""
+        self.on_layer(self.stack.num_layers, _hidden_state(output))
+
+    def current_chunks(self) -> Sequence[Chunk]:
+        """Return the chunks of the remaining rows."""
+        if not self.chunks:
+            self.chunks = self.make_chunks()
+        return self.chunks
 
 
-def _at(value: Any, positions: Tensor, size: torch.Size) -> Any:
-    """An argument of a block, at some positions alone: masks, positions, rotary tables, also in tuples.
+class _ChunkedBlock:
+    """Hooks by which calling a block computes its chunks one after the other and returns their outputs joined."""
 
-    size: how a tensor begins that has them, [batch] or [1, tokens].
+    def __init__(self, current_chunks: Callable[[], Sequence[Chunk]], dim: int):
+        """Take the chunks of each call from `current_chunks`; their positions are along `dim`."""
+        self.current_chunks, self.dim = current_chunks, dim
+        self.args: tuple = ()  # of the call for all rows
+        self.kwargs: dict[str, Any] = {}
+
+    def install(self, block: nn.Module, hooks: ExitStack) -> None:
+        """Register the hooks on `block`; closing `hooks` removes them."""
+        hooks.enter_context(block.register_forward_pre_hook(self.before, with_kwargs=True))
+        hooks.enter_context(block.register_forward_hook(self.after))
+
+    def before(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Replace the arguments for all rows by those for the first chunk."""
+        self.args, self.kwargs = args, kwargs
+        return self.arguments_of(self.current_chunks()[0])
+
+    def after(self, block: nn.Module, _: tuple, output: Any) -> Any:
+        """Compute the other chunks and join their outputs to that of the first."""
+        first, *others = self.current_chunks()
+        outputs = [output]
+        for chunk in others:
+            args, kwargs = self.arguments_of(chunk)
+            outputs.append(block.forward(*args, **kwargs))
+        self.args, self.kwargs = (), {}  # free their tensors
+        return _join_outputs(outputs, first.shared_prefix, self.dim)
+
+    def arguments_of(self, chunk: Chunk) -> tuple[tuple, dict[str, Any]]:
+        """Return the arguments of the block for one chunk."""
+        hidden = self.args[0] if self.args else self.kwargs["hidden_states"]
+        batch_shape = hidden.shape[: self.dim + 1]
+        named = {name: select(value, chunk.positions, batch_shape) for name, value in self.kwargs.items()}
+        return select(self.args, chunk.positions, batch_shape), named | chunk.block_inputs
+
+
+def select(value: Any, positions: Tensor, batch_shape: torch.Size) -> Any:
+    """Select some positions of a block's argument: of masks, positions and rotary tables, also inside tuples.
+
+    Args:
+        value: The argument. Anything that does not begin with `batch_shape` is returned as it is.
+        positions: int64, along the last dimension of `batch_shape`.
+        batch_shape: The leading dimensions of a tensor that has one entry per position: [R] or [1, T].
     """
-    if isinstance(value, Tensor) and value.ndim > 1 and value.shape[: len(size)] == size:
-        return value.index_select(len(size) - 1, positions)
+    if isinstance(value, Tensor) and value.ndim > 1 and value.shape[: len(batch_shape)] == batch_shape:
+        return value.index_select(len(batch_shape) - 1, positions)
     if isinstance(value, tuple):
-        return tuple(_at(each, positions, size) for each in value)
+        return tuple(select(each, positions, batch_shape) for each in value)
     return value
 
 
-@contextmanager
-def _in_parts(block: nn.Module, parts: Callable[[], Sequence[Part]], dim: int) -> Iterator[None]:
-    """Whoever calls the block, has it compute the first part, then the others, and gets all of them."""
-    whole: dict[str, Any] = {}
+def _join_outputs(outputs: Sequence[Any], shared_prefix: int, dim: int) -> Any:
+    """Join a block's outputs for its chunks into its output for all rows.
 
-    def of(part: Part) -> tuple[tuple, dict[str, Any]]:
-        args, kwargs = whole["args"], whole["kwargs"]
-        size = (args[0] if args else kwargs["hidden_states"]).shape[: dim + 1]
-        named = {name: _at(value, part.where, size) for name, value in kwargs.items()}
-        return _at(args, part.where, size), named | part.inputs
-
-    def first(_, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        whole.update(args=args, kwargs=kwargs)
-        return of(parts()[0])
-
-    def others(_, __, output: Any) -> Any:
-        outputs = [output]
-        for part in parts()[1:]:
-            args, kwargs = of(part)
-            outputs.append(block.forward(*args, **kwargs))
-        whole.clear()
-        return _together(outputs, parts()[0].repeats, dim)
-
-    with block.register_forward_pre_hook(first, with_kwargs=True), block.register_forward_hook(others):
-        yield
-
-
-def _together(outputs: Sequence[Any], repeats: int, dim: int) -> Any:
-    """What a block returned for each part, as it would have for all rows. Beside the hidden state that is nothing, or
-    the same for all, as T5's bias of positions."""
-    states = [_hidden_state(output) for output in outputs]
-    own = [state.narrow(dim, repeats, state.shape[dim] - repeats) for state in states[1:]]
-    hidden = torch.cat([states[0], *own], dim)
+    Some blocks return more than the hidden state; that is the same for all chunks, such as T5's position bias.
+    """
+    first, *others = [_hidden_state(output) for output in outputs]
+    own = [state.narrow(dim, shared_prefix, state.shape[dim] - shared_prefix) for state in others]
+    hidden = torch.cat([first, *own], dim)
     return hidden if isinstance(outputs[0], Tensor) else (hidden, *outputs[0][1:])
 
 
 def _hidden_state(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """Of what a block returns."""
+    """Return the hidden state in a block's output."""
     return output if isinstance(output, Tensor) else output[0]
 
 
+# --- Finding the parts of a backbone -------------------------------------------------------------------
+
+
 def find_blocks(backbone: PreTrainedModel) -> nn.ModuleList:
-    """Raises UnsupportedBackbone where there is not one list of them."""
-    depth = backbone.config.get_text_config().num_hidden_layers
-    lists = [m for m in backbone.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    """Find the list of a backbone's blocks.
+
+    Raises:
+        UnsupportedBackbone: The backbone does not hold its blocks in exactly one list.
+    """
+    num_layers = backbone.config.get_text_config().num_hidden_layers
+    lists = [m for m in backbone.modules() if isinstance(m, nn.ModuleList) and len(m) == num_layers]
     if len(lists) != 1:
         raise UnsupportedBackbone(
-            f"{type(backbone).__name__}: expected one list of its {depth} blocks, found {len(lists)}; "
+            f"{type(backbone).__name__}: expected one list of its {num_layers} blocks, found {len(lists)}; "
             "a backbone must keep all its blocks in a single ModuleList"
         )
     return lists[0]
@@ -191,59 +259,108 @@ def find_blocks(backbone: PreTrainedModel) -> nn.ModuleList:
 
 @torch.no_grad()
 def find_layer_stack(backbone: PreTrainedModel) -> LayerStack:
-    """Blocks, final norm and direction of a backbone, read off forward passes over three tokens.
+    """Find the blocks, final norm and direction of a backbone by running it on three tokens.
 
-    Its cache is turned off for good: nothing here generates. Raises UnsupportedBackbone where there is not one
-    list of blocks, or where more than one norm stands between the last block and the output.
+    The backbone's cache is turned off permanently, because nothing here generates text.
+
+    Raises:
+        UnsupportedBackbone: The backbone has a decoder besides its encoder, does not hold its blocks in one list,
+            computes a value that is not finite, or applies more than one norm after its last block.
     """
-    kind = type(backbone).__name__
+    name = type(backbone).__name__
     if backbone.config.is_encoder_decoder:
-        raise UnsupportedBackbone(f"{kind}: an encoder with a decoder; give one of the two")
-    config = backbone.config.get_text_config()
-    config.use_cache = False
+        raise UnsupportedBackbone(f"{name}: an encoder with a decoder; give one of the two")
+    backbone.config.get_text_config().use_cache = False
     blocks = find_blocks(backbone)
-
-    state: dict[str, Tensor] = {}
-    later: list[tuple[nn.Module, Tensor]] = []  # modules that ran after the last block, with their outputs
-    inside = set(blocks.modules())
-    outside = [m for m in backbone.modules() if m not in inside and blocks not in m.modules()]
-
-    def after_block(_, __, output):
-        state["last"] = _hidden_state(output)
-
-    def after_any(module, _, output):
-        if "last" in state and isinstance(output, Tensor):
-            later.append((module, output))
-
-    def final_state(*ids: int) -> Tensor:
-        ids = torch.tensor([ids], device=backbone.device)
-        return backbone(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
-
-    training, attention = backbone.training, backbone.config._attn_implementation
-    # eager: the backbone may still be on the CPU, where flash attention is not
-    backbone.eval().set_attn_implementation("eager")
-    with ExitStack() as hooks:
-        hooks.enter_context(blocks[-1].register_forward_hook(after_block))
-        for module in outside:
-            hooks.enter_context(module.register_forward_hook(after_any))
-        output = final_state(1, 2, 3)
-    if not output.isfinite().all():
-        raise UnsupportedBackbone(
-            f"{kind}: its output is not finite: damaged weights, or a dtype they do not fit into"
-        )
-    felt = (output - final_state(1, 2, 4)).norm(dim=-1)[0]  # how each token feels that the third is another
-    causal = bool(felt[:2].max() < 1e-3 * felt[2])  # not 0: experts compute in batches that the others shape
-    backbone.train(training).set_attn_implementation(attention)
-
-    if torch.equal(state["last"], output):
-        norm = nn.Identity()
-    else:
-        norm = next((module for module, result in later if torch.equal(result, output)), None)
-        if norm is None or not torch.equal(norm(state["last"]), output):
+    with _evaluating_eagerly(backbone):
+        trace = _trace_end(backbone, blocks)
+        if not trace.output.isfinite().all():
             raise UnsupportedBackbone(
-                f"{kind}: between its last block and its output stands more than one norm, "
-                "so a shallower hidden state cannot be treated as the deepest is"
+                f"{name}: its output is not finite: damaged weights, or a dtype they do not fit into"
             )
-    parts = set(norm.modules())
-    unused = [m for m, result in later if m not in parts and not torch.equal(result, output)]
+        causal = _is_causal(backbone, trace.output)
+    norm = _find_norm(trace, name)
+    norm_modules = set(norm.modules())
+    unused = [m for m, out in trace.later if m not in norm_modules and not torch.equal(out, trace.output)]
     return LayerStack(blocks, norm, causal, unused)
+
+
+@contextmanager
+def _evaluating_eagerly(backbone: PreTrainedModel) -> Iterator[None]:
+    """Put the backbone into evaluation mode with eager attention inside the block.
+
+    The backbone may still be on the CPU, where its own attention, such as flash attention, may not run.
+    """
+    training, attention = backbone.training, backbone.config._attn_implementation
+    backbone.eval().set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        backbone.train(training).set_attn_implementation(attention)
+
+
+@dataclass
+class _EndTrace:
+    """The last steps of a forward pass.
+
+    Attributes:
+        last_state: [1, S, H] after the last block.
+        later: The modules that ran after the last block, with their outputs.
+        output: [1, S, H], the backbone's output.
+    """
+
+    last_state: Tensor | None = None
+    later: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
+    output: Tensor | None = None
+
+
+def _trace_end(backbone: PreTrainedModel, blocks: nn.ModuleList) -> _EndTrace:
+    """Run the backbone on three tokens and record what it computes after its last block."""
+    trace = _EndTrace()
+    in_blocks = set(blocks.modules())
+    outside = [m for m in backbone.modules() if m not in in_blocks and blocks not in m.modules()]
+
+    def record_last_state(_, __, output):
+        trace.last_state = _hidden_state(output)
+
+    def record_later(module, _, output):
+        if trace.last_state is not None and isinstance(output, Tensor):
+            trace.later.append((module, output))
+
+    with ExitStack() as hooks:
+        hooks.enter_context(blocks[-1].register_forward_hook(record_last_state))
+        for module in outside:
+            hooks.enter_context(module.register_forward_hook(record_later))
+        trace.output = _run_on_tokens(backbone, 1, 2, 3)
+    return trace
+
+
+def _run_on_tokens(backbone: PreTrainedModel, *ids: int) -> Tensor:
+    """Return the backbone's output [1, S, H] for one row of token ids."""
+    row = torch.tensor([ids], device=backbone.device)  # [1, S]
+    return backbone(input_ids=row, attention_mask=torch.ones_like(row)).last_hidden_state
+
+
+def _is_causal(backbone: PreTrainedModel, output: Tensor) -> bool:
+    """Return whether the first two tokens come out the same when the third is replaced.
+
+    Args:
+        backbone: The model.
+        output: [1, 3, H] of tokens 1, 2, 3.
+    """
+    change = (output - _run_on_tokens(backbone, 1, 2, 4)).norm(dim=-1)[0]  # [3], of each token
+    # Not exactly 0: experts compute tokens in batches, whose shape changes the last bits of a result.
+    return bool(change[:2].max() < 1e-3 * change[2])
+
+
+def _find_norm(trace: _EndTrace, name: str) -> nn.Module:
+    """Find the module that turns the state after the last block into the backbone's output."""
+    if torch.equal(trace.last_state, trace.output):
+        return nn.Identity()
+    norm = next((module for module, output in trace.later if torch.equal(output, trace.output)), None)
+    if norm is None or not torch.equal(norm(trace.last_state), trace.output):
+        raise UnsupportedBackbone(
+            f"{name}: more than one norm is applied between its last block and its output, so a shallower hidden "
+            "state cannot be normalised as the deepest is"
+        )
+    return norm

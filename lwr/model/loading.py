@@ -1,4 +1,4 @@
-"""Loading a base model: any Hugging Face checkpoint, cut to its first blocks if asked, MiniCPM as Llama."""
+"""Load a base model from any Hugging Face checkpoint, cut to its first blocks if asked; MiniCPM becomes a Llama."""
 
 from __future__ import annotations
 
@@ -27,19 +27,30 @@ from lwr.model.prompt import yes_token
 
 @dataclass(frozen=True)
 class LoadedBaseModel:
-    """A backbone in evaluation mode, its tokenizer, and what heads may start from."""
+    """A backbone and what its heads may be initialised from.
+
+    Attributes:
+        backbone: In evaluation mode.
+        tokenizer: Its tokenizer.
+        yes_row: float32 [H], the row of `Yes` in the vocabulary head; None if that was not read or does not exist.
+        heads: Layer -> float32 [H], the heads of a layerwise checkpoint; else empty.
+    """
 
     backbone: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    yes_row: Tensor | None  # float32 [hidden]; None without a vocabulary head
-    heads: dict[int, Tensor]  # layer -> float32 [hidden]; of a layerwise checkpoint
+    yes_row: Tensor | None
+    heads: dict[int, Tensor]
 
 
 def load_base_model(base: BaseModelConfig, with_vocabulary: bool = False) -> LoadedBaseModel:
-    """with_vocabulary: also read the language-model head, for `yes_row`.
+    """Load a base model.
 
-    Raises BadInput where the checkpoint is missing or damaged, needs code of its own, or lacks tensors or
-    safetensors.
+    Args:
+        base: The checkpoint.
+        with_vocabulary: Whether to read the language-model head, too, for `yes_row`.
+
+    Raises:
+        BadInput: The checkpoint is missing or damaged, needs code of its own, or lacks tensors or safetensors.
     """
     folder = fetch_checkpoint(base.model, base.revision)
     dtype = getattr(torch, base.dtype)
@@ -50,22 +61,27 @@ def load_base_model(base: BaseModelConfig, with_vocabulary: bool = False) -> Loa
         yes_row = None if vocabulary is None else vocabulary[yes_token(tokenizer)].clone()
         return LoadedBaseModel(minicpm.backbone, tokenizer, yes_row, minicpm.heads)
 
-    config = _config(folder, base.num_layers)
+    config = _read_model_config(folder, base.num_layers)
     check_weights(folder)
-    kind = AutoModelForCausalLM if with_vocabulary else AutoModel
+    auto_class = AutoModelForCausalLM if with_vocabulary else AutoModel
     model, missing = load_weights(
-        kind, folder, config=config, dtype=dtype, attn_implementation=base.attention
+        auto_class, folder, config=config, dtype=dtype, attn_implementation=base.attention
     )
-    vocabulary = {
-        name for name in missing if with_vocabulary and not name.startswith(model.base_model_prefix)
-    }
-    check_missing(folder, missing - vocabulary)
-    yes_row = yes_row_of(model, tokenizer) if with_vocabulary and not vocabulary else None
+    missing_vocabulary: set[str] = set()
+    if with_vocabulary:
+        missing_vocabulary = {name for name in missing if not name.startswith(model.base_model_prefix)}
+    check_missing(folder, missing - missing_vocabulary)
+    has_vocabulary = with_vocabulary and not missing_vocabulary
+    yes_row = yes_row_of(model, tokenizer) if has_vocabulary else None
     return LoadedBaseModel(model.base_model.eval(), tokenizer, yes_row, {})
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Raises BadInput where there is none, a broken one, or one that needs code of its own."""
+    """Load the tokenizer of a checkpoint.
+
+    Raises:
+        BadInput: There is none, or it is damaged or needs code of its own.
+    """
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare ones
@@ -74,25 +90,33 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def load_weights(kind: Any, folder: Path, **options: Any) -> tuple[PreTrainedModel, set[str]]:
-    """A model of a class of transformers' Auto ones, and the names of the tensors that its checkpoint lacks.
+def load_weights(auto_class: Any, folder: Path, **options: Any) -> tuple[PreTrainedModel, set[str]]:
+    """Load a model whose files `check_weights` has accepted.
 
-    Its files are whole (`check_weights`). Raises BadInput where weights are of another shape than config.json says, or
-    no safetensors.
+    Args:
+        auto_class: One of transformers' Auto classes.
+        folder: The checkpoint.
+        options: Keyword arguments of its `from_pretrained`.
+
+    Returns:
+        The model, and the names of the tensors that the checkpoint lacks.
+
+    Raises:
+        BadInput: Weights have another shape than config.json says, or are not safetensors.
     """
     if not any(folder.glob("*.safetensors")):
         raise BadInput(f"{folder}: no *.safetensors in it; pickled weights are not read, convert them")
-    model, info = kind.from_pretrained(
+    model, info = auto_class.from_pretrained(
         folder,
         use_safetensors=True,
         trust_remote_code=False,
-        ignore_mismatched_sizes=True,  # they are told here
+        ignore_mismatched_sizes=True,  # reported below
         output_loading_info=True,
         **options,
     )
     if mismatched := sorted(info["mismatched_keys"]):
-        name, there, expected = mismatched[0]
-        shapes = f"{name} is {list(there)}, by config.json {list(expected)}"
+        name, actual, expected = mismatched[0]
+        shapes = f"{name} is {list(actual)}, by config.json {list(expected)}"
         raise BadInput(
             f"{folder}: weights of another shape than its config.json says: {shapes}; fetch it again"
         )
@@ -100,37 +124,40 @@ def load_weights(kind: Any, folder: Path, **options: Any) -> tuple[PreTrainedMod
 
 
 def check_missing(folder: Path, missing: set[str]) -> None:
-    """Raises BadInput where a tensor is needed that a checkpoint lacks; no head reads a pooler."""
+    """Raise BadInput if a checkpoint lacks a tensor that is needed; a pooler is not, as no head reads it."""
     needed = {name for name in missing if not name.startswith("pooler.")}
     if needed:
         raise BadInput(f"{folder}: its checkpoint lacks {len(needed)} tensors, {min(needed)} for one")
 
 
-def _config(folder: Path, num_layers: int | None) -> PretrainedConfig:
+def _read_model_config(folder: Path, num_layers: int | None) -> PretrainedConfig:
+    """Read config.json with transformers, cut to the first `num_layers` blocks if that is not None."""
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        why = first_line(error)
+        reason = first_line(error)
         if "auto_map" in read_config(folder):
-            why = "needs code of its own (auto_map), which is never run; take a model that transformers knows"
-        raise BadInput(f"{folder / 'config.json'}: {why}") from error
+            reason = (
+                "needs code of its own (auto_map), which is never run; take a model that transformers knows"
+            )
+        raise BadInput(f"{folder / 'config.json'}: {reason}") from error
     if num_layers is not None:
         text = config.get_text_config()
         text.num_hidden_layers = num_layers
-        if getattr(text, "layer_types", None):  # kinds of attention or convolution, one per block
+        if getattr(text, "layer_types", None):  # attention or convolution, one entry per block
             text.layer_types = text.layer_types[:num_layers]
     return config
 
 
 def yes_row_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """float32 [hidden]: where a causal model's vocabulary head reads `Yes`."""
+    """Return the row of `Yes` in a causal model's vocabulary head, float32 [H]."""
     return model.get_output_embeddings().weight[yes_token(tokenizer)].detach().float().clone()
 
 
 def set_dropout(backbone: nn.Module, share: float) -> None:
-    """Of hidden states and of attention, while training. share: 0..1."""
+    """Set the share, 0..1, of hidden states and attention weights that training drops."""
     for module in backbone.modules():
         if isinstance(module, nn.Dropout):
             module.p = share
-        if "attention_dropout" in vars(module):  # a number to decoders, who pass it to the attention function
+        if "attention_dropout" in vars(module):  # decoders pass this number to the attention function
             module.attention_dropout = share

@@ -1,4 +1,4 @@
-"""Low-rank adapters in the blocks of a reranker's backbone (LoRA, Hu et al. 2021); its heads stay outside."""
+"""Add low-rank adapters (LoRA, Hu et al. 2021) to the blocks of a reranker and merge them; its heads stay outside."""
 
 from __future__ import annotations
 

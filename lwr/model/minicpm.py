@@ -1,9 +1,13 @@
-"""MiniCPM checkpoints read as plain Llama, without remote code.
+"""Read MiniCPM checkpoints as a plain Llama, without remote code.
 
-MiniCPM is Llama with three scales (upstream: modeling_minicpm_reranker.py): embeddings times `scale_emb`,
-each residual branch times `scale_depth / sqrt(layers)`, and the language-model head's input divided by
-`hidden_size / dim_model_base`. The first two are folded into the weights here, in float32; the third does not
-touch a reranker, whose heads read the undivided state. What comes out is a `LlamaModel` like any other.
+MiniCPM is Llama with three scales (upstream: modeling_minicpm_reranker.py):
+
+1. Embeddings are multiplied by `scale_emb`.
+2. Each residual branch is multiplied by `scale_depth / sqrt(layers)`.
+3. The input of the language-model head is divided by `hidden_size / dim_model_base`.
+
+The first two are folded into the weights, in float32. The third does not concern a reranker, whose heads read the
+undivided state. The result is an ordinary `LlamaModel`.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerBase
 from lwr.formats.checkpoint import read_config
 from lwr.model.prompt import yes_token
 
-SAME_IN_LLAMA = (
+SAME_IN_LLAMA = (  # keys of config.json
     "vocab_size hidden_size intermediate_size num_attention_heads num_key_value_heads hidden_act rms_norm_eps "
     "max_position_embeddings initializer_range attention_bias attention_dropout bos_token_id eos_token_id "
     "pad_token_id rope_theta rope_scaling"
@@ -30,19 +34,26 @@ SAME_IN_LLAMA = (
 
 @dataclass(frozen=True)
 class MiniCPM:
-    """A MiniCPM checkpoint in Llama's shape."""
+    """A MiniCPM checkpoint as a Llama.
+
+    Attributes:
+        backbone: In evaluation mode.
+        vocabulary_head: float32 [vocabulary, H]; None for a layerwise checkpoint.
+        heads: Layer -> float32 [H] for a layerwise checkpoint; else empty.
+    """
 
     backbone: LlamaModel
-    vocabulary_head: Tensor | None  # float32 [vocabulary, hidden]; None for a layerwise checkpoint
-    heads: dict[int, Tensor]  # layer -> float32 [hidden], from a layerwise checkpoint; else empty
+    vocabulary_head: Tensor | None
+    heads: dict[int, Tensor]
 
 
 def is_minicpm(folder: Path) -> bool:
+    """Return whether a checkpoint is a MiniCPM."""
     return read_config(folder).get("model_type") == "minicpm"
 
 
 def has_heads(config: dict[str, Any]) -> bool:
-    """Whether it is a layerwise checkpoint's config.json, and not a raw language model's."""
+    """Return whether a MiniCPM's config.json is a layerwise reranker's, not a raw language model's."""
     return config.get("head_type", "raw") != "raw"
 
 
@@ -53,49 +64,64 @@ def load_minicpm(
     dtype: torch.dtype = torch.float32,
     attention: str = "sdpa",
 ) -> MiniCPM:
-    """num_layers: keep the first blocks alone. The residual scale stays that of the whole checkpoint.
+    """Load a MiniCPM checkpoint.
 
-    Raises ValueError where a tensor is missing or has another shape, or where there are no safetensors.
+    Args:
+        folder: The checkpoint.
+        tokenizer: Its tokenizer.
+        num_layers: Keep the first blocks only; None: all. The residual scale remains that of the complete checkpoint.
+        dtype: The dtype of the backbone.
+        attention: The name of an attention function of transformers.
+
+    Raises:
+        ValueError: A tensor is missing or has another shape, or there are no safetensors.
     """
     config = read_config(folder)
     tensors = _read_safetensors(folder)
-    full_depth = config["num_hidden_layers"]
-    depth = num_layers or full_depth
-
-    residual = config["scale_depth"] / math.sqrt(full_depth)
-
-    def scale(name: str) -> float:
-        if name == "model.embed_tokens.weight":
-            return config["scale_emb"]
-        closes_a_branch = name.endswith(("o_proj.weight", "down_proj.weight"))
-        return residual if closes_a_branch else 1.0
-
-    state = {
-        name.removeprefix("model."): tensor.float() * scale(name)
-        for name, tensor in tensors.items()
-        if name.startswith("model.") and _block_of(name) < depth
-    }
-    shape = {key: config[key] for key in SAME_IN_LLAMA if config.get(key) is not None}
-    llama = LlamaConfig(**shape, num_hidden_layers=depth, tie_word_embeddings=False, use_cache=False)
-    llama._attn_implementation = attention
-    backbone = LlamaModel(llama)
+    num_layers = num_layers or config["num_hidden_layers"]
+    backbone = _make_llama(config, num_layers, attention)
     try:
-        backbone.load_state_dict(state)
+        backbone.load_state_dict(_fold_scales(config, tensors, num_layers))
     except RuntimeError as error:
         raise ValueError(f"{folder}: {error}") from None
 
     heads = _layerwise_heads(folder, config, tensors, tokenizer)
-    # A tied language-model head shares the *unscaled* embeddings: it is untied by the folding.
+    # A tied language-model head shares the *unscaled* embeddings: folding the scale into these unties it.
     vocabulary = tensors.get("lm_head.weight", tensors["model.embed_tokens.weight"])
     return MiniCPM(
         backbone.to(dtype).eval(),
         None if heads else vocabulary.float(),
-        {k: head for k, head in heads.items() if k <= depth},
+        {k: head for k, head in heads.items() if k <= num_layers},
     )
 
 
-def _block_of(name: str) -> int:
-    """Index of the block a tensor belongs to; -1 outside the blocks."""
+def _make_llama(config: dict[str, Any], num_layers: int, attention: str) -> LlamaModel:
+    """Make a Llama of the shape of a MiniCPM's config.json, with random weights."""
+    shape = {key: config[key] for key in SAME_IN_LLAMA if config.get(key) is not None}
+    llama = LlamaConfig(**shape, num_hidden_layers=num_layers, tie_word_embeddings=False, use_cache=False)
+    llama._attn_implementation = attention
+    return LlamaModel(llama)
+
+
+def _fold_scales(config: dict[str, Any], tensors: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
+    """Return the weights of the first `num_layers` blocks and of the embeddings, with their scales, in float32."""
+    residual = config["scale_depth"] / math.sqrt(config["num_hidden_layers"])
+
+    def scale(name: str) -> float:
+        if name == "model.embed_tokens.weight":
+            return config["scale_emb"]
+        ends_branch = name.endswith(("o_proj.weight", "down_proj.weight"))
+        return residual if ends_branch else 1.0
+
+    return {
+        name.removeprefix("model."): tensor.float() * scale(name)
+        for name, tensor in tensors.items()
+        if name.startswith("model.") and _block_index(name) < num_layers
+    }
+
+
+def _block_index(name: str) -> int:
+    """Return the index of the block that a tensor belongs to; -1 outside the blocks."""
     parts = name.split(".")
     return int(parts[2]) if parts[1] == "layers" else -1
 
@@ -103,10 +129,10 @@ def _block_of(name: str) -> int:
 def _layerwise_heads(
     folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase
 ) -> dict[int, Tensor]:
-    """The relevance heads of a layerwise checkpoint by layer; empty for a raw language model.
+    """Return the head of each layer of a layerwise checkpoint; nothing for a raw language model.
 
-    A head has one row, or (`head_type: complex`) one per vocabulary entry, of which `Yes` is read.
-    `head_multi: false` is one head that serves all layers.
+    A head has one row, or (`head_type: complex`) one per vocabulary entry, of which that of `Yes` is taken. With
+    `head_multi: false` all layers share one head.
     """
     if not has_heads(config):
         return {}
@@ -121,6 +147,7 @@ def _layerwise_heads(
 
 
 def _read_safetensors(folder: Path) -> dict[str, Tensor]:
+    """Read all tensors of a checkpoint."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ValueError(

@@ -1,7 +1,17 @@
-"""Rows of unequal length as one sequence: no block computes padding, and what rows share it computes once.
+"""Pack rows of unequal length into one sequence, so that no block computes padding or a shared prefix twice.
 
-Everything in a transformer block but attention looks at one token at a time, so rows may lie end to end. Attention
-is given back its rows: those of like length, longest first, as rectangles, each one call of the usual kernel.
+Everything in a transformer block but attention works on one token at a time, so rows may follow each other in one
+sequence. Attention needs the rows again: rows of similar length form a rectangle, and each rectangle is one call of the
+usual attention kernel.
+
+Letters in shape comments: R rows, W width of a rectangle (tokens of its longest row), P tokens of the shared prefix,
+T tokens of the packed sequence, S tokens of a padded row, A attention heads, D size of such a head, H hidden size.
+
+Index spaces:
+- a *batch row* is a row's index in the batch as given;
+- a *row* is its index among the remaining rows, longest first;
+- a *column* is a token's index in its padded row;
+- a *packed position* is a token's index in the packed sequence.
 """
 
 from __future__ import annotations
@@ -19,108 +29,158 @@ from transformers.masking_utils import sdpa_mask
 
 from lwr.model.layer_hooks import LayerStack, run_to
 
-NAME = "lwr_packed"
-SLACK = 0.9  # a rectangle's shortest row is at least so long: fewer calls of the kernel, for little padding
-# what `attention` computes; others go by a mask it doesn't see
-MIXERS = {"full_attention", "sliding_attention"}
+ATTENTION_NAME = "lwr_packed"
+MIN_FILL = 0.9
+"""Length of a rectangle's shortest row, as a share of its width. Lower: fewer kernel calls, more filling."""
+PACKABLE_LAYER_TYPES = {"full_attention", "sliding_attention"}
+"""The ways to mix tokens that `packed_attention` computes. Others, such as convolutions, would mix rows."""
+NO_MASK = torch.zeros(1, 1, 1, 1)
+"""A mask of four dimensions, which transformers passes on instead of making one. `packed_attention` ignores it."""
 
 
 class Packing:
-    """Where the rows of a batch lie in one sequence: first what all share, then rectangles, longest rows first.
+    """The place of every row of a batch in one packed sequence.
 
-    rows: int64 [rows still here], their places in the batch. lengths: int64 [rows], tokens of each behind the shared
-    ones. shapes: (rows, width) of each rectangle. shared: tokens that stand once, before all rows. A row that is
-    shorter than its rectangle ends in copies of its last token.
+    The sequence begins with the shared prefix, the tokens that all rows start with. The rectangles follow, longest rows
+    first. A row shorter than its rectangle is filled up with copies of its last token.
+
+    Attributes:
+        rows: int64 [R], the batch row of each remaining row, longest first.
+        lengths: int64 [R], the tokens of each remaining row after the shared prefix.
+        rectangle_shapes: (rows, width) of each rectangle.
+        shared_prefix: The number of tokens in the shared prefix.
     """
 
-    def __init__(self, mask: Tensor, shared: int = 0):
-        """mask: int64 [rows, tokens], 1 where a token is real; padded on either side. shared: tokens that every row
-        starts with; each row must go on behind them."""
-        self.shared = shared
-        lengths, rows = (mask.sum(dim=1) - shared).sort(descending=True, stable=True)
-        widths = torch.tensor(_widths(lengths.tolist()), device=mask.device)
-        self._settle(rows, lengths, widths)
-        first = mask.argmax(dim=1)[self.rows, None] + shared
-        columns, start = [], 0
-        for count, width in self.shapes:
-            here = slice(start, start + count)
-            ahead = torch.arange(width, device=mask.device).clamp(max=self.lengths[here, None] - 1)
-            columns.append((self.rows[here, None] * mask.shape[1] + first[here] + ahead).flatten())
-            start += count
-        prefix = mask[0].argmax() + torch.arange(shared, device=mask.device)
-        self.source = torch.cat([prefix, *columns])
+    def __init__(self, mask: Tensor, shared_prefix: int = 0):
+        """Lay out the rows of a batch.
 
-    def _settle(self, rows: Tensor, lengths: Tensor, widths: Tensor) -> Self:
-        """Who is here, and what every block asks for, computed once. widths: int64 [rows], of their rectangles."""
+        Args:
+            mask: int64 [R, S], 1 where a token is real. Rows may be padded on either side.
+            shared_prefix: The number of tokens that every row starts with. Each row must have more tokens than that.
+        """
+        self.shared_prefix = shared_prefix
+        lengths, rows = (mask.sum(dim=1) - shared_prefix).sort(descending=True, stable=True)  # [R], [R]
+        widths = torch.tensor(_choose_widths(lengths.tolist()), device=mask.device)  # [R]
+        self._set_rows(rows, lengths, widths)
+        self._sources = self._find_sources(mask)
+
+    def _set_rows(self, rows: Tensor, lengths: Tensor, widths: Tensor) -> Self:
+        """Set the remaining rows and cache what every block needs.
+
+        Args:
+            rows: int64 [R], batch rows.
+            lengths: int64 [R], without the shared prefix.
+            widths: int64 [R], of the rectangle of each row; descending.
+        """
         self.rows, self.lengths, self._widths = rows, lengths, widths
-        self.shapes = [(len(list(some)), width) for width, some in groupby(widths.tolist())]
+        self.rectangle_shapes = [(len(list(same)), width) for width, same in groupby(widths.tolist())]
         self._real = [
-            torch.arange(width, device=rows.device) < some[:, None]
-            for some, (_, width) in zip(
-                lengths.split([count for count, _ in self.shapes]), self.shapes, strict=True
+            torch.arange(width, device=rows.device) < in_rectangle[:, None]  # [rows, W]
+            for in_rectangle, (_, width) in zip(
+                lengths.split(self._row_counts()), self.rectangle_shapes, strict=True
             )
         ]
         return self
 
+    def _row_counts(self) -> list[int]:
+        """Return the number of rows in each rectangle."""
+        return [count for count, _ in self.rectangle_shapes]
+
+    def _find_sources(self, mask: Tensor) -> Tensor:
+        """Return int64 [T]: for each packed position the index of its token in the flattened batch [R * S]."""
+        counts, device = self._row_counts(), mask.device
+        row_starts = self.rows * mask.shape[1]  # [R], index of column 0 of each row
+        starts = (
+            row_starts + mask.argmax(dim=1)[self.rows] + self.shared_prefix
+        )  # [R], first token after the prefix
+        sources = [mask[0].argmax() + torch.arange(self.shared_prefix, device=device)]  # [P], in batch row 0
+        rectangles = zip(starts.split(counts), self.lengths.split(counts), self.rectangle_shapes, strict=True)
+        for start, length, (_, width) in rectangles:
+            offset = torch.arange(width, device=device).clamp(
+                max=length[:, None] - 1
+            )  # [rows, W], last one repeated
+            sources.append((start[:, None] + offset).flatten())
+        return torch.cat(sources)
+
     def pack(self, values: Tensor) -> Tensor:
-        """[rows of the whole batch, tokens] as it was padded -> [1, packed tokens]; before rows leave."""
-        return values.flatten()[self.source][None]
+        """Pack padded values [R, S] into [1, T]. All rows of the batch must still remain."""
+        return values.flatten()[self._sources][None]
 
     def rectangles(self, packed: Tensor, dim: int = 1) -> list[Tensor]:
-        """Views of [1, packed tokens, …] (tokens at `dim`): of each rectangle [rows, width, …], `dim` one later."""
-        sizes = [self.shared, *(count * width for count, width in self.shapes)]
-        _, *parts = packed.split(sizes, dim)
+        """Return views of the rectangles in a packed tensor.
+
+        Args:
+            packed: [1, T, ...], or [1, A, T, D] with `dim` 2.
+            dim: The dimension of the tokens.
+
+        Returns:
+            For each rectangle [rows, W, ...], or [rows, A, W, D].
+        """
+        sizes = [self.shared_prefix, *(count * width for count, width in self.rectangle_shapes)]
+        _, *rectangles = packed.split(sizes, dim)  # the prefix, then [1, ..., rows * W, ...]
         return [
-            part.unflatten(dim, shape).squeeze(0).movedim(dim - 1, 0)
-            for part, shape in zip(parts, self.shapes, strict=True)
+            rectangle.unflatten(dim, shape).squeeze(0).movedim(dim - 1, 0)
+            for rectangle, shape in zip(rectangles, self.rectangle_shapes, strict=True)
         ]
 
-    def real(self) -> list[Tensor]:
-        """Of each rectangle bool [rows, width]: which tokens are no copies."""
+    def real_tokens(self) -> list[Tensor]:
+        """Return for each rectangle bool [rows, W]: False where a row is filled up with copies."""
         return self._real
 
-    def starts(self) -> Tensor:
-        """int64 [rows]: where each row begins in the packed sequence, behind the shared tokens."""
-        return self.shared + self._widths.cumsum(0) - self._widths
+    def row_starts(self) -> Tensor:
+        """Return int64 [R]: the packed position of each row's first token after the shared prefix."""
+        return self.shared_prefix + self._widths.cumsum(0) - self._widths
 
     def keep(self, kept: Tensor) -> Tensor:
-        """Let all rows go but these: int64 positions among those that are here, ascending. Returns their tokens,
-        int64 positions in the packed sequence as it was."""
-        stays = torch.zeros(len(self.rows), dtype=torch.bool, device=self.rows.device)
-        stays[kept] = True
-        prefix = torch.ones(self.shared, dtype=torch.bool, device=stays.device)
-        tokens = torch.cat([prefix, stays.repeat_interleave(self._widths)]).nonzero().squeeze(1)
-        self._settle(self.rows[kept], self.lengths[kept], self._widths[kept])
-        return tokens
+        """Drop all rows but `kept`.
 
-    def parts(self, tokens: int) -> list[tuple[Tensor, Packing]]:
-        """The rows that are here, some by some, each time about as many `tokens`: their positions in the packed
-        sequence, int64, behind those of the shared ones; and how they lie there."""
-        device, starts = self.rows.device, self.starts()
-        prefix = torch.arange(self.shared, device=device)
-        number = (starts - self.shared).div(tokens, rounding_mode="floor")
-        counts, found, begin = number.unique_consecutive(return_counts=True)[1].tolist(), [], self.shared
-        here = zip(*(each.split(counts) for each in (self.rows, self.lengths, self._widths)), strict=True)
-        for rows, lengths, widths in here:
-            end = begin + int(widths.sum())
-            where = torch.cat([prefix, torch.arange(begin, end, device=device)])
-            found.append((where, copy(self)._settle(rows, lengths, widths)))
-            begin = end
-        return found
+        Args:
+            kept: int64, ascending indices among the remaining rows.
+
+        Returns:
+            int64 [T after dropping], the packed positions of the tokens that remain.
+        """
+        is_kept = torch.zeros(len(self.rows), dtype=torch.bool, device=self.rows.device)  # [R]
+        is_kept[kept] = True
+        prefix = torch.ones(self.shared_prefix, dtype=torch.bool, device=is_kept.device)  # [P]
+        tokens = torch.cat([prefix, is_kept.repeat_interleave(self._widths)])  # [T]
+        self._set_rows(self.rows[kept], self.lengths[kept], self._widths[kept])
+        return tokens.nonzero().squeeze(1)
+
+    def chunks(self, tokens: int) -> list[tuple[Tensor, Packing]]:
+        """Split the remaining rows into chunks of about `tokens` tokens.
+
+        Returns:
+            For each chunk int64, its packed positions, beginning with those of the shared prefix; and its own packing.
+        """
+        device = self.rows.device
+        prefix = torch.arange(self.shared_prefix, device=device)  # [P]
+        number = (self.row_starts() - self.shared_prefix).div(
+            tokens, rounding_mode="floor"
+        )  # [R], the row's chunk
+        counts = number.unique_consecutive(return_counts=True)[1].tolist()
+        chunks, start = [], self.shared_prefix
+        by_chunk = (values.split(counts) for values in (self.rows, self.lengths, self._widths))
+        for rows, lengths, widths in zip(*by_chunk, strict=True):
+            end = start + int(widths.sum())
+            positions = torch.cat([prefix, torch.arange(start, end, device=device)])
+            chunks.append((positions, copy(self)._set_rows(rows, lengths, widths)))
+            start = end
+        return chunks
 
 
-def _widths(lengths: Sequence[int]) -> list[int]:
-    """Of the rectangle of each row. lengths: longest first."""
+def _choose_widths(lengths: Sequence[int]) -> list[int]:
+    """Choose the width of the rectangle of each row; `lengths` are descending."""
     widths: list[int] = []
     for length in lengths:
-        widths.append(widths[-1] if widths and length >= SLACK * widths[-1] else length)
+        widths.append(widths[-1] if widths and length >= MIN_FILL * widths[-1] else length)
     return widths
 
 
-# --- attention -----------------------------------------------------------------------------------------
+# --- Attention -----------------------------------------------------------------------------------------
 
 
-def attention(
+def packed_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -130,112 +190,150 @@ def attention(
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """An attention function of transformers: SDPA, within the rows of a packed sequence where `packing` is given.
+    """Compute SDPA attention, within the rows of a packed sequence if there is a packing.
 
-    query, key, value: [1, heads, packed tokens, head size]. Returns [1, packed tokens, heads, head size].
+    The signature is that of transformers' attention functions.
+
+    Args:
+        module: The attention module.
+        query: [1, A, T, D].
+        key: [1, key heads, T, D].
+        value: [1, key heads, T, D].
+        attention_mask: The mask of a pass without packing; ignored otherwise.
+        packing: The rows of the sequence; None for an ordinary batch.
+        sliding_window: The number of tokens that a token reads, itself among them.
+        options: Passed to SDPA.
+
+    Returns:
+        [1, T, A, D], and None for the attention weights.
     """
     if packing is None:
         options["sliding_window"] = sliding_window
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    shared, outputs = packing.shared, []
+    shared, causal, device = packing.shared_prefix, module.is_causal, query.device
+    prefix_query, prefix_key, prefix_value = (states[:, :, :shared] for states in (query, key, value))
+    outputs = []
     if shared:
-        ahead = [part[:, :, :shared] for part in (query, key, value)]
-        mask = _mask(shared, 0, None, sliding_window, module.is_causal, query.device)
-        outputs.append(sdpa_attention_forward(module, *ahead, mask, **options)[0])
-    parts = (packing.rectangles(part, dim=2) for part in (query, key, value))
-    for q, k, v, real in zip(*parts, packing.real(), strict=True):
-        mask = _mask(q.shape[2], shared, real, sliding_window, module.is_causal, query.device)
-        if shared:
-            k, v = (
-                torch.cat([before.expand(len(own), -1, -1, -1), own], dim=2)
-                for before, own in ((ahead[1], k), (ahead[2], v))
-            )
-        output = sdpa_attention_forward(module, q, k, v, mask, **options)[0]
-        outputs.append(output.reshape(1, -1, *output.shape[2:]))
+        mask = _make_mask(shared, 0, None, sliding_window, causal, device)
+        attended = sdpa_attention_forward(module, prefix_query, prefix_key, prefix_value, mask, **options)[0]
+        outputs.append(attended)  # [1, P, A, D]
+    rectangles = (packing.rectangles(states, dim=2) for states in (query, key, value))
+    for q, k, v, real in zip(*rectangles, packing.real_tokens(), strict=True):  # q: [rows, A, W, D]
+        mask = _make_mask(q.shape[2], shared, real, sliding_window, causal, device)
+        k, v = _prepend(prefix_key, k), _prepend(prefix_value, v)  # [rows, key heads, P + W, D]
+        attended = sdpa_attention_forward(module, q, k, v, mask, **options)[0]  # [rows, W, A, D]
+        outputs.append(attended.reshape(1, -1, *attended.shape[2:]))  # [1, rows * W, A, D]
     return torch.cat(outputs, dim=1), None
 
 
-def _mask(
+def _prepend(prefix: Tensor, states: Tensor) -> Tensor:
+    """Put the states of the shared prefix, [1, heads, P, D], before those of each row, [rows, heads, W, D]."""
+    if not prefix.shape[2]:
+        return states
+    return torch.cat([prefix.expand(len(states), -1, -1, -1), states], dim=2)
+
+
+def _make_mask(
     width: int, shared: int, real: Tensor | None, window: int | None, causal: bool, device: torch.device
 ) -> Tensor | None:
-    """bool [rows or 1, 1, width, shared + width], which keys a token reads; None: what SDPA does by itself."""
+    """Make the attention mask of a rectangle.
+
+    Args:
+        width: W.
+        shared: P, the tokens of the shared prefix, which every row reads before its own.
+        real: bool [rows, W]; None if all tokens are real.
+        window: The sliding window, or None.
+        causal: Whether a token reads only those before it.
+        device: The device of the mask.
+
+    Returns:
+        bool [rows or 1, 1, W, P + W], True where a token reads another; None if SDPA does so without a mask.
+    """
     needs_band = window is not None and shared + width > window
     if causal and not shared and not needs_band:
-        return None  # copies stand behind what is real, where no real token looks
+        return None  # copies follow the real tokens, which do not read them
     if not causal and not needs_band and (real is None or bool(real.all())):
         return None
-    own, read = torch.arange(width, device=device)[:, None], torch.arange(-shared, width, device=device)
+    reader = torch.arange(width, device=device)[:, None]  # [W, 1], positions after the prefix
+    read = torch.arange(-shared, width, device=device)  # [P + W], the prefix has negative positions
     mask = torch.ones(width, shared + width, dtype=torch.bool, device=device)
     if causal:
-        mask &= read <= own
+        mask &= read <= reader
     if needs_band:
-        mask &= (own - read).abs() < window
+        mask &= (reader - read).abs() < window
     if causal or real is None:
         return mask[None, None]
-    mask = mask & real[:, None]
-    return (mask | torch.eye(width, dtype=torch.bool, device=device))[:, None]  # a row of no key would be NaN
+    mask = mask & real[:, None]  # [rows, W, W]: an encoder shares no prefix
+    itself = torch.eye(width, dtype=torch.bool, device=device)  # a token that reads nothing would become NaN
+    return (mask | itself)[:, None]
 
 
-AttentionInterface.register(NAME, attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)  # for passes that are not packed
-NO_MASK = torch.zeros(1, 1, 1, 1)  # of four dimensions: transformers makes none of its own
-
-
-# --- which backbones -----------------------------------------------------------------------------------
+# --- Which backbones can be packed ---------------------------------------------------------------------
 
 
 @torch.no_grad()
-def find_positions(backbone: PreTrainedModel, stack: LayerStack) -> int | None:
-    """The number of a row's first position in a backbone that computes packed rows as it does padded ones; else None.
+def enable_packing(backbone: PreTrainedModel, stack: LayerStack) -> int | None:
+    """Switch the backbone to packed attention if it then computes packed rows correctly.
 
-    Read off forward passes over six tokens: of two packed rows neither feels the other, and both come out as alone.
-    Only SDPA is replaced. Leaves the packed attention in place where it works.
+    It is tried on six tokens: two packed rows must come out as each of them alone. Only SDPA attention is replaced.
+
+    Returns:
+        The index of a row's first position, or None if packing is not supported. The backbone then keeps its attention.
     """
     config = backbone.config.get_text_config()
-    if backbone.config._attn_implementation != "sdpa" or not MIXERS.issuperset(
-        getattr(config, "layer_types", None) or []
-    ):
+    layer_types = set(getattr(config, "layer_types", None) or [])
+    if backbone.config._attn_implementation != "sdpa" or not layer_types <= PACKABLE_LAYER_TYPES:
         return None
+    AttentionInterface.register(ATTENTION_NAME, packed_attention)
+    AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)  # for passes without packing
     training = backbone.training
     backbone.eval()
-    rows = torch.tensor([[3, 4, 5, 6, 7, 8]], device=backbone.device)
-    alone = torch.cat([_states(backbone, stack, rows[:, part]) for part in (slice(4), slice(4, 6))])
-    found = None
-    try:
-        backbone.set_attn_implementation(NAME)
-        for first in (0, (config.pad_token_id or 0) + 1):  # RoBERTa counts from its padding token's id on
-            if found is None and _close(_packed(backbone, stack, rows, first), alone):
-                found = first
-    except (TypeError, ValueError):  # without the argument, or with an attention that can't be replaced
-        pass
+    first_position = _find_first_position(backbone, stack, config.pad_token_id)
     backbone.train(training)
-    if found is None:
+    if first_position is None:
         backbone.set_attn_implementation("sdpa")
-    return found
+    return first_position
 
 
-def _packed(backbone: PreTrainedModel, stack: LayerStack, ids: Tensor, first: int) -> Tensor:
-    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], device=ids.device)
+def _find_first_position(
+    backbone: PreTrainedModel, stack: LayerStack, pad_token_id: int | None
+) -> int | None:
+    """Find the index of a row's first position with which packed rows come out as alone, and switch to packing."""
+    ids = torch.tensor([[3, 4, 5, 6, 7, 8]], device=backbone.device)  # [1, T], rows of four and of two tokens
+    alone = torch.cat([_run(backbone, stack, ids[:, :4]), _run(backbone, stack, ids[:, 4:])])  # [T, H]
+    try:
+        backbone.set_attn_implementation(ATTENTION_NAME)
+        for first_position in (
+            0,
+            (pad_token_id or 0) + 1,
+        ):  # RoBERTa counts from the id of its padding token on
+            if _is_close(_run_packed(backbone, stack, ids, first_position), alone):
+                return first_position
+    except (TypeError, ValueError):  # it does not accept `packing`, or its attention cannot be replaced
+        pass
+    return None
+
+
+def _run_packed(backbone: PreTrainedModel, stack: LayerStack, ids: Tensor, first_position: int) -> Tensor:
+    """Return the states [T, H] of rows of four and of two tokens, packed. ids: int64 [1, T]."""
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], device=ids.device)  # [R, S]
     packing = Packing(mask)
-    positions = first + packing.pack(mask.cumsum(dim=1) - 1)
-    return _states(
-        backbone, stack, ids, position_ids=positions, attention_mask=NO_MASK.to(ids.device), packing=packing
-    )
+    positions = first_position + packing.pack(mask.cumsum(dim=1) - 1)  # [1, T]
+    no_mask = NO_MASK.to(ids.device)
+    return _run(backbone, stack, ids, position_ids=positions, attention_mask=no_mask, packing=packing)
 
 
-def _states(backbone: PreTrainedModel, stack: LayerStack, ids: Tensor, **inputs: Any) -> Tensor:
-    """[tokens, hidden] after the last block."""
-    states = []
-    run_to(
-        backbone,
-        stack,
-        [stack.num_layers],
-        lambda _, hidden: states.append(hidden[0]),
-        input_ids=ids,
-        **inputs,
-    )
+def _run(backbone: PreTrainedModel, stack: LayerStack, ids: Tensor, **inputs: Any) -> Tensor:
+    """Return the states [T, H] after the last block. ids: int64 [1, T]."""
+    states: list[Tensor] = []
+
+    def record(_: int, hidden: Tensor) -> None:
+        states.append(hidden[0])
+
+    run_to(backbone, stack, [stack.num_layers], record, input_ids=ids, **inputs)
     return states[0]
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def _is_close(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors are equal up to rounding in their dtype."""
     return bool((a - b).float().norm() < torch.finfo(a.dtype).eps ** 0.5 * b.float().norm())

@@ -1,13 +1,15 @@
-"""Query + passage -> token ids: a template for decoders, the tokenizer's own pair format for encoders.
+"""Turn queries and passages into token ids: by a template for decoders, by the tokenizer's pair format for encoders.
+
+Query and passage are tokenised separately and joined as ids. So each distinct text is tokenised once, in however many
+pairs it occurs.
 
 Upstream: FlagEmbedding, finetune_for_layerwise/data.py (training lengths) and
-inference/reranker/decoder_only/layerwise.py (inference lengths). Texts are tokenised apart and joined as ids,
-so each distinct text is tokenised once however many pairs it stands in.
+inference/reranker/decoder_only/layerwise.py (inference lengths).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Self
@@ -17,15 +19,22 @@ from transformers import PreTrainedTokenizerBase
 from lwr.config.model import PromptTemplate
 
 UPSTREAM_INSTRUCTION = PromptTemplate().instruction
+"""The instruction that FlagEmbedding's scripts write into every training line."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One pair as the backbone reads it, unpadded."""
+    """A tokenised pair, unpadded.
+
+    Attributes:
+        input_ids: Its token ids.
+        token_type_ids: Their types; None if the tokenizer has none.
+        before_passage: The number of leading tokens that do not depend on the passage.
+    """
 
     input_ids: list[int]
-    token_type_ids: list[int] | None  # None where the tokenizer has no types
-    before_passage: int = field(default=0, compare=False)  # tokens that don't depend on the passage
+    token_type_ids: list[int] | None
+    before_passage: int = field(default=0, compare=False)
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -33,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Token limits of a query, of a passage, and of the whole row with the fixed text around them."""
+    """The largest numbers of tokens of a query, of a passage, and of a complete row with the fixed text."""
 
     query: int
     passage: int
@@ -42,19 +51,34 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Frame:
-    """The fixed ids around a query and a passage, and the token type of either side."""
+    """The fixed text around a query and a passage.
+
+    Attributes:
+        before: The token ids before the query.
+        between: Those between query and passage.
+        after: Those after the passage.
+        types: The token types of the two sides; None if the tokenizer has none.
+    """
 
     before: list[int]
     between: list[int]
     after: list[int]
     types: tuple[int, int] | None
 
+    @property
+    def length(self) -> int:
+        """The number of fixed tokens."""
+        return len(self.before) + len(self.between) + len(self.after)
+
     @classmethod
-    def of_template(
+    def from_template(
         cls, tokenizer: PreTrainedTokenizerBase, template: PromptTemplate, instruction: str
     ) -> Self:
+        """Tokenise the fixed text of a template, piece by piece."""
         bos, pad = tokenizer.bos_token_id, tokenizer.pad_token_id
-        start = [] if bos is None or bos == pad else [bos]  # upstream's rule: a bos that pads starts nothing
+        start = (
+            [] if bos is None or bos == pad else [bos]
+        )  # as upstream: a bos that is also the pad token is left out
 
         def ids(text: str) -> list[int]:
             return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
@@ -63,12 +87,13 @@ class Frame:
         return cls(start + ids(template.prefix), ids(template.between), after, None)
 
     @classmethod
-    def of_pair(cls, tokenizer: PreTrainedTokenizerBase) -> Self:
-        """Read off a sample pair: special tokens belong to neither sequence."""
+    def from_pair_format(cls, tokenizer: PreTrainedTokenizerBase) -> Self:
+        """Take the special tokens of a sample pair, which belong to neither of its sequences."""
         sample = tokenizer("a", "b")
-        ids, side, types = sample["input_ids"], sample.sequence_ids(0), sample.get("token_type_ids")
-        query, passage = side.index(0), side.index(1)
-        query_end, passage_end = len(side) - side[::-1].index(0), len(side) - side[::-1].index(1)
+        ids, types = sample["input_ids"], sample.get("token_type_ids")
+        sides = sample.sequence_ids(0)  # 0: query, 1: passage, None: special token
+        query, passage = sides.index(0), sides.index(1)
+        query_end, passage_end = len(sides) - sides[::-1].index(0), len(sides) - sides[::-1].index(1)
         return cls(
             ids[:query],
             ids[query_end:passage],
@@ -78,7 +103,12 @@ class Frame:
 
 
 class Prompt:
-    """How a reranker writes a pair. `template` None: the tokenizer's pair format (encoders)."""
+    """The way a reranker writes and tokenises a pair.
+
+    Example:
+        >>> prompt = Prompt(tokenizer, PromptTemplate(), query_max_len=32, passage_max_len=224)
+        >>> prompt.rows([("read a csv file", "def read_csv(path): ...")])
+    """
 
     def __init__(
         self,
@@ -87,78 +117,95 @@ class Prompt:
         query_max_len: int = 32,
         passage_max_len: int = 224,
     ):
-        """query_max_len, passage_max_len: tokens, with upstream's training meaning: a long query may lend a
-        quarter of the passage's tokens and a long passage half of the query's; the whole row, with the tokens
-        that would answer `Yes`, stays within the sum.
+        """Set template and lengths.
 
-        Raises ValueError where the fixed text alone fills the pair.
+        The two lengths have upstream's meaning in training. A long query may take a quarter of the passage's tokens,
+        and a long passage half of the query's. The complete row, together with the tokens of the answer `Yes`, does
+        not exceed their sum.
+
+        Args:
+            tokenizer: The tokenizer.
+            template: The text around query and passage; None: the tokenizer's format of pairs (encoders).
+            query_max_len: Tokens of a query.
+            passage_max_len: Tokens of a passage.
+
+        Raises:
+            ValueError: The fixed text leaves no token for query and passage.
         """
         self.tokenizer, self.template = tokenizer, template
         self.query_max_len, self.passage_max_len = query_max_len, passage_max_len
-        q, p = query_max_len, passage_max_len
         answer = 0 if template is None else len(yes_ids(tokenizer))
-        self.lengths = Lengths(q + p // 4, p + q // 2, q + p - answer)
-        self._room(self.frame(None))
+        self.lengths = Lengths(
+            query=query_max_len + passage_max_len // 4,
+            passage=passage_max_len + query_max_len // 2,
+            row=query_max_len + passage_max_len - answer,
+        )
+        self._free_tokens(self.frame(None))
 
     def use_inference_lengths(self, max_length: int) -> Self:
-        """Upstream's lengths of `compute_score(max_length=...)`: what stands after the passage comes on top, twice."""
+        """Use the lengths of upstream's `compute_score(max_length=...)`.
+
+        As upstream does, add the tokens after the passage twice to the length of a row.
+
+        Raises:
+            ValueError: The fixed text leaves no token for query and passage.
+        """
         after = 0 if self.template is None else len(self.frame(None).after)
-        self.lengths = Lengths(max_length * 3 // 4, max_length, max_length + 2 * after)
-        self._room(self.frame(None))
+        self.lengths = Lengths(query=max_length * 3 // 4, passage=max_length, row=max_length + 2 * after)
+        self._free_tokens(self.frame(None))
         return self
 
-    def _room(self, frame: Frame) -> int:
-        """Tokens left for query and passage. Raises ValueError where there are none."""
-        fixed = len(frame.before) + len(frame.between) + len(frame.after)
-        if self.lengths.row <= fixed:
+    def _free_tokens(self, frame: Frame) -> int:
+        """Return the number of tokens of a row for query and passage. Raise ValueError if there are none."""
+        if self.lengths.row <= frame.length:
             raise ValueError(
-                f"rows of {self.lengths.row} tokens leave no room for query and passage: the prompt itself takes "
-                f"{fixed}; raise passage_max_len"
+                f"rows of {self.lengths.row} tokens leave none for query and passage: the prompt itself takes "
+                f"{frame.length}; raise passage_max_len"
             )
-        return self.lengths.row - fixed
+        return self.lengths.row - frame.length
 
     @lru_cache(maxsize=64)  # noqa: B019 - a prompt lives as long as its model
     def frame(self, instruction: str | None) -> Frame:
-        """instruction: None takes the template's."""
+        """Return the fixed text with an instruction; None: the template's."""
         if self.template is None:
-            return Frame.of_pair(self.tokenizer)
-        return Frame.of_template(self.tokenizer, self.template, instruction or self.template.instruction)
+            return Frame.from_pair_format(self.tokenizer)
+        return Frame.from_template(self.tokenizer, self.template, instruction or self.template.instruction)
 
     def queries(self, texts: Iterable[str]) -> dict[str, list[int]]:
-        """Token ids of each distinct query, cut to `lengths.query`."""
-        form = self.template.query if self.template else "{query}"
-        return self._tokenise(texts, lambda text: form.replace("{query}", text), self.lengths.query)
+        """Tokenise each distinct query, cut to `lengths.query`."""
+        pattern = "{query}" if self.template is None else self.template.query
+        return self._tokenise(texts, pattern, "{query}", self.lengths.query)
 
     def passages(self, texts: Iterable[str]) -> dict[str, list[int]]:
-        """Token ids of each distinct passage, cut to `lengths.passage`."""
-        form = self.template.passage if self.template else "{passage}"
-        return self._tokenise(texts, lambda text: form.replace("{passage}", text), self.lengths.passage)
+        """Tokenise each distinct passage, cut to `lengths.passage`."""
+        pattern = "{passage}" if self.template is None else self.template.passage
+        return self._tokenise(texts, pattern, "{passage}", self.lengths.passage)
 
     def _tokenise(
-        self, texts: Iterable[str], write: Callable[[str], str], limit: int
+        self, texts: Iterable[str], pattern: str, placeholder: str, max_length: int
     ) -> dict[str, list[int]]:
+        """Tokenise each distinct text in place of the placeholder in `pattern`."""
         distinct = list(dict.fromkeys(texts))
         if not distinct:
             return {}
-        written = [write(text) for text in distinct]
-        ids = self.tokenizer(written, add_special_tokens=False, truncation=True, max_length=limit)[
-            "input_ids"
-        ]
-        return dict(zip(distinct, ids, strict=True))
+        written = [pattern.replace(placeholder, text) for text in distinct]
+        tokenised = self.tokenizer(written, add_special_tokens=False, truncation=True, max_length=max_length)
+        return dict(zip(distinct, tokenised["input_ids"], strict=True))
 
     def row(self, query: list[int], passage: list[int], instruction: str | None = None) -> Row:
-        """The pair of two tokenised texts; the passage is cut first, then the query, the fixed text never."""
+        """Join two tokenised texts. The passage is cut first, then the query; the fixed text is never cut."""
         frame = self.frame(instruction)
-        room = self._room(frame)
-        query = query[:room]
+        free = self._free_tokens(frame)
+        query = query[:free]
         first = frame.before + query + frame.between
-        second = passage[: room - len(query)] + frame.after
+        second = passage[: free - len(query)] + frame.after
         if frame.types is None:
             return Row(first + second, None, len(first))
         types = [frame.types[0]] * len(first) + [frame.types[1]] * len(second)
         return Row(first + second, types, len(first))
 
     def rows(self, pairs: Sequence[tuple[str, str]], instruction: str | None = None) -> list[Row]:
+        """Tokenise (query, passage) pairs."""
         queries = self.queries(query for query, _ in pairs)
         passages = self.passages(passage for _, passage in pairs)
         return [self.row(queries[query], passages[passage], instruction) for query, passage in pairs]
@@ -174,9 +221,10 @@ def instruction_of(line: dict[str, Any]) -> str | None:
 
 
 def yes_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the token ids of `Yes`, the answer that upstream trains for."""
     return tokenizer("Yes", add_special_tokens=False)["input_ids"]
 
 
 def yes_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token whose row of the vocabulary head starts a relevance head: upstream takes the last of `Yes`."""
+    """Return the token of which the row in the vocabulary head initialises a relevance head: the last of `Yes`."""
     return yes_ids(tokenizer)[-1]

@@ -2,12 +2,15 @@
 
 Upstream: FlagEmbedding, research/llm_reranker/finetune_for_layerwise/modeling.py, class `BiEncoderModel`, whose calling
 convention `lwr.compat` keeps.
+
+Letters in shape comments: B rows of the batch, R remaining rows, H hidden size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,23 +20,30 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lwr.common.exits import exit_name
 from lwr.config.model import BaseModelConfig, Pooling, PromptTemplate
 from lwr.model import storage
-from lwr.model.batch_layout import Packed, Padded
+from lwr.model.batch_layout import PackedLayout, PaddedLayout
 from lwr.model.batching import make_batches, out_of_memory_hint, pad
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.layer_hooks import LayerStack, find_layer_stack, run_to
 from lwr.model.loading import yes_row_of
-from lwr.model.packing import find_positions
+from lwr.model.packing import enable_packing
 from lwr.model.prompt import Prompt, Row
 
-CPU_TOKENS, GPU_TOKENS = 2048, 16384  # a CPU's caches hold the states of some thousand tokens
+CPU_TOKENS_PER_BATCH = 2048  # the states of a few thousand tokens fit into a CPU's caches
+GPU_TOKENS_PER_BATCH = 16384
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """order: int64 [passages], places from best to worst. By place: layers, int64, the last exit that read a passage,
-    and scores, float32, which it had there."""
+    """The ranking of the candidates of one query.
+
+    Attributes:
+        order: int64 [candidates], their indices from best to worst.
+        layers: int64 [candidates], the last exit that scored each candidate, in the order in which they were given.
+        scores: float32 [candidates], each candidate's score at that exit, in the same order.
+    """
 
     order: np.ndarray
     layers: np.ndarray
@@ -41,6 +51,26 @@ class Ranking:
 
 
 class LayerwiseReranker(nn.Module):
+    """A transformer that scores query-passage pairs at every layer from `start_layer` to the last.
+
+    A head is a vector [H] in float32. The score of a layer is its product with the state of a pair at that layer,
+    pooled over tokens and normalised by the backbone's final norm. Blocks after the deepest requested layer do not run.
+
+    Example:
+        >>> from lwr import LayerwiseReranker
+        >>> reranker = LayerwiseReranker.from_pretrained("path/to/model")
+        >>> reranker.rank("read a csv file", ["def read_csv(path): ...", "def to_csv(path): ..."], layer=4)
+        >>> reranker.score([("read a csv file", "def read_csv(path): ...")], layers="all")  # [exits, pairs]
+
+    Attributes:
+        backbone: The Hugging Face model without its language-model head; with an adapter, wrapped by peft.
+        stack: Its blocks and final norm.
+        exits: The layers that have a head, ascending.
+        heads: One parameter [H] for each exit, or a single one that all exits share.
+        prompt: How pairs are written and tokenised; None without a tokenizer.
+        first_position: The index of a packed row's first position; None if rows are padded instead of packed.
+    """
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -55,20 +85,29 @@ class LayerwiseReranker(nn.Module):
         passage_max_len: int = 224,
         base: BaseModelConfig | None = None,
     ):
-        """model: a Hugging Face backbone, or a causal language model, of which only the backbone is kept.
-        pooling: what a head reads; None: the last token of a causal backbone, the mean of an encoder.
-        initial_heads: [hidden] for all exits or layer -> [hidden]; None: the vocabulary head's row of `Yes`
-            where `model` has one and a tokenizer is given, else random.
-        template: the prompt of a causal backbone; an encoder has its tokenizer's pair format.
-        query_max_len, passage_max_len: tokens (see `Prompt`).
-        base: where the backbone came from; an adapter can't be saved without.
+        """Put heads on a backbone.
 
-        Raises UnsupportedBackbone, and ValueError where `start_layer` is no layer of the backbone.
+        Args:
+            model: A backbone, or a causal language model, of which only the backbone is kept.
+            tokenizer: Its tokenizer; needed for everything that takes texts.
+            start_layer: The shallowest layer with a head.
+            pooling: What a head reads; None: the last token of a causal backbone, the mean over tokens of an encoder.
+            shared_head: Whether all exits share one head.
+            initial_heads: [H] for all exits, or layer -> [H]. None: the row of `Yes` in the vocabulary head if `model`
+                has one and a tokenizer is given, else random.
+            template: The prompt of a causal backbone. An encoder uses its tokenizer's format of pairs.
+            query_max_len: Tokens of a query (see `Prompt`).
+            passage_max_len: Tokens of a passage (see `Prompt`).
+            base: The checkpoint of the backbone. An adapter cannot be saved without it.
+
+        Raises:
+            UnsupportedBackbone: The backbone's layers cannot be observed.
+            ValueError: `start_layer` is not a layer, a head is missing, or `pooling` does not fit the backbone.
         """
         super().__init__()
         if isinstance(model, PeftModel):
             raise ValueError(
-                "give the model without its adapter, then call add_lora: heads stay outside peft"
+                "give the model without its adapter, then call lwr.model.lora.add_lora: heads stay outside peft"
             )
         if initial_heads is None and tokenizer is not None and model.get_output_embeddings() is not None:
             initial_heads = yes_row_of(model, tokenizer)
@@ -76,56 +115,68 @@ class LayerwiseReranker(nn.Module):
         self.tokenizer = tokenizer
         self.config = self.backbone.config
         self.stack: LayerStack = find_layer_stack(self.backbone)
-        self.first_position = find_positions(self.backbone, self.stack)  # None: rows can't be packed
-        if not 1 <= start_layer <= self.stack.num_layers:
-            raise ValueError(f"start_layer is {start_layer}, but layers are 1..{self.stack.num_layers}")
+        self.first_position = enable_packing(self.backbone, self.stack)
         for module in self.stack.unused:
             module.requires_grad_(False)
 
-        self.start_layer = start_layer
-        self.exits = list(range(start_layer, self.stack.num_layers + 1))
-        self.pooling: Pooling = pooling or ("last" if self.stack.causal else "mean")
-        if self.pooling == "first" and self.stack.causal:
+        num_layers, causal = self.stack.num_layers, self.stack.causal
+        if not 1 <= start_layer <= num_layers:
+            raise ValueError(f"start_layer is {start_layer}, but layers are 1..{num_layers}")
+        if pooling == "first" and causal:
             raise ValueError(
                 "pooling is `first`, but in a causal backbone the first token has read nothing else"
             )
+        self.start_layer = start_layer
+        self.exits = list(range(start_layer, num_layers + 1))
+        self.pooling: Pooling = pooling or ("last" if causal else "mean")
         self.shared_head = shared_head
-        self.heads = nn.ParameterList(self._first_weights(initial_heads))
-        self.prompt = tokenizer and Prompt(
-            tokenizer, template if self.stack.causal else None, query_max_len, passage_max_len
-        )
+        self.heads = nn.ParameterList(self._make_heads(initial_heads))
+        self.prompt: Prompt | None = None
+        if tokenizer is not None:
+            self.prompt = Prompt(tokenizer, template if causal else None, query_max_len, passage_max_len)
         self.base = base
 
-    def _first_weights(self, initial: Tensor | Mapping[int, Tensor] | None) -> list[Tensor]:
-        """float32 [hidden] for each head."""
-        hidden, device = self.config.get_text_config().hidden_size, self.backbone.device
+    def _make_heads(self, initial: Tensor | Mapping[int, Tensor] | None) -> list[Tensor]:
+        """Return the initial weights of each head, float32 [H], on the backbone's device."""
+        hidden_size, device = self.config.get_text_config().hidden_size, self.backbone.device
         layers = self.exits[-1:] if self.shared_head else self.exits
         if initial is None:
-            return [torch.normal(0.0, 0.02, (hidden,), device=device) for _ in layers]
-        rows = dict.fromkeys(layers, initial) if isinstance(initial, Tensor) else initial
-        missing = [k for k in layers if k not in rows]
+            return [torch.normal(0.0, 0.02, (hidden_size,), device=device) for _ in layers]
+        weights = dict.fromkeys(layers, initial) if isinstance(initial, Tensor) else initial
+        missing = [k for k in layers if k not in weights]
         if missing:
-            raise ValueError(f"no head for layers {missing}: the checkpoint has heads at {sorted(rows)}")
-        return [rows[k].detach().to(device, torch.float32).clone() for k in layers]
+            raise ValueError(f"no head for layers {missing}: the checkpoint has heads at {sorted(weights)}")
+        return [weights[k].detach().to(device, torch.float32).clone() for k in layers]
 
-    # --- scoring ---------------------------------------------------------------------------------------
+    # --- Scoring features --------------------------------------------------------------------------------
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Score a batch at every exit: float32 [exits, B]. Training calls this; see `encode` for `features`."""
+        return torch.stack(self.encode(features))
 
     def encode(self, features: Mapping[str, Tensor], layers: Sequence[int] | None = None) -> list[Tensor]:
-        """Scores at each of `layers` (default: every exit), each float32 [batch]; no deeper block runs.
+        """Score a batch at several layers in one pass. No deeper block runs.
 
-        features: `input_ids`, `attention_mask` int64 [batch, tokens], padded on either side (an encoder with
-        learnt positions, as BERT: on the right); optionally `token_type_ids`, `position_ids`, and upstream's
-        `labels`, whose one entry above -100 marks the answer: then the token before it is read.
+        Args:
+            features: `input_ids` and `attention_mask`, int64 [B, tokens], padded on either side (an encoder with learnt
+                positions, such as BERT: on the right). Optionally `token_type_ids`, `position_ids`, and upstream's
+                `labels`, of which the one entry above -100 marks the answer: the head then reads the token before it.
+            layers: The layers, in any order; None: every exit.
+
+        Returns:
+            float32 [B] for each layer.
         """
         layers = self.exits if layers is None else list(layers)
-        self._known(layers)
-        layout, scores = self._layout(features), {}
-        in_order = layout.rows.argsort()
+        self._check_layers(layers)
+        layout = self._lay_out(features)
+        batch_order = layout.rows.argsort()  # [B]
+        scores: dict[int, Tensor] = {}
 
-        def look(layer: int, hidden: Tensor) -> None:
-            scores[layer] = self._score(layer, layout.pool(hidden, self.stack.norm))[in_order]
+        def score_layer(layer: int, hidden: Tensor) -> None:
+            pooled = layout.pool(hidden, self.stack.norm)  # [B, H], in the order of the layout
+            scores[layer] = self._score(layer, pooled)[batch_order]
 
-        run_to(self.backbone, self.stack, layers, look, layout.dim, **layout.inputs)
+        run_to(self.backbone, self.stack, layers, score_layer, layout.dim, **layout.inputs)
         return [scores[k] for k in layers]
 
     def cascade(
@@ -135,59 +186,70 @@ class LayerwiseReranker(nn.Module):
         last: int,
         tokens_at_once: int | None = None,
     ) -> Tensor:
-        """Scores float32 [exits used, batch] of one forward pass that lets rows go; NaN for those that had left.
+        """Score the candidates of one query in one pass that drops candidates on the way.
 
-        features: the candidates of one query, as `encode` takes them. keep: layer -> how many go on from there, the
-        best by their scores (of equals the first in the batch). last: the layer where who is left is scored.
-        tokens_at_once: about how many a block computes at a time; None: all.
+        Args:
+            features: The candidates, as `encode` takes them.
+            keep: Layer -> number of candidates that remain after it, the best by its scores; of equal ones the first in
+                the batch.
+            last: The layer that scores the candidates that remain at the end.
+            tokens_at_once: About how many tokens a block computes at a time; None: all.
+
+        Returns:
+            float32 [layers of the cascade, B], NaN for candidates that were dropped before a layer.
         """
         layers = [*sorted(keep), last]
-        self._known(layers)
-        layout, batch = self._layout(features), len(features["input_ids"])
-        scores = torch.full((len(layers), batch), torch.nan, device=features["input_ids"].device)
+        self._check_layers(layers)
+        layout = self._lay_out(features)
+        batch_size, device = len(features["input_ids"]), features["input_ids"].device
+        scores = torch.full((len(layers), batch_size), torch.nan, device=device)
 
-        def look(layer: int, hidden: Tensor) -> Tensor | None:
-            here = self._score(layer, layout.pool(hidden, self.stack.norm))
-            scores[layers.index(layer), layout.rows] = here
+        def score_and_drop(layer: int, hidden: Tensor) -> Tensor | None:
+            of_layer = self._score(
+                layer, layout.pool(hidden, self.stack.norm)
+            )  # [R], in the order of the layout
+            scores[layers.index(layer), layout.rows] = of_layer
             if layer == last:
                 return None
-            in_order = layout.rows.argsort()
-            best = here[in_order].argsort(descending=True, stable=True)[: keep[layer]]
-            return layout.keep(in_order[best].sort().values)
+            batch_order = layout.rows.argsort()  # [R], so that a stable sort prefers the first in the batch
+            best = of_layer[batch_order].argsort(descending=True, stable=True)[: keep[layer]]
+            return layout.keep(batch_order[best].sort().values)
 
-        parts = tokens_at_once and (lambda: layout.parts(tokens_at_once))
-        run_to(self.backbone, self.stack, layers, look, layout.dim, parts, **layout.inputs)
+        make_chunks = None if tokens_at_once is None else partial(layout.chunks, tokens_at_once)
+        run_to(self.backbone, self.stack, layers, score_and_drop, layout.dim, make_chunks, **layout.inputs)
         return scores
 
-    def _known(self, layers: Sequence[int]) -> None:
+    def _check_layers(self, layers: Sequence[int]) -> None:
+        """Raise ValueError if one of the layers has no head."""
         unknown = [k for k in layers if k not in self.exits]
         if unknown:
             raise ValueError(f"layers {unknown} have no head; exits are {self.exits[0]}..{self.exits[-1]}")
 
     @property
     def can_share_prefix(self) -> bool:
-        """Whether what all rows of a batch start with is computed once, where that pays."""
+        """Whether the prefix that all rows of a batch share can be computed once."""
         return self.first_position is not None and self.stack.causal and self.pooling == "last"
 
-    def _layout(self, features: Mapping[str, Tensor]) -> Padded | Packed:
+    def _lay_out(self, features: Mapping[str, Tensor]) -> PaddedLayout | PackedLayout:
+        """Lay out a batch: packed if the backbone can be packed, else padded."""
         if self.first_position is None:
-            return Padded(features, self.stack.causal, self.pooling)
-        return Packed(features, self.pooling, self.first_position, self.can_share_prefix)
+            return PaddedLayout(features, self.stack.causal, self.pooling)
+        return PackedLayout(features, self.pooling, self.first_position, self.can_share_prefix)
 
     def head(self, layer: int) -> Tensor:
-        """float32 [hidden]."""
+        """Return the weights of a layer's head, float32 [H]."""
         return self.heads[0 if self.shared_head else layer - self.start_layer]
 
-    def _score(self, layer: int, state: Tensor) -> Tensor:
-        """state [rows, hidden] -> float32 [rows], of each row whatever stands beside it in the batch.
+    def _score(self, layer: int, states: Tensor) -> Tensor:
+        """Score pooled states [R, H] by a layer's head: float32 [R].
 
-        A matrix-vector product would round by a row's place, and equal passages would not score alike. bfloat16
-        scores tie, and ties decide rankings.
+        A row's score does not depend on its place in the batch. A matrix-vector product would round by that place, and
+        equal passages would not score alike. bfloat16 scores would tie, and ties decide rankings.
         """
-        with torch.autocast(state.device.type, enabled=False):
-            return (state.float() * self.head(layer).float()).sum(dim=-1)
+        with torch.autocast(states.device.type, enabled=False):
+            return (states.float() * self.head(layer).float()).sum(dim=-1)
 
-    # --- ranking texts ---------------------------------------------------------------------------------
+    # --- Scoring and ranking texts -----------------------------------------------------------------------
 
     @torch.inference_mode()
     def score_rows(
@@ -197,19 +259,28 @@ class LayerwiseReranker(nn.Module):
         tokens_per_batch: int | None = None,
         precision: str = "float32",
     ) -> np.ndarray:
-        """float32 [layers, rows]: the scores of tokenised pairs, in batches under a budget of tokens.
+        """Score tokenised pairs in batches. The reranker must be in evaluation mode.
 
-        tokens_per_batch: None takes `default_tokens_per_batch`. The reranker must be in evaluation mode. Raises MemoryError
-        that names the batch.
+        Args:
+            rows: The pairs.
+            layers: The layers that score.
+            tokens_per_batch: The budget of a batch; None: `default_tokens_per_batch`.
+            precision: `float32`, or `bfloat16` for autocast.
+
+        Returns:
+            float32 [layers, rows].
+
+        Raises:
+            MemoryError: A batch does not fit into memory; the message names it.
         """
         scores = np.empty((len(layers), len(rows)), dtype=np.float32)
         budget = tokens_per_batch or self.default_tokens_per_batch
         for batch in make_batches(rows, budget, self.can_share_prefix):
             longest = max(len(rows[i]) for i in batch)
-            fix = f"{len(batch)} rows of up to {longest} tokens; set tokens_per_batch below {budget}"
-            with out_of_memory_hint(fix), self._autocast(precision):
-                encoded = self.encode(self._features([rows[i] for i in batch]), layers)
-            scores[:, batch] = torch.stack(encoded).cpu().numpy()
+            hint = f"{len(batch)} rows of up to {longest} tokens; set tokens_per_batch below {budget}"
+            with out_of_memory_hint(hint), self._autocast(precision):
+                by_layer = self.encode(self._make_features([rows[i] for i in batch]), layers)
+            scores[:, batch] = torch.stack(by_layer).cpu().numpy()  # [layers, B]
         return scores
 
     @torch.inference_mode()
@@ -220,22 +291,34 @@ class LayerwiseReranker(nn.Module):
         tokens_per_batch: int | None = None,
         precision: str = "float32",
     ) -> Ranking:
-        """One query's tokenised pairs, ranked by one exit or by a cascade; of equals the first given comes first.
+        """Rank the tokenised candidates of one query. Of candidates with equal scores the first given comes first.
 
-        The candidates of one exit are batched; of a cascade they share one pass, whose blocks compute as many at a time
-        as a batch has.
+        With one exit the candidates are scored in batches. In a cascade they share one pass, whose blocks compute about
+        as many tokens at a time as a batch holds.
+
+        Args:
+            rows: The candidates.
+            schedule: The exit or the cascade.
+            tokens_per_batch: As for `score_rows`, and so is `precision`.
+            precision: `float32`, or `bfloat16` for autocast.
+
+        Raises:
+            MemoryError: The candidates do not fit into memory.
         """
         if not schedule.keep or not rows:
             (scores,) = self.score_rows(rows, [schedule.last], tokens_per_batch, precision)
             return Ranking(np.argsort(-scores, kind="stable"), np.full(len(rows), schedule.last), scores)
         budget = tokens_per_batch or self.default_tokens_per_batch
-        fix = f"a cascade of {len(rows)} rows, some {budget} tokens at a time; set tokens_per_batch lower"
-        with out_of_memory_hint(fix), self._autocast(precision):
-            scores = self.cascade(self._features(rows), dict(schedule.keep), schedule.last, budget)
-        by_stage = scores.cpu().numpy()
-        stage = (~np.isnan(by_stage)).sum(axis=0) - 1  # who left late, stands above who left early
-        scores = by_stage[stage, np.arange(len(rows))]
-        return Ranking(np.lexsort((-scores, -stage)), np.array(schedule.layers)[stage], scores)
+        hint = f"a cascade of {len(rows)} rows, about {budget} tokens at a time; set tokens_per_batch lower"
+        with out_of_memory_hint(hint), self._autocast(precision):
+            scores = self.cascade(self._make_features(rows), dict(schedule.keep), schedule.last, budget)
+        by_stage = scores.cpu().numpy()  # [stages, rows]
+        last_stage = (~np.isnan(by_stage)).sum(
+            axis=0
+        ) - 1  # [rows]; the later a row was dropped, the better its rank
+        scores = by_stage[last_stage, np.arange(len(rows))]  # [rows]
+        order = np.lexsort((-scores, -last_stage))
+        return Ranking(order, np.array(schedule.layers)[last_stage], scores)
 
     def score(
         self,
@@ -245,14 +328,33 @@ class LayerwiseReranker(nn.Module):
         layers: Sequence[int] | Literal["all"] | None = None,
         normalize: bool = False,
     ) -> np.ndarray:
-        """Scores of (query, passage) pairs: float32 [pairs] at one layer, the deepest where none is given, or
-        [layers, pairs] at several, from one pass. normalize: squeezed into 0..1 by the logistic function."""
-        if layer is not None and layers is not None:
-            raise ValueError(f"layer is {layer} and layers {layers}: give one of the two")
-        chosen = [layer or self.exits[-1]] if layers is None else self.exits if layers == "all" else layers
-        scores = self.score_rows(self.prompt.rows(pairs), chosen)
+        """Score (query, passage) pairs at one layer, or at several in one pass.
+
+        Args:
+            pairs: The pairs.
+            layer: The layer; None: the deepest.
+            layers: Several layers, or `all` exits, instead of `layer`.
+            normalize: Map scores to 0..1 by the logistic function.
+
+        Returns:
+            float32 [pairs] at one layer, or [layers, pairs] at several.
+
+        Raises:
+            ValueError: Both `layer` and `layers` are given, or a layer has no head.
+        """
+        scores = self.score_rows(self.prompt.rows(pairs), self._resolve_layers(layer, layers))
         scores = logistic(scores) if normalize else scores
         return scores[0] if layers is None else scores
+
+    def _resolve_layers(
+        self, layer: int | None, layers: Sequence[int] | Literal["all"] | None
+    ) -> Sequence[int]:
+        """Return the layers that `score` is asked for."""
+        if layer is not None and layers is not None:
+            raise ValueError(f"layer is {layer} and layers {layers}: give one of the two")
+        if layers is None:
+            return [self.exits[-1] if layer is None else layer]
+        return self.exits if layers == "all" else layers
 
     def rank(
         self,
@@ -265,60 +367,81 @@ class LayerwiseReranker(nn.Module):
         return_documents: bool = True,
         normalize: bool = False,
     ) -> list[dict[str, Any]]:
-        """The documents best first, as sentence-transformers' `CrossEncoder.rank` gives them: corpus_id (place in
-        `documents`), score, text.
+        """Rank documents, best first. The result is that of sentence-transformers' `CrossEncoder.rank`.
 
-        layer: the exit that ranks; None: the deepest. cascade: `2:20 4:10 6` instead; scores are then of the last exit
-        that read a document, told as `layer`, and can only be compared within one.
+        Args:
+            query: The query.
+            documents: The candidates.
+            layer: The exit that ranks; None: the deepest.
+            cascade: A schedule such as `2:20 4:10 6` instead of `layer`.
+            top_k: The number of documents returned; None: all.
+            return_documents: Whether to return the texts, too.
+            normalize: Map scores to 0..1 by the logistic function.
+
+        Returns:
+            For each document `corpus_id` (its index in `documents`), `score` and, if wanted, `text`. With a cascade
+            also `layer`, the last exit that scored it. Scores of different layers cannot be compared.
+
+        Raises:
+            ValueError: Both `layer` and `cascade` are given, or a layer has no head.
         """
-        if layer is not None and cascade is not None:
-            raise ValueError(f"layer is {layer} and cascade {str(cascade)!r}: give one of the two")
-        schedule = Schedule.single(layer or self.exits[-1])
-        if cascade is not None:
-            schedule = cascade if isinstance(cascade, Schedule) else Schedule.parse(cascade)
+        schedule = self._resolve_schedule(layer, cascade)
         ranking = self.rank_rows(self.prompt.rows([(query, text) for text in documents]), schedule)
         scores = logistic(ranking.scores) if normalize else ranking.scores
         ranked = []
         for i in ranking.order[:top_k].tolist():
-            entry = {"corpus_id": i, "score": float(scores[i])}
-            entry |= {"text": documents[i]} if return_documents else {}
-            ranked.append(entry | ({"layer": int(ranking.layers[i])} if schedule.keep else {}))
+            entry: dict[str, Any] = {"corpus_id": i, "score": float(scores[i])}
+            if return_documents:
+                entry["text"] = documents[i]
+            if schedule.keep:
+                entry["layer"] = int(ranking.layers[i])
+            ranked.append(entry)
         return ranked
+
+    def _resolve_schedule(self, layer: int | None, cascade: str | Schedule | None) -> Schedule:
+        """Return the schedule that `rank` is asked for."""
+        if layer is not None and cascade is not None:
+            raise ValueError(f"layer is {layer} and cascade {str(cascade)!r}: give one of the two")
+        if cascade is None:
+            return Schedule.single(self.exits[-1] if layer is None else layer)
+        return cascade if isinstance(cascade, Schedule) else Schedule.parse(cascade)
 
     @property
     def default_tokens_per_batch(self) -> int:
-        """Tokens of a forward pass where nobody says how many."""
-        return CPU_TOKENS if self.heads[0].device.type == "cpu" else GPU_TOKENS
+        """The tokens of a batch where no budget is given; by device."""
+        return CPU_TOKENS_PER_BATCH if self.heads[0].device.type == "cpu" else GPU_TOKENS_PER_BATCH
 
-    def _features(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+    def _make_features(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """Pad rows and move them to the device of the heads."""
         device = self.heads[0].device
         return {name: tensor.to(device) for name, tensor in pad(rows, self.tokenizer).items()}
 
     def _autocast(self, precision: str) -> torch.autocast:
         return torch.autocast(self.heads[0].device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
-    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Return the scores of every exit, float32 [exits, batch], for features as `encode` takes them."""
-        return torch.stack(self.encode(features))
-
-    # --- on disk ---------------------------------------------------------------------------------------
+    # --- Saving and loading ------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Weights or adapter, heads, tokenizer, and lwr.json: all that `from_pretrained` needs but the base
-        model that an adapter names."""
-        layers = self.exits[-1:] if self.shared_head else self.exits
-        names = ["shared"] if self.shared_head else [f"layer_{k}" for k in layers]
-        about = {
+        """Write weights or adapter, heads, tokenizer and lwr.json into `folder`.
+
+        That is all `from_pretrained` needs, except for the base model that an adapter names.
+
+        Raises:
+            ValueError: The backbone has an adapter, but `base` is not known.
+        """
+        template = self.prompt.template
+        options = {
             "depth": self.stack.num_layers,
             "start_layer": self.start_layer,
             "shared_head": self.shared_head,
             "pooling": self.pooling,
-            "template": self.prompt.template and self.prompt.template.model_dump(),
+            "template": None if template is None else template.model_dump(),
             "query_max_len": self.prompt.query_max_len,
             "passage_max_len": self.prompt.passage_max_len,
         }
+        names = ["shared"] if self.shared_head else [exit_name(k) for k in self.exits]
         heads = dict(zip(names, self.heads, strict=True))
-        storage.write(Path(folder), self.backbone, heads, self.tokenizer, self.base, about)
+        storage.write_reranker(Path(folder), self.backbone, heads, self.tokenizer, self.base, options)
 
     @classmethod
     def from_pretrained(
@@ -330,20 +453,27 @@ class LayerwiseReranker(nn.Module):
         dtype: torch.dtype = torch.float32,
         attention: str = "sdpa",
     ) -> Self:
-        """A saved reranker, or an upstream layerwise checkpoint, in evaluation mode.
+        """Load a saved reranker or an upstream layerwise checkpoint, in evaluation mode.
 
-        device: None takes the GPU where there is one.
-        Raises ValueError where a part is missing, or an adapter meets another base than it was trained on.
+        Args:
+            model: A folder or an id on the Hugging Face hub.
+            revision: The commit or branch of a hub id.
+            device: None: a GPU if there is one.
+            dtype: The dtype of the backbone. Heads stay float32.
+            attention: The name of an attention function of transformers.
+
+        Raises:
+            ValueError: A part is missing or damaged, or an adapter's base has other weights than it was trained on.
         """
-        read = storage.read(str(model), revision, dtype, attention)
-        reranker = cls(read.backbone, read.tokenizer, **read.options)
-        if read.adapter is not None:
-            reranker.backbone = PeftModel.from_pretrained(read.backbone, read.adapter).to(dtype)
+        stored = storage.read_reranker(str(model), revision, dtype, attention)
+        reranker = cls(stored.backbone, stored.tokenizer, **stored.options)
+        if stored.adapter is not None:
+            reranker.backbone = PeftModel.from_pretrained(stored.backbone, stored.adapter).to(dtype)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return reranker.to(device).eval()
 
 
 def logistic(scores: np.ndarray) -> np.ndarray:
-    """Into 0..1; of the same kind of float."""
+    """Map scores to 0..1 by the logistic function, in their own dtype."""
     with np.errstate(over="ignore"):
         return 1 / (1 + np.exp(-scores))

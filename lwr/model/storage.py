@@ -1,4 +1,4 @@
-"""A reranker in a folder: weights or adapter, heads, tokenizer, and lwr.json, which says how they go together."""
+"""Write and read a reranker in a folder: weights or adapter, heads, tokenizer, and lwr.json with its options."""
 
 from __future__ import annotations
 
@@ -18,64 +18,90 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from lwr.common.errors import BadInput
+from lwr.common.exits import exit_name
 from lwr.common.json_lines import read_json
 from lwr.config.model import BaseModelConfig, PromptTemplate
 from lwr.formats.checkpoint import check_weights, fetch_checkpoint, read_config, weights_fingerprint
 from lwr.model.loading import check_missing, load_base_model, load_tokenizer, load_weights
 from lwr.model.minicpm import has_heads, is_minicpm
 
+STORED_OPTIONS = ("start_layer", "pooling", "shared_head", "query_max_len", "passage_max_len")
+"""The keys of lwr.json that are constructor arguments of `LayerwiseReranker` as they are."""
 
-def write(
+
+# --- Writing -------------------------------------------------------------------------------------------
+
+
+def write_reranker(
     folder: Path,
     backbone: nn.Module,
     heads: Mapping[str, Tensor],
     tokenizer: PreTrainedTokenizerBase,
     base: BaseModelConfig | None,
-    about: Mapping[str, Any],
+    options: Mapping[str, Any],
 ) -> None:
-    """heads: `shared`, or `layer_k` for each exit. about: the rest of lwr.json.
+    """Write a reranker into a folder.
 
-    Raises ValueError where an adapter has no base to name.
+    Args:
+        folder: Made if it does not exist.
+        backbone: With an adapter, only the adapter is written.
+        heads: `shared`, or `layer_k` for each exit -> float32 [H].
+        tokenizer: The tokenizer.
+        base: The checkpoint of the backbone.
+        options: The other keys of lwr.json.
+
+    Raises:
+        ValueError: The backbone has an adapter, but `base` is None.
+        OSError: The weights cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    adapter = isinstance(backbone, PeftModel)
-    if adapter and base is None:
-        raise ValueError("an adapter must name its base model: construct with base=, or merge() first")
-    own = {name: head.detach().cpu().contiguous() for name, head in heads.items()}
+    has_adapter = isinstance(backbone, PeftModel)
+    if has_adapter and base is None:
+        raise ValueError(
+            "an adapter must name its base model: construct with base=, or merge it (lwr.model.lora.merge_lora)"
+        )
     with convert_write_errors(folder):
         backbone.save_pretrained(folder)
         backbone.config.save_pretrained(folder)  # an adapter alone would not write it
-        save_file(own, folder / "heads.safetensors")
+        stored_heads = {name: head.detach().cpu().contiguous() for name, head in heads.items()}
+        save_file(stored_heads, folder / "heads.safetensors")
     tokenizer.save_pretrained(folder)
     origin = {
         "lwr": version("lwr"),
-        "base": base and base.slice(),
-        "adapter": adapter,
-        "base_fingerprint": weights_fingerprint(fetch_checkpoint(base.model, base.revision))
-        if adapter
-        else None,
+        "base": None if base is None else base.slice(),
+        "adapter": has_adapter,
+        "base_fingerprint": _fingerprint(base) if has_adapter else None,
     }
-    (folder / "lwr.json").write_text(json.dumps({**origin, **about}, indent=2) + "\n", encoding="utf-8")
+    (folder / "lwr.json").write_text(json.dumps({**origin, **options}, indent=2) + "\n", encoding="utf-8")
+
+
+def _fingerprint(base: BaseModelConfig) -> str:
+    """Return a hash of the weights of a base model."""
+    return weights_fingerprint(fetch_checkpoint(base.model, base.revision))
 
 
 @contextmanager
 def convert_write_errors(folder: Path) -> Iterator[None]:
-    """Where weights cannot be written, as on a full disk: OSError, which safetensors has an error of its own for."""
+    """Raise OSError if safetensors cannot write weights inside the block, for example to a full disk."""
     try:
         yield
     except SafetensorError as error:
         raise OSError(f"{folder}: weights cannot be written ({error})") from error
 
 
-def read_stored_exits(model: str, revision: str | None = None) -> list[int]:
-    """The layers with a head, without a look at weights: of a hub id only the descriptions are downloaded.
+# --- Reading -------------------------------------------------------------------------------------------
 
-    Raises BadInput where it is no reranker.
+
+def read_stored_exits(model: str, revision: str | None = None) -> list[int]:
+    """Read the layers with a head of a stored reranker. No weights are read or downloaded.
+
+    Raises:
+        BadInput: There is no reranker.
     """
     folder = fetch_checkpoint(model, revision, ["lwr.json", "config.json"])
     if (folder / "lwr.json").is_file():
-        about = read_about(folder)
-        return list(range(about["start_layer"], about["depth"] + 1))
+        description = read_description(folder)
+        return list(range(description["start_layer"], description["depth"] + 1))
     _check_upstream(folder, model)
     config = read_config(folder)
     return list(range(config["start_layer"], config["num_hidden_layers"] + 1))
@@ -83,81 +109,98 @@ def read_stored_exits(model: str, revision: str | None = None) -> list[int]:
 
 @dataclass(frozen=True)
 class StoredReranker:
-    """What a LayerwiseReranker is made of."""
+    """The parts of a reranker that was read.
+
+    Attributes:
+        backbone: Without its adapter.
+        tokenizer: The tokenizer.
+        adapter: The folder of an adapter, to be applied to the backbone of the constructed reranker.
+        options: Keyword arguments of `LayerwiseReranker`.
+    """
 
     backbone: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    adapter: Path | None  # folder of an adapter for the backbone, to be put on once it is wrapped
-    options: dict[str, Any]  # of the constructor
+    adapter: Path | None
+    options: dict[str, Any]
 
 
-def _check_heads(folder: Path, heads: Mapping[int, Tensor], backbone: PreTrainedModel) -> None:
-    hidden = backbone.config.get_text_config().hidden_size
-    for layer, head in heads.items():
-        if head.shape != (hidden,):
-            raise BadInput(
-                f"{folder / 'heads.safetensors'}: the head of layer {layer} is {list(head.shape)}, but states are "
-                f"[{hidden}]: another model's; train or fetch it again"
-            )
+def read_reranker(model: str, revision: str | None, dtype: torch.dtype, attention: str) -> StoredReranker:
+    """Read a folder that `write_reranker` wrote, or an upstream layerwise checkpoint.
 
+    Args:
+        model: A folder or an id on the Hugging Face hub.
+        revision: The commit or branch of a hub id.
+        dtype: The dtype of the backbone.
+        attention: The name of an attention function of transformers.
 
-def read(model: str, revision: str | None, dtype: torch.dtype, attention: str) -> StoredReranker:
-    """A folder that `write` wrote, or an upstream layerwise checkpoint.
-
-    Raises BadInput where a part is missing or damaged, or an adapter meets another base than it was trained on.
+    Raises:
+        BadInput: A part is missing or damaged, or an adapter's base has other weights than it was trained on.
     """
     folder = fetch_checkpoint(model, revision)
     if not (folder / "lwr.json").is_file():
         return _read_upstream(model, revision, dtype, attention)
-    about = read_about(folder)
+    description = read_description(folder)
     check_weights(folder)
-    base = BaseModelConfig(**about["base"]) if about["base"] else None
+    base = BaseModelConfig(**description["base"]) if description["base"] else None
     tokenizer = load_tokenizer(folder)
-    as_written = ("start_layer", "pooling", "shared_head", "query_max_len", "passage_max_len")
-    options = {name: about[name] for name in as_written} | {
-        "initial_heads": _read_heads(folder, about),
-        "template": PromptTemplate(**(about["template"] or {})),
-    }
-    if about["adapter"]:
-        _part(folder, "adapter_model.safetensors")
-        _same_base(folder, base, about["base_fingerprint"])
+    heads = _read_heads(folder, description)
+    if description["adapter"]:
+        _check_file(folder, "adapter_model.safetensors")
+        _check_base(folder, base, description["base_fingerprint"])
         backbone = load_base_model(base.model_copy(update={"attention": attention})).backbone
     else:
         backbone, missing = load_weights(AutoModel, folder, dtype=dtype, attn_implementation=attention)
         check_missing(folder, missing)
-    _check_heads(folder, options["initial_heads"], backbone)
-    return StoredReranker(backbone, tokenizer, folder if about["adapter"] else None, options | {"base": base})
+    _check_head_sizes(folder, heads, backbone)
+    options = {name: description[name] for name in STORED_OPTIONS} | {
+        "initial_heads": heads,
+        "template": PromptTemplate(**(description["template"] or {})),
+        "base": base,
+    }
+    return StoredReranker(backbone, tokenizer, folder if description["adapter"] else None, options)
 
 
-def read_about(folder: Path) -> dict[str, Any]:
-    """lwr.json. Raises BadInput."""
-    kinds = {"start_layer": int, "depth": int, "shared_head": bool, "adapter": bool, "pooling": str}
-    kinds |= {"query_max_len": int, "passage_max_len": int}
-    about = read_json(folder / "lwr.json", kinds)
-    if missing := [name for name in ("base", "base_fingerprint", "template") if name not in about]:
+def read_description(folder: Path) -> dict[str, Any]:
+    """Read lwr.json.
+
+    Raises:
+        BadInput: A key is missing or has a value of another type.
+    """
+    types = {"start_layer": int, "depth": int, "shared_head": bool, "adapter": bool, "pooling": str}
+    types |= {"query_max_len": int, "passage_max_len": int}
+    description = read_json(folder / "lwr.json", types)
+    if missing := [name for name in ("base", "base_fingerprint", "template") if name not in description]:
         raise BadInput(
             f"{folder / 'lwr.json'}: field {missing[0]!r} is missing; train or fetch the model again"
         )
-    return about
+    return description
 
 
 def _read_upstream(model: str, revision: str | None, dtype: torch.dtype, attention: str) -> StoredReranker:
+    """Read an upstream layerwise checkpoint."""
     _check_upstream(fetch_checkpoint(model, revision), model)
     base = BaseModelConfig(model=model, revision=revision, attention=attention)
     loaded = load_base_model(base)
-    shared = all(torch.equal(head, loaded.heads[max(loaded.heads)]) for head in loaded.heads.values())
-    options = {"start_layer": min(loaded.heads), "shared_head": shared, "initial_heads": loaded.heads}
-    return StoredReranker(loaded.backbone.to(dtype), loaded.tokenizer, None, options | {"base": base})
+    deepest_head = loaded.heads[max(loaded.heads)]
+    options = {
+        "start_layer": min(loaded.heads),
+        "shared_head": all(torch.equal(head, deepest_head) for head in loaded.heads.values()),
+        "initial_heads": loaded.heads,
+        "base": base,
+    }
+    return StoredReranker(loaded.backbone.to(dtype), loaded.tokenizer, None, options)
 
 
 def _check_upstream(folder: Path, model: str) -> None:
+    """Raise BadInput if a folder without lwr.json does not hold an upstream layerwise checkpoint."""
     if not is_minicpm(folder):
         raise BadInput(f"{model}: no lwr.json; give a folder that save_pretrained wrote")
     if not has_heads(read_config(folder)):
         raise BadInput(f"{model}: a raw language model without relevance heads; train it first")
 
 
-def _part(folder: Path, name: str) -> Path:
+def _check_file(folder: Path, name: str) -> Path:
+    """Return the path of a file that a reranker needs. Raise BadInput if it is missing."""
     if not (folder / name).is_file():
         raise BadInput(
             f"{folder}: {name} is missing; without it a reranker scores nothing (pickles are not read)"
@@ -165,19 +208,32 @@ def _part(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _read_heads(folder: Path, about: dict[str, Any]) -> dict[int, Tensor]:
-    file = _part(folder, "heads.safetensors")
+def _read_heads(folder: Path, description: Mapping[str, Any]) -> dict[int, Tensor]:
+    """Read the head of each exit, float32 [H]."""
+    file = _check_file(folder, "heads.safetensors")
     tensors = load_file(file)
-    exits = range(about["start_layer"], about["depth"] + 1)
-    names = {k: "shared" if about["shared_head"] else f"layer_{k}" for k in exits}
+    exits = range(description["start_layer"], description["depth"] + 1)
+    names = {k: "shared" if description["shared_head"] else exit_name(k) for k in exits}
     missing = sorted(set(names.values()) - set(tensors))
     if missing:
         raise BadInput(f"{file}: no head named {missing}; it holds {sorted(tensors)}")
     return {k: tensors[name] for k, name in names.items()}
 
 
-def _same_base(folder: Path, base: BaseModelConfig, expected: str) -> None:
-    if weights_fingerprint(fetch_checkpoint(base.model, base.revision)) != expected:
+def _check_head_sizes(folder: Path, heads: Mapping[int, Tensor], backbone: PreTrainedModel) -> None:
+    """Raise BadInput if a head does not fit the backbone's hidden states."""
+    hidden_size = backbone.config.get_text_config().hidden_size
+    for layer, head in heads.items():
+        if head.shape != (hidden_size,):
+            raise BadInput(
+                f"{folder / 'heads.safetensors'}: the head of layer {layer} is {list(head.shape)}, but states are "
+                f"[{hidden_size}]: another model's; train or fetch it again"
+            )
+
+
+def _check_base(folder: Path, base: BaseModelConfig, expected: str) -> None:
+    """Raise BadInput if an adapter's base model has another fingerprint than `expected`."""
+    if _fingerprint(base) != expected:
         raise BadInput(
             f"{folder} is an adapter for {base.model} (revision {base.revision}), but what is there now has other "
             "weights than it was trained on; put that checkpoint back"

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, LlamaConfig, LlamaModel, T5Config, T5EncoderModel, T5Model
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from lwr.model.layer_hooks import Part, UnsupportedBackbone, find_layer_stack, run_to
+from lwr.model.layer_hooks import Chunk, UnsupportedBackbone, find_layer_stack, run_to
 
 EVERY_LAYER = list(range(1, tiny.LAYERS + 1))
 NORMS = {"lfm2": "embedding_norm", "modernbert": "final_norm", "bert": None, "xlm-roberta": None}
@@ -155,11 +155,11 @@ def test_rows_that_are_computed_apart_are_what_they_are_together(architecture, m
             here.append(len(hidden) if layer not in keep else len(keep[layer]))
             return keep.get(layer)
 
-        def parts() -> list[Part]:
-            return [Part(rows) for rows in torch.arange(here[-1]).split(by)]
+        def chunks() -> list[Chunk]:
+            return [Chunk(rows) for rows in torch.arange(here[-1]).split(by)]
 
         calls.clear()
-        run_to(backbone, stack, EVERY_LAYER, look, parts=by and parts, **features)
+        run_to(backbone, stack, EVERY_LAYER, look, make_chunks=chunks if by else None, **features)
         return seen
 
     together = states(None)
@@ -181,7 +181,7 @@ def test_no_hook_stays_behind():
 
     tiny.normed_states(backbone, [2], **inputs())
     with pytest.raises(RuntimeError, match="in the middle of a pass"):
-        run_to(backbone, stack, [2], fail, parts=lambda: [Part(torch.arange(2))], **inputs())
+        run_to(backbone, stack, [2], fail, make_chunks=lambda: [Chunk(torch.arange(2))], **inputs())
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in backbone.modules())
 
 
@@ -231,5 +231,5 @@ class _TwiceNormed(LlamaModel):
 
 def test_more_than_a_norm_after_the_last_block_is_refused():
     backbone = _TwiceNormed(LlamaConfig(**tiny.SHAPE)).eval()
-    with pytest.raises(UnsupportedBackbone, match="stands more than one norm"):
+    with pytest.raises(UnsupportedBackbone, match="more than one norm"):
         find_layer_stack(backbone)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lwr.model import batch_layout
 from lwr.model.layer_hooks import find_layer_stack
-from lwr.model.packing import NAME, SLACK, Packing, find_positions
+from lwr.model.packing import ATTENTION_NAME, MIN_FILL, Packing, enable_packing
 from lwr.model.reranker import LayerwiseReranker
 
 FIRST_POSITION = {"qwen3_5_text": None, "gemma2": None, "lfm2": None, "xlm-roberta": 1}
@@ -69,9 +69,9 @@ def close(actual: Tensor, expected: Tensor) -> None:
 def test_which_backbones_pack(architecture):
     backbone = tiny.backbone(architecture)
     usual = backbone.config._attn_implementation
-    first = find_positions(backbone, find_layer_stack(backbone))
+    first = enable_packing(backbone, find_layer_stack(backbone))
     assert first == FIRST_POSITION.get(architecture, 0)
-    assert backbone.config._attn_implementation == (usual if first is None else NAME)
+    assert backbone.config._attn_implementation == (usual if first is None else ATTENTION_NAME)
 
 
 @packable
@@ -79,7 +79,7 @@ def test_which_backbones_pack(architecture):
 def test_a_backbone_that_packs_still_reads_padded_batches(architecture):
     features = batch(LENGTHS)
     plain, ready = tiny.backbone(architecture), tiny.backbone(architecture)
-    find_positions(ready, find_layer_stack(ready))
+    enable_packing(ready, find_layer_stack(ready))
     real = features["attention_mask"].bool()
     states = [backbone(**features).last_hidden_state[real] for backbone in (ready, plain)]
     close(*states)
@@ -88,7 +88,7 @@ def test_a_backbone_that_packs_still_reads_padded_batches(architecture):
 def test_another_attention_is_left_alone():
     backbone = tiny.backbone("llama")
     backbone.set_attn_implementation("eager")
-    assert find_positions(backbone, find_layer_stack(backbone)) is None
+    assert enable_packing(backbone, find_layer_stack(backbone)) is None
     assert backbone.config._attn_implementation == "eager"
 
 
@@ -203,7 +203,7 @@ def test_nothing_is_shared_where_it_would_not_pay():
     packing, _ = rerankers("llama")
     assert tokens_computed(packing, batch((100, 99), shared=15)) == 200
     assert tokens_computed(packing, batch((100, 99), shared=30)) == 170
-    assert batch_layout.SHARING_PAYS * 199 > 15
+    assert batch_layout.MIN_SAVED_SHARE * 199 > 15
 
 
 @pytest.mark.parametrize(("architecture", "pooling"), [("bert", None), ("llama", "mean")])
@@ -261,9 +261,9 @@ def test_every_token_lies_once_in_its_row(lengths, shared, side):
     packed = packing.pack(values)
     real = values[features["attention_mask"].bool()].tolist()
     found = packed[0, :shared].tolist()
-    rows = packing.rows.split([count for count, _ in packing.shapes])
-    for part, own, some in zip(packing.rectangles(packed), packing.real(), rows, strict=True):
-        assert own.sum(dim=1).min() >= SLACK * part.shape[1] - 1
+    rows = packing.rows.split([count for count, _ in packing.rectangle_shapes])
+    for part, own, some in zip(packing.rectangles(packed), packing.real_tokens(), rows, strict=True):
+        assert own.sum(dim=1).min() >= MIN_FILL * part.shape[1] - 1
         for line, here, row in zip(part, own, some.tolist(), strict=True):
             assert (
                 line[here].tolist() == values[row][features["attention_mask"][row].bool()][shared:].tolist()
@@ -278,13 +278,13 @@ def test_every_token_lies_once_in_its_row(lengths, shared, side):
 def test_who_stays_lies_as_if_nobody_else_had_been_there(lengths, data):
     kept = data.draw(st.sets(st.integers(0, len(lengths) - 1), min_size=1).map(sorted))
     features = batch(tuple(lengths), shared=1)
-    packing = Packing(features["attention_mask"], shared=1)
+    packing = Packing(features["attention_mask"], 1)
     packed = packing.pack(features["input_ids"])
     rows = packing.rows[kept]
     packed = packed[:, packing.keep(torch.tensor(kept))]
     assert packing.rows.tolist() == rows.tolist()
-    assert packed.shape[1] == 1 + sum(count * width for count, width in packing.shapes)
-    places = packing.starts() + packing.lengths - 1
+    assert packed.shape[1] == 1 + sum(count * width for count, width in packing.rectangle_shapes)
+    places = packing.row_starts() + packing.lengths - 1
     last = features["attention_mask"].sum(dim=1) - 1
     assert packed[0, places].tolist() == features["input_ids"][rows, last[rows]].tolist()
 
@@ -295,11 +295,11 @@ def test_parts_are_all_rows_each_once(lengths, shared, tokens):
     features = batch(tuple(lengths), shared)
     packing = Packing(features["attention_mask"], shared)
     packed, own = packing.pack(features["input_ids"]), []
-    for where, part in packing.parts(tokens):
+    for where, part in packing.chunks(tokens):
         assert where[:shared].tolist() == list(range(shared))
-        assert len(where) < shared + tokens + part.shapes[-1][1]
-        assert len(where) == shared + sum(count * width for count, width in part.shapes)
-        places = part.starts() + part.lengths - 1
+        assert len(where) < shared + tokens + part.rectangle_shapes[-1][1]
+        assert len(where) == shared + sum(count * width for count, width in part.rectangle_shapes)
+        places = part.row_starts() + part.lengths - 1
         last = features["attention_mask"].sum(dim=1) - 1
         assert packed[0, where][places].tolist() == features["input_ids"][part.rows, last[part.rows]].tolist()
         own += where[shared:].tolist()

@@ -157,14 +157,14 @@ def test_a_prompt_that_fills_the_row_is_refused(decoder):
     taken = 3 + len(decoder(INSTRUCTION, add_special_tokens=False)["input_ids"])
     answer = len(yes_ids(decoder))
     with pytest.raises(
-        ValueError, match=f"leave no room .* the prompt itself takes {taken}; raise passage_max_len"
+        ValueError, match=f"leave none .* the prompt itself takes {taken}; raise passage_max_len"
     ):
         Prompt(decoder, PromptTemplate(), 10, taken + answer - 10)
     Prompt(decoder, PromptTemplate(), 10, taken + answer - 9)
 
 
 def test_an_instruction_of_ones_own_that_fills_the_row_is_refused(decoder):
-    with pytest.raises(ValueError, match="leave no room"):
+    with pytest.raises(ValueError, match="leave none"):
         row(Prompt(decoder, PromptTemplate(), 60, 60), QUERY, PASSAGE, LONG)
 
 
@@ -200,9 +200,9 @@ def test_a_cut_pair_keeps_its_special_tokens(encoder, q, p):
 
 
 def test_special_tokens_that_fill_the_row_are_refused(encoder):
-    with pytest.raises(ValueError, match=r"rows of 3 tokens leave no room .* takes 3"):
+    with pytest.raises(ValueError, match=r"rows of 3 tokens leave none .* takes 3"):
         Prompt(encoder, None, 1, 2)
-    with pytest.raises(ValueError, match="leave no room"):
+    with pytest.raises(ValueError, match="leave none"):
         Prompt(encoder, None).use_inference_lengths(3)
 
 
