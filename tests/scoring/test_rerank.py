@@ -1,5 +1,4 @@
-"""Rerank from files: the workflow's runs to the byte, other inputs and outputs, and what is refused before a model is
-loaded."""
+"""Tests of `lwr rerank`: runs equal to the workflow's, other inputs and outputs, and inputs that are refused."""
 
 from __future__ import annotations
 
@@ -58,7 +57,7 @@ def bert(tmp_path_factory):
 
 @pytest.fixture
 def data(tmp_path):
-    """A collection, and a run of its queries in no order."""
+    """Return a collection, and a run whose queries are not sorted."""
     corpus = [Passage(doc, f"title {doc}" if doc < "d5" else "", text) for doc, text in PASSAGES.items()]
     qrels = {"test": {query: {f"d{i}": 1} for i, query in enumerate(QUERIES)}}
     write_collection(tmp_path, corpus, QUERIES, qrels)
@@ -97,7 +96,7 @@ def read(file):
 
 
 @pytest.mark.parametrize("budget", [None, 200], ids=["one batch", "many batches"])
-def test_a_run_is_the_workflows_to_the_byte(model, data, monkeypatch, budget):
+def test_run_equals_the_workflows(model, data, monkeypatch, budget):
     monkeypatch.setattr(lwr.scoring.score, "QUERIES_PER_CHUNK", 3)
     score(
         model,
@@ -124,7 +123,7 @@ def test_a_run_is_the_workflows_to_the_byte(model, data, monkeypatch, budget):
         assert out.read_bytes() == (data / f"runs/{exit}.trec").read_bytes()
 
 
-def test_gzipped_files_give_the_same(bert, data):
+def test_gzipped_files_give_the_same_run(bert, data):
     ranked(bert, *of_run(data, "-o", data / "plain.trec"))
     for name in ("queries.jsonl", "bm25.trec", "corpus.jsonl"):
         (data / f"{name}.gz").write_bytes(gzip.compress((data / name).read_bytes()))
@@ -133,7 +132,7 @@ def test_gzipped_files_give_the_same(bert, data):
     assert (data / "zipped.trec").read_bytes() == (data / "plain.trec").read_bytes()
 
 
-def test_the_tag_can_be_another_and_the_best_are_enough(bert, data):
+def test_tag_and_top_k(bert, data):
     ranked(bert, *of_run(data, "-o", data / "all.trec"))
     ranked(bert, *of_run(data, "-o", data / "best.trec", "--tag", "mine", "--top-k", 2))
     assert (read_run_tag(data / "all.trec"), read_run_tag(data / "best.trec")) == ("layer_4", "mine")
@@ -143,7 +142,7 @@ def test_the_tag_can_be_another_and_the_best_are_enough(bert, data):
 
 @pytest.mark.parametrize("depth", [["--layer", 4], ["--cascade", "2:3 4"]], ids=["exit", "cascade"])
 @torch.no_grad()
-def test_ties_go_by_the_ids_hash(data, depth):
+def test_ties_are_broken_by_hash_of_the_id(data, depth):
     reranker = build("bert")
     for head in reranker.heads:
         head.zero_()
@@ -160,33 +159,37 @@ def test_ties_go_by_the_ids_hash(data, depth):
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
 @pytest.mark.parametrize("depth", [["--layer", 3], ["--cascade", SCHEDULE]], ids=["exit", "cascade"])
-def test_json_lines_hold_the_runs_ranking_with_texts(bert, data, depth, name):
+def test_json_lines_have_the_ranking_of_the_run_and_texts(bert, data, depth, name):
     ranked(bert, *of_run(data, *depth, "-o", data / "out.trec"))
     ranked(bert, *of_run(data, *depth, "-o", data / name))
     run, lines = read_run(data / "out.trec"), read(data / name)
-    assert [line["query_id"] for line in lines] == list(read_run(data / "bm25.trec")), "as they came"
+    assert [line["query_id"] for line in lines] == list(read_run(data / "bm25.trec")), (
+        "in the order of the run"
+    )
     for line in lines:
         results = line["results"]
         assert line["query"] == QUERIES[line["query_id"]]
-        assert [hit["doc_id"] for hit in results] == [doc for doc, _ in run[line["query_id"]]]
-        assert [hit["rank"] for hit in results] == list(range(1, len(results) + 1))
-        assert all(hit["text"].endswith(PASSAGES[hit["doc_id"]]) for hit in results)
-        assert {hit["text"].split()[0] for hit in results if hit["doc_id"] in ("d1", "d3")} <= {"title"}
-    layers = [hit["layer"] for hit in lines[0]["results"]]
+        assert [result["doc_id"] for result in results] == [doc for doc, _ in run[line["query_id"]]]
+        assert [result["rank"] for result in results] == list(range(1, len(results) + 1))
+        assert all(result["text"].endswith(PASSAGES[result["doc_id"]]) for result in results)
+        assert {result["text"].split()[0] for result in results if result["doc_id"] in ("d1", "d3")} <= {
+            "title"
+        }
+    layers = [result["layer"] for result in lines[0]["results"]]
     assert layers == ([3] * len(layers) if "--layer" in depth else [4, 4, 3, 3, *[2] * (len(layers) - 4)])
 
 
-def test_scores_are_the_rerankers(bert, data):
+def test_scores_equal_those_of_the_reranker(bert, data):
     ranked(bert, *of_run(data, "--layer", 3, "-o", data / "out.jsonl"))
     reranker = LayerwiseReranker.from_pretrained(bert, device="cpu")
     for line in read(data / "out.jsonl"):
-        pairs = [(line["query"], hit["text"]) for hit in line["results"]]
+        pairs = [(line["query"], result["text"]) for result in line["results"]]
         np.testing.assert_allclose(
-            [hit["score"] for hit in line["results"]], reranker.score(pairs, 3), atol=1e-5
+            [result["score"] for result in line["results"]], reranker.score(pairs, 3), atol=1e-5
         )
 
 
-def test_a_table_fits_the_terminal_and_obeys_no_passage(bert):
+def test_table_fits_the_terminal_and_escapes_passages(bert):
     console = Console(width=50, record=True, force_terminal=True, color_system=None)
     rows = [
         ("1", "0.1234", "4", lwr.scoring.rankings._printable("a [bold]tag[/bold] \x1b[31mand\ta line\n" * 5))
@@ -204,7 +207,7 @@ def test_a_table_fits_the_terminal_and_obeys_no_passage(bert):
 
 
 @pytest.mark.parametrize("by", ["file", "-", "stdin"])
-def test_one_query_over_lines_of_text(bert, tmp_path, by):
+def test_single_query_with_passages_as_lines(bert, tmp_path, by):
     texts = ["def\tread(path): ...", "to_csv(path) writes", "decode  twice"]
     (tmp_path / "passages.txt").write_text("\n".join(texts) + "\n")
     given = {"file": ["--passages", tmp_path / "passages.txt"], "-": ["--passages", "-"], "stdin": []}[by]
@@ -220,13 +223,13 @@ def test_one_query_over_lines_of_text(bert, tmp_path, by):
     assert [float(row[1]) for row in rows] == pytest.approx(sorted(scores, reverse=True), abs=1e-4)
 
 
-def test_one_query_into_a_file(bert, tmp_path):
+def test_single_query_written_to_a_file(bert, tmp_path):
     ranked(bert, "--query", "read", "-o", tmp_path / "out.trec", "--top-k", 1, input="one\ntwo\n")
     ((doc, _),) = read_run(tmp_path / "out.trec")["1"]
     assert doc in ("1", "2")
 
 
-def test_training_groups_with_their_own_instruction(tmp_path):
+def test_training_groups_keep_their_instruction(tmp_path):
     reranker = build("llama").eval()
     reranker.save_pretrained(tmp_path / "model")
     asked = [
@@ -236,20 +239,20 @@ def test_training_groups_with_their_own_instruction(tmp_path):
     write_jsonl(tmp_path / "groups.jsonl.gz", asked)
     ranked(tmp_path / "model", "--groups", tmp_path / "groups.jsonl.gz", "-o", tmp_path / "out.jsonl")
     first, second = read(tmp_path / "out.jsonl")
-    assert {hit["doc_id"] for hit in first["results"]} == {"1-pos-1", "1-neg-1", "1-neg-2"}
-    assert {hit["doc_id"]: hit["text"] for hit in second["results"]} == {
+    assert {result["doc_id"] for result in first["results"]} == {"1-pos-1", "1-neg-1", "1-neg-2"}
+    assert {result["doc_id"]: result["text"] for result in second["results"]} == {
         "2-pos-1": "def dump(s)",
         "2-pos-2": "dumps",
         "2-neg-1": "def load(s)",
     }
     for line, group in zip((first, second), asked, strict=True):
-        pairs = [(group["query"], hit["text"]) for hit in line["results"]]
+        pairs = [(group["query"], result["text"]) for result in line["results"]]
         rows = reranker.prompt.rows(pairs, group.get("prompt"))
         (scores,) = reranker.score_rows(rows, [4])
-        np.testing.assert_allclose([hit["score"] for hit in line["results"]], scores, atol=1e-5)
+        np.testing.assert_allclose([result["score"] for result in line["results"]], scores, atol=1e-5)
 
 
-# --- what is refused -----------------------------------------------------------------------------------
+# --- refused inputs ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -267,7 +270,7 @@ def refused(model, *arguments, input=None) -> str:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["--layer", 1], "layers [1] have no head; exits are 2..4"),
         (["--cascade", "1:3 9"], "layers [1, 9] have no head; exits are 2..4"),
@@ -283,34 +286,36 @@ def refused(model, *arguments, input=None) -> str:
     ids=str,
 )
 @pytest.mark.usefixtures("unloaded")
-def test_what_does_not_go_together(bert, data, arguments, said):
-    assert said in refused(bert, *of_run(data, "--out", data / "out.trec", *arguments))
+def test_conflicting_options_are_refused(bert, data, arguments, expected):
+    assert expected in refused(bert, *of_run(data, "--out", data / "out.trec", *arguments))
     assert not (data / "out.trec").exists()
 
 
 @pytest.mark.usefixtures("unloaded")
-def test_files_that_do_not_fit_are_named_with_their_line(bert, data):
-    def said(**texts: str) -> str:
+def test_malformed_or_unmatched_files_are_reported_with_their_line(bert, data):
+    def message(**texts: str) -> str:
         for name, text in texts.items():
             (data / {"run": "bm25.trec"}.get(name, f"{name}.jsonl")).write_text(text)
         return refused(bert, *of_run(data, "-o", data / "out.trec"))
 
     known = "q1 Q0 d1 1 2.0 bm25\n"
-    assert f"{data}/bm25.trec:2: 'nobody': query" in said(run=f"{known}nobody Q0 d1 1 2.0 bm25\n")
-    assert f"{data}/bm25.trec:3: 'gone'" in said(run=f"{known}q1 Q0 d2 2 1.0 bm25\nq2 Q0 gone 1 1.0 bm25\n")
-    assert "bm25.trec:1: " in said(run="q1 d1\n")
-    assert "no candidates" in said(run="")
+    assert f"{data}/bm25.trec:2: 'nobody': query" in message(run=f"{known}nobody Q0 d1 1 2.0 bm25\n")
+    assert f"{data}/bm25.trec:3: 'gone'" in message(
+        run=f"{known}q1 Q0 d2 2 1.0 bm25\nq2 Q0 gone 1 1.0 bm25\n"
+    )
+    assert "bm25.trec:1: " in message(run="q1 d1\n")
+    assert "no candidates" in message(run="")
     twice = '{"_id": "d1", "text": "a"}\n' * 2
-    assert "'d1' is duplicated" in said(run=known, corpus=twice)
-    assert "corpus.jsonl:1: field 'text' is missing" in said(corpus='{"_id": "d1"}\n')
-    assert "queries.jsonl:1: " in said(queries="{\n")
+    assert "'d1' is duplicated" in message(run=known, corpus=twice)
+    assert "corpus.jsonl:1: field 'text' is missing" in message(corpus='{"_id": "d1"}\n')
+    assert "queries.jsonl:1: " in message(queries="{\n")
     (data / "queries.jsonl").unlink()
-    assert "queries.jsonl: no such file" in said()
+    assert "queries.jsonl: no such file" in message()
     assert not (data / "out.trec").exists()
 
 
 @pytest.mark.usefixtures("unloaded")
-def test_inputs_that_are_empty_or_lack_a_part(bert, data):
+def test_empty_or_incomplete_inputs_are_refused(bert, data):
     assert "--query has no text" in refused(bert, "--query", " ", input="a")
     assert "standard input: has no passages" in refused(bert, "--query", "a", input="")
     assert "standard input:2: a blank line" in refused(bert, "--query", "a", input="b\n\nc")
@@ -324,13 +329,13 @@ def test_inputs_that_are_empty_or_lack_a_part(bert, data):
 
 
 @pytest.mark.usefixtures("unloaded")
-def test_an_output_that_cannot_be(bert, data):
+def test_impossible_outputs_are_refused(bert, data):
     assert "name a file" in refused(bert, *of_run(data))
     assert "a folder" in refused(bert, *of_run(data, "-o", data))
     assert "not gzipped" in refused(bert, *of_run(data, "-o", data / "out.trec.gz"))
 
 
-def test_exits_are_known_without_weights(tmp_path):
+def test_exits_are_read_without_weights(tmp_path):
     about = {"model_type": "minicpm", "num_hidden_layers": 4, "start_layer": 2, "head_type": "simple"}
     write_json(tmp_path / "config.json", about)
     assert read_stored_exits(str(tmp_path)) == [2, 3, 4]

@@ -1,4 +1,4 @@
-"""Scoring a split: every candidate once, in the run's order, whatever the chunks, batches and shards."""
+"""Tests of `lwr score`: every candidate once, in the order of the run, whatever the chunks, batches and shards."""
 
 from __future__ import annotations
 
@@ -54,9 +54,11 @@ def scored(reranker, collection, name="out", settings=ScoringConfig(), **which) 
     return pd.read_parquet(out)
 
 
-@pytest.mark.parametrize("queries_at_once", [1, 2, 100])
-def test_every_candidate_is_scored_once_in_the_runs_order(reranker, collection, monkeypatch, queries_at_once):
-    monkeypatch.setattr(lwr.scoring.score, "QUERIES_PER_CHUNK", queries_at_once)
+@pytest.mark.parametrize("queries_per_chunk", [1, 2, 100])
+def test_every_candidate_is_scored_once_in_the_order_of_the_run(
+    reranker, collection, monkeypatch, queries_per_chunk
+):
+    monkeypatch.setattr(lwr.scoring.score, "QUERIES_PER_CHUNK", queries_per_chunk)
     table = scored(reranker, collection)
     expected = [(q, d, s) for q, docs in read_run(collection / "test.trec").items() for d, s in docs]
     assert list(table[["query_id", "doc_id", "first_stage"]].itertuples(index=False, name=None)) == expected
@@ -64,7 +66,7 @@ def test_every_candidate_is_scored_once_in_the_runs_order(reranker, collection, 
     assert table["layer_4"].nunique() > len(table) / 2
 
 
-def test_a_score_is_that_of_the_pair_alone(reranker, collection):
+def test_score_equals_that_of_the_pair_alone(reranker, collection):
     table, model = scored(reranker, collection), LayerwiseReranker.from_pretrained(reranker, device="cpu")
     for line in table.sample(5, random_state=0).itertuples():
         rows = model.prompt.rows([(QUERIES[line.query_id], PASSAGES[line.doc_id])])
@@ -72,31 +74,31 @@ def test_a_score_is_that_of_the_pair_alone(reranker, collection):
         np.testing.assert_allclose([line.layer_3, line.layer_4], alone, atol=1e-5)
 
 
-def test_shards_gather_to_the_whole(reranker, collection):
-    whole = scored(reranker, collection)
+def test_gathered_shards_equal_the_complete_table(reranker, collection):
+    complete = scored(reranker, collection)
     for k in (1, 2, 3):
         scored(reranker, collection, f"shard{k}", shard=f"{k}/3")
     gather([collection / f"shard{k}.parquet" for k in (1, 2, 3)], collection / "gathered.parquet")
     gathered = pd.read_parquet(collection / "gathered.parquet")
     keys = ["query_id", "doc_id", "first_stage"]
-    pd.testing.assert_frame_equal(gathered[keys], whole[keys])
-    np.testing.assert_allclose(gathered["layer_4"], whole["layer_4"], atol=1e-5)
+    pd.testing.assert_frame_equal(gathered[keys], complete[keys])
+    np.testing.assert_allclose(gathered["layer_4"], complete["layer_4"], atol=1e-5)
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "2", "a/b"])
-def test_a_shard_that_is_none_is_refused(reranker, collection, shard):
+def test_malformed_shard_is_refused(reranker, collection, shard):
     with pytest.raises(ValueError, match="K/N"):
         scored(reranker, collection, shard=shard)
 
 
-def test_a_candidate_that_the_corpus_lacks_is_named(reranker, collection):
+def test_candidate_missing_from_the_corpus_is_named(reranker, collection):
     write_run(collection / "test.trec", {"q1": [("nowhere", 1.0)]}, "made-up")
     with pytest.raises(ValueError, match="nowhere"):
         scored(reranker, collection)
     assert not (collection / "out.parquet").exists()
 
 
-def test_batches_hold_every_row_within_the_budget():
+def test_batches_have_every_row_within_the_budget():
     rows = [Row([7] * length, None) for length in (5, 90, 1, 30, 30, 2, 17)]
     batches = make_batches(rows, tokens_per_batch=64)
     assert sorted(i for batch in batches for i in batch) == list(range(len(rows)))

@@ -1,4 +1,4 @@
-"""Training groups: read, drawn, tokenised, batched."""
+"""Tests of reading, drawing, tokenising and batching training groups."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def prompt() -> Prompt:
 
 @pytest.fixture
 def read(tmp_path, prompt):
-    """read(lines, group_size, seed): the groups of a file of these lines."""
+    """Return a function that reads the groups of a file with the given lines."""
 
     def write_and_read(lines: list[dict], group_size: int = 3, seed: int = 0) -> list[TrainingGroup]:
         write_jsonl(tmp_path / "groups.jsonl", lines)
@@ -48,7 +48,7 @@ def passages(group: TrainingGroup) -> list[str]:
 # --- reading -------------------------------------------------------------------------------------------
 
 
-def test_the_positive_comes_first(read):
+def test_positive_comes_first(read):
     (group,) = read([LINE], group_size=4)
     first, *rest = texts(group)
     assert first == "open a file|open()?"
@@ -56,13 +56,15 @@ def test_the_positive_comes_first(read):
     assert group.teacher_scores is None
 
 
-def test_one_positive_is_drawn_and_as_many_negatives_as_asked_for(read):
+def test_draws_one_positive_and_group_size_minus_one_negatives(read):
     line = LINE | {"pos": [f"p{i}" for i in range(5)], "neg": [f"n{i}" for i in range(9)]}
     groups = read([line] * 40, group_size=4)
     drawn = [passages(group) for group in groups]
     assert {positive for positive, *_ in drawn} == set(line["pos"])
     assert {negative for _, *negatives in drawn for negative in negatives} == set(line["neg"])
-    assert all(len(set(negatives)) == 3 for _, *negatives in drawn), "none twice where there are enough"
+    assert all(len(set(negatives)) == 3 for _, *negatives in drawn), (
+        "no negative is repeated if there are enough"
+    )
 
 
 def test_too_few_negatives_are_repeated(read):
@@ -73,7 +75,7 @@ def test_too_few_negatives_are_repeated(read):
     assert all(negatives.count(text) <= 3 for text in LINE["neg"])
 
 
-def test_the_draw_depends_on_seed_and_line_alone(read):
+def test_draw_depends_only_on_seed_and_line_number(read):
     lines = [LINE | {"neg": [f"n{i}" for i in range(99)]}] * 3
     drawn = [passages(group) for group in read(lines, seed=1)]
     assert drawn == [passages(group) for group in read(lines, seed=1)]
@@ -82,18 +84,18 @@ def test_the_draw_depends_on_seed_and_line_alone(read):
     assert drawn[0] != drawn[1]
 
 
-def test_a_line_may_bring_its_own_instruction(read):
+def test_instruction_of_a_line_replaces_the_templates(read):
     plain, own = read([LINE, LINE | {"prompt": "Is it?"}])
     assert texts(plain)[0].endswith("open()?")
     assert texts(own)[0].endswith("open()?Is it?")
 
 
-def test_upstreams_instruction_in_a_line_is_no_wish_against_the_template(read):
+def test_upstream_default_instruction_does_not_replace_the_templates(read):
     (group,) = read([LINE | {"prompt": PromptTemplate().instruction}])
     assert texts(group)[0].endswith("open()?")
 
 
-def test_scores_of_a_teacher_follow_their_texts(read):
+def test_teacher_scores_match_the_drawn_passages(read):
     line = LINE | {"pos": ["p0", "p1"], "pos_scores": [10.0, 11.5], "neg_scores": [0.25, 1, -2.0]}
     score_of = dict(
         zip([*line["pos"], *line["neg"]], [*line["pos_scores"], *line["neg_scores"]], strict=True)
@@ -102,50 +104,50 @@ def test_scores_of_a_teacher_follow_their_texts(read):
         assert group.teacher_scores == [score_of[text] for text in passages(group)]
 
 
-# --- refusals ------------------------------------------------------------------------------------------
+# --- malformed files -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "expected"),
     [
         ({"query": "q", "neg": ["n"]}, "field 'pos' is missing"),
-        (LINE | {"query": 3}, "field 'query' is 3; make it a string"),
-        (LINE | {"neg": []}, "field 'neg' must be a list"),
-        (LINE | {"pos": [None]}, "field 'pos' must be a list"),
-        (LINE | {"prompt": 3}, "field 'prompt' is 3; make it a string"),
+        (LINE | {"query": 3}, "field 'query' is 3"),
+        (LINE | {"neg": []}, "field 'neg'"),
+        (LINE | {"pos": [None]}, "field 'pos'"),
+        (LINE | {"prompt": 3}, "field 'prompt' is 3"),
         (
             LINE | {"pos_scores": [1.0], "neg_scores": [1.0]},
-            "field 'neg_scores' must hold one number for each text",
+            "field 'neg_scores'",
         ),
-        (LINE | {"pos_scores": [1.0]}, "field 'neg_scores' must hold one number for each text"),
+        (LINE | {"pos_scores": [1.0]}, "field 'neg_scores'"),
         (
             LINE | {"pos_scores": ["1"], "neg_scores": [1, 2, 3]},
-            "field 'pos_scores' must hold one number for each",
+            "field 'pos_scores'",
         ),
     ],
 )
-def test_a_bad_line_is_named(read, tmp_path, line, says):
+def test_malformed_line_is_reported_with_file_and_line(read, tmp_path, line, expected):
     with pytest.raises(BadInput) as error:
         read([LINE, line])
     assert f"{tmp_path / 'groups.jsonl'}:2: " in str(error.value)
-    assert says in str(error.value)
+    assert expected in str(error.value)
 
 
-def test_scores_on_some_lines_alone_are_refused(read, tmp_path):
+def test_teacher_scores_on_some_lines_only_are_refused(read):
     scored = LINE | {"pos_scores": [1.0], "neg_scores": [1, 2, 3]}
-    with pytest.raises(BadInput, match=r"groups\.jsonl:2: has teacher scores, unlike the lines before"):
+    with pytest.raises(BadInput, match=r"groups\.jsonl:2: .*teacher scores"):
         read([LINE, scored])
 
 
-def test_a_file_without_lines_is_refused(read):
-    with pytest.raises(BadInput, match="no group in it"):
+def test_empty_file_is_refused(read):
+    with pytest.raises(BadInput, match="no group"):
         read([])
 
 
 # --- batches -------------------------------------------------------------------------------------------
 
 
-def test_a_batch_is_whole_groups_one_after_the_other(read):
+def test_batch_keeps_groups_in_order(read):
     lines = [LINE | {"query": f"query {i} " + "and more " * i} for i in range(3)]
     groups = read(lines, group_size=4)
     batch = collate(groups, tiny.tokenizer(encoder=False))
@@ -158,7 +160,7 @@ def test_a_batch_is_whole_groups_one_after_the_other(read):
         assert ids[mask.bool()].tolist() == row.input_ids
 
 
-def test_teacher_scores_are_grouped_as_the_rows_are(read):
+def test_teacher_scores_of_a_batch_are_grouped(read):
     scored = LINE | {"pos_scores": [9.0], "neg_scores": [1, 2, 3]}
     groups = read([scored, scored])
     batch = collate(groups, tiny.tokenizer(encoder=False))
@@ -173,7 +175,7 @@ def loss_of(model: LayerwiseReranker, groups: list[TrainingGroup]) -> LayerwiseL
     return layerwise_loss(scores, teachers, external=batch["teacher_scores"])
 
 
-def test_a_last_batch_of_fewer_groups_has_the_mean_over_its_own(read):
+def test_loss_of_a_smaller_last_batch_is_the_mean_over_its_groups(read):
     lines = [LINE | {"query": f"query number {i}"} for i in range(7)]
     groups = read(lines, group_size=4)
     model = LayerwiseReranker(
@@ -187,7 +189,7 @@ def test_a_last_batch_of_fewer_groups_has_the_mean_over_its_own(read):
         torch.testing.assert_close(loss_of(model, batch).total, alone.mean())
 
 
-def test_an_external_teacher_reaches_the_loss(read):
+def test_external_teacher_changes_the_distillation_loss(read):
     scored = LINE | {"pos_scores": [9.0], "neg_scores": [1, 2, 3]}
     model = LayerwiseReranker(
         tiny.backbone("llama"), tiny.tokenizer(encoder=False), start_layer=2, template=SHORT

@@ -1,4 +1,4 @@
-"""The layerwise loss against upstream's formula, and who teaches whom."""
+"""Tests of the layerwise loss against upstream's formula, and of the choice of teachers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ DEEPEST = [3, 3, 3, None]
 
 @pytest.fixture
 def scores() -> Tensor:
-    """[exits, groups, group size], some units apart."""
+    """Return random scores, [exits, groups, group size], that differ by a few units."""
     return (2 * torch.randn(EXITS, GROUPS, SIZE)).requires_grad_()
 
 
 def upstream(scores: Tensor) -> Tensor:
-    """Written out: every exit learns that the first is the positive, every exit but the deepest learns from it."""
+    """Compute upstream's loss: each exit learns the label, and each but the deepest learns from the deepest."""
     loss = torch.zeros(())
     for exit_scores in scores:
         loss = loss + F.cross_entropy(exit_scores, torch.zeros(GROUPS, dtype=torch.long))
@@ -33,7 +33,7 @@ def upstream(scores: Tensor) -> Tensor:
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> float:
-    """Number by number, the mean over groups."""
+    """Compute the mean over groups in plain Python."""
     total = 0.0
     for s, t in zip((student / temperature).tolist(), (teacher / temperature).tolist(), strict=True):
         target = [math.exp(x) / sum(map(math.exp, t)) for x in t]
@@ -48,25 +48,25 @@ def gradient(loss: Tensor, scores: Tensor) -> Tensor:
 # --- the loss ------------------------------------------------------------------------------------------
 
 
-def test_the_default_is_upstreams_loss_and_gradient(scores):
+def test_default_equals_upstream_loss_and_gradient(scores):
     loss, expected = layerwise_loss(scores, DEEPEST).total, upstream(scores)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     torch.testing.assert_close(gradient(loss, scores), gradient(expected, scores))
 
 
-def test_one_exit_has_the_contrastive_loss_alone(scores):
+def test_single_exit_has_only_the_contrastive_loss(scores):
     loss = layerwise_loss(scores[-1:], [None])
     assert torch.equal(loss.total, F.cross_entropy(scores[-1], torch.zeros(GROUPS, dtype=torch.long)))
     assert loss.distillation.tolist() == [0]
 
 
-def test_chance_is_the_logarithm_of_the_group_size():
+def test_equal_scores_give_the_logarithm_of_the_group_size():
     loss = layerwise_loss(torch.zeros(EXITS, GROUPS, SIZE), DEEPEST)
     assert loss.contrastive.tolist() == pytest.approx([math.log(SIZE)] * EXITS)
     assert loss.distillation.tolist() == pytest.approx([math.log(SIZE)] * (EXITS - 1) + [0])
 
 
-def test_parts_are_per_exit(scores):
+def test_terms_of_each_exit(scores):
     loss = layerwise_loss(scores, DEEPEST)
     for k in range(EXITS):
         alone = F.cross_entropy(scores[k], torch.zeros(GROUPS, dtype=torch.long))
@@ -76,7 +76,7 @@ def test_parts_are_per_exit(scores):
     assert loss.total.item() == pytest.approx((loss.contrastive + loss.distillation).sum().item())
 
 
-def test_each_exit_learns_from_the_teacher_it_is_given(scores):
+def test_each_exit_learns_from_its_assigned_teacher(scores):
     teachers = [2, None, 3, None]
     distillation = layerwise_loss(scores, teachers).distillation
     expected = [
@@ -86,7 +86,7 @@ def test_each_exit_learns_from_the_teacher_it_is_given(scores):
 
 
 @pytest.mark.parametrize("teachers", [DEEPEST, [1, 2, 3, None]], ids=["deepest", "next"])
-def test_distillation_never_moves_a_teacher(scores, teachers):
+def test_distillation_has_no_gradient_for_the_teacher(scores, teachers):
     for student in range(EXITS - 1):
         distillation = layerwise_loss(scores, teachers).distillation
         moved = gradient(distillation[student], scores).abs().amax(dim=(1, 2))
@@ -95,30 +95,30 @@ def test_distillation_never_moves_a_teacher(scores, teachers):
 
 
 @pytest.mark.parametrize("temperature", [0.5, 4.0])
-def test_temperature(scores, temperature):
+def test_distillation_scales_with_the_square_of_the_temperature(scores, temperature):
     distillation = layerwise_loss(scores, DEEPEST, temperature).distillation
     for k in range(EXITS - 1):
         expected = soft_cross_entropy(scores[k], scores[-1], temperature) * temperature**2
         assert distillation[k].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_temperature_leaves_the_labels_alone(scores):
+def test_temperature_does_not_change_the_contrastive_loss(scores):
     assert torch.equal(
         layerwise_loss(scores, DEEPEST, 4.0).contrastive, layerwise_loss(scores, DEEPEST).contrastive
     )
 
 
-def test_weights_count_all_terms_of_an_exit(scores):
+def test_exit_weights_apply_to_all_terms_of_an_exit(scores):
     weights = [0.5, 0.0, 2.0, 3.0]
     loss = layerwise_loss(scores, DEEPEST, weights=weights)
     plain = layerwise_loss(scores, DEEPEST)
     terms = (plain.contrastive + plain.distillation).tolist()
     assert loss.total.item() == pytest.approx(sum(w * term for w, term in zip(weights, terms, strict=True)))
-    assert torch.equal(loss.contrastive, plain.contrastive), "logs stay unweighted"
+    assert torch.equal(loss.contrastive, plain.contrastive), "the terms for the logs are unweighted"
     assert not gradient(loss.total, scores)[1].any()
 
 
-def test_an_external_teacher_adds_to_the_deepest_exit(scores):
+def test_external_teacher_adds_to_self_distillation(scores):
     external = torch.randn(GROUPS, SIZE, requires_grad=True)
     loss = layerwise_loss(scores, DEEPEST, external=external)
     own = layerwise_loss(scores, DEEPEST)
@@ -128,13 +128,13 @@ def test_an_external_teacher_adds_to_the_deepest_exit(scores):
     assert torch.autograd.grad(loss.total, external, allow_unused=True)[0] is None
 
 
-def test_an_external_teacher_has_the_temperature_too(scores):
+def test_external_teacher_uses_the_temperature(scores):
     external = torch.randn(GROUPS, SIZE)
     (taught,) = layerwise_loss(scores[:1], [None], 2.0, external=external).distillation.tolist()
     assert taught == pytest.approx(soft_cross_entropy(scores[0], external, 2.0) * 4, rel=1e-5)
 
 
-# --- who teaches whom ----------------------------------------------------------------------------------
+# --- teachers ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,6 @@ def test_an_external_teacher_has_the_temperature_too(scores):
         ([6], {"teacher": "anchors", "every": 2}, [None]),
     ],
 )
-def test_teachers(exits, distillation, teachers):
+def test_assigned_teachers(exits, distillation, teachers):
     found = assign_teachers(exits, **distillation)
     assert [None if i is None else exits[i] for i in found] == teachers

@@ -1,4 +1,4 @@
-"""A training killed at any moment goes on from its last checkpoint, to the very weights it would have had."""
+"""Tests that a training killed at any moment resumes from its last checkpoint and ends with the same weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lwr.training.train import train
 
 KILLS = int(os.environ.get("LWR_KILLS", 2))
 SETTINGS = TrainingConfig(
-    steps=48,  # starting up must not be most of the time: kills in it resume nothing
+    steps=48,  # most kills must come after the start, or nothing is resumed
     groups_per_batch=2,
     group_size=3,
     query_max_len=8,
@@ -33,7 +33,7 @@ SETTINGS = TrainingConfig(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("resume")
-    tiny.save("bert", folder / "tiny-bert")  # with dropout: the random state must come back too
+    tiny.save("bert", folder / "tiny-bert")  # with dropout, so that the random state must be restored
     passages = [f"def f{i}(self, {'x, ' * (i % 4)}y): return decode(y, {i})" for i in range(20)]
     groups = (
         {"query": f"decode {i}", "pos": [passages[i]], "neg": passages[i + 1 : i + 4]} for i in range(16)
@@ -53,7 +53,7 @@ def start(folder: Path, out: str) -> multiprocessing.Process:
     return process
 
 
-def weights(folder: Path, out: str) -> dict[str, bytes]:
+def weight_bytes(folder: Path, out: str) -> dict[str, bytes]:
     tensors = {}
     for file in ("model.safetensors", "heads.safetensors"):
         tensors |= load_file(folder / out / "model" / file)
@@ -66,7 +66,7 @@ def test_kills_at_random_moments_change_no_weight(folder):
     undisturbed = start(folder, "undisturbed")
     undisturbed.join()
     lasts = time.monotonic() - began
-    expected = weights(folder, "undisturbed")
+    expected = weight_bytes(folder, "undisturbed")
 
     rng = random.Random(1)
     resumed = 0
@@ -77,19 +77,21 @@ def test_kills_at_random_moments_change_no_weight(folder):
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         model = folder / out / "model"
-        assert not model.exists() or weights(folder, out) == expected, "something partial has a final name"
+        assert not model.exists() or weight_bytes(folder, out) == expected, (
+            "an incomplete model has its final name"
+        )
         resumed += any((folder / out).glob("model.checkpoints-*/checkpoint-*/whole"))
 
         process = start(folder, out)
         process.join()
         assert process.exitcode == 0
-        assert weights(folder, out) == expected, f"kill {kill}: resumed to other weights"
+        assert weight_bytes(folder, out) == expected, f"kill {kill}: resumed to other weights"
         assert [path.name for path in (folder / out).iterdir()] == ["model"], "checkpoints or drafts are left"
     assert resumed >= KILLS // 3, "the kills came too early to test resuming"
 
 
 @pytest.mark.slow
-def test_a_cut_checkpoint_is_passed_over(folder):
+def test_incomplete_checkpoint_is_skipped(folder):
     process = start(folder, "cut")
     while not list((folder / "cut").glob("model.checkpoints-*/checkpoint-4/whole")):
         time.sleep(0.01)
@@ -101,4 +103,4 @@ def test_a_cut_checkpoint_is_passed_over(folder):
     run(folder, "cut")
     undisturbed = start(folder, "cut-reference")
     undisturbed.join()
-    assert weights(folder, "cut") == weights(folder, "cut-reference")
+    assert weight_bytes(folder, "cut") == weight_bytes(folder, "cut-reference")

@@ -1,4 +1,4 @@
-"""Rates of training, with a clock that stands where it is put."""
+"""Tests of the rates of training, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("frozen", "passes"), [(False, 3), (True, 2)])
-def test_rates_by_hand(monkeypatch, frozen, passes):
+def test_rates_equal_a_calculation_by_hand(monkeypatch, frozen, passes):
     now = [100.0]
     monkeypatch.setattr(lwr.training.throughput, "measure_matmul_speed", lambda *_: 1000.0)
     monkeypatch.setattr(lwr.training.throughput, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    speed = Throughput(SHAPE, CPU, torch.float32, frozen)
-    speed.add_batch(torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]))
-    speed.add_batch(torch.tensor([[0, 1]]))
+    throughput = Throughput(SHAPE, CPU, torch.float32, frozen)
+    throughput.add_batch(torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]))
+    throughput.add_batch(torch.tensor([[0, 1]]))
     now[0] += 2
     forward = 2 * sum(2 * n * 100 + 4 * n**2 * 10 for n in (3, 1, 1))
     expected = {"tokens_per_second": 5 / 2, "mfu": passes * forward / 2 / 1000}
-    assert speed.pop_rates() == pytest.approx(expected)
-    speed.add_batch(torch.tensor([[1]]))
+    assert throughput.pop_rates() == pytest.approx(expected)
+    throughput.add_batch(torch.tensor([[1]]))
     now[0] += 1
-    assert speed.pop_rates()["tokens_per_second"] == 1, "each step counts once"
+    assert throughput.pop_rates()["tokens_per_second"] == 1, "a batch counts once"
 
 
-def test_a_machine_multiplies_faster_than_a_loop_in_python():
+def test_matmul_is_faster_than_a_python_loop():
     assert measure_matmul_speed(CPU, torch.float32, seconds=0.01) > 1e8

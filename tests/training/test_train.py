@@ -1,4 +1,4 @@
-"""Training: the same whatever the batches, processes and memory savings; what is written; what is kept."""
+"""Tests of `lwr train`: equal results whatever the batches and processes, files, the step that is kept."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def passage(i: int) -> str:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """A collection with groups.jsonl and dev.trec, and two base models that drop nothing out."""
+    """Return a collection with groups.jsonl and dev.trec, and base models without dropout."""
     folder = tmp_path_factory.mktemp("data")
     queries = {f"q{i}": f"decode the number {i * i}" for i in range(GROUPS + DEV)}
     corpus = [Passage(f"d{i}", "", passage(i)) for i in range(GROUPS + DEV)]
@@ -93,7 +93,7 @@ def run(
 
 
 def command(data: Path, out: Path, architecture: str, seed: int = 1, **settings) -> list[str]:
-    """The same as a command line."""
+    """Return the command line of the same training."""
     return [
         *("train", "--base", json.dumps({"model": str(data / architecture), "template": TEMPLATE})),
         *("--start-layer", "2", "--settings", json.dumps(SETTINGS | settings)),
@@ -110,7 +110,7 @@ def command(data: Path, out: Path, architecture: str, seed: int = 1, **settings)
 
 
 def lwr_command(*step: str) -> None:
-    """Run `lwr STEP` in a process of its own, one thread in each."""
+    """Run `lwr STEP` in a separate process with one thread."""
     subprocess.run(
         [sys.executable, "-m", "lwr.cli", *step], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
@@ -124,19 +124,19 @@ def weights(model: Path) -> dict[str, Tensor]:
 
 
 def logs(model: Path, key: str = "loss") -> list[dict[str, float]]:
-    """The lines of training.jsonl that hold `key`."""
+    """Return the lines of training.jsonl that have `key`."""
     lines = [json.loads(line) for line in (model / "training.jsonl").read_text().splitlines()]
     return [line for line in lines if key in line]
 
 
 def trajectory(model: Path) -> list[float]:
-    """Every loss of every log, in its order: the total, then by exit."""
-    names = [f"{part}_layer_{k}" for part in ("contrastive", "distillation") for k in (2, 3, 4)]
+    """Return every loss of every log, in order: the total, then the terms by exit."""
+    names = [f"{term}_layer_{k}" for term in ("contrastive", "distillation") for k in (2, 3, 4)]
     return [line[name] for line in logs(model) for name in ("loss", *names)]
 
 
 def distance(a: Path, b: Path) -> float:
-    """The largest difference of two weights."""
+    """Return the largest difference between two models' weights."""
     first, second = weights(a), weights(b)
     assert first.keys() == second.keys()
     return max((first[name] - second[name]).abs().max().item() for name in first)
@@ -144,7 +144,7 @@ def distance(a: Path, b: Path) -> float:
 
 @pytest.fixture
 def sgd(monkeypatch):
-    """SGD moves a weight by its gradient: AdamW, which divides by it, would make much of its last bits."""
+    """Train with SGD, because AdamW divides by the gradient and so amplifies its last bits."""
 
     def optimizer(reranker: LayerwiseReranker, settings: TrainingConfig) -> torch.optim.SGD:
         return torch.optim.SGD([p for p in reranker.parameters() if p.requires_grad], lr=settings.lr)
@@ -152,16 +152,16 @@ def sgd(monkeypatch):
     monkeypatch.setattr(lwr.training.trainer, "make_optimizer", optimizer)
 
 
-# --- the same training ---------------------------------------------------------------------------------
+# --- equal results -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("architecture", ["llama", pytest.param("bert", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "settings",
     [{"groups_per_batch": 1, "accumulation": 8}, {"recompute": "nothing"}, {"recompute": "blocks"}],
-    ids=["accumulation", "keeping all", "keeping states alone"],
+    ids=["accumulation", "recompute nothing", "recompute blocks"],
 )
-def test_memory_is_saved_at_no_change(data, tmp_path, architecture, settings, sgd):
+def test_saving_memory_does_not_change_the_training(data, tmp_path, architecture, settings, sgd):
     plain = run(data, tmp_path / "plain", architecture, lr=0.1)
     saving = run(data, tmp_path / "saving", architecture, lr=0.1, **settings)
     assert distance(plain, saving) < 1e-5
@@ -169,7 +169,7 @@ def test_memory_is_saved_at_no_change(data, tmp_path, architecture, settings, sg
     assert distance(plain, run(data, tmp_path / "elsewhere", architecture, lr=0.2)) > 1e-3
 
 
-def test_the_same_seed_gives_the_same_weights_to_the_last_bit(data, tmp_path):
+def test_same_seed_gives_equal_weights(data, tmp_path):
     first, again, other = (run(data, tmp_path / str(i), seed=seed) for i, seed in enumerate([1, 1, 2]))
     assert distance(first, again) == 0
     assert distance(first, other) > 1e-3
@@ -191,12 +191,12 @@ def plain_step(data) -> Path:
     ],
     ids=str,
 )
-def test_a_setting_reaches_the_loss(data, tmp_path, plain_step, settings):
+def test_setting_changes_the_loss(data, tmp_path, plain_step, settings):
     assert trajectory(run(data, tmp_path / "other", steps=1, **settings)) != trajectory(plain_step)
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(data, tmp_path):
+def test_two_processes_equal_one(data, tmp_path):
     settings = {"steps": 6, "log_steps": 2, "eval_steps": 3}
     one = run(data, tmp_path / "one", groups_per_batch=8, **settings)
     step = command(data, tmp_path / "two", "llama", groups_per_batch=4, **settings)
@@ -206,19 +206,19 @@ def test_two_processes_train_as_one(data, tmp_path):
     assert ndcg[1] == pytest.approx(ndcg[0])
 
 
-# --- what is written -----------------------------------------------------------------------------------
+# --- logs and files ------------------------------------------------------------------------------------
 
 
 def test_losses_of_every_exit_are_logged(data, tmp_path):
     lines = logs(run(data, tmp_path / "model", steps=4, log_steps=2))
     assert [line["step"] for line in lines] == [2, 4]
     for line in lines:
-        parts = {name: value for name, value in line.items() if "_layer_" in name}
-        assert sorted(parts) == [
-            f"{part}_layer_{k}" for part in ("contrastive", "distillation") for k in (2, 3, 4)
+        terms = {name: value for name, value in line.items() if "_layer_" in name}
+        assert sorted(terms) == [
+            f"{term}_layer_{k}" for term in ("contrastive", "distillation") for k in (2, 3, 4)
         ]
         assert line["distillation_layer_4"] == 0
-        assert sum(parts.values()) == pytest.approx(line["loss"], rel=1e-3)
+        assert sum(terms.values()) == pytest.approx(line["loss"], rel=1e-3)
     first = [lines[0][f"contrastive_layer_{k}"] for k in (2, 3, 4)]
     assert first == pytest.approx([math.log(3)] * 3, rel=0.2), "random heads start at chance"
 
@@ -238,42 +238,44 @@ def test_cell_of_another_seed_is_refused(data, tmp_path):
         run(data, tmp_path / "model", cell=cell)
 
 
-def test_the_learning_rate_rises_and_falls(data, tmp_path):
+def test_learning_rate_warms_up_and_decays(data, tmp_path):
     lines = logs(run(data, tmp_path / "model", steps=8, warmup=0.25), "learning_rate")
     rates = [line["learning_rate"] / SETTINGS["lr"] for line in lines]
     assert rates == pytest.approx([0, 1 / 2, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
 
 
-def test_epochs_decide_where_steps_do_not(data, tmp_path):
+def test_epochs_set_the_number_of_steps(data, tmp_path):
     lines = logs(run(data, tmp_path / "model", steps=None, epochs=2, groups_per_batch=10))
     assert [line["step"] for line in lines] == list(range(1, 9))
 
 
-def test_a_look_is_what_scoring_and_measuring_the_model_gives(data, tmp_path):
+def test_dev_evaluation_equals_scoring_and_measuring(data, tmp_path):
     model = run(data, tmp_path / "model", steps=4, eval_steps=2)
-    looks = logs(model, "eval_mean")
-    assert [look["step"] for look in looks] == [2, 4]
+    evaluations = logs(model, "eval_mean")
+    assert [line["step"] for line in evaluations] == [2, 4]
     score(model, data, "dev", data / "dev.trec", ScoringConfig(), tmp_path / "dev.parquet")
     table = pd.read_parquet(tmp_path / "dev.parquet")
     qrels = {f"q{i}": {f"d{i}": 1} for i in range(GROUPS, GROUPS + DEV)}
     for k in (2, 3, 4):
         measured = measures_per_query(qrels, rankings(table, f"layer_{k}"), ["nDCG@10"])["value"].mean()
-        assert looks[-1][f"eval_layer_{k}"] == pytest.approx(measured)
-    assert looks[-1]["eval_mean"] == pytest.approx(sum(looks[-1][f"eval_layer_{k}"] for k in (2, 3, 4)) / 3)
+        assert evaluations[-1][f"eval_layer_{k}"] == pytest.approx(measured)
+    assert evaluations[-1]["eval_mean"] == pytest.approx(
+        sum(evaluations[-1][f"eval_layer_{k}"] for k in (2, 3, 4)) / 3
+    )
 
 
 @pytest.mark.parametrize(
     ("keep_by", "lora"), [("mean", None), ("deepest", None), (3, None), ("mean", {"rank": 4})], ids=str
 )
-def test_the_best_step_is_kept(data, tmp_path, keep_by, lora):
-    # at this rate the weights are lost soon: the best step is an early one
+def test_keep_best_keeps_the_best_evaluated_step(data, tmp_path, keep_by, lora):
+    # at this learning rate quality falls quickly, so the best step is an early one
     settings = {"steps": 8, "eval_steps": 1, "lr": 0.1, "warmup": 0.0, "keep": "best"}
     settings |= {"keep_by": keep_by, "lora": lora}
     model = run(data, tmp_path / "model", seed=2, **settings)
-    looks = logs(model, "eval_mean")
+    evaluations = logs(model, "eval_mean")
     key = {"mean": "eval_mean", "deepest": "eval_layer_4", 3: "eval_layer_3"}[keep_by]
-    best = max(look[key] for look in looks)
-    assert looks[-1][key] < best, "the last step must not be the best for this test to mean anything"
+    best = max(line[key] for line in evaluations)
+    assert evaluations[-1][key] < best, "the last step must not be the best for this test to mean anything"
     score(model, data, "dev", data / "dev.trec", ScoringConfig(), tmp_path / "dev.parquet")
     table = pd.read_parquet(tmp_path / "dev.parquet")
     qrels = {f"q{i}": {f"d{i}": 1} for i in range(GROUPS, GROUPS + DEV)}
@@ -285,13 +287,13 @@ def test_the_best_step_is_kept(data, tmp_path, keep_by, lora):
     assert kept == pytest.approx(best)
 
 
-def test_keeping_by_a_layer_that_is_no_exit_is_refused_at_once(data, tmp_path):
-    with pytest.raises(ValueError, match=r"keep_by is 1, but exits are 2\.\.4"):
+def test_keep_by_a_layer_without_head_is_refused(data, tmp_path):
+    with pytest.raises(ValueError, match=r"keep_by is 1.*2\.\.4"):
         run(data, tmp_path / "model", eval_steps=1, keep="best", keep_by=1)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "bert"])
-def test_an_adapter_scores_on_disk_as_it_did_in_training(data, tmp_path, architecture, monkeypatch):
+def test_saved_adapter_scores_as_in_training(data, tmp_path, architecture, monkeypatch):
     trained = []
     save = LayerwiseReranker.save_pretrained
     monkeypatch.setattr(
@@ -324,45 +326,45 @@ def test_bfloat16_trains(data, tmp_path):
     assert losses[-1] < losses[0] - 0.1
 
 
-# --- what is optimised ---------------------------------------------------------------------------------
+# --- the optimiser and what is refused -----------------------------------------------------------------
 
 
-def test_heads_have_their_own_rate_and_only_matrices_decay(data):
+def test_heads_have_their_learning_rate_and_only_matrices_decay(data):
     settings = TrainingConfig.model_validate(SETTINGS | {"weight_decay": 0.1})
     reranker = build_reranker(base(data, "bert"), 2, settings)
     groups = lwr.training.trainer.make_optimizer(reranker, settings).param_groups
-    of = {p: group for group in groups for p in group["params"]}
-    assert of.keys() == {p for p in reranker.parameters() if p.requires_grad}
+    group_of = {p: group for group in groups for p in group["params"]}
+    assert group_of.keys() == {p for p in reranker.parameters() if p.requires_grad}
     for p in reranker.backbone.parameters():
         if p.requires_grad:
-            assert (of[p]["lr"], of[p]["weight_decay"]) == (1e-3, 0.1 if p.ndim == 2 else 0.0)
+            assert (group_of[p]["lr"], group_of[p]["weight_decay"]) == (1e-3, 0.1 if p.ndim == 2 else 0.0)
     for head in reranker.heads:
-        assert (of[head]["lr"], of[head]["weight_decay"]) == (1e-2, 0.0)
+        assert (group_of[head]["lr"], group_of[head]["weight_decay"]) == (1e-2, 0.0)
 
 
-def test_what_is_not_finite_stops_training_and_names_its_groups(data, tmp_path):
+def test_loss_or_gradient_that_is_not_finite_names_its_groups(data, tmp_path):
     with pytest.raises(
         FloatingPointError,
-        match=r"the (loss|gradient) of .* is not finite after step [1-3], in a batch of the groups ",
+        match=r"(loss|gradient) of .* not finite after step [1-3].*groups\.jsonl:\d+",
     ):
         run(data, tmp_path / "model", lr=1e30, warmup=0.0, steps=5)
     assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize("head_init", ["yes_token", "checkpoint"])
-def test_heads_that_the_base_model_does_not_have_are_refused(data, head_init):
-    with pytest.raises(ValueError, match=rf"head_init is '{head_init}', but .*bert has no such head"):
+def test_head_init_that_the_base_model_lacks_is_refused(data, head_init):
+    with pytest.raises(ValueError, match=rf"head_init is '{head_init}'.*bert"):
         build_reranker(
             base(data, "bert"), 2, TrainingConfig.model_validate(SETTINGS | {"head_init": head_init})
         )
 
 
-# --- it learns -----------------------------------------------------------------------------------------
+# --- learning ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", pytest.param("qwen3", marks=pytest.mark.nightly)])
-def test_groups_are_learnt_by_heart_at_every_exit(data, tmp_path, architecture):
+def test_every_exit_overfits_a_few_groups(data, tmp_path, architecture):
     step = command(data, tmp_path / "model", architecture, steps=150, log_steps=10, lr=3e-3)
     lwr_command(*step)
     last = logs(tmp_path / "model")[-1]
