@@ -1,4 +1,4 @@
-"""What no input is to blame for: memory, disks, numbers that overflow; and paths that a shell could misread."""
+"""Faults that no input causes (memory, disks, overflow) end with one clear message, and shell commands are quoted."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ def test_out_of_memory_names_the_batch_and_what_to_set(here, monkeypatch, comman
 
 
 @pytest.mark.parametrize("command", [TRAIN, SCORE], ids=["train", "score"])
-def test_another_runtime_error_is_not_swallowed(here, monkeypatch, command):
+def test_other_runtime_errors_are_not_swallowed(here, monkeypatch, command):
     fails_with(monkeypatch, RuntimeError("a bug"))
     with pytest.raises(RuntimeError, match="a bug"):
         run(Case("", command, nothing))
 
 
-def test_what_fits_is_left_alone():
+def test_hint_is_unused_without_an_error():
     with out_of_memory_hint("nothing"):
         pass
 
@@ -86,8 +86,8 @@ def test_what_fits_is_left_alone():
 # --- numbers -------------------------------------------------------------------------------------------
 
 
-def test_a_gradient_that_is_not_finite_at_the_last_step_leaves_what_was_there(here, monkeypatch):
-    """No later loss would tell: the weights of NaN would be saved."""
+def test_infinite_gradient_at_the_last_step_saves_no_model(here, monkeypatch):
+    """No later loss would reveal it, so weights of NaN would be saved."""
     score = LayerwiseReranker._score
 
     def with_a_broken_gradient(self, layer, state):
@@ -110,7 +110,7 @@ def test_a_gradient_that_is_not_finite_at_the_last_step_leaves_what_was_there(he
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of 64 KiB."""
+    """Mount a disk of 64 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
@@ -129,7 +129,7 @@ def written(folder: Path) -> dict[str, bytes]:
     [(COLLECT, "collection"), (TRAIN, "model"), (SCORE, "scores.parquet")],
     ids=["collect", "train", "score"],
 )
-def test_a_full_disk_is_said_and_leaves_what_was_there(here, small_disk, command, name):
+def test_full_disk_is_reported_and_keeps_previous_files(here, small_disk, command, name):
     long = ({"_id": f"d{i}", "text": f"decode {i * i} " * 500} for i in range(12))
     write_jsonl(Path("data/corpus.jsonl"), long)
     (small_disk / "precious").write_bytes(b"x" * 64 * 1024)
@@ -143,10 +143,10 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(here, small_disk, command
 
 
 @pytest.mark.parametrize("command", [COLLECT, TRAIN, SCORE], ids=["collect", "train", "score"])
-def test_a_disk_that_can_only_be_read_is_said_before_the_work(here, small_disk, command, monkeypatch):
+def test_read_only_disk_is_reported_before_the_work(here, small_disk, command, monkeypatch):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     if command is TRAIN:
-        monkeypatch.setattr("lwr.training.train.build_reranker", lambda *_: pytest.fail("it began to work"))
+        monkeypatch.setattr("lwr.training.train.build_reranker", lambda *_: pytest.fail("training started"))
     outcome = run(Case("", with_settings(command, "--out", str(small_disk / "out")), nothing))
     assert outcome.code == 1
     assert re.search(rf"Read-only file system.*: '{small_disk}/out", outcome.said), outcome.said
@@ -155,7 +155,7 @@ def test_a_disk_that_can_only_be_read_is_said_before_the_work(here, small_disk, 
 # --- tracebacks ----------------------------------------------------------------------------------------
 
 
-def test_debug_shows_where_it_failed(here, monkeypatch):
+def test_debug_option_shows_the_traceback(here, monkeypatch):
     arguments = ["--debug", "collect", "--dataset", "{source: {kind: beir, path: nowhere}}", "--out", "o"]
     run_it = [sys.executable, "-m", "lwr.cli", *arguments]
     ended = subprocess.run(run_it, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
@@ -171,7 +171,7 @@ def test_debug_shows_where_it_failed(here, monkeypatch):
 # --- shells --------------------------------------------------------------------------------------------
 
 SAFE = {"wildcards.split", "wildcards.start_layer", "wildcards.seed"}
-"""train, dev or test; digits, perhaps after a minus: see wildcard_constraints in common.smk."""
+"""Names of splits, and integers: see wildcard_constraints in common.smk."""
 SAFE |= {"resources.gpu", "resources.processes", "params.margin", "params.shard"}
 """Numbers, and K/N of numbers."""
 QUOTED_ALREADY = {"params.dev", "params.test", "params.costs", "params.cascades", "params.models"}

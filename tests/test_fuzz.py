@@ -1,6 +1,6 @@
-"""Whatever the bytes, a reader reads them or says what is wrong; what is written, is read back as it was.
+"""Readers accept any bytes or raise BadInput, and read back what was written.
 
-LWR_FUZZ says how many times as many examples are tried: `LWR_FUZZ=50 pytest tests/test_fuzz.py`.
+The environment variable LWR_FUZZ multiplies the number of examples: `LWR_FUZZ=50 pytest tests/test_fuzz.py`.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ from lwr.model.prompt import Prompt, Row
 
 TIMES = int(os.environ.get("LWR_FUZZ", 1))
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
-spoken = texts.filter(str.strip)
+nonblank_texts = texts.filter(str.strip)
 ids = texts.filter(lambda text: text.split() == [text] and not set("\0\ufeff") & set(text))
 scores = st.floats(width=32, allow_nan=False, allow_infinity=False)
 numbers = st.integers(0, 2**15)
 
 # --- any bytes -----------------------------------------------------------------------------------------
 
-LINES = ("corpus", "queries", "qrels", "run", "groups", "json", "yaml")
+READERS = ("corpus", "queries", "qrels", "run", "groups", "json", "yaml")
 
 
 @st.composite
 def damaged(draw, good: bytes) -> bytes:
-    """Some of what is good, some of anything."""
+    """Draw bytes that mix copies of a good file with random bytes, some of them then overwritten."""
     parts = draw(
         st.lists(st.one_of(st.just(good), st.binary(max_size=20), texts.map(str.encode)), max_size=6)
     )
     data = bytearray(b"".join(parts))
     for _ in range(draw(st.integers(0, 3)) if data else 0):
-        at = draw(st.integers(0, len(data) - 1))
-        data[at : at + draw(st.integers(0, 3))] = draw(st.binary(max_size=3))
+        start = draw(st.integers(0, len(data) - 1))
+        data[start : start + draw(st.integers(0, 3))] = draw(st.binary(max_size=3))
         if not data:
             break
     return bytes(data)
@@ -67,10 +67,10 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", LINES)
+@pytest.mark.parametrize("kind", READERS)
 @given(data=st.data())
 @settings(max_examples=150 * TIMES, deadline=None)
-def test_a_reader_reads_or_says_what_is_wrong(folder, kind, data):
+def test_reader_accepts_any_bytes_or_raises_bad_input(folder, kind, data):
     target = TARGETS[kind]
     path = folder / target.file
     path.write_bytes(data.draw(damaged(target.good)))
@@ -82,7 +82,7 @@ def test_a_reader_reads_or_says_what_is_wrong(folder, kind, data):
 
 @given(damaged(gzip.compress(TARGETS["groups"].good * 20, mtime=0)))
 @settings(max_examples=100 * TIMES, deadline=None)
-def test_a_damaged_archive_is_read_or_said_so(folder, data):
+def test_damaged_archive_is_read_or_raises_bad_input(folder, data):
     (folder / "a.jsonl.gz").write_bytes(data)
     try:
         list(read_jsonl(folder / "a.jsonl.gz", {}))
@@ -96,7 +96,7 @@ def test_a_damaged_archive_is_read_or_said_so(folder, data):
     )
 )
 @settings(max_examples=60 * TIMES, deadline=None)
-def test_a_config_of_any_bytes_is_read_or_said_to_be_none(folder, data):
+def test_config_of_any_bytes_is_read_or_raises_bad_input(folder, data):
     (folder / "grid.yaml").write_bytes(data)
     try:
         read(folder / "grid.yaml")
@@ -109,11 +109,11 @@ def test_a_config_of_any_bytes_is_read_or_said_to_be_none(folder, data):
 
 @given(
     st.dictionaries(ids, st.tuples(texts, texts), min_size=1, max_size=5),
-    st.dictionaries(ids, spoken, min_size=1, max_size=4),
+    st.dictionaries(ids, nonblank_texts, min_size=1, max_size=4),
     st.integers(-9, 9),
 )
 @settings(max_examples=100 * TIMES, deadline=None)
-def test_a_collection_is_read_as_it_was_written(folder, passages, queries, grade):
+def test_collection_survives_the_round_trip(folder, passages, queries, grade):
     corpus = [Passage(doc, title, text) for doc, (title, text) in passages.items()]
     qrels = {"test": {query: dict.fromkeys(passages, grade) for query in queries}}
     write_collection(folder / "collection", corpus, queries, qrels)
@@ -124,31 +124,36 @@ def test_a_collection_is_read_as_it_was_written(folder, passages, queries, grade
 
 @given(st.dictionaries(ids, st.dictionaries(ids, scores, min_size=1, max_size=8), max_size=3))
 @settings(max_examples=100 * TIMES, deadline=None)
-def test_a_run_is_read_as_it_was_written(folder, lists):
+def test_run_survives_the_round_trip(folder, lists):
     try:
         run = {query: best_first(docs.items()) for query, docs in lists.items()}
-    except ValueError:  # so many that tie at the lowest float32
+    except ValueError:  # too many ties at the lowest float32
         return
     if all(np.isfinite(score) for ranked in run.values() for _, score in ranked):
         write_run(folder / "written.trec", run, "tag")
-        again = read_run(
-            folder / "written.trec"
-        )  # a file holds the digits that tell one float32 from another
+        again = read_run(folder / "written.trec")
+        # The file holds enough digits to identify a float32, not the float64 that is read.
         assert {q: [(d, float(np.float32(s))) for d, s in ranked] for q, ranked in again.items()} == run
 
 
 three_scores = st.lists(scores, min_size=3, max_size=3)
 lines = st.lists(
-    st.tuples(spoken, st.lists(texts, min_size=1, max_size=3), three_scores), min_size=1, max_size=4
+    st.tuples(nonblank_texts, st.lists(texts, min_size=1, max_size=3), three_scores), min_size=1, max_size=4
 )
 
 
 @given(lines)
 @settings(max_examples=40 * TIMES, deadline=None)
-def test_groups_are_read_as_they_were_written(folder, lines):
+def test_groups_survive_the_round_trip(folder, lines):
     rows = [
-        {"query": query, "pos": [query], "neg": neg, "pos_scores": of[:1], "neg_scores": of[: len(neg)]}
-        for query, neg, of in lines
+        {
+            "query": query,
+            "pos": [query],
+            "neg": neg,
+            "pos_scores": scores[:1],
+            "neg_scores": scores[: len(neg)],
+        }
+        for query, neg, scores in lines
     ]
     for name in ("written.jsonl", "written.jsonl.gz"):
         write_jsonl(folder / name, rows)
@@ -164,7 +169,7 @@ json_values = st.recursive(
 
 @given(st.dictionaries(texts, json_values, max_size=4))
 @settings(max_examples=60 * TIMES, deadline=None)
-def test_json_is_read_as_it_was_written(folder, value):
+def test_json_survives_the_round_trip(folder, value):
     write_json(folder / "written.json", value)
     assert read_json(folder / "written.json", {}) == value
 
@@ -177,7 +182,7 @@ schedules = st.lists(st.tuples(numbers, numbers), max_size=4).map(
 
 
 @given(schedules)
-def test_a_schedule_is_read_as_it_is_told(schedule):
+def test_schedule_survives_the_round_trip(schedule):
     assert Schedule.parse(str(schedule)) == schedule
 
 
@@ -207,7 +212,7 @@ def test_any_text_is_a_schedule_or_refused(text):
     )
 )
 @settings(max_examples=60 * TIMES, deadline=None)
-def test_a_config_is_read_as_it_is_dumped(train):
+def test_config_survives_the_round_trip(train):
     grid = {"datasets": {"d": {"source": {"kind": "python_docs"}}}, "base_models": {"m": {"model": "a/b"}}}
     config = GridConfig.model_validate(grid | {"start_layers": [2], "train": train})
     assert GridConfig.model_validate(yaml.safe_load(yaml.safe_dump(config.slice()))) == config
@@ -224,7 +229,7 @@ SHORT = PromptTemplate(query="{query}", passage="{passage}", after=["?"])
 @example([("", "")])
 @example([("\0\ud800"[:1], "\x1b[31m \u202e")])
 @settings(max_examples=60 * TIMES, deadline=None)
-def test_any_text_makes_a_row_within_its_length(encoder, pairs):
+def test_any_text_makes_a_row_within_the_maximum_length(encoder, pairs):
     pairs = [tuple(text.encode(errors="ignore").decode() for text in pair) for pair in pairs]
     prompt = Prompt(tiny.tokenizer(encoder), None if encoder else SHORT, 8, 40)
     rows = prompt.rows(pairs)
@@ -242,7 +247,7 @@ def test_any_text_makes_a_row_within_its_length(encoder, pairs):
     st.integers(1, 200),
     st.booleans(),
 )
-def test_batches_are_a_partition_within_the_budget(which, budget, can_share_prefix):
+def test_batches_are_a_partition_within_the_token_budget(which, budget, can_share_prefix):
     rows = [Row([ord(query)] * 3 + [7] * length, None, 3) for query, length in which]
     batches = make_batches(rows, budget, can_share_prefix)
     assert sorted(i for batch in batches for i in batch) == list(range(len(rows)))
@@ -252,7 +257,7 @@ def test_batches_are_a_partition_within_the_budget(which, budget, can_share_pref
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=3), st.integers(0, 2**32 - 1), schedules)
 @settings(max_examples=60 * TIMES, deadline=None)
-def test_a_cascade_ranks_every_candidate_once_and_reads_ever_fewer(sizes, seed, schedule):
+def test_cascade_ranks_every_candidate_once_and_reads_fewer_at_each_stage(sizes, seed, schedule):
     rng, layers = np.random.default_rng(seed), schedule.layers
     pairs = [(f"q{q}", f"d{d}") for q, size in enumerate(sizes) for d in range(size)]
     table = pd.DataFrame(pairs, columns=["query_id", "doc_id"]).assign(tokens=9, first_stage=0.0)

@@ -1,10 +1,10 @@
-"""Coverage-guided fuzzing of everything that reads a user's file (needs `pip install 'lwr[fuzz]'`, Python 3.11).
+"""Fuzz the readers of users' files, guided by coverage (needs `pip install 'lwr[fuzz]'`, Python 3.11).
 
     python tests/fuzz/readers.py -max_total_time=600                   all readers
     python tests/fuzz/readers.py -max_total_time=600 --only run,qrels  some of them
-    python tests/fuzz/readers.py crash-…                               what was found, again
+    python tests/fuzz/readers.py crash-…                               one input again
 
-Whatever is no BadInput, is a bug; libFuzzer writes the input that makes it into the working directory.
+Any exception but BadInput is a bug; libFuzzer writes the input that raises it to the working directory.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 
 import atheris
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "helpers"))  # for fuzz_targets
+
 with atheris.instrument_imports(include=["lwr"]):
     from fuzz_targets import TARGETS
 
@@ -24,20 +26,21 @@ FOLDER = Path(tempfile.mkdtemp(prefix="lwr-fuzz-"))
 (FOLDER / "qrels").mkdir()
 
 
-def chosen() -> list[str]:
+def chosen_targets() -> list[str]:
+    """Return the names after `--only` and remove them from the arguments, which libFuzzer parses."""
     if "--only" not in sys.argv:
         return list(TARGETS)
-    at = sys.argv.index("--only")
-    names = sys.argv[at + 1].split(",")
-    del sys.argv[at : at + 2]
+    option = sys.argv.index("--only")
+    names = sys.argv[option + 1].split(",")
+    del sys.argv[option : option + 2]
     return names
 
 
-NAMES = chosen()
+NAMES = chosen_targets()
 
 
-def one_input(data: bytes) -> None:
-    """The first byte says which reader gets the rest."""
+def read_input(data: bytes) -> None:
+    """Give the bytes after the first to the reader that the first byte selects."""
     if not data:
         return
     target = TARGETS[NAMES[data[0] % len(NAMES)]]
@@ -48,8 +51,8 @@ def one_input(data: bytes) -> None:
         pass
 
 
-def seeds() -> Path:
-    """A corpus to start from: one good file for each reader."""
+def write_seeds() -> Path:
+    """Write the inputs to start from, a good file for each reader, and return their folder."""
     folder = FOLDER / "seeds"
     folder.mkdir()
     for number, name in enumerate(NAMES):
@@ -58,6 +61,6 @@ def seeds() -> Path:
 
 
 if __name__ == "__main__":
-    again = any(Path(argument).is_file() for argument in sys.argv[1:])
-    atheris.Setup(sys.argv + ([] if again else [str(seeds())]), one_input)
+    is_replay = any(Path(argument).is_file() for argument in sys.argv[1:])
+    atheris.Setup(sys.argv + ([] if is_replay else [str(write_seeds())]), read_input)
     atheris.Fuzz()

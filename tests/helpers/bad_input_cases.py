@@ -97,7 +97,7 @@ COLLECTIONS = [
     Case("qrels: negative grade", COLLECT, appended(QRELS, "q7\td1\t-2\n")),
     Case("qrels: grade of ten digits", COLLECT, appended(QRELS, "q7\td1\t2147483647\n"), (f"{QRELS}:4", "scale it")),
     Case("qrels: query of two splits", COLLECT, appended(QRELS, "q0\td0\t1\n"), ("'q0'", "train and test", "remove it")),
-    Case("no passage with words", RETRIEVE, wrote(CORPUS, passage("!") + "\n"), ("holds no words",)),
+    Case("no passage with words", RETRIEVE, wrote(CORPUS, passage("!") + "\n"), ("no words",)),
     Case("collection that is not there", [*RETRIEVE[:2], "nowhere", *RETRIEVE[3:]], nothing, ("nowhere",), code=2),
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Who reads what users write: of each reader the file, how it is read, and a good file, where one is short."""
+"""List the readers of users' files, for the fuzz tests."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from lwr.common.errors import BadInput
 from lwr.common.json_lines import read_json, read_jsonl
-from lwr.config.load import read
 from lwr.common.yaml_lines import parse_yaml
+from lwr.config.load import read
 from lwr.formats.beir import read_corpus, read_qrels, read_queries
 from lwr.formats.checkpoint import check_weights, count_layers
 from lwr.formats.parquet import read as read_parquet
@@ -21,9 +21,11 @@ from lwr.model.cascade_schedule import Schedule
 
 @dataclass(frozen=True)
 class Target:
-    file: str
+    """A reader of a file."""
+
+    file: str  # name of the file that it reads
     read: Callable[[Path], object]
-    good: bytes = b""
+    good: bytes = b""  # content of a valid file, if a short one exists
 
 
 def _schedule(path: Path) -> None:
