@@ -21,7 +21,7 @@ class Throughput:
         """Measure the peak and start counting.
 
         Args:
-            shape: BackboneShape of the backbone.
+            shape: of the backbone.
             device: Where training computes.
             dtype: What it multiplies.
             frozen_backbone: Weights have no gradients, as under LoRA: a matrix product takes two passes, not three.

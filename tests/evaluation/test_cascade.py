@@ -1,4 +1,4 @@
-"""Cascades: schedules replayed on scores, what they cost and are worth, and which one dev chooses."""
+"""What schedules cost and are worth, and which one is chosen on dev."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from scored_lists import any_schedule, few_examples, lists, rank_by_stages, score_table
 
 from lwr.common.errors import BadInput
 from lwr.common.hashing import sha256
@@ -26,190 +27,12 @@ from lwr.evaluation.cascade import (
     pareto_front,
 )
 from lwr.evaluation.flops import BackboneShape, count_flops
-from lwr.evaluation.measures import measures_per_query, rankings
+from lwr.evaluation.measures import measures_per_query
 from lwr.evaluation.replay import read_candidates, replay, replay_run
 from lwr.formats.beir import Passage, Qrels, write_collection
-from lwr.formats.trec import best_first
 from lwr.model.cascade_schedule import Schedule
 
-LAYERS = (2, 3, 5)
 SHAPE = BackboneShape(weights=(100, 90, 80, 70, 60), attended=(3, 0, 3, 0, 1))
-
-
-def table(lists: dict[str, dict[str, tuple[float, ...]]], layers: tuple[int, ...] = LAYERS) -> pd.DataFrame:
-    """What `lwr score` would write of query -> passage -> its score at each layer; lengths differ by passage."""
-    rows = [
-        (query, doc, 10 + int(doc[1:]), 0.0, *scores)
-        for query, docs in lists.items()
-        for doc, scores in docs.items()
-    ]
-    names = [f"layer_{k}" for k in layers]
-    made = pd.DataFrame(rows, columns=["query_id", "doc_id", "tokens", "first_stage", *names])
-    return made.astype({"tokens": "int32", **dict.fromkeys(names, "float32")})
-
-
-def ranked(scores: pd.DataFrame, schedule: str) -> dict[str, list[str]]:
-    return {
-        query: [doc for doc, _ in run] for query, run in replay_run(scores, Schedule.parse(schedule)).items()
-    }
-
-
-# Few distinct values: equal scores are the rule. Lists of any length, also none.
-scores_of_a_passage = st.tuples(*[st.integers(-2, 2).map(float)] * len(LAYERS))
-lists = st.dictionaries(
-    st.sampled_from(["q1", "q2", "q3"]),
-    st.dictionaries(st.sampled_from([f"d{i}" for i in range(12)]), scores_of_a_passage, min_size=1),
-    min_size=1,
-)
-
-
-@st.composite
-def any_schedule(draw) -> Schedule:
-    *above, last = sorted(draw(st.sets(st.sampled_from(LAYERS), min_size=1)))
-    return Schedule(tuple((layer, draw(st.integers(1, 13))) for layer in above), last)
-
-
-few_examples = settings(max_examples=25, deadline=None)
-
-
-# --- writing a schedule --------------------------------------------------------------------------------
-
-
-@given(any_schedule())
-@few_examples
-def test_a_schedule_is_read_as_it_was_written(schedule):
-    assert Schedule.parse(str(schedule)) == schedule
-
-
-def test_a_schedule_by_hand():
-    schedule = Schedule.parse(" 2:20  4:10 6\n")
-    assert schedule == Schedule(((2, 20), (4, 10)), 6)
-    assert (str(schedule), schedule.layers) == ("2:20 4:10 6", [2, 4, 6])
-    assert Schedule.parse("4") == Schedule.single(4)
-
-
-@pytest.mark.parametrize("text", ["a", "", " ", "2:20", "2:20 4:10", "2 4", "2:20:1 4", "2: 4", "2:1.5 4"])
-def test_what_is_no_schedule_is_refused_with_an_example(text):
-    with pytest.raises(ValueError, match=r"cascade '.*': write it as `2:20 4:10 6`"):
-        Schedule.parse(text)
-
-
-@pytest.mark.parametrize("text", ["4:2 2", "4:2 4", "4:2 3:1 6", "4:0 6", "4:-1 6", "0:1 6", "0", "-1"])
-def test_layers_that_do_not_ascend_and_nobody_left_are_refused(text):
-    with pytest.raises(
-        ValueError, match=rf"cascade '{text}': layers must ascend from 1 on, and at least one"
-    ):
-        Schedule.parse(text)
-
-
-# --- replaying it --------------------------------------------------------------------------------------
-
-
-def test_who_survives_by_hand():
-    scores = table(
-        {
-            # layer 2 keeps d1 d2 d3 and layer 3 of these d3 d1, though d4 is its best and d5 that of layer 5
-            "long": {
-                "d1": (9, 7, 1),
-                "d2": (8, 6, 9),
-                "d3": (7, 8, 2),
-                "d4": (6, 9, 3),
-                "d5": (5, 1, 9),
-            },
-            "short": {"d1": (1, 1, 1), "d2": (2, 2, 3)},
-        }
-    )
-    schedule = Schedule.parse("2:3 3:2 5")
-    assert ranked(scores, str(schedule)) == {"long": ["d3", "d1", "d2", "d4", "d5"], "short": ["d2", "d1"]}
-    candidates = read_candidates(scores)
-    order, read = replay(candidates, schedule)
-    assert order[0].tolist() == [2, 0, 1, 3, 4]
-    assert order[1][:2].tolist() == [1, 0]
-    assert read.tolist() == [[5, 3, 5, 2, 2], [5, 5, 0, 0, 0]]
-
-
-def test_a_query_without_candidates_is_an_empty_row():
-    scores = table({"q1": {"d1": (1, 1, 1), "d2": (2, 2, 2)}})
-    candidates = read_candidates(scores, ["none", "q1"])
-    assert candidates.queries == ["none", "q1"]
-    assert candidates.docs.tolist() == [["", ""], ["d1", "d2"]]
-    assert candidates.tokens.tolist() == [[0, 0], [11, 12]]
-    _, read = replay(candidates, Schedule.parse("2:1 5"))
-    assert read.tolist() == [[0, 0], [2, 5]]
-
-
-def by_the_book(docs: dict[str, tuple[float, ...]], schedule: Schedule) -> tuple[list[str], dict[str, int]]:
-    """One list, stage by stage: its ranking, and how deep each passage is read."""
-    alive, left, read = list(docs), [], {}
-    for layer, survivors in [*schedule.keep, (schedule.last, len(docs))]:
-        read |= dict.fromkeys(alive, layer)
-        best = [doc for doc, _ in best_first((doc, docs[doc][LAYERS.index(layer)]) for doc in alive)]
-        alive, left = best[:survivors], best[survivors:] + left
-    return alive + left, read
-
-
-@given(lists, any_schedule(), st.randoms(use_true_random=False))
-@few_examples
-def test_replaying_is_going_stage_by_stage(lists, schedule, random):
-    lists = {query: dict(random.sample(list(docs.items()), len(docs))) for query, docs in lists.items()}
-    queries = [*lists, "none"]
-    random.shuffle(queries)
-    candidates = read_candidates(table(lists), queries)
-    order, read = replay(candidates, schedule)
-    for row, query in enumerate(queries):
-        expected, depth = by_the_book(lists.get(query, {}), schedule)
-        docs = candidates.docs[row]
-        assert docs[order[row]].tolist() == expected + [""] * (len(docs) - len(expected))
-        assert {doc: d for doc, d in zip(docs, read[row], strict=True) if doc} == depth
-
-
-@given(lists, any_schedule())
-@few_examples
-def test_nobody_is_lost_and_who_is_read_deeper_stands_higher(lists, schedule):
-    candidates = read_candidates(table(lists), [*lists, "none"])
-    order, read = replay(candidates, schedule)
-    assert (np.sort(order, axis=1) == np.arange(order.shape[1])).all()
-    along = np.take_along_axis(read, order, axis=1)
-    assert (np.diff(along, axis=1) <= 0).all()
-    there = np.array([len(lists.get(query, {})) for query in candidates.queries])
-    for layer, survivors in schedule.keep:
-        np.testing.assert_array_equal((read >= layer).sum(axis=1), there)
-        there = np.minimum(there, survivors)
-    np.testing.assert_array_equal((read == schedule.last).sum(axis=1), there)
-    run = replay_run(table(lists), schedule)
-    assert list(run) == sorted(lists)
-    assert {query: {doc for doc, _ in docs} for query, docs in run.items()} == {
-        query: set(docs) for query, docs in lists.items()
-    }
-    assert all(
-        scores == [-float(i + 1) for i in range(len(scores))] for scores in map(scores_in, run.values())
-    )
-
-
-def scores_in(docs: list[tuple[str, float]]) -> list[float]:
-    return [score for _, score in docs]
-
-
-@given(lists, st.sampled_from(LAYERS))
-@few_examples
-def test_one_exit_alone_ranks_as_everywhere(lists, layer):
-    expected = {query: list(docs) for query, docs in rankings(table(lists), f"layer_{layer}").items()}
-    assert ranked(table(lists), str(layer)) == expected
-
-
-@given(lists)
-@few_examples
-def test_who_lets_nobody_go_ranks_as_the_last_exit(lists):
-    assert ranked(table(lists), "2:12 3:12 5") == ranked(table(lists), "5")
-
-
-def test_scores_that_are_equal_in_float32_are_equal():
-    # in float64 the first would always win, whatever its name
-    names = [f"d{i}" for i in range(8)]
-    close = table({"q": dict.fromkeys(names, (0, 0, 0))}).astype({"layer_5": "float64"})
-    close["layer_5"] = 1 - np.arange(8) * 1e-12
-    assert ranked(close, "5")["q"] == [doc for doc, _ in best_first((doc, 1.0) for doc in names)]
-    assert ranked(close, "5")["q"] != names
 
 
 # --- what it is worth and what it costs ----------------------------------------------------------------
@@ -224,8 +47,8 @@ some_qrels = st.dictionaries(
 
 @given(lists, some_qrels.filter(bool), any_schedule())
 @few_examples
-def test_quality_is_the_ndcg_of_ir_measures(lists, qrels, schedule):
-    scores = table(lists)
+def test_ndcg_equals_ir_measures(lists, qrels, schedule):
+    scores = score_table(lists)
     run = {query: dict(docs) for query, docs in replay_run(scores, schedule).items()}
     expected = measures_per_query(qrels, run, ["nDCG@10"]).set_index("query_id")["value"]
     candidates = read_candidates(scores, sorted(qrels))
@@ -244,25 +67,25 @@ def test_quality_is_the_ndcg_of_ir_measures(lists, qrels, schedule):
         assert measured == pytest.approx(expected.mean(), abs=1e-9)
 
 
-def test_a_relevant_passage_that_no_candidate_is_counts_against_the_ranking():
-    scores = table({"q1": {"d1": (1, 1, 1), "d2": (2, 2, 2)}})
+def test_relevant_passage_outside_candidates_lowers_ndcg():
+    scores = score_table({"q1": {"d1": (1, 1, 1), "d2": (2, 2, 2)}})
     qrels = {"q1": {"d2": 1, "d3": 1}, "q2": {"d1": 1}}
     measured = measure_schedules([read_candidates(scores, ["q1", "q2"])], qrels, SHAPE, [Schedule.parse("5")])
     assert measured["quality"][0] == pytest.approx((1 / (1 + 1 / math.log2(3)) + 0) / 2)
 
 
-def test_the_best_ranking_there_is_ends_at_rank_ten():
-    scores = table({"q1": {f"d{i}": (-i, -i, -i) for i in range(12)}})
+def test_ideal_ranking_is_cut_at_rank_ten():
+    scores = score_table({"q1": {f"d{i}": (-i, -i, -i) for i in range(12)}})
     grades = {f"d{i}": 2 if i < 10 else 1 for i in range(12)}
     measured = measure_schedules([read_candidates(scores)], {"q1": grades}, SHAPE, [Schedule.parse("5")])
     assert measured["quality"][0] == pytest.approx(1)
 
 
-def test_the_share_of_flops_by_hand():
+def test_share_of_flops_by_hand():
     shape = BackboneShape(
         weights=(1, 1, 2), attended=(0, 0, 0)
     )  # n tokens: 2 n after one layer, 4 n after two, 8 n after three
-    one = table({"q": {"d10": (3, 3, 3), "d20": (2, 2, 2), "d30": (1, 1, 1)}}, layers=(1, 2, 3))
+    one = score_table({"q": {"d10": (3, 3, 3), "d20": (2, 2, 2), "d30": (1, 1, 1)}}, layers=(1, 2, 3))
     other = one.assign(layer_1=-one["layer_1"])  # the longest passage ahead at first
     full = 8 * (20 + 30 + 40)
     expected = {
@@ -282,8 +105,8 @@ def test_the_share_of_flops_by_hand():
         np.testing.assert_allclose(measured["flops"], shares, rtol=1e-12)
 
 
-def test_seeds_are_averaged():
-    good = table({"q": {"d1": (0, 0, 2), "d2": (0, 0, 1)}})
+def test_quality_is_averaged_over_seeds():
+    good = score_table({"q": {"d1": (0, 0, 2), "d2": (0, 0, 1)}})
     bad = good.assign(layer_5=-good["layer_5"])
     seeds = [read_candidates(scores, ["q"]) for scores in (good, bad)]
     measured = measure_schedules(seeds, {"q": {"d1": 1}}, SHAPE, [Schedule.parse("5")])
@@ -293,13 +116,13 @@ def test_seeds_are_averaged():
 
 @given(lists, any_schedule())
 @few_examples
-def test_flops_are_those_of_every_candidate_to_where_it_was_read(lists, schedule):
+def test_flops_are_summed_to_each_candidates_depth(lists, schedule):
     qrels = {query: {"d0": 1} for query in lists}
-    candidates = read_candidates(table(lists), list(lists))
+    candidates = read_candidates(score_table(lists), list(lists))
     spent = sum(
         count_flops(SHAPE, np.array(10 + int(doc[1:])))[layer - 1]
         for docs in lists.values()
-        for doc, layer in by_the_book(docs, schedule)[1].items()
+        for doc, layer in rank_by_stages(docs, schedule)[1].items()
     )
     full = sum(count_flops(SHAPE, np.array(10 + int(doc[1:])))[-1] for docs in lists.values() for doc in docs)
     (share,) = measure_schedules([candidates], qrels, SHAPE, [schedule])["flops"]
@@ -310,7 +133,7 @@ def test_flops_are_those_of_every_candidate_to_where_it_was_read(lists, schedule
 
 
 @pytest.mark.parametrize("stages", [2, 3, 4])
-def test_all_schedules_that_the_settings_allow(stages):
+def test_every_allowed_schedule_is_enumerated(stages):
     exits, kept = [2, 3, 4, 5], [20, 5, 10, 30, 40]
     made = list(enumerate_schedules(exits, 30, CascadeSearchConfig(stages=stages, exits=8, keep=kept)))
     assert len(made) == len(set(made))
@@ -334,13 +157,13 @@ def test_all_schedules_that_the_settings_allow(stages):
         ([6], 8, [6]),
     ],
 )
-def test_exits_are_tried_evenly_spread_the_first_and_the_last_among_them(exits, at_most, tried):
+def test_tried_exits_are_evenly_spread_with_first_and_last(exits, at_most, tried):
     made = list(enumerate_schedules(list(exits), 100, CascadeSearchConfig(exits=at_most)))
     assert sorted({layer for schedule in made for layer in schedule.layers}) == tried
     assert [schedule.last for schedule in made if not schedule.keep] == tried
 
 
-def test_survivors_are_tried_along_a_ladder_that_ends_below_the_lists_length():
+def test_default_survivors_end_below_the_length_of_the_lists():
     def kept(candidates: int) -> set[int]:
         return {n for s in enumerate_schedules([1, 2], candidates, CascadeSearchConfig()) for _, n in s.keep}
 
@@ -361,7 +184,7 @@ some_points = st.lists(st.tuples(*[st.integers(0, 5).map(float)] * 2), min_size=
 
 @given(some_points)
 @few_examples
-def test_the_front_is_whom_nobody_beats(pairs):
+def test_pareto_front_holds_undominated_points(pairs):
     def beaten(i: int) -> bool:
         return any(
             (cost <= pairs[i][0] and quality >= pairs[i][1])
@@ -377,7 +200,7 @@ def test_the_front_is_whom_nobody_beats(pairs):
 
 @given(some_points, st.sampled_from([0.0, 0.1, 0.5]))
 @few_examples
-def test_the_cheapest_that_is_good_enough_is_chosen(pairs, epsilon):
+def test_cheapest_schedule_within_epsilon_is_chosen(pairs, epsilon):
     deepest = len(pairs) - 1
     good_enough = [i for i, (_, quality) in enumerate(pairs) if quality >= (1 - epsilon) * pairs[deepest][1]]
     chosen = int(choose_schedule(points(*pairs), deepest, epsilon))
@@ -385,7 +208,7 @@ def test_the_cheapest_that_is_good_enough_is_chosen(pairs, epsilon):
     assert pairs[chosen][0] == min(pairs[i][0] for i in good_enough)
 
 
-def test_the_choice_by_hand():
+def test_choice_by_hand():
     measured = points((0.2, 0.50), (0.4, 0.59), (0.5, 0.595), (0.7, 0.58), (1.0, 0.60))
     chosen = {epsilon: choose_schedule(measured, 4, epsilon) for epsilon in (0.0, 0.01, 0.02, 0.5)}
     assert chosen == {0.0: "4", 0.01: "2", 0.02: "1", 0.5: "0"}
@@ -406,7 +229,7 @@ DEPTHS = tuple(range(1, tiny.LAYERS + 1))
 def random_scores(split: str, seed: int) -> pd.DataFrame:
     """Twenty candidates for each query but the first, the same for every seed; ranked the better the deeper."""
     drawn, noise = np.random.default_rng(len(split)), np.random.default_rng([seed, len(split)])
-    return table(
+    return score_table(
         {
             query: {
                 doc: tuple(
@@ -445,7 +268,7 @@ def dev_side(decision: dict) -> list[tuple]:
     ]
 
 
-def test_what_a_decision_tells(arm):
+def test_cascade_file_records_choice_front_and_inputs(arm):
     decision = decided(arm)
     rows, inputs = decision.pop("schedules"), decision.pop("inputs")
     assert inputs["dev"] == [sha256(arm / f"dev{seed}.parquet") for seed in (1, 2)]
@@ -477,7 +300,7 @@ def test_what_a_decision_tells(arm):
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
-def test_the_numbers_of_each_split_are_its_own(arm, split):
+def test_each_split_is_measured_on_its_own_scores(arm, split):
     rows = decided(arm)["schedules"]
     for row in rows:
         values = [
@@ -491,7 +314,7 @@ def test_the_numbers_of_each_split_are_its_own(arm, split):
         assert row[split] == pytest.approx(np.mean(values))
 
 
-def test_the_choice_depends_on_dev_alone(arm):
+def test_choice_depends_on_dev_alone(arm):
     before = decided(arm)
     for seed in (1, 2):
         path = arm / f"test{seed}.parquet"
@@ -504,13 +327,13 @@ def test_the_choice_depends_on_dev_alone(arm):
     assert [row["test"] for row in after["schedules"]] != [row["test"] for row in before["schedules"]]
 
 
-def test_with_nothing_to_lose_the_choice_is_as_good_as_the_deepest(arm):
+def test_epsilon_zero_keeps_the_deepest_exits_quality(arm):
     decision = decided(arm, CascadeSearchConfig(epsilon=0, keep=[3]))
     by_name = {row["schedule"]: row for row in decision["schedules"]}
     assert by_name[decision["chosen"]]["dev"] >= by_name["4"]["dev"]
 
 
-def test_an_arm_of_one_exit_has_nothing_to_choose(arm):
+def test_arm_of_one_exit_chooses_that_exit(arm):
     for path in arm.glob("*.parquet"):
         pd.read_parquet(path).drop(columns=["layer_1", "layer_2", "layer_3"]).to_parquet(path)
     decision = decided(arm)
@@ -520,7 +343,7 @@ def test_an_arm_of_one_exit_has_nothing_to_choose(arm):
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
-def test_a_split_without_a_relevant_passage_is_refused(arm, split):
+def test_split_without_relevant_passage_is_refused(arm, split):
     lines = (f"{query}\td0\t0\n" for query in QUERIES[split])
     (arm / f"qrels/{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
     with pytest.raises(BadInput, match=rf"qrels/{split}\.tsv: no query has a relevant passage"):

@@ -45,7 +45,7 @@ def whose(table: pd.DataFrame, family: str) -> list[tuple[str, str]]:
     return list(zip(rows["exit"], rows["versus_exit"], strict=True))
 
 
-def test_each_exit_against_the_deepest_and_the_first_stage():
+def test_exits_are_compared_with_deepest_and_first_stage():
     table = compared(measured(GOOD | {"cascade": 0.45}, seeds=2))
     assert list(table.columns) == COLUMNS
     assert whose(table, "deepest") == [(name, "layer_10") for name in ("layer_2", "layer_4", "cascade")]
@@ -60,7 +60,7 @@ def test_each_exit_against_the_deepest_and_the_first_stage():
     assert set(table["queries"]) == {12}
 
 
-def test_what_is_better_by_construction_is_found_better():
+def test_exit_better_by_construction_is_significantly_better():
     table = compared(measured(GOOD, seeds=3)).set_index(["family", "exit"])
     worse, close = table.loc[("deepest", "layer_2")], table.loc[("deepest", "layer_4")]
     assert worse["p Holm"] < 0.01
@@ -77,7 +77,7 @@ def test_what_is_better_by_construction_is_found_better():
     )
 
 
-def test_arms_against_the_first_in_layers_that_both_have():
+def test_arms_are_compared_with_first_arm_at_shared_layers():
     cells = [
         measured(GOOD, base_model="zeta"),
         measured({"first_stage": 0.4, "layer_4": 0.5, "layer_10": 0.5}, base_model="alpha", start_layer=4),
@@ -89,13 +89,13 @@ def test_arms_against_the_first_in_layers_that_both_have():
     assert set(arms["versus_start_layer"]) == {2}
 
 
-def test_deepest_against_deepest_where_their_numbers_differ():
+def test_deepest_layers_are_compared_where_they_differ():
     control = {"first_stage": 0.4, "layer_2": 0.3, "layer_4": 0.5, "cascade": 0.4}
     table = compared(measured(GOOD | {"cascade": 0.4}), measured(control, base_model="control"))
     assert whose(table, "arms") == [("layer_2", "layer_2"), ("layer_4", "layer_4"), ("layer_4", "layer_10")]
 
 
-def test_arms_of_the_same_values_are_the_same():
+def test_arms_of_equal_values_do_not_differ():
     cells = [measured(GOOD, seeds=2), measured(GOOD, seeds=2, variant="w")]
     arms = compared(*cells).query("family == 'arms'")
     assert list(arms["p Holm"]) == list(arms["p t"]) == [1, 1, 1]
@@ -104,12 +104,12 @@ def test_arms_of_the_same_values_are_the_same():
     assert (arms["high"] > 0).all()
 
 
-def test_seeds_need_not_be_as_many_in_each_arm():
+def test_arms_may_differ_in_number_of_seeds():
     table = compared(measured(GOOD, seeds=3), measured(GOOD, seeds=1, variant="w"))
     assert list(table.query("family == 'arms'")["seeds"]) == [1, 1, 1]
 
 
-def test_holm_stays_within_split_data_set_and_family():
+def test_holm_adjusts_within_split_data_set_and_family():
     one = compared(measured(GOOD))
     cells = [
         measured(GOOD, dataset=dataset, split=split) for dataset in ("z", "d") for split in ("test", "dev")
@@ -124,7 +124,7 @@ def test_holm_stays_within_split_data_set_and_family():
     assert list(deepest["p noninferior Holm"]) == pytest.approx(holm(deepest["p noninferior"]))
 
 
-def test_rows_keep_the_grids_order():
+def test_rows_keep_the_order_of_the_grid():
     cells = [measured(GOOD, dataset=dataset, base_model=base) for dataset in "zd" for base in "yc"]
     table = compared(*cells)
     assert list(dict.fromkeys(table["dataset"])) == ["z", "d"]
@@ -134,7 +134,7 @@ def test_rows_keep_the_grids_order():
     assert set(table.query("family == 'arms'")["versus_base_model"]) == {"y"}
 
 
-def test_the_order_of_rows_within_an_exit_is_nothing():
+def test_order_of_rows_within_an_exit_does_not_matter():
     cell = measured(GOOD, seeds=2)
     shuffled = pd.concat([rows.iloc[::-1] for _, rows in cell.groupby("exit", sort=False)])
     pd.testing.assert_frame_equal(compared(shuffled), compared(cell))
@@ -146,7 +146,7 @@ def test_other_measures_are_left_out():
     pd.testing.assert_frame_equal(compared(cell, other), compared(cell))
 
 
-def test_a_model_of_one_layer_has_nothing_to_compare_it_to_but_the_first_stage():
+def test_model_of_one_layer_is_compared_with_first_stage_alone():
     table = compared(measured({"first_stage": 0.4, "layer_4": 0.5}))
     assert whose(table, "first stage") == [("layer_4", "first_stage")]
     assert len(table) == 1
@@ -165,7 +165,7 @@ def twice(cell: pd.DataFrame) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("spoil", [missing_query, missing_seed, twice])
-def test_an_exit_without_its_full_rectangle_is_named(spoil):
+def test_exit_lacking_queries_or_seeds_is_named_in_error(spoil):
     with pytest.raises(ValueError, match="test split of d: layer_4 of d m 2 v must have each of 12 queries"):
         compared(spoil(measured(GOOD, seeds=2)))
 
@@ -173,7 +173,7 @@ def test_an_exit_without_its_full_rectangle_is_named(spoil):
 # --- for people ----------------------------------------------------------------------------------------
 
 
-def test_the_text():
+def test_text_of_a_comparison():
     row = compared(measured(GOOD, base_model="minilm")).query("family == 'deepest'").iloc[:1]
     row = row.assign(difference=-0.0123, low=-0.0311, high=0.0058)
     row = row.assign(**{"p Holm": 0.0004, "effect size": -0.314, "wins": 31, "ties": 140, "losses": 29})
@@ -191,7 +191,7 @@ def test_the_text():
     ]
 
 
-def test_the_text_says_against_what():
+def test_text_names_the_other_exit():
     table = compared(measured(GOOD), measured(GOOD, start_layer=4))
     text = format_comparisons(table, 0.02).assign(family=table["family"]).set_index("family")
     assert list(text.loc["deepest", "not worse by 0.02"]) == ["no", "yes"] * 2
@@ -203,7 +203,7 @@ def test_the_text_says_against_what():
     assert set(text.loc["arms", "p (Holm)"]) == {"1.000"}
 
 
-def test_the_text_tells_variants_and_what_was_trained_on_where_there_are_others():
+def test_text_names_variant_and_training_set_where_they_differ():
     table = compared(measured(GOOD), measured(GOOD, variant="w", trained_on="big")).query("family == 'arms'")
     text = format_comparisons(table, 0.02)
     assert text["what"].iloc[0] == "m start 2 w trained on big: layer 2"

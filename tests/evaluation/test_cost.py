@@ -73,7 +73,7 @@ def costs(scored, tmp_path):
 # --- counts --------------------------------------------------------------------------------------------
 
 
-def test_flops_are_the_mean_over_the_candidates_and_of_the_cascade_its_share(scored, costs):
+def test_flops_are_mean_over_candidates_and_share_for_cascade(scored, costs):
     told = {exit["exit"]: exit for exit in costs()["exits"]}
     assert list(told) == ["layer_2", "layer_3", "layer_4", "cascade"]
     assert [exit["schedule"] for exit in told.values()] == ["2", "3", "4", SCHEDULE]
@@ -86,11 +86,11 @@ def test_flops_are_the_mean_over_the_candidates_and_of_the_cascade_its_share(sco
     assert told["cascade"]["gflops_per_pair"] == pytest.approx(0.4 * told["layer_4"]["gflops_per_pair"])
 
 
-def test_no_cascade_where_the_deepest_exit_is_chosen(costs):
+def test_no_cascade_where_deepest_exit_is_chosen(costs):
     assert [exit["exit"] for exit in costs(chosen="4")["exits"]] == ["layer_2", "layer_3", "layer_4"]
 
 
-def test_a_cascade_of_one_exit_costs_what_that_exit_costs(costs):
+def test_cascade_of_one_exit_costs_what_that_exit_costs(costs):
     *_, third, _, cascade = costs(chosen="3")["exits"]
     assert (cascade["exit"], cascade["schedule"], third["exit"]) == ("cascade", "3", "layer_3")
     assert cascade["gflops_per_pair"] == third["gflops_per_pair"]
@@ -98,7 +98,7 @@ def test_a_cascade_of_one_exit_costs_what_that_exit_costs(costs):
 
 
 @pytest.mark.parametrize("architecture", ["bert", "llama", "modernbert"])
-def test_a_layer_more_reads_a_block_more(architecture):
+def test_each_layer_adds_the_parameters_of_a_block(architecture):
     reranker = build(architecture)
     counts = [count_parameters(reranker, k) for k in reranker.exits]
     blocks = [sum(p.numel() for p in block.parameters()) for block in reranker.stack.blocks]
@@ -125,11 +125,11 @@ def test_parameters_by_hand():
     assert count_parameters(bert, 4) == every - pooler + hidden
 
 
-def test_torch_counts_what_the_formula_says(costs):
+def test_flops_counted_by_torch_agree_with_formula(costs):
     assert costs()["flops_by_torch_over_formula"] == pytest.approx(1, rel=0.02)
 
 
-def test_what_was_measured_is_said_and_where(costs):
+def test_cost_file_records_arm_device_and_provenance(costs):
     about = costs()
     assert {name: about[name] for name in ARM} == ARM
     assert (about["candidates"], about["precision"], about["queries"]) == (4, "float32", 0)
@@ -139,7 +139,7 @@ def test_what_was_measured_is_said_and_where(costs):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="times are then a GPU's")
-def test_a_processor_is_told_with_its_threads():
+def test_device_name_of_processor_has_its_threads():
     before = torch.get_num_threads()
     try:
         for threads, words in ((1, "1 thread of "), (2, "2 threads of ")):
@@ -152,14 +152,14 @@ def test_a_processor_is_told_with_its_threads():
 # --- times ---------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_ranked_where_no_times_are_wanted(costs, monkeypatch):
+def test_nothing_is_ranked_without_timed_queries(costs, monkeypatch):
     monkeypatch.setattr(lwr.evaluation.cost, "rank_texts", None)
     exits = costs(queries=None)["exits"]
     assert [exit[name] for exit in exits for name in TIMED] == [None] * 4 * 4
     assert all(exit[name] for exit in exits for name in COUNTED)
 
 
-def test_times_are_of_every_exit_and_the_cascade(costs):
+def test_every_exit_and_the_cascade_are_timed(costs):
     about = costs(queries=2)
     assert about["queries"] == 2
     assert len(about["exits"]) == 4
@@ -171,9 +171,7 @@ def test_times_are_of_every_exit_and_the_cascade(costs):
             assert exit["peak_memory_mib"] > (0 if torch.cuda.is_available() else 100)
 
 
-def test_every_exit_ranks_a_list_before_the_next_comes_and_each_time_another_is_first(
-    scored, costs, monkeypatch
-):
+def test_exits_rank_each_list_in_turns_with_rotating_start(scored, costs, monkeypatch):
     calls, rank_texts = [], lwr.evaluation.cost.rank_texts
 
     def watched(reranker, query, passages, schedule, *settings):
@@ -201,7 +199,7 @@ def test_every_exit_ranks_a_list_before_the_next_comes_and_each_time_another_is_
             assert order.tolist() == np.argsort(-own[f"layer_{plan}"].to_numpy(), kind="stable").tolist()
 
 
-def test_of_fewer_queries_than_wanted_all_are_timed(costs, monkeypatch):
+def test_all_queries_are_timed_where_fewer_exist_than_wanted(costs, monkeypatch):
     calls = []
     monkeypatch.setattr(lwr.evaluation.cost, "rank_texts", lambda *arguments: calls.append(arguments))
     costs(queries=50)

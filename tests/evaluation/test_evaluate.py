@@ -87,7 +87,7 @@ def runs(collection) -> dict[str, dict[str, list[tuple[str, float]]]]:
     return {path.stem: read_run(path) for path in (collection / "runs").iterdir()}
 
 
-def test_a_row_per_exit_judged_query_and_measure(collection):
+def test_one_row_per_exit_judged_query_and_measure(collection):
     out = evaluated(collection, random_scores(), chosen="1:5 3")
     assert list(out.columns) == [*CELL, "split", "exit", "query_id", "measure", "value"]
     assert (out[list(CELL)] == pd.Series(CELL)).all(axis=None)
@@ -100,7 +100,7 @@ def test_a_row_per_exit_judged_query_and_measure(collection):
     }
 
 
-def test_a_run_per_exit_holds_every_candidate(collection):
+def test_run_of_each_exit_holds_every_candidate(collection):
     evaluated(collection, random_scores(), chosen="1:5 3")
     written = runs(collection)
     assert set(written) == {"first_stage", "layer_1", "layer_2", "layer_3", "cascade"}
@@ -111,7 +111,7 @@ def test_a_run_per_exit_holds_every_candidate(collection):
         )
 
 
-def test_the_files_hold_what_pytrec_eval_makes_of_the_runs(collection):
+def test_measures_equal_pytrec_eval_on_the_written_runs(collection):
     many = [f"d{i}" for i in range(130)]  # more than a measure looks at
     scores = random_scores(many).assign(
         layer_1=lambda t: -t["layer_1"],  # what is relevant stands behind the first hundred
@@ -145,7 +145,7 @@ def test_scores_decrease_strictly_in_every_run(collection):
             assert all(above > below for above, below in pairwise(as_trec_eval_has_them))
 
 
-def test_an_oracle_its_reverse_and_one_that_knows_nothing(collection):
+def test_oracle_reverse_and_constant_scorer(collection):
     def oracle(query: str, doc: str) -> float:
         return QRELS[query].get(doc, 0) + float(doc[1:]) / 100
 
@@ -162,7 +162,7 @@ def test_an_oracle_its_reverse_and_one_that_knows_nothing(collection):
     assert values_of(out, "layer_3", "ties") == {"q1": 1, "q2": 1}
 
 
-def test_ties_are_told_of_the_exit_that_has_them(collection):
+def test_ties_are_reported_per_exit(collection):
     scores = table(
         layer_1=lambda query, doc: float((query, doc) in {("q1", "d3"), ("q2", "d0"), ("q2", "d7")})
     )
@@ -171,7 +171,7 @@ def test_ties_are_told_of_the_exit_that_has_them(collection):
     assert values_of(out, "first_stage", "ties") == {"q1": 0, "q2": 0}
 
 
-def test_of_equal_scores_the_hash_decides_and_of_others_the_score(collection):
+def test_hash_breaks_ties_of_float32_scores_only(collection):
     one = np.float32(1)
     just_above = np.nextafter(one, np.float32(2))
     first, second = [doc for doc, _ in best_first((doc, 1.0) for doc in DOCS)][:2]
@@ -188,7 +188,7 @@ def test_of_equal_scores_the_hash_decides_and_of_others_the_score(collection):
     assert values_of(out, "layer_1", "ties")["q1"] == 1
 
 
-def test_how_the_candidates_came_in_does_not_matter(collection):
+def test_order_of_candidates_does_not_matter(collection):
     scores = random_scores().assign(layer_1=lambda t: t["layer_1"].round())  # with ties
     keys = ["exit", "query_id", "measure"]
     seen = []
@@ -199,7 +199,7 @@ def test_how_the_candidates_came_in_does_not_matter(collection):
     assert seen[0][1] == seen[1][1]
 
 
-def test_a_cascade_ranks_by_the_schedule_that_was_chosen(collection):
+def test_cascade_ranks_by_chosen_schedule(collection):
     scores = random_scores()
     evaluated(collection, scores, chosen="1:8 2:3 3")
     expected = replay_run(scores, Schedule.parse("1:8 2:3 3"))
@@ -208,21 +208,21 @@ def test_a_cascade_ranks_by_the_schedule_that_was_chosen(collection):
     assert [doc for doc, _ in written["cascade"]["q1"]] != [doc for doc, _ in written["layer_3"]["q1"]]
 
 
-def test_where_the_deepest_exit_was_chosen_there_is_no_cascade(collection):
+def test_no_cascade_where_deepest_exit_was_chosen(collection):
     evaluated(collection, random_scores(), chosen="2:5 3")
     out = evaluated(collection, random_scores())  # what was there before is gone
     assert "cascade" not in set(out["exit"])
     assert "cascade" not in runs(collection)
 
 
-def test_a_shallower_exit_may_be_what_was_chosen(collection):
+def test_chosen_schedule_may_be_a_shallower_exit(collection):
     out = evaluated(collection, random_scores(), chosen="1")
     for measure in MEASURES:
         assert values_of(out, "cascade", measure) == values_of(out, "layer_1", measure)
     assert values_of(out, "layer_1", "AP@100") != values_of(out, "layer_3", "AP@100")
 
 
-def test_a_candidate_scored_twice_is_refused(collection):
+def test_duplicated_candidate_is_refused(collection):
     scores = random_scores()
     with pytest.raises(BadInput, match="duplicated"):
         evaluated(collection, pd.concat([scores, scores.head(1)]))
@@ -230,7 +230,7 @@ def test_a_candidate_scored_twice_is_refused(collection):
     assert not (collection / "runs").exists()
 
 
-def test_a_score_that_is_no_number_leaves_nothing_behind(collection):
+def test_nan_score_leaves_no_files_behind(collection):
     with pytest.raises(ValueError, match="layer_2 of row 1 is nan"):
         evaluated(collection, random_scores().assign(layer_2=np.float32("nan")))
     assert not (collection / "out.parquet").exists()

