@@ -26,9 +26,13 @@ transformers.logging.disable_progress_bar()
 transformers.logging.set_verbosity_error()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the slow tests in the order of SLOW_ORDER."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the slow tests in the order of SLOW_ORDER; drop nightly tests unless -m names them."""
     items.sort(key=_slow_rank)
+    if "nightly" not in config.option.markexpr:
+        nightly = [item for item in items if item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=nightly)
+        items[:] = [item for item in items if item not in nightly]
 
 
 def _slow_rank(item: pytest.Item) -> int:

@@ -1,7 +1,7 @@
-"""A real SLURM of one node and two GPUs, started by hand: no systemd, no root, nothing in /etc is touched.
+"""A SLURM of one node and two GPUs, started without systemd or root and without files in /etc.
 
-Its GPUs are two character devices, so that SLURM hands out CUDA_VISIBLE_DEVICES and makes a third job wait.
-It remembers ended jobs: what ran when is read off `scontrol show job` afterwards.
+Its GPUs are two character devices: SLURM sets CUDA_VISIBLE_DEVICES and makes a third job wait. It remembers ended jobs,
+so that `scontrol show job` lists when each ran.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from project import Project, copy_project
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol")
 INSTALL = "apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge"
-PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"  # daemons live where not every user's PATH looks
+PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"  # the daemons' folders are not on every user's PATH
 USER = pwd.getpwuid(os.getuid()).pw_name
 GPUS = 2
 
-# The node claims more CPUs and memory than are there (config_overrides): GPUs are what jobs shall wait for.
+# The node declares more CPUs and memory than there are (config_overrides), so that jobs wait for GPUs only.
 CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -74,7 +74,7 @@ NodeName=n1 Name=gpu File=/dev/null
 NodeName=n1 Name=gpu File=/dev/zero
 """
 
-# The plugin looks at its jobs every 40 s, then less and less often; here they take seconds.
+# The plugin polls its jobs every 40 s and then less and less often; these jobs take seconds.
 SNAKEMAKE = """
 import asyncio
 from snakemake.cli import main
@@ -86,7 +86,7 @@ async def half_a_second(self):
 RemoteExecutor.sleep = half_a_second
 main()
 """
-# The profile as it stands, but for the accounting that this SLURM lacks, for short jobs, and for few cores.
+# The profile, changed for a SLURM without accounting, for short jobs, and for few cores.
 ARGUMENTS = [
     *("--profile", "workflow/profiles/slurm", "--configfile", "config/test.yaml"),
     *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1"),
@@ -96,16 +96,16 @@ ARGUMENTS = [
 
 @dataclass(frozen=True)
 class Job:
-    """What `scontrol show job` tells of one."""
+    """A job as `scontrol show job` describes it."""
 
     id: str
-    run: str  # the same for all jobs of one Snakemake
+    run: str  # equal for all jobs of one Snakemake process
     rule: str
     state: str
     partition: str
     gpus: int
     megabytes: int
-    limit: str  # of its time, [days-]hours:minutes:seconds
+    limit: str  # time limit, [days-]hours:minutes:seconds
     start: float
     end: float
 
@@ -132,49 +132,56 @@ def _seconds(time: str) -> float:
 
 @dataclass(frozen=True)
 class Run:
-    """A Snakemake at work."""
+    """A Snakemake process and the file with its output."""
 
     process: subprocess.Popen
-    printed_to: Path
+    output: Path
 
     def end(self) -> int:
-        """Wait for it; its exit status."""
+        """Wait for the end and return the exit status."""
         return self.process.wait(timeout=900)
 
     def finish(self) -> str:
-        """Wait for its success; what it printed."""
+        """Wait for the end, assert success and return the output."""
         assert self.end() == 0, self.printed()
         return self.printed()
 
     def printed(self) -> str:
-        return self.printed_to.read_text(encoding="utf-8")
+        return self.output.read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class Slurm:
-    environment: dict[str, str]  # of those who talk to it
+    """The running SLURM."""
+
+    environment: dict[str, str]
+    """Environment in which its commands find it."""
     gpus: int = GPUS
 
-    def tell(self, *command: str) -> str:
-        """What one of SLURM's commands answers."""
+    def call(self, *command: str) -> str:
+        """Run one of SLURM's commands and return its output."""
         return subprocess.run(
             command, env=self.environment, check=True, stdout=subprocess.PIPE, text=True, timeout=60
         ).stdout
 
     def jobs(self, *states: str, rule: str | None = None) -> list[Job]:
-        """Jobs, also ended ones, in any of the states (none: in all) and of a rule (None: of all)."""
-        lines = self.tell("scontrol", "show", "job", "--oneliner").splitlines()
+        """Return all jobs, running or ended, that are in one of `states` and of `rule`, where these are given."""
+        lines = self.call("scontrol", "show", "job", "--oneliner").splitlines()
         jobs = [Job.read(line) for line in lines if line.startswith("JobId=")]
         return [job for job in jobs if (not states or job.state in states) and rule in (None, job.rule)]
 
     def clear(self) -> None:
-        """Cancel what is left, and wait till it is gone."""
-        self.tell("scancel", "--user", USER)
+        """Cancel all jobs and wait until they have ended."""
+        self.call("scancel", "--user", USER)
         self.wait(lambda: not self.jobs("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"))
 
     @staticmethod
     def wait(ready: Callable[[], object], seconds: float = 300) -> None:
-        """Till `ready` returns something true."""
+        """Wait until `ready` returns a true value.
+
+        Raises:
+            TimeoutError: after `seconds`.
+        """
         end = time.monotonic() + seconds
         while not ready():
             if time.monotonic() > end:
@@ -183,18 +190,18 @@ class Slurm:
 
     @contextmanager
     def snakemake(self, project: Project, *arguments: str) -> Iterator[Run]:
-        """A Snakemake that submits to this SLURM, and lives no longer than the block."""
-        printed_to = project.folder / "printed.txt"
-        with printed_to.open("w", encoding="utf-8") as printed:
+        """Start a Snakemake that submits to this SLURM; kill it at the end of the block."""
+        output = project.folder / "printed.txt"
+        with output.open("w", encoding="utf-8") as stream:
             process = subprocess.Popen(
                 [sys.executable, "-c", SNAKEMAKE, *ARGUMENTS, *arguments],
                 cwd=project.folder,
                 env=self.environment | {"PYTHONPATH": str(project.folder)},
-                stdout=printed,
+                stdout=stream,
                 stderr=subprocess.STDOUT,
             )
         try:
-            yield Run(process, printed_to)
+            yield Run(process, output)
         finally:
             process.kill()
             process.wait()
@@ -202,14 +209,15 @@ class Slurm:
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Slurm]:
+    """Start SLURM; stop it after the last test."""
     missing = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
     if missing:
-        pytest.skip(f"no {', '.join(missing)} here: {INSTALL}")
+        pytest.skip(f"NOT TESTED: {', '.join(missing)} not found; {INSTALL}")
     with ExitStack() as stack:
-        # in /tmp itself: the path of a unix socket has no more than 108 characters
+        # directly in /tmp: the path of a unix socket is limited to 108 characters
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp")))
-        folder.chmod(0o711)  # munged wants its socket within everyone's reach
-        slurm = Slurm(_lay_out(folder))
+        folder.chmod(0o711)  # munged requires that every user can reach its socket
+        slurm = Slurm(_write_configuration(folder))
         conf = slurm.environment["SLURM_CONF"]
         own = [f"--{file}-file={folder}/munge.{file}" for file in ("key", "pid", "log", "seed")]
         try:
@@ -217,7 +225,7 @@ def slurm() -> Iterator[Slurm]:
             slurm.wait((folder / "munge.socket").exists, 10)
             stack.enter_context(_daemon("slurmctld", "-D", "-c", "-i", "-f", conf))
             stack.enter_context(_daemon("slurmd", "-D", "-f", conf, "-N", "n1"))
-            slurm.wait(lambda: _node(slurm) == "idle", 30)
+            slurm.wait(lambda: _node_state(slurm) == "idle", 30)
         except TimeoutError as error:
             logs = "".join(f"\n{log}:\n{log.read_text()}" for log in folder.glob("*.log"))
             raise RuntimeError(f"SLURM did not start {error}{logs}") from error
@@ -225,8 +233,8 @@ def slurm() -> Iterator[Slurm]:
         slurm.clear()
 
 
-def _lay_out(folder: Path) -> dict[str, str]:
-    """Write all that the daemons read. Returns the environment of those who talk to them."""
+def _write_configuration(folder: Path) -> dict[str, str]:
+    """Write the files that the daemons read. Return the environment for SLURM's commands."""
     for name in ("state", "spool", "bin"):
         (folder / name).mkdir()
     key = folder / "munge.key"
@@ -236,7 +244,7 @@ def _lay_out(folder: Path) -> dict[str, str]:
     conf = folder / "slurm.conf"
     conf.write_text(CONF.format(folder=folder, host=host, user=USER, ports=_free_ports(2), gpus=GPUS))
     (folder / "gres.conf").write_text(GRES)
-    # Inside a job, the plugin drops SLURM_CONF before it calls srun; a cluster has its configuration in /etc.
+    # Inside a job, the plugin removes SLURM_CONF before it calls srun; on a cluster srun reads /etc.
     srun = folder / "bin/srun"
     srun.write_text(f'#!/bin/sh\nSLURM_CONF={conf} exec {shutil.which("srun", path=PATH)} "$@"\n')
     srun.chmod(0o755)
@@ -247,9 +255,9 @@ def _lay_out(folder: Path) -> dict[str, str]:
 def _free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for unbound in sockets:
+            unbound.bind(("127.0.0.1", 0))
+        return [bound.getsockname()[1] for bound in sockets]
 
 
 @contextmanager
@@ -268,23 +276,25 @@ def _daemon(name: str, *arguments: str) -> Iterator[None]:
             process.wait()
 
 
-def _node(slurm: Slurm) -> str | None:
-    """State of the node; None while the daemons don't answer yet."""
+def _node_state(slurm: Slurm) -> str | None:
+    """Return the state of the node, or None while the daemons do not answer yet."""
     try:
-        return slurm.tell("sinfo", "-h", "-N", "-n", "n1", "-o", "%T").split()[0]
+        return slurm.call("sinfo", "-h", "-N", "-n", "n1", "-o", "%T").split()[0]
     except subprocess.CalledProcessError:
         return None
 
 
 @dataclass(frozen=True)
-class Undisturbed:
+class FinishedGrid:
+    """A project whose grid has run on SLURM, and the jobs it ran as."""
+
     project: Project
     jobs: list[Job]
 
 
 @pytest.fixture(scope="session")
-def undisturbed(slurm, tmp_path_factory) -> Undisturbed:
-    """A grid of four cells that has run on SLURM, and its jobs; look, don't touch."""
+def finished(slurm, tmp_path_factory) -> FinishedGrid:
+    """Run a grid of four cells on SLURM. Tests only read it."""
     folder = tmp_path_factory.mktemp("slurm") / "project"
     folder.mkdir()
     project = copy_project(folder)
@@ -292,18 +302,18 @@ def undisturbed(slurm, tmp_path_factory) -> Undisturbed:
     before = slurm.jobs()
     with slurm.snakemake(project) as run:
         run.finish()
-    return Undisturbed(project, [job for job in slurm.jobs() if job not in before])
+    return FinishedGrid(project, [job for job in slurm.jobs() if job not in before])
 
 
 def _four_cells(config: dict) -> None:
     config |= {"start_layers": [2], "seeds": [1, 2]}
-    # long enough to be caught at work, after a checkpoint
+    # long enough to be interrupted after a checkpoint
     config["train"] |= {"steps": 60, "log_steps": 20, "checkpoint_steps": 5}
 
 
 @pytest.fixture
-def project(slurm, undisturbed, tmp_path) -> Iterator[Project]:
-    """A copy of it to change at will. Its jobs end with the test."""
-    shutil.copytree(undisturbed.project.folder, tmp_path / "project", copy_function=shutil.copy2)
+def project(slurm, finished, tmp_path) -> Iterator[Project]:
+    """Copy the finished grid for a test to change; cancel its jobs at the end of the test."""
+    shutil.copytree(finished.project.folder, tmp_path / "project", copy_function=shutil.copy2)
     yield Project(tmp_path / "project")
     slurm.clear()

@@ -1,4 +1,4 @@
-"""The tiny grid on a real SLURM: it finishes, its jobs wait for GPUs, and lost jobs and a lost Snakemake are mended.
+"""The tiny grid on a real SLURM: it finishes, its jobs wait for GPUs, and it recovers from lost jobs and processes.
 
 About four minutes on two cores.
 """
@@ -29,7 +29,7 @@ def log_of_training(project, seed) -> str:
     return log.read_text(encoding="utf-8")
 
 
-def test_most_at_once_counts_jobs_side_by_side():
+def test_most_at_once_counts_overlapping_jobs():
     def jobs(*times):
         return [SimpleNamespace(start=start, end=end) for start, end in times]
 
@@ -37,31 +37,31 @@ def test_most_at_once_counts_jobs_side_by_side():
     assert most_at_once(jobs((0, 2), (1, 3), (1, 4))) == 3
 
 
-def test_a_grid_of_four_cells_finishes(undisturbed):
-    assert {job.state for job in undisturbed.jobs} == {"COMPLETED"}
-    assert [job.rule for job in undisturbed.jobs].count("train") == 4
-    table = undisturbed.project.folder / "results/test/tables/layers.csv"
+def test_grid_of_four_cells_finishes(finished):
+    assert {job.state for job in finished.jobs} == {"COMPLETED"}
+    assert [job.rule for job in finished.jobs].count("train") == 4
+    table = finished.project.folder / "results/test/tables/layers.csv"
     exits = pd.read_csv(table).query("exit != 'cascade'")
     models = list(exits["base_model"])
     assert (models.count("tiny-llama"), models.count("tiny-bert")) == (3, 1)
 
 
-def test_gpu_jobs_wait_for_gpus(slurm, undisturbed):
-    on_gpu = [job for job in undisturbed.jobs if job.rule in ("train", "score", "cost")]
-    others = [job for job in undisturbed.jobs if job not in on_gpu]
+def test_gpu_jobs_wait_for_gpus(slurm, finished):
+    on_gpu = [job for job in finished.jobs if job.rule in ("train", "score", "cost")]
+    others = [job for job in finished.jobs if job not in on_gpu]
     assert {(job.partition, job.gpus) for job in on_gpu} == {("gpu", 1)}
     assert {(job.partition, job.gpus) for job in others} == {("cpu", 0)}
-    assert len(on_gpu) > slurm.gpus  # some had to wait
+    assert len(on_gpu) > slurm.gpus  # so that some have to wait
     assert most_at_once(on_gpu) == slurm.gpus
 
 
-def test_a_cancelled_training_is_submitted_again_with_more_and_goes_on(slurm, undisturbed, project):
+def test_cancelled_training_is_resubmitted_with_more_resources_and_resumes(slurm, finished, project):
     cell = project.folder / BERT / "seed1"
     shutil.rmtree(cell)
     with slurm.snakemake(project) as run:
         wait_for_checkpoint(slurm, cell)
         [lost] = slurm.jobs("RUNNING", rule="train")
-        slurm.tell("scancel", lost.id)
+        slurm.call("scancel", lost.id)
         printed = run.finish()
     first, second = [job for job in slurm.jobs(rule="train") if job.run == lost.run]
     assert (first.state, second.state) == ("CANCELLED", "COMPLETED")
@@ -69,27 +69,28 @@ def test_a_cancelled_training_is_submitted_again_with_more_and_goes_on(slurm, un
     assert (first.limit, second.limit) == ("1-00:00:00", "2-00:00:00")
     assert f"SLURM-job '{lost.id}' failed" in printed
     assert "resuming from" in log_of_training(project, 1)
-    assert project.tables() == undisturbed.project.tables()
+    assert project.tables() == finished.project.tables()
 
 
-def test_after_the_loss_of_snakemake_one_command_finishes_the_grid(slurm, undisturbed, project):
+@pytest.mark.nightly
+def test_grid_finishes_after_snakemake_was_killed(slurm, finished, project):
     shutil.rmtree(project.folder / BERT)
     with slurm.snakemake(project) as run:
         wait_for_checkpoint(slurm, project.folder / BERT / "seed1")
         run.process.kill()
     orphans = slurm.jobs("RUNNING")
-    assert {job.rule for job in orphans} == {"train"}  # SLURM knows nothing of Snakemake's end
+    assert {job.rule for job in orphans} == {"train"}  # SLURM does not notice the end of Snakemake
 
     with slurm.snakemake(project) as run:
         assert run.end() != 0
     assert "--unlock" in run.printed()
 
-    # As the README says: cancel what still runs, unlock, run again.
-    slurm.tell("scancel", "--name", orphans[0].run)
+    # The README's three steps: cancel running jobs, unlock, run again.
+    slurm.call("scancel", "--name", orphans[0].run)
     slurm.wait(lambda: not slurm.jobs("RUNNING", "COMPLETING"))
     with slurm.snakemake(project, "--unlock") as run:
         run.finish()
     with slurm.snakemake(project) as run:
         run.finish()
     assert "resuming from" in log_of_training(project, 1)
-    assert project.tables() == undisturbed.project.tables()
+    assert project.tables() == finished.project.tables()

@@ -1,14 +1,15 @@
-"""What runs, and what runs again: each change schedules the jobs that can feel it, and no others."""
+"""Which jobs run and which run again: a change schedules the jobs that depend on it, and no others."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from importlib.metadata import version
 
 import pandas as pd
 import pytest
-from steps import DECIDED, MEASURED, READ, SCORED
+from project import FROM_CASCADE, FROM_EVALUATE, FROM_SCORE, REPORTING_STEPS, Project
 
 from lwr.common.hashing import sha256
 from lwr.formats.checkpoint import weights_fingerprint
@@ -24,28 +25,28 @@ def cells(plan, rule):
 
 
 def arms(plan, rule):
-    """For the steps of which a cell's seeds share one."""
+    """Return the arms of the jobs of a rule that runs once for all seeds of a cell."""
     return {(w["base_model"], w["start_layer"]) for name, w in plan if name == rule}
 
 
-def test_the_grid_ends_in_a_table_of_every_cell_and_exit(finished):
-    table = pd.read_csv(finished.folder / "results/test/tables/layers.csv", keep_default_na=False)
+def test_layers_table_has_every_cell_and_exit(finished):
+    table = pd.read_csv(finished.results / "tables/layers.csv", keep_default_na=False)
     exits = table[(table["layer"] > 0) & (table["exit"] != "cascade")]
     assert {(m, str(s)) for m, s in zip(exits["base_model"], exits["start_layer"], strict=True)} == CELLS
     assert list(exits[exits["base_model"] == "tiny-llama"]["layer"]) == [2, 3, 4, 4]
     assert (table["layer"] == 0).sum() == 1
 
 
-def test_the_run_ends_by_printing_the_table_and_where_everything_is(finished):
+def test_run_prints_tables_and_paths_at_its_end(finished):
     printed = (finished.folder / "printed.txt").read_text(encoding="utf-8")
-    assert (finished.folder / "results/test/tables/layers.md").read_text(encoding="utf-8") in printed
-    assert (finished.folder / "results/test/tables/recommendation.md").read_text(encoding="utf-8") in printed
+    assert (finished.results / "tables/layers.md").read_text(encoding="utf-8") in printed
+    assert (finished.results / "tables/recommendation.md").read_text(encoding="utf-8") in printed
     assert "Open results/test/report.html: " in printed
     assert "results/test/tables/" in printed
 
 
-def test_every_arm_has_a_cascade_and_a_cost_and_each_file_that_people_read_is_there(finished):
-    results = finished.folder / "results/test"
+def test_every_arm_has_cascade_and_cost_and_every_table_is_written(finished):
+    results = finished.results
     for model, start in CELLS:
         arm = results / f"cells/json-docs/{model}/start{start}/default"
         decided = json.loads((arm / "cascade/json-docs.json").read_text(encoding="utf-8"))
@@ -62,14 +63,12 @@ def test_every_arm_has_a_cascade_and_a_cost_and_each_file_that_people_read_is_th
     assert "Recommendation" in (results / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_model_says_where_it_came_from(finished):
-    model = finished.folder / "results/test/cells/json-docs/tiny-llama/start2/default/seed1/model"
+def test_model_provenance(finished):
+    model = finished.results / "cells/json-docs/tiny-llama/start2/default/seed1/model"
     came = json.loads((model / "provenance.json").read_text(encoding="utf-8"))
     assert came["base"] == {"model": "./checkpoints/tiny-llama"}
     assert came["base_fingerprint"] == weights_fingerprint(finished.folder / "checkpoints/tiny-llama")
-    assert came["groups_sha256"] == sha256(
-        finished.folder / "results/test/collections/json-docs/groups.jsonl"
-    )
+    assert came["groups_sha256"] == sha256(finished.results / "collections/json-docs/groups.jsonl")
     assert (came["seed"], came["settings"]["steps"], came["processes"], came["gpu"]) == (1, 4, 1, None)
     assert came["packages"]["torch"].startswith(version("torch"))
     assert came["wall_seconds"] > 0
@@ -77,52 +76,52 @@ def test_a_model_says_where_it_came_from(finished):
     assert "energy_joules" in came
 
 
-def test_all_that_the_grid_wrote_is_verified(finished):
-    results = finished.folder / "results/test"
+def test_verify_finds_no_fault_and_checks_every_file(finished):
+    results = finished.results
     verdict = verify(results)
     assert verdict.faults == verdict.notes == []
     written = {path for path in results.rglob("*") if path.is_file()} - set((results / "logs").rglob("*"))
     assert verdict.files == len(written)
 
 
-def test_a_second_run_does_nothing(finished):
+def test_second_run_does_nothing(finished):
     assert finished.plan() == []
 
 
-def test_without_one_cells_scores_only_what_follows_from_them_runs(project):
-    shutil.rmtree(project.folder / "results/test/cells/json-docs/tiny-bert/start4/default/seed1/scores")
+def test_deleted_scores_rerun_their_cell_and_what_depends_on_it(project):
+    shutil.rmtree(project.results / "cells/json-docs/tiny-bert/start4/default/seed1/scores")
     plan = project.plan()
-    assert {rule for rule, _ in plan} == SCORED
+    assert {rule for rule, _ in plan} == FROM_SCORE
     assert cells(plan, "score") == cells(plan, "evaluate") == {("tiny-bert", "4", "1")}
     assert arms(plan, "cascade") == arms(plan, "cost") == {("tiny-bert", "4")}
 
 
-def test_a_lost_report_is_made_again_alone(project):
-    (project.folder / "results/test/report.html").unlink()
-    assert project.rules() == {"report"}
+def test_deleted_report_reruns_only_report(project):
+    (project.results / "report.html").unlink()
+    assert project.planned_rules() == {"report"}
 
 
-def test_one_more_seed_trains_only_its_own_cells(project):
+def test_added_seed_trains_only_its_own_cells(project):
     project.edit_config(lambda config: config["seeds"].append(2))
     plan = project.plan()
-    assert {rule for rule, _ in plan} == {"train", *SCORED}
+    assert {rule for rule, _ in plan} == {"train", *FROM_SCORE}
     for rule in ("train", "score"):
         assert cells(plan, rule) == {(model, start, "2") for model, start in CELLS}
-    # a cascade is chosen for all seeds together, and each seed measures it
+    # one cascade is chosen for all seeds of an arm, and each seed is evaluated with it
     assert cells(plan, "evaluate") == {(*cell, seed) for cell in CELLS for seed in "12"}
     assert arms(plan, "cascade") == arms(plan, "cost") == CELLS
 
 
-@pytest.mark.slow
-def test_the_same_seed_gives_the_same_tables(finished, tmp_path):
+@pytest.mark.nightly
+def test_same_seed_gives_same_tables(finished, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(finished.folder, again, ignore=shutil.ignore_patterns("results", ".snakemake"))
-    other = type(finished)(again)
+    other = Project(again)
     other.snakemake()
     assert other.tables() == finished.tables()
 
 
-def test_a_touched_source_file_reruns_nothing(project):
+def test_touched_source_file_reruns_nothing(project):
     (project.folder / "lwr/training/loss.py").touch()
     (project.folder / "config/test.yaml").touch()
     assert project.plan() == []
@@ -131,87 +130,85 @@ def test_a_touched_source_file_reruns_nothing(project):
 @pytest.mark.parametrize(
     ("module", "steps"),
     [
-        ("formats/trec", {"retrieve", "mine", "train", *SCORED}),  # a low floor, under nearly all
-        ("training/loss", {"train", *SCORED}),
-        ("evaluation/cascade", DECIDED),
-        ("reporting/tables", READ),
+        ("formats/trec", {"retrieve", "mine", "train", *FROM_SCORE}),
+        ("training/loss", {"train", *FROM_SCORE}),
+        ("evaluation/cascade", FROM_CASCADE),
+        ("reporting/tables", REPORTING_STEPS),
         ("reporting/advise", {"advise", "report"}),
         ("cli/app", set()),
         ("verify/verify", set()),
     ],
 )
-def test_a_real_edit_reruns_the_steps_that_import_it_and_what_follows(project, module, steps):
+def test_edited_module_reruns_the_steps_that_import_it_and_their_dependents(project, module, steps):
     with (project.folder / f"lwr/{module}.py").open("a", encoding="utf-8") as source:
         source.write("\nEDITED = True\n")
-    assert project.rules() == steps
+    assert project.planned_rules() == steps
 
 
-def test_rewording_and_a_new_version_rerun_nothing(project):
-    def edit(module: str, old: str, new: str) -> None:
+def test_docstrings_comments_and_version_rerun_nothing(project):
+    def edit(module: str, pattern: str, replacement: str) -> None:
         file = project.folder / f"lwr/{module}.py"
-        text = file.read_text(encoding="utf-8")
-        assert old in text
-        file.write_text(text.replace(old, new), encoding="utf-8")
+        text, count = re.subn(pattern, replacement, file.read_text(encoding="utf-8"), count=1, flags=re.M)
+        assert count == 1
+        file.write_text(text, encoding="utf-8")
 
-    edit("training/loss", '"""The layerwise loss', '"""A docstring that was reworded. The layerwise loss')
-    edit("training/loss", "no_teacher =", "# a comment\n    no_teacher =")
-    edit("config/config", 'description="peak learning rate', 'description="reworded: peak learning rate')
-    edit(
-        "evaluation/compare", '"""Means of equal numbers', '"""Reworded: means of equal numbers'
-    )  # of an attribute
+    edit("training/loss", r'^"""', '"""Reworded: ')  # a docstring of a module
+    edit("training/loss", r"^def layerwise_loss", "# a comment\ndef layerwise_loss")
+    edit("config/training", r'description="', 'description="reworded: ')
+    edit("evaluation/compare", r'^([A-Z_]+ = .*\n)"""', r'\1"""Reworded: ')  # a docstring of an attribute
     metadata = project.folder / "lwr-9.9.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: lwr\nVersion: 9.9\n", encoding="utf-8")
     assert project.plan() == []
 
 
-def test_another_base_models_settings_retrain_its_cells_alone(project):
+def test_changed_base_model_retrains_only_its_cells(project):
     project.edit_config(lambda config: config["base_models"]["tiny-bert"].update(pooling="first"))
     plan = project.plan()
     assert cells(plan, "train") == cells(plan, "score") == {("tiny-bert", "4", "1")}
-    assert {rule for rule, _ in plan} == {"base", "train", *SCORED}
+    assert {rule for rule, _ in plan} == {"base", "train", *FROM_SCORE}
 
 
-def test_an_added_start_layer_trains_only_its_own_cells(project):
+def test_added_start_layer_trains_only_its_own_cells(project):
     project.edit_config(lambda config: config["start_layers"].append(3))
     plan = project.plan()
     assert cells(plan, "train") == cells(plan, "score") == {("tiny-llama", "3", "1")}
 
 
-def test_another_measure_only_measures_again(project):
+def test_added_measure_reruns_from_evaluate(project):
     project.edit_config(lambda config: config["measures"].append("P@1"))
-    assert project.rules() == MEASURED
+    assert project.planned_rules() == FROM_EVALUATE
 
 
 @pytest.mark.parametrize(
     ("section", "values", "steps"),
     [
-        ("cost", {"queries": 1}, {"cost", *READ} - {"compare"}),
-        ("margin", 0.5, READ - {"tables"}),
+        ("cost", {"queries": 1}, {"cost", *REPORTING_STEPS} - {"compare"}),
+        ("margin", 0.5, REPORTING_STEPS - {"tables"}),
     ],
 )
-def test_another_setting_of_a_late_step_reruns_it_and_what_follows(project, section, values, steps):
+def test_changed_setting_of_a_late_step_reruns_from_that_step(project, section, values, steps):
     project.edit_config(lambda config: config.update({section: values}))
-    assert project.rules() == steps
+    assert project.planned_rules() == steps
 
 
 @pytest.mark.slow
-def test_shards_give_the_same_tables(finished, project):
-    project.edit_config(lambda config: config.update(score={"shards": 3}))
-    shards, splits = 3, 2  # dev and test
+def test_shards_give_same_tables(finished, project):
+    project.edit_config(lambda config: config.update(score={"shards": 2}))
+    shards, splits = 2, 2  # dev and test
     assert sum(rule == "score" for rule, _ in project.plan()) == shards * splits * len(CELLS)
     project.snakemake()
     assert project.tables() == finished.tables()
 
 
 @pytest.mark.parametrize("name", ["report.zip", "report.html"])
-def test_snakemakes_own_report_holds_the_tables(project, name):
+def test_snakemake_report_is_written(project, name):
     project.snakemake("--report", name)
     assert (project.folder / name).stat().st_size > 10_000
 
 
-def test_a_failed_run_ends_in_the_list_of_what_failed(project):
-    shutil.rmtree(project.folder / "results/test/cells/json-docs/tiny-llama")
+def test_failed_run_lists_failed_jobs_and_their_logs(project):
+    shutil.rmtree(project.results / "cells/json-docs/tiny-llama")
     (project.folder / "checkpoints/tiny-llama/model.safetensors").write_bytes(b"cut short")
     run = project.snakemake("--keep-going", check=False)
     assert run.returncode != 0

@@ -1,26 +1,26 @@
-"""Data made elsewhere: runs in place of BM25's, groups in place of mined ones."""
+"""Runs given in place of BM25's, and training groups given in place of mined ones."""
 
 from __future__ import annotations
 
 import pytest
-from steps import SCORED
+from project import FROM_SCORE
 
 from lwr.common.json_lines import write_jsonl
 
 pytestmark = pytest.mark.xdist_group("workflow")
 
 
-def test_a_given_run_is_retrieved_again_for_its_split_alone(project):
+def test_given_run_reruns_retrieve_for_its_split_only(project):
     (project.folder / "theirs.trec").write_text("q Q0 d 1 1.0 theirs\n")
     project.edit_config(
         lambda config: config["datasets"]["json-docs"]["first_stage"].update(runs={"test": "theirs.trec"})
     )
     plan = project.plan()
     assert [w["split"] for rule, w in plan if rule == "retrieve"] == ["test"]
-    assert {rule for rule, _ in plan} == {"retrieve", *SCORED}
+    assert {rule for rule, _ in plan} == {"retrieve", *FROM_SCORE}
 
 
-def test_groups_made_elsewhere_are_adopted_and_nothing_is_collected_or_mined_for_them(project):
+def test_given_groups_need_no_collection_and_no_mining(project):
     for name in ("a", "b"):
         write_jsonl(
             project.folder / f"theirs/{name}.jsonl", [{"query": "q", "pos": ["yes"], "neg": ["no"]}] * 9
@@ -31,10 +31,8 @@ def test_groups_made_elsewhere_are_adopted_and_nothing_is_collected_or_mined_for
     )
     plan = project.plan()
     assert [w["dataset"] for rule, w in plan if rule == "groups"] == ["theirs"]
-    assert {rule for rule, _ in plan} == {"groups", "train", *SCORED}
+    assert {rule for rule, _ in plan} == {"groups", "train", *FROM_SCORE}
     project.snakemake("--until", "groups")
-    assert (
-        len((project.folder / "results/test/collections/theirs/groups.jsonl").read_text().splitlines()) == 18
-    )
+    assert len((project.results / "collections/theirs/groups.jsonl").read_text().splitlines()) == 18
     (project.folder / "theirs/b.jsonl").write_text('{"query": "q", "pos": ["yes"], "neg": ["other"]}\n')
-    assert "groups" in project.rules()
+    assert "groups" in project.planned_rules()

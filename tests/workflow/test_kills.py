@@ -1,6 +1,6 @@
-"""Snakemake and all of its jobs killed at random moments, again and again: what comes out is what would have anyway.
+"""Snakemake and all of its jobs are killed at random moments; the finished grid is the one of an undisturbed run.
 
-LWR_KILLS says how often (5; before a release: `LWR_KILLS=50 pytest -m slow tests/workflow/test_kills.py`).
+LWR_KILLS is the number of kills: 2 by default; `make test-nightly` sets 10.
 """
 
 from __future__ import annotations
@@ -19,37 +19,45 @@ from project import Project
 
 from lwr.verify.verify import verify
 
-pytestmark = pytest.mark.xdist_group("workflow")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
 
-KILLS = int(os.environ.get("LWR_KILLS", 5))
-STARTS_IN = 3.0  # seconds before which a kill meets nothing
-NOT_YET = re.compile("missing|no such file|No such file|no scores, measures or cascades")
-"""What may be said of results that are not finished: nothing in them is broken, or does not go together."""
+KILLS = int(os.environ.get("LWR_KILLS", 2))
+STARTUP = 3.0
+"""Seconds in which Snakemake loads and no job runs: a kill in them tests nothing."""
+UNFINISHED = re.compile("missing|no such file|No such file|no scores, measures or cascades")
+"""Faults that `verify` may report of a grid that is not finished."""
 
 
 def start(project: Project) -> subprocess.Popen:
-    """In a session of its own, with which it and all of its jobs can be killed."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    where = {"cwd": project.folder, "env": project.environment()}
-    return subprocess.Popen(project.command("--rerun-incomplete"), **where, start_new_session=True, **quiet)
+    """Start Snakemake in a session of its own, so that all of its jobs can be found."""
+    return subprocess.Popen(
+        project.command("--rerun-incomplete"),
+        cwd=project.folder,
+        env=project.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
-def session(leader: int) -> list[int]:
-    """The processes of a session."""
+def processes_of_session(leader: int) -> list[int]:
+    """Return the ids of all processes of a session, whatever their process group."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             after_name = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process has ended
             continue
         if int(after_name[3]) == leader:
             found.append(int(stat.parent.name))
     return found
 
 
-def kill(process: subprocess.Popen) -> None:
-    """-9, all of the session at once, whatever group a job is in."""
-    while left := [pid for pid in session(process.pid) if pid != process.pid or process.poll() is None]:
+def kill_session(process: subprocess.Popen) -> None:
+    """Send SIGKILL to every process of the session that `process` leads."""
+    while left := [
+        pid for pid in processes_of_session(process.pid) if pid != process.pid or process.poll() is None
+    ]:
         for pid in left:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -58,77 +66,60 @@ def kill(process: subprocess.Popen) -> None:
         process.wait()
 
 
-def one_cell(config: dict) -> None:
-    """The smallest grid that has a job of every rule."""
-    del config["base_models"]["tiny-bert"]
-    config["start_layers"] = [2]
-
-
-def lasts(project: Project) -> float:
-    """Seconds from the first file to the last."""
+def duration(project: Project) -> float:
+    """Return the seconds between the first and the last file of a run."""
     times = [file.stat().st_mtime for file in (project.folder / "results").rglob("*") if file.is_file()]
     return max(times) - min(times)
 
 
-def begin_again(project: Project) -> None:
+def remove_results(project: Project) -> None:
     shutil.rmtree(project.folder / "results")
     shutil.rmtree(project.folder / ".snakemake")
 
 
-@pytest.mark.slow
-def test_kills_at_random_moments_change_nothing(project):
-    project.edit_config(one_cell)
-    begin_again(project)
-    project.snakemake()
-    took, undisturbed, rng = lasts(project), project.tables(), random.Random(1)
-    met = 0
+def test_kills_at_random_moments_change_nothing(finished_cell, cell):
+    longest, expected, rng = duration(finished_cell), finished_cell.tables(), random.Random(1)
+    running = 0
     for number in range(1, KILLS + 1):
-        begin_again(project)
-        process = start(project)
-        moment = STARTS_IN + rng.uniform(0, took)
+        remove_results(cell)
+        process = start(cell)
+        moment = STARTUP + rng.uniform(0, longest)
         time.sleep(moment)
-        met += process.poll() is None
-        kill(process)
-        results = project.folder / "results/test"
-        if (results / "collections").exists():
-            assert [fault for fault in verify(results).faults if not NOT_YET.search(fault)] == []
-        project.snakemake("--unlock")
-        project.snakemake("--rerun-incomplete")
-        assert project.tables() == undisturbed
-        assert verify(results).faults == []
-        assert project.plan() == []
-        print(f"kill {number} after {moment:.1f} s: the same {len(undisturbed)} tables, verified")
-    assert met >= KILLS * 2 // 3, "the kills came too late to test anything"
+        running += process.poll() is None
+        kill_session(process)
+        if (cell.results / "collections").exists():
+            faults = verify(cell.results).faults
+            assert [fault for fault in faults if not UNFINISHED.search(fault)] == []
+        cell.snakemake("--unlock")
+        cell.snakemake("--rerun-incomplete")
+        assert cell.tables() == expected
+        assert verify(cell.results).faults == []
+        assert cell.plan() == []
+        print(f"kill {number} after {moment:.1f} s: the same {len(expected)} tables, verified")
+    assert running >= KILLS * 2 // 3, "the kills came after the end of the run"
 
 
-@pytest.mark.slow
-def test_of_two_at_once_the_second_is_refused(finished, project):
-    begin_again(project)
-    first = start(project)
+def test_a_second_snakemake_in_the_same_folder_is_refused(finished_cell, cell):
+    remove_results(cell)
+    first = start(cell)
     try:
-        while not list((project.folder / ".snakemake/locks").glob("*")):
-            assert first.poll() is None, "it ended before it began"
+        while not list((cell.folder / ".snakemake/locks").glob("*")):
+            assert first.poll() is None, "Snakemake ended before it locked its folder"
             time.sleep(0.05)
-        # asked to make half-made files again, the second cannot stop at those of the first
-        second = project.snakemake("--rerun-incomplete", check=False)
+        # --rerun-incomplete: without it, the second stops at the incomplete files of the first and not at its lock
+        second = cell.snakemake("--rerun-incomplete", check=False)
         assert second.returncode != 0
         assert "lock" in (second.stdout + second.stderr).lower()
         assert first.wait(timeout=1200) == 0
     finally:
-        kill(first)
-    assert project.tables() == finished.tables()
-    assert verify(project.folder / "results/test").faults == []
+        kill_session(first)
+    assert cell.tables() == finished_cell.tables()
+    assert verify(cell.results).faults == []
 
 
-@pytest.mark.slow
-def test_touched_files_retrain_nothing(project):
-    results = project.folder / "results/test"
-    for file in [
-        *results.glob("collections/*/*"),
-        *results.glob("collections/*/*/*"),
-        *results.glob("base_models/*"),
-    ]:
-        file.touch()
-    for file in project.folder.glob("checkpoints/*/*"):
-        file.touch()
-    assert "train" not in project.rules()
+def test_touched_results_retrain_nothing(cell):
+    collections = [*cell.results.glob("collections/*/*"), *cell.results.glob("collections/*/*/*")]
+    base_models = [*cell.results.glob("base_models/*"), *cell.folder.glob("checkpoints/*/*")]
+    for path in collections + base_models:
+        path.touch()
+    assert "train" not in cell.planned_rules()

@@ -1,4 +1,4 @@
-"""Several processes per training, as `accelerate launch` starts them inside one job."""
+"""Training by several processes, which `accelerate launch` starts inside one job."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def losses(project) -> list[float]:
     return [row["loss"] for row in read_jsonl(log, {}) if "loss" in row]
 
 
-def test_two_processes_follow_the_loss_of_one(finished, project):
-    shutil.rmtree(project.folder / "results/test/cells")
+def test_two_processes_have_the_losses_of_one(project):
+    shutil.rmtree(project.results / "cells")
     project.edit_config(lambda config: config["train"].update(groups_per_batch=2, log_steps=1))
     target = "results/test/cells/json-docs/tiny-llama/start2/default/seed1/model"
     project.snakemake("--set-resources", "train:processes=2", "--", target)

@@ -1,4 +1,4 @@
-"""Each profile, as far as it can be checked without its cluster: it names what exists, and Snakemake takes it."""
+"""Profiles, as far as a dry run can check them without their cluster."""
 
 from __future__ import annotations
 
@@ -21,54 +21,52 @@ RULES = {
 
 
 @pytest.fixture(scope="module")
-def new_house(tmp_path_factory) -> Project:
-    """A project in which nothing has run; look, don't touch."""
-    folder = tmp_path_factory.mktemp("profiles") / "project"
-    folder.mkdir()
-    return copy_project(folder)
+def fresh_project(tmp_path_factory) -> Project:
+    """Copy the project without results. Tests only read it."""
+    return copy_project(tmp_path_factory.mktemp("profiles"))
 
 
 def missing_plugins(profile) -> list[str]:
-    """Packages that a dry run of it needs: the executor's, and where jobs share no disk, a folder as their bucket."""
+    """Return the plugins that a dry run of a profile needs and that are not installed."""
     packages = [f"snakemake-executor-plugin-{profile['executor']}"] if "executor" in profile else []
     packages += ["snakemake-storage-plugin-fs"] if "default-storage-provider" in profile else []
     return [package for package in packages if find_spec(package.replace("-", "_")) is None]
 
 
-def asked_for(project, *arguments) -> dict[str, dict[str, str]]:
-    """rule -> resources of one of its jobs."""
+def planned_resources(project, *arguments) -> dict[str, dict[str, str]]:
+    """Return the resources of one job of each rule: {rule: {resource: value}}."""
     out = project.snakemake("--dry-run", *arguments).stdout
     jobs = re.findall(r"^rule (\w+):\n(?:    .*\n)*?    resources: (.*)$", out, re.M)
     return {rule: dict(pair.split("=", 1) for pair in resources.split(", ")) for rule, resources in jobs}
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_every_profile_speaks_of_rules_that_exist(name):
+def test_every_profile_names_existing_rules(name):
     profile = PROFILES[name]
     assert set(profile.get("set-resources", {})) | set(profile.get("set-threads", {})) <= RULES
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_every_profile_outlives_a_lost_cell_and_a_crash(name):
+def test_every_profile_keeps_going_and_reruns_incomplete_files(name):
     assert PROFILES[name]["keep-going"]
     assert PROFILES[name]["rerun-incomplete"]
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_every_profile_dry_runs(name, new_house, tmp_path, monkeypatch):
+def test_every_profile_dry_runs(name, fresh_project, tmp_path, monkeypatch):
     if missing := missing_plugins(PROFILES[name]):
         pytest.skip(f"needs pip install {' '.join(missing)}")
-    monkeypatch.setenv("SNAKEMAKE_AWS_BATCH_JOB_QUEUE", "a-queue")  # what the profiles leave to their users
+    monkeypatch.setenv("SNAKEMAKE_AWS_BATCH_JOB_QUEUE", "a-queue")  # profiles leave these to their users
     monkeypatch.setenv("SNAKEMAKE_AWS_BATCH_JOB_ROLE", "arn:aws:iam::1:role/a-role")
-    bucket = ["--default-storage-provider", "fs", "--default-storage-prefix", str(tmp_path / "bucket")]
-    elsewhere = bucket if "default-storage-provider" in PROFILES[name] else []
-    new_house.snakemake("--dry-run", "--profile", f"workflow/profiles/{name}", *elsewhere)
+    storage = ["--default-storage-provider", "fs", "--default-storage-prefix", str(tmp_path / "bucket")]
+    options = storage if "default-storage-provider" in PROFILES[name] else []
+    fresh_project.snakemake("--dry-run", "--profile", f"workflow/profiles/{name}", *options)
 
 
 @pytest.mark.skipif(bool(missing_plugins(PROFILES["slurm"])), reason="needs pip install lwr[slurm]")
-def test_slurm_is_asked_for_what_the_rules_ask_for(new_house):
-    rules = asked_for(new_house)
-    on_slurm = asked_for(new_house, "--profile", "workflow/profiles/slurm")
+def test_slurm_profile_requests_the_resources_of_the_rules(fresh_project):
+    rules = planned_resources(fresh_project)
+    on_slurm = planned_resources(fresh_project, "--profile", "workflow/profiles/slurm")
     for rule in rules.keys() - {"all"}:
         for resource in ("mem_mb", "runtime"):
             assert on_slurm[rule][resource] == rules[rule][resource], (rule, resource)

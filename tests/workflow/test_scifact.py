@@ -1,4 +1,4 @@
-"""A real collection from end to end: what the recommendation says of the cascade, is so."""
+"""SciFact from end to end: the recommendation, the exits and the reranked files agree with each other."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lwr.export.card import card
 from lwr.formats.beir import read_qrels
 from lwr.formats.trec import read_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
+pytestmark = [pytest.mark.nightly, pytest.mark.xdist_group("workflow")]
 
 
-def test_the_recommendation_says_what_the_cascade_keeps_on_test(scifact):
+def test_recommendation_reports_what_the_cascade_keeps_on_test(scifact):
     results = scifact.folder / "results/scifact"
     arm = results / "cells/scifact/minilm/start2/default"
     decided = json.loads((arm / "cascade/scifact.json").read_text(encoding="utf-8"))
@@ -42,14 +42,14 @@ def test_the_recommendation_says_what_the_cascade_keeps_on_test(scifact):
     assert f"99% at half the FLOPs: {'yes' if reached else 'no'}" in advice
 
 
-def test_training_taught_the_deep_exits_to_rank(scifact):
+def test_trained_deep_exits_rank_better_than_shallow_ones(scifact):
     layers = pd.read_csv(scifact.folder / "results/scifact/tables/layers.csv").set_index("exit")["nDCG@10"]
     assert layers["layer_6"] > layers["layer_2"] + 0.1
     assert layers["layer_6"] > 0.45
 
 
 @pytest.mark.parametrize("exit", ["layer_6", "layer_4", "cascade"])
-def test_rerank_from_files_gives_the_workflows_run_to_the_byte(scifact, tmp_path, exit):
+def test_rerank_from_files_writes_the_run_of_the_workflow(scifact, tmp_path, exit):
     results = scifact.folder / "results/scifact"
     collection, arm = results / "collections/scifact", results / "cells/scifact/minilm/start2/default"
     chosen = json.loads((arm / "cascade/scifact.json").read_text(encoding="utf-8"))["chosen"]
@@ -62,16 +62,16 @@ def test_rerank_from_files_gives_the_workflows_run_to_the_byte(scifact, tmp_path
         "--corpus": collection / "corpus.jsonl",
         "--out": tmp_path / "out.trec",
     }
-    named = [str(word) for option in files.items() for word in option]
-    # rounding differs between numbers of threads, and Snakemake gives the step that scores one
+    options_of_files = [str(word) for option in files.items() for word in option]
+    # rounding depends on the number of threads, and the rule `score` runs with one
     environment = os.environ | {"PYTHONPATH": str(scifact.folder), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "lwr.cli", "rerank", *named, *depth]
+    command = [sys.executable, "-m", "lwr.cli", "rerank", *options_of_files, *depth]
     subprocess.run(command, cwd=scifact.folder, env=environment, check=True, timeout=600)
     expected = arm / f"seed1/runs/scifact/test/{exit}.trec"
     assert (tmp_path / "out.trec").read_bytes() == expected.read_bytes()
 
 
-def test_the_trained_model_has_a_card_with_the_grids_numbers(scifact):
+def test_model_card_has_the_numbers_of_the_grid(scifact):
     results = scifact.folder / "results/scifact"
     text = card(results / "cells/scifact/minilm/start2/default/seed1/model", license="apache-2.0")
     layers = pd.read_csv(results / "tables/layers.csv").set_index("exit")["nDCG@10"]
