@@ -11,7 +11,7 @@ from lwr.formats.beir import read_corpus_file, read_queries_file
 from lwr.formats.training_groups import read_training_groups
 from lwr.formats.trec import Run, read_run
 from lwr.model.prompt import instruction_of
-from lwr.scoring.score import QueryCandidates, with_texts
+from lwr.scoring.score import QueryCandidates, join_texts
 
 STDIN = Path("-")
 
@@ -38,7 +38,7 @@ def read_run_candidates(run: Path, queries: Path, corpus: Path) -> list[QueryCan
             place = _first_line(run, 0, {query_id})
             raise BadInput(f"{place}: query {query_id!r} is not in {queries}; add it or remove its lines")
     passages = _read_passages(run, candidates, corpus)
-    return with_texts(candidates, query_texts, passages)
+    return join_texts(candidates, query_texts, passages)
 
 
 def _read_passages(run: Path, candidates: Run, corpus: Path) -> dict[str, str]:
@@ -67,8 +67,8 @@ def _first_line(run: Path, column: int, values: set[str]) -> str:
 def read_group_candidates(groups: Path) -> list[QueryCandidates]:
     """Read the queries of FlagEmbedding's training lines; positives and negatives are the candidates.
 
-    A query's id is its line number, and passages are named `7-pos-1`, `7-neg-3`. The line number is part of a
-    passage's id because ties are broken by a hash of the id: without it, the same rank would win in every query.
+    A query's id is its line number, and passages are named `7-pos-1`, `7-neg-3`. The line number is part of a passage's
+    id because ties are broken by a hash of the id: without it, ties would favour or harm the positives of every query.
 
     Raises:
         BadInput: A line is malformed.

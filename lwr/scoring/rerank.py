@@ -70,7 +70,7 @@ def rerank(
 
     Ties are broken by the rule of `lwr.formats.trec.sort_key`. Scores of a single exit decrease strictly, as in a run.
     Scores of a cascade decrease among the passages of one exit; a passage that survived longer ranks higher. A cascade
-    reads all candidates of a query in one batch, whatever the token budget.
+    reads all candidates of a query in one forward pass, in which a block computes as many tokens at a time as a batch has.
 
     Args:
         reranker: The model.
@@ -96,11 +96,9 @@ def _rank_by_exit(
     settings: ScoringConfig,
 ) -> Iterator[tuple[QueryCandidates, list[RankedPassage]]]:
     layer = schedule.last
-    for chunk, _, (scores,) in score_in_chunks(
-        reranker, queries, [layer], settings
-    ):  # scores: [pairs of the chunk]
+    for chunk, _, scores in score_in_chunks(reranker, queries, [layer], settings):  # scores: [1, pairs]
         ends = np.cumsum([len(query.doc_ids) for query in chunk])
-        for query, query_scores in zip(chunk, np.split(scores, ends[:-1]), strict=True):
+        for query, query_scores in zip(chunk, np.split(scores[0], ends[:-1]), strict=True):
             texts = dict(zip(query.doc_ids, query.passages, strict=True))
             ranked = best_first(zip(query.doc_ids, query_scores, strict=True))
             yield query, [RankedPassage(doc_id, score, layer, texts[doc_id]) for doc_id, score in ranked]
@@ -114,17 +112,13 @@ def _rank_by_cascade(
 ) -> Iterator[tuple[QueryCandidates, list[RankedPassage]]]:
     for query in queries:
         # rank_rows keeps the order of its rows among equal scores, so the rows come in the order that breaks ties
-        by_hash = sorted(
-            zip(query.doc_ids, query.passages, strict=True), key=lambda pair: hash_share(pair[0])
-        )
-        doc_ids, texts = map(list, zip(*by_hash, strict=True))
+        pairs = zip(query.doc_ids, query.passages, strict=True)
+        doc_ids, texts = map(list, zip(*sorted(pairs, key=lambda pair: hash_share(pair[0])), strict=True))
         ordered = QueryCandidates(query.query_id, query.query, doc_ids, texts, query.instruction)
         rows = tokenize_pairs(reranker.prompt, [ordered])
         ranking = reranker.rank_rows(rows, schedule, settings.tokens_per_batch, settings.precision)
-        yield (
-            query,
-            [
-                RankedPassage(doc_ids[i], float(ranking.scores[i]), int(ranking.layers[i]), texts[i])
-                for i in ranking.order.tolist()
-            ],
-        )
+        passages = [
+            RankedPassage(doc_ids[i], float(ranking.scores[i]), int(ranking.layers[i]), texts[i])
+            for i in ranking.order.tolist()
+        ]
+        yield query, passages

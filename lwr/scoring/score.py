@@ -61,7 +61,7 @@ def score(
     if unknown := candidates.keys() - query_texts.keys():
         raise BadInput(f"{run}: query {min(unknown)!r} is not in {collection}/queries.jsonl; retrieve again")
     texts = read_candidate_texts(collection, split, candidates)
-    queries = with_texts(candidates, query_texts, texts)
+    queries = join_texts(candidates, query_texts, texts)
     reranker = LayerwiseReranker.from_pretrained(model)
     chunks = -(-len(queries) // QUERIES_PER_CHUNK)
     inputs = _input_digests(model, collection, run) | {"shard": shard}
@@ -73,7 +73,7 @@ def score(
 
 def _input_digests(model: Path, collection: Path, run: Path) -> dict[str, str]:
     """Return the sha256 of every file that scores depend on: the model's weights, the texts and the candidates."""
-    files = {"run": run, **{name: collection / f"{name}.jsonl" for name in ("corpus", "queries")}}
+    files = {"run": run, "corpus": collection / "corpus.jsonl", "queries": collection / "queries.jsonl"}
     files |= {f"model/{file.name}": file for file in sorted(model.glob("*.safetensors"))}
     return {name: sha256(file) for name, file in files.items()}
 
@@ -120,7 +120,7 @@ class QueryCandidates:
     instruction: str | None = None
 
 
-def with_texts(
+def join_texts(
     candidates: Run, queries: Mapping[str, str], passages: Mapping[str, str]
 ) -> list[QueryCandidates]:
     """Add the texts to the ids of a run; `queries` and `passages` map id -> text."""
