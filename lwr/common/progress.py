@@ -19,7 +19,7 @@ def show_progress(items: Iterable[Item], total: int, label: str, every: float = 
     A terminal gets a progress bar, any other stderr a line per interval.
 
     Args:
-        items: What to iterate over.
+        items: Any iterable.
         total: Number of items.
         label: Name of the work, in front of the bar or line.
         every: Least seconds between two lines.

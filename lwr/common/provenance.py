@@ -23,7 +23,7 @@ class ResourceMeter:
         self.joules_at_start = read_cpu_joules()
 
     def read(self) -> dict[str, float | None]:
-        """Return what was used since the start.
+        """Return the time, energy and memory used since the start.
 
         Returns:
             `wall_seconds`; `energy_joules`, used by all processes on the CPUs of this machine (None if it cannot be

@@ -148,10 +148,10 @@ class ResultsTree:
         """The folder of log files."""
         return self.root / "logs"
 
-    # What is on disk
+    # What exists on disk
 
     def existing(self, pattern: Path) -> list[Path]:
-        """Return the finished files and folders that match a path of this tree with `*` for some of its values."""
+        """Return the finished files and folders that match a path of this tree with `*` in place of values."""
         found = self.root.glob(str(pattern.relative_to(self.root)))
         return sorted(path for path in found if not path.name.startswith("."))
 
@@ -178,13 +178,13 @@ class ResultsTree:
 def cell_of_model(model: Path) -> Cell:
     """Return the cell that a model was trained for.
 
-    Training records it in provenance.json. For a model that was trained before it did, the cell is read from the path.
+    Training records it in provenance.json. If an older version trained the model, the cell is read from the path.
 
     Args:
-        model: the folder that `lwr train` wrote.
+        model: The folder that `lwr train` wrote.
 
     Raises:
-        BadInput: neither the file nor the path has a cell, or the one in the file is incomplete.
+        BadInput: Neither the file nor the path has a cell, or the one in the file is incomplete.
     """
     file = model / "provenance.json"
     recorded = read_json(file, {}).get("cell")
@@ -208,7 +208,7 @@ def _cell_of_path(model: Path) -> Cell:
 
 
 def find_results(model: Path, cell: Cell) -> ResultsTree | None:
-    """Find the results folder in which a model lies at the place of its cell; None where it lies elsewhere."""
+    """Return the results folder that has a model at the path of its cell; None if the model is elsewhere."""
     model = model.resolve()
     for root in model.parents:
         tree = ResultsTree(root)

@@ -76,7 +76,7 @@ def build_index(texts: Iterable[tuple[str, str]], vocabulary: dict[str, int], fi
     Args:
         texts: (passage id, text), read once.
         vocabulary: Word of the queries -> its number, counted from 0.
-        file: Where to write the blocks.
+        file: Gets the blocks.
     """
     blocks = passages = words = 0
     frequencies = np.zeros(len(vocabulary), dtype=np.int64)

@@ -41,7 +41,7 @@ def search_corpus(
     Args:
         collection: The collection.
         split: Whose corpus to search.
-        queries: What to search for.
+        queries: Query id -> text.
         first_stage: Candidates per query and parameters of BM25.
         scratch: Folder for a temporary file with the postings of the queries' words.
 

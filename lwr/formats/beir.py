@@ -46,7 +46,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class Collection:
-    """What a source provides: passages, queries, and the judgements of each split."""
+    """The passages and queries of a source, and the judgements of each split."""
 
     corpus: Iterable[Passage]  # may be a stream, which is read once
     queries: Queries

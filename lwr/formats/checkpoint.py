@@ -14,7 +14,7 @@ from lwr.common.errors import BadInput, first_line
 from lwr.common.json_lines import read_json
 
 CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-"""What is downloaded from the hub: neither pickles nor code."""
+"""Patterns of the files that are downloaded from the hub: neither pickles nor code."""
 
 
 def find_local_folder(model: str) -> Path | None:

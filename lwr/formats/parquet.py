@@ -23,7 +23,7 @@ def add_inputs(schema: pa.Schema, inputs: Mapping[str, str]) -> pa.Schema:
 
     Args:
         schema: The columns of the table.
-        inputs: Name of an input -> what identifies it, such as the sha256 of its file.
+        inputs: Name of an input -> a value that identifies it, such as the sha256 of its file.
     """
     return schema.with_metadata({INPUTS_KEY: json.dumps(dict(inputs)).encode()})
 

@@ -1,4 +1,4 @@
-"""Every path of results/ is an explicit string here, as users and older results depend on it."""
+"""Paths of results/ are fixed, as users and older results depend on them, and are found again on disk."""
 
 import dataclasses
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from lwr.common.errors import BadInput
 from lwr.common.exits import Arm, Cell
 from lwr.common.json_lines import write_json
-from lwr.common.results_tree import ANY_CELL, WILDCARD_CELL, ResultsTree, cell_of_model
+from lwr.common.results_tree import ANY_CELL, WILDCARD_CELL, ResultsTree, cell_of_model, find_results
 
 TREE = ResultsTree(Path("results"))
 ARM = Arm("docs", "tiny", 2, "plain")
@@ -116,3 +116,31 @@ def test_existing_finds_what_matches_a_pattern_without_drafts(tmp_path):
         path.touch()
     assert tree.existing(tree.scores(ANY_CELL, "*", "*")) == written
     assert tree.existing(tree.scores(ANY_CELL, "other", "*")) == []
+
+
+def test_arms_and_cells_on_disk_are_listed(tmp_path):
+    tree = ResultsTree(tmp_path)
+    cells = [Cell("docs", "tiny", 2, "plain", -1), Cell("docs", "tiny", 2, "plain", 3)]
+    for cell in cells:
+        tree.model(cell).mkdir(parents=True)
+    (tree.arm(ARM) / "seed4.checkpoints-1").mkdir()
+    (tree.root / "cells/docs/tiny/startx/plain").mkdir(parents=True)
+    assert tree.arms_on_disk() == [ARM]
+    assert tree.cells_on_disk(ARM) == cells
+
+
+def test_existing_paths_exclude_drafts(tmp_path):
+    tree = ResultsTree(tmp_path)
+    for name in ("dev.tsv", ".draft-1-test.tsv"):
+        file = tree.qrels("docs", "dev").with_name(name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    assert tree.existing(tree.qrels("docs", "*")) == [tree.qrels("docs", "dev")]
+
+
+def test_results_folder_of_a_model_is_found(tmp_path):
+    tree = ResultsTree(tmp_path / "results")
+    tree.model(CELL).mkdir(parents=True)
+    assert find_results(tree.model(CELL), CELL) == tree
+    assert find_results(tree.model(CELL), Cell("docs", "tiny", 2, "plain", 2)) is None
+    assert find_results(tmp_path, CELL) is None
