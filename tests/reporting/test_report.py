@@ -161,8 +161,8 @@ def test_models_share_what_they_share(tmp_path):
 def test_in_a_browser(tmp_path, chromium, case, size):
     inputs = make(tmp_path, **case)
     figures(inputs.tables, inputs.measures, inputs.models, PRIMARY, tmp_path / "figures")
-    report = tmp_path / "report.html"
-    report(inputs.tables, tmp_path / "figures", inputs.models, "Which layer?", report)
+    file = tmp_path / "report.html"
+    report(inputs.tables, tmp_path / "figures", inputs.models, "Which layer?", file)
 
     width, height = size
     page = chromium.new_page(viewport={"width": width, "height": height})
@@ -170,10 +170,10 @@ def test_in_a_browser(tmp_path, chromium, case, size):
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
-    page.goto(report.as_uri())
+    page.goto(file.as_uri())
     page.wait_for_function("document.querySelectorAll('.chart svg.marks').length === 6")
 
-    assert asked == [report.as_uri()]
+    assert asked == [file.as_uri()]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for name in FIGURES:
         marks = page.locator(f"#{name} svg.marks")
