@@ -153,12 +153,12 @@ def first_sentence(docstring: str) -> str:
 
 
 def extract_code(node: Definition, lines: list[str]) -> str:
-    """Return the source of a definition, dedented, without docstrings and decorators.
+    """Return the source of a definition, dedented, without docstrings and without its own decorators.
 
     A class is reduced to its outline, without the bodies of its methods. Complete, it would answer the queries of its
     methods as well as they do but count as a wrong answer, and it would be too long for a reranker. All bare strings
-    are removed, which includes docstrings of inner definitions and of attributes. Decorators are removed because
-    libraries generate documentation with them.
+    are removed, which includes docstrings of inner definitions and of attributes. Its decorators are removed because
+    some libraries keep documentation in them.
 
     Args:
         node: The definition.
