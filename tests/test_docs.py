@@ -1,4 +1,4 @@
-"""The documentation: commands and configs that are right, pages that find each other, and a tutorial that runs."""
+"""Tests of the documentation: its commands, configs, links and Python are valid, and the tutorial runs."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from lwr.config.training import TrainingConfig
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "config/README.md", *sorted(DOCS.rglob("*.md"))]
-THE_READERS = {"config/mine.yaml", "config/other.yaml"}
-"""Files that the pages tell their readers to write."""
+WRITTEN_BY_READERS = {"config/mine.yaml", "config/other.yaml"}
+"""Files that the pages ask their readers to write."""
 
 spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
 hooks = importlib.util.module_from_spec(spec)
@@ -41,7 +41,7 @@ spec.loader.exec_module(hooks)
 
 
 def fences(page: Path, *languages: str) -> list[tuple[str, str]]:
-    """(language, text) of a page's fenced blocks in these languages."""
+    """Return (language, text) of a page's fenced blocks in the given languages."""
     text = page.read_text(encoding="utf-8")
     found = re.findall(r"^( *)```(\w*)\n(.*?)^\1```$", text, re.M | re.S)
     return [(language, textwrap.dedent(block)) for _, language, block in found if language in languages]
@@ -55,7 +55,7 @@ def name_of(page: Path) -> str:
 
 
 def commands_of(page: Path) -> list[list[str]]:
-    """The words of each command that a page's reader might type; remarks stand behind # or three spaces."""
+    """Return the words of each command on a page, without comments, which follow # or three spaces."""
     found = []
     for _, block in fences(page, "", "bash", "console"):
         for line in block.replace("\\\n", " ").splitlines():
@@ -68,7 +68,7 @@ def commands_of(page: Path) -> list[list[str]]:
 
 
 def is_there(file: str) -> bool:
-    return (ROOT / file).exists() or file in THE_READERS
+    return (ROOT / file).exists() or file in WRITTEN_BY_READERS
 
 
 SECTIONS = {
@@ -86,9 +86,9 @@ SECTIONS = {
 
 
 def check_lwr(name: str, *words: str) -> None:
-    """Its options exist, their values are of their kind, none that is required is missing; settings are settings."""
+    """Check options, types of values, required options, and the YAML of settings."""
     command = typer.main.get_command(app).commands[name]
-    for parameter in command.params:  # models and collections are the reader's
+    for parameter in command.params:  # models and collections of the pages do not exist here
         parameter.type_descriptor.parameter_info.exists = False
     command.make_context(name, list(words))
     for option, value in pairwise(words):
@@ -129,7 +129,7 @@ CHECKS = {
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_commands_could_run(page):
+def test_commands_are_valid(page):
     for program, *words in commands_of(page):
         try:
             CHECKS[program](*words)
@@ -154,11 +154,11 @@ def test_commands_could_run(page):
         "pip install 'lwr[none]'",
     ],
 )
-def test_commands_that_could_not_run_are_seen(tmp_path, wrong):
+def test_invalid_commands_are_detected(tmp_path, wrong):
     page = tmp_path / "page.md"
     page.write_text(f"```bash\n{wrong}  # remark\n```\n", encoding="utf-8")
     [[program, *words]] = commands_of(page)
-    with pytest.raises(BaseException):  # noqa: B017, PT011 - of whatever kind
+    with pytest.raises(BaseException):  # noqa: B017, PT011 - of any kind
         CHECKS[program](*words)
 
 
@@ -166,26 +166,26 @@ def test_commands_that_could_not_run_are_seen(tmp_path, wrong):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_configs_are_configs(page):
-    """Also those that show some sections alone: the others have stand-ins."""
+def test_configs_are_valid(page):
+    """Sections that a page leaves out are filled by STAND_INS."""
     for _, block in fences(page, "yaml"):
         grid = GridConfig.model_validate(PLACEHOLDERS | yaml.safe_load(block))
         assert problems_between_sections(grid) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_python_is_python(page):
+def test_python_compiles(page):
     for _, block in fences(page, "python"):
         compile(block, name_of(page), "exec")
 
 
 def generated() -> set[str]:
-    """Pages that the hooks make."""
+    """Return the pages that the hooks generate."""
     return {f"reference/{name}.md" for name in ("config", "commands")}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_lead_somewhere(page):
+def test_links_have_targets(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         target = (page.parent / link.partition("#")[0]).resolve()
         made = target.is_relative_to(DOCS) and str(target.relative_to(DOCS)) in generated()
@@ -193,7 +193,7 @@ def test_links_lead_somewhere(page):
 
 
 def pages_of(nav) -> list[str]:
-    """The leaves of mkdocs.yml's nav."""
+    """Return the leaves of mkdocs.yml's nav."""
     if isinstance(nav, str):
         return [nav]
     parts = nav.values() if isinstance(nav, dict) else nav
@@ -223,7 +223,7 @@ def test_formulas_become_mathml():
 
 
 @pytest.mark.slow
-def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path):
+def test_site_builds_and_loads_nothing_from_other_servers(tmp_path):
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
     run = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -238,7 +238,7 @@ def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path):
 
 
 def script_of(page: Path) -> str:
-    """A page's commands, and its Python, in the order of reading."""
+    """Return a page's commands and Python as a shell script, in the order of the page."""
     parts = [
         block if language == "bash" else f"python - <<'PYTHON'\n{block}PYTHON\n"
         for language, block in fences(page, "bash", "python")
@@ -247,8 +247,8 @@ def script_of(page: Path) -> str:
 
 
 @pytest.mark.slow
-def test_the_tutorial_runs_as_written(tmp_path):
-    """But for its installation (here is one already) and its port; then what two how-tos do with the same folder."""
+def test_tutorial_runs(tmp_path):
+    """Run the tutorial and two how-to pages in one folder, without the installation and with a free port."""
     files = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,

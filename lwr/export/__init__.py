@@ -1,1 +1,1 @@
-"""One exit, or all, for programs that know nothing of lwr; model cards and uploads."""
+"""Exports for programs that do not know lwr, model cards, and uploads to the Hugging Face hub."""

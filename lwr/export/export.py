@@ -27,11 +27,13 @@ def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingfa
     """
     # imported late, so that the command line reads `Layout` without loading torch
     from lwr.export.classifier import write_classifier
-    from lwr.export.onnx_format import write_onnx
+    from lwr.export.onnx_format import check_packages, write_onnx
     from lwr.export.upstream import write_upstream
     from lwr.model.lora import merge_lora
     from lwr.model.reranker import LayerwiseReranker
 
+    if layout == "onnx":
+        check_packages()
     # eager is the one attention implementation that every backbone has
     reranker = LayerwiseReranker.from_pretrained(model, device="cpu", attention="eager")
     merge_lora(reranker)

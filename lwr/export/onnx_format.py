@@ -13,16 +13,20 @@ from lwr.export.classifier import CHECKED_PAIRS, write_classifier
 from lwr.model.reranker import LayerwiseReranker
 
 
+def check_packages() -> None:
+    """Check that the packages of the extra `onnx` are installed. Raises ValueError."""
+    if find_spec("onnxscript") is None:
+        raise ValueError("layout onnx needs packages that are not installed; pip install 'lwr[onnx]'")
+
+
 def write_onnx(reranker: LayerwiseReranker, layer: int, folder: Path) -> None:
     """Write exit `layer` as a sequence classifier, and its graph in onnx/model.onnx, as sentence-transformers reads it.
 
     The graph's inputs are those of the tokenizer, int64 [batch, tokens]; its output is `logits`, float32 [batch, 1].
 
     Raises:
-        ValueError: Packages are missing, or the classifier cannot be written.
+        ValueError: The classifier cannot be written.
     """
-    if find_spec("onnxscript") is None:
-        raise ValueError("layout onnx needs packages that are not installed; pip install 'lwr[onnx]'")
     write_classifier(reranker, layer, folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -40,14 +40,14 @@ PAIRS = [
 CLASSIFIED = [name for name in tiny.DECODERS if name not in ("granite", "lfm2")]
 
 
-def saved(folder: Path, architecture: str, lora: bool = False, **options) -> Path:
+def save_reranker_and_base(folder: Path, architecture: str, lora: bool = False, **options) -> Path:
     """Save a reranker with heads at layers 2 to 4, and its base model."""
     base = BaseModelConfig(model=str(tiny.save(architecture, folder / "base")), attention="eager")
     loaded = load_base_model(base)
-    return save(folder / "reranker", loaded.backbone, loaded.tokenizer, lora, base=base, **options)
+    return save_reranker(folder / "reranker", loaded.backbone, loaded.tokenizer, lora, base=base, **options)
 
 
-def save(folder: Path, backbone, tokenizer, lora: bool = False, **options) -> Path:
+def save_reranker(folder: Path, backbone, tokenizer, lora: bool = False, **options) -> Path:
     heads = {k: torch.randn(backbone.config.hidden_size) for k in range(1, tiny.LAYERS + 1)}
     options = {"start_layer": 2, "initial_heads": heads} | options
     model = LayerwiseReranker(backbone, tokenizer, **options)
@@ -61,15 +61,15 @@ def save(folder: Path, backbone, tokenizer, lora: bool = False, **options) -> Pa
 
 
 @torch.no_grad()
-def ours(folder: str | Path, layer: int, pairs=PAIRS, **options) -> Tensor:
-    """float32 [pairs]"""
+def reranker_scores(folder: str | Path, layer: int, pairs=PAIRS, **options) -> Tensor:
+    """Return the scores of exit `layer`, float32 [pairs]."""
     model = LayerwiseReranker.from_pretrained(folder, device="cpu", attention="eager", **options)
     return model.encode(pad(model.prompt.rows(pairs), model.tokenizer), [layer])[0]
 
 
 @torch.no_grad()
-def theirs(folder: Path, pairs=PAIRS, **options) -> Tensor:
-    """float32 [pairs], by transformers alone."""
+def export_scores(folder: Path, pairs=PAIRS, **options) -> Tensor:
+    """Return the scores that transformers computes from an export, float32 [pairs]."""
     model = AutoModelForSequenceClassification.from_pretrained(
         folder, attn_implementation="eager", trust_remote_code=False, **options
     )
@@ -89,32 +89,34 @@ def read(file: Path) -> dict:
 @pytest.mark.parametrize("architecture", [name for name in CLASSIFIED if name != "qwen2"])
 @pytest.mark.parametrize("layer", [3, 4])
 def test_decoder_exit_scores_the_same(architecture, layer, tmp_path):
-    model = saved(tmp_path, architecture)
+    model = save_reranker_and_base(tmp_path, architecture)
     export(model, layer, tmp_path / "out")
     assert read(tmp_path / "out" / "config.json")["num_hidden_layers"] == layer
-    torch.testing.assert_close(theirs(tmp_path / "out"), ours(model, layer), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        export_scores(tmp_path / "out"), reranker_scores(model, layer), atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("architecture", list(tiny.ENCODERS))
 @pytest.mark.parametrize("pooling", ["mean", "first"])
 @pytest.mark.parametrize("layer", [3, 4])
 def test_encoder_exit_scores_the_same(architecture, pooling, layer, tmp_path):
-    model = saved(tmp_path, architecture, pooling=pooling, query_max_len=8)
+    model = save_reranker_and_base(tmp_path, architecture, pooling=pooling, query_max_len=8)
     export(model, layer, tmp_path / "out")
-    expected = ours(model, layer)
+    expected = reranker_scores(model, layer)
     assert expected.std() > 0.1, "the pairs must differ for this test to mean anything"
-    torch.testing.assert_close(theirs(tmp_path / "out"), expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(export_scores(tmp_path / "out"), expected, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "xlm-roberta"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_encoder_in_half_precision_is_within_rounding(architecture, dtype, tmp_path):
-    model = saved(tmp_path, architecture, query_max_len=8)
+    model = save_reranker_and_base(tmp_path, architecture, query_max_len=8)
     export(model, 4, tmp_path / "out")
-    exact = ours(model, 4)
-    rounding = (ours(model, 4, dtype=dtype) - exact).abs().max()
+    exact = reranker_scores(model, 4)
+    rounding = (reranker_scores(model, 4, dtype=dtype) - exact).abs().max()
     assert (
-        theirs(tmp_path / "out", dtype=dtype) - exact
+        export_scores(tmp_path / "out", dtype=dtype) - exact
     ).abs().max() < 3 * rounding + 0.01 * exact.abs().max()
 
 
@@ -123,35 +125,41 @@ def test_minicpm_is_exported_as_llama(tmp_path):
     folder = minicpm.write(tmp_path / "in", tensors, start_layer=2, head_multi=True, head_type="simple")
     export(folder, 3, tmp_path / "out")
     assert read(tmp_path / "out" / "config.json")["architectures"] == ["LlamaForSequenceClassification"]
-    torch.testing.assert_close(theirs(tmp_path / "out"), ours(folder, 3), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        export_scores(tmp_path / "out"), reranker_scores(folder, 3), atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "bert"])
 def test_adapter_is_merged(architecture, tmp_path):
-    model = saved(tmp_path, architecture, lora=True, query_max_len=8)
+    model = save_reranker_and_base(tmp_path, architecture, lora=True, query_max_len=8)
     export(model, 3, tmp_path / "out")
-    torch.testing.assert_close(theirs(tmp_path / "out"), ours(model, 3), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        export_scores(tmp_path / "out"), reranker_scores(model, 3), atol=1e-4, rtol=1e-5
+    )
 
 
 def test_shared_head_is_exported(tmp_path):
-    model = saved(tmp_path, "llama", shared_head=True)
+    model = save_reranker_and_base(tmp_path, "llama", shared_head=True)
     export(model, 2, tmp_path / "out")
-    torch.testing.assert_close(theirs(tmp_path / "out"), ours(model, 2), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        export_scores(tmp_path / "out"), reranker_scores(model, 2), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_pipeline_returns_the_raw_score(tmp_path):
-    model = saved(tmp_path, "llama")
+    model = save_reranker_and_base(tmp_path, "llama")
     export(model, 4, tmp_path / "out")
     classify = pipeline("text-classification", str(tmp_path / "out"), device="cpu")
     scores = [classify({"text": query, "text_pair": passage})["score"] for query, passage in PAIRS[:2]]
-    assert scores == pytest.approx(ours(model, 4, PAIRS[:2]).tolist(), abs=1e-4)
+    assert scores == pytest.approx(reranker_scores(model, 4, PAIRS[:2]).tolist(), abs=1e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "bert"])
 def test_onnx_scores_the_same(architecture, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'lwr[onnx]'")
-    model = saved(tmp_path, architecture, query_max_len=8)
+    model = save_reranker_and_base(tmp_path, architecture, query_max_len=8)
     export(model, 3, tmp_path / "out", "onnx")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     session = onnxruntime.InferenceSession(tmp_path / "out" / "onnx" / "model.onnx")
@@ -159,7 +167,9 @@ def test_onnx_scores_the_same(architecture, tmp_path):
         queries, passages = zip(*pairs, strict=True)
         features = tokenizer([*queries], [*passages], padding=True, truncation=True, return_tensors="np")
         (logits,) = session.run(["logits"], dict(features))
-        torch.testing.assert_close(torch.tensor(logits[:, 0]), ours(model, 3, pairs), atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(
+            torch.tensor(logits[:, 0]), reranker_scores(model, 3, pairs), atol=1e-4, rtol=1e-5
+        )
 
 
 # --- prompts -------------------------------------------------------------------------------------------
@@ -195,7 +205,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     ids=["default", "bare", "with_tails", "sentencepiece"],
 )
 def test_exported_tokenizer_writes_the_prompt(tokenizer, template, tmp_path):
-    model = save(tmp_path / "model", tiny.backbone("llama"), tokenizer, template=template)
+    model = save_reranker(tmp_path / "model", tiny.backbone("llama"), tokenizer, template=template)
     export(model, 3, tmp_path / "out")
     loaded = AutoTokenizer.from_pretrained(tmp_path / "out")
     rows = LayerwiseReranker.from_pretrained(model, device="cpu").prompt.rows(PAIRS)
@@ -212,12 +222,14 @@ def test_exported_tokenizer_writes_the_prompt(tokenizer, template, tmp_path):
     ],  # the first tokenizer is rebuilt by its loader
 )
 def test_readme_names_texts_where_tokenizer_cannot_write_the_prompt(architecture, template, tmp_path):
-    model = saved(tmp_path, architecture, template=template)
+    model = save_reranker_and_base(tmp_path, architecture, template=template)
     export(model, 3, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"A query written as 'A: {{query}}' and a passage written as {template.passage!r}" in card
     written = [(f"A: {query}", template.passage.replace("{passage}", passage)) for query, passage in PAIRS]
-    torch.testing.assert_close(theirs(tmp_path / "out", written), ours(model, 3), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        export_scores(tmp_path / "out", written), reranker_scores(model, 3), atol=1e-5, rtol=1e-5
+    )
 
 
 def without_pad() -> PreTrainedTokenizerBase:
@@ -231,15 +243,17 @@ def without_pad() -> PreTrainedTokenizerBase:
 
 
 def test_tokenizer_without_pad_token_pads_with_eos(tmp_path):
-    model = save(tmp_path / "model", tiny.backbone("llama"), without_pad())
+    model = save_reranker(tmp_path / "model", tiny.backbone("llama"), without_pad())
     export(model, 3, tmp_path / "out")
     assert read(tmp_path / "out" / "config.json")["pad_token_id"] == 2
-    torch.testing.assert_close(theirs(tmp_path / "out"), ours(model, 3), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        export_scores(tmp_path / "out"), reranker_scores(model, 3), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_rows_ending_in_the_pad_token_are_refused(tmp_path):
     template = PromptTemplate(after=["</s>"])
-    model = save(tmp_path / "model", tiny.backbone("llama"), without_pad(), template=template)
+    model = save_reranker(tmp_path / "model", tiny.backbone("llama"), without_pad(), template=template)
     with pytest.raises(ValueError, match=r"rows end in '</s>'.*pad_token"):
         export(model, 3, tmp_path / "out")
 
@@ -249,13 +263,15 @@ def test_rows_ending_in_the_pad_token_are_refused(tmp_path):
 
 @pytest.mark.parametrize("shared_head", [False, True], ids=["per_exit", "shared"])
 def test_upstream_layout_scores_the_same(shared_head, tmp_path):
-    model = saved(tmp_path, "llama", shared_head=shared_head)
+    model = save_reranker_and_base(tmp_path, "llama", shared_head=shared_head)
     export(model, 3, tmp_path / "out", "upstream")
     again = LayerwiseReranker.from_pretrained(tmp_path / "out", device="cpu")
     assert again.exits == [2, 3]
     assert again.shared_head == shared_head
     for layer in (2, 3):
-        torch.testing.assert_close(ours(tmp_path / "out", layer), ours(model, layer), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            reranker_scores(tmp_path / "out", layer), reranker_scores(model, layer), atol=1e-5, rtol=1e-5
+        )
 
 
 def test_minicpm_round_trip_through_upstream_layout(tmp_path):
@@ -267,7 +283,9 @@ def test_minicpm_round_trip_through_upstream_layout(tmp_path):
     export(folder, 4, tmp_path / "out", "upstream")
     config = read(tmp_path / "out" / "config.json")
     assert (config["rope_theta"], config["rope_scaling"]) == (1000.0, scaling)
-    torch.testing.assert_close(ours(tmp_path / "out", 4), ours(folder, 4), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        reranker_scores(tmp_path / "out", 4), reranker_scores(folder, 4), atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -279,14 +297,14 @@ def test_minicpm_round_trip_through_upstream_layout(tmp_path):
     ],
 )
 def test_reranker_that_upstream_cannot_express_is_refused(architecture, options, reason, tmp_path):
-    model = saved(tmp_path, architecture, **options)
+    model = save_reranker_and_base(tmp_path, architecture, **options)
     with pytest.raises(ValueError, match=f"FlagEmbedding can't read.*{reason}"):
         export(model, 3, tmp_path / "out", "upstream")
     assert not (tmp_path / "out").exists()
 
 
 def test_upstream_readme_passes_another_instruction(tmp_path):
-    model = saved(tmp_path, "llama", template=PromptTemplate(instruction="Is B an answer?"))
+    model = save_reranker_and_base(tmp_path, "llama", template=PromptTemplate(instruction="Is B an answer?"))
     export(model, 3, tmp_path / "out", "upstream")
     assert "prompt='Is B an answer?'" in (tmp_path / "out" / "README.md").read_text()
 
@@ -296,14 +314,14 @@ def test_upstream_readme_passes_another_instruction(tmp_path):
 
 @pytest.mark.parametrize("layout", ["huggingface", "upstream"])
 def test_folder_has_only_safetensors_and_text(layout, tmp_path):
-    export(saved(tmp_path, "llama"), 3, tmp_path / "out", layout)
+    export(save_reranker_and_base(tmp_path, "llama"), 3, tmp_path / "out", layout)
     suffixes = {file.suffix for file in (tmp_path / "out").rglob("*")}
     assert suffixes == {".safetensors", ".json", ".md"}
     assert "auto_map" not in read(tmp_path / "out" / "config.json")
 
 
 def test_files_have_the_fields_of_transformers_4(tmp_path):
-    model = saved(tmp_path, "llama")
+    model = save_reranker_and_base(tmp_path, "llama")
     export(model, 3, tmp_path / "out")
     config, settings = (read(tmp_path / "out" / f"{name}config.json") for name in ("", "tokenizer_"))
     assert config["rope_theta"] == 10000.0
@@ -313,16 +331,16 @@ def test_files_have_the_fields_of_transformers_4(tmp_path):
 
 @pytest.mark.parametrize("architecture", ["llama", "bert"])
 def test_readme_has_a_score_to_compare_with(architecture, tmp_path):
-    model = saved(tmp_path, architecture)
+    model = save_reranker_and_base(tmp_path, architecture)
     export(model, 3, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"# {ours(model, 3, [(SAMPLE_QUERY, SAMPLE_PASSAGE)]).item():.4f}" in card
+    assert f"# {reranker_scores(model, 3, [(SAMPLE_QUERY, SAMPLE_PASSAGE)]).item():.4f}" in card
     assert f"Layer 3 of 4 of a layerwise reranker that lwr trained on top of `{tmp_path}/base`" in card
     assert ("text-embeddings-inference has no reranker" in card) == (architecture == "llama")
 
 
 def test_existing_folder_is_replaced(tmp_path):
-    model = saved(tmp_path, "llama")
+    model = save_reranker_and_base(tmp_path, "llama")
     export(model, 3, tmp_path / "out", "upstream")
     export(model, 2, tmp_path / "out")
     assert read(tmp_path / "out" / "config.json")["num_hidden_layers"] == 2
@@ -330,24 +348,26 @@ def test_existing_folder_is_replaced(tmp_path):
 
 def test_layer_without_head_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"layer 1 has no head; exits are 2\.\.4"):
-        export(saved(tmp_path, "llama"), 1, tmp_path / "out")
+        export(save_reranker_and_base(tmp_path, "llama"), 1, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("architecture", ["granite", "lfm2"])
 def test_architecture_without_classifier_is_refused(architecture, tmp_path):
     with pytest.raises(ValueError, match=f"{architecture}.* no sequence classifier"):
-        export(saved(tmp_path, architecture), 3, tmp_path / "out")
+        export(save_reranker_and_base(tmp_path, architecture), 3, tmp_path / "out")
 
 
 def test_decoder_with_mean_pooling_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"pooling is `mean`.* decoders"):
-        export(saved(tmp_path, "llama", pooling="mean"), 3, tmp_path / "out")
+        export(save_reranker_and_base(tmp_path, "llama", pooling="mean"), 3, tmp_path / "out")
 
 
 def test_encoder_with_unknown_head_is_refused(tmp_path):
     config = AutoConfig.for_model("electra", **tiny.SHAPE, embedding_size=tiny.HIDDEN)
-    model = save(tmp_path / "model", AutoModel.from_config(config).eval(), tiny.tokenizer(encoder=True))
+    model = save_reranker(
+        tmp_path / "model", AutoModel.from_config(config).eval(), tiny.tokenizer(encoder=True)
+    )
     with pytest.raises(ValueError, match=r"electra.* bert, xlm-roberta and modernbert"):
         export(model, 3, tmp_path / "out")
 
@@ -362,5 +382,5 @@ def test_export_with_different_scores_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(classifier, "build_classifier", build_wrong_head)
     with pytest.raises(ValueError, match=r"LlamaForSequenceClassification.*scores differ"):
-        export(saved(tmp_path, "llama"), 3, tmp_path / "out")
+        export(save_reranker_and_base(tmp_path, "llama"), 3, tmp_path / "out")
     assert not (tmp_path / "out").exists()
