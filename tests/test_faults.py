@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from bad_input_cases import with_settings
-from bad_input_world import COLLECT, SCORE, TRAIN, Case, build, nothing, run
+from bad_input_cases import with_option
+from bad_input_world import COLLECT, SCORE, TRAIN, Case, build, no_damage, run
 
 from lwr.cli.app import main as lwr_main
 from lwr.common.json_lines import write_jsonl
@@ -64,10 +64,10 @@ def fails_with(monkeypatch, error: Exception) -> None:
 )
 def test_out_of_memory_names_the_batch_and_what_to_set(here, monkeypatch, command, says, error):
     fails_with(monkeypatch, error)
-    outcome = run(Case("", command, nothing))
+    outcome = run(Case("", command, no_damage))
     assert outcome.code == 1
-    assert outcome.said.count("out of memory") == 1
-    assert all(text in outcome.said for text in says), outcome.said
+    assert outcome.stderr.count("out of memory") == 1
+    assert all(text in outcome.stderr for text in says), outcome.stderr
     assert outcome.changed == []
 
 
@@ -75,7 +75,7 @@ def test_out_of_memory_names_the_batch_and_what_to_set(here, monkeypatch, comman
 def test_other_runtime_errors_are_not_swallowed(here, monkeypatch, command):
     fails_with(monkeypatch, RuntimeError("a bug"))
     with pytest.raises(RuntimeError, match="a bug"):
-        run(Case("", command, nothing))
+        run(Case("", command, no_damage))
 
 
 def test_hint_is_unused_without_an_error():
@@ -98,10 +98,10 @@ def test_infinite_gradient_at_the_last_step_saves_no_model(here, monkeypatch):
 
     monkeypatch.setattr(LayerwiseReranker, "_score", with_a_broken_gradient)
     settings = TRAIN[TRAIN.index("--settings") + 1].replace("steps: 2", "steps: 1")
-    outcome = run(Case("", with_settings(TRAIN, "--settings", settings), nothing))
+    outcome = run(Case("", with_option(TRAIN, "--settings", settings), no_damage))
     assert outcome.code == 1
-    assert "the gradient of exits [3" in outcome.said
-    assert re.search(r"groups\.jsonl:\d, groups\.jsonl:\d;", outcome.said)
+    assert "the gradient of exits [3" in outcome.stderr
+    assert re.search(r"groups\.jsonl:\d, groups\.jsonl:\d;", outcome.stderr)
     assert outcome.changed == []
 
 
@@ -134,10 +134,10 @@ def test_full_disk_is_reported_and_keeps_previous_files(here, small_disk, comman
     write_jsonl(Path("data/corpus.jsonl"), long)
     (small_disk / "precious").write_bytes(b"x" * 64 * 1024)
     before = written(small_disk)
-    outcome = run(Case("", with_settings(command, "--out", str(small_disk / name)), nothing))
+    outcome = run(Case("", with_option(command, "--out", str(small_disk / name)), no_damage))
     assert outcome.code == 1
-    assert "No space left on device" in outcome.said
-    assert str(small_disk) in outcome.said
+    assert "No space left on device" in outcome.stderr
+    assert str(small_disk) in outcome.stderr
     assert written(small_disk) == before
     assert [path.name for path in small_disk.iterdir() if path.name.startswith(".draft")] == []
 
@@ -147,9 +147,9 @@ def test_read_only_disk_is_reported_before_the_work(here, small_disk, command, m
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     if command is TRAIN:
         monkeypatch.setattr("lwr.training.train.build_reranker", lambda *_: pytest.fail("training started"))
-    outcome = run(Case("", with_settings(command, "--out", str(small_disk / "out")), nothing))
+    outcome = run(Case("", with_option(command, "--out", str(small_disk / "out")), no_damage))
     assert outcome.code == 1
-    assert re.search(rf"Read-only file system.*: '{small_disk}/out", outcome.said), outcome.said
+    assert re.search(rf"Read-only file system.*: '{small_disk}/out", outcome.stderr), outcome.stderr
 
 
 # --- tracebacks ----------------------------------------------------------------------------------------

@@ -84,7 +84,9 @@ def _duplicate_keys(node: yaml.Node | None, prefix: str, seen: set[int]) -> Iter
     for key, value in node.value:
         dotted, line = f"{prefix}{key.value}", key.start_mark.line + 1
         if dotted in first_lines:
-            yield line, f"{dotted}: duplicated in lines {first_lines[dotted]} and {line}; remove one"
+            first = first_lines[dotted]
+            where = f"line {line}" if first == line else f"lines {first} and {line}"
+            yield line, f"{dotted}: duplicated in {where}; remove one"
         first_lines[dotted] = line
         yield from _duplicate_keys(value, f"{dotted}.", seen)
 

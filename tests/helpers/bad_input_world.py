@@ -1,4 +1,4 @@
-"""A small world in a folder, every file of it good; what breaks one of them; and a command run in it."""
+"""A folder of small valid files, damages to them, and commands that run in it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from lwr.formats.trec import write_run
 from lwr.model.reranker import LayerwiseReranker
 from lwr.scoring.score import score
 
-Damage = Callable[[], None]  # of the world in the working directory
+Damage = Callable[[], object]
+"""A change of the files in the working directory."""
 SPLITS = {"train": range(4), "dev": range(4, 6), "test": range(6, 8)}
 ARM = {"dataset": "d", "trained_on": "d", "base_model": "m", "start_layer": 3, "variant": "v"}
 TRAINING = (
@@ -69,7 +70,7 @@ EXPORT = [*"export --model model --layer 3 --out out".split()]
 
 
 def build(folder: Path) -> Path:
-    """Every file that the commands above read; and `precious` things where they write."""
+    """Write every file that the commands above read, and `precious` files where they write."""
     queries = {f"q{i}": f"decode the number {i * i}" for i in range(8)}
     corpus = [Passage(f"d{i}", "", f"def f{i}(self, x): return decode(x, {i * i})") for i in range(12)]
     write_collection(
@@ -116,33 +117,33 @@ def build(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Case:
-    """What is wrong, the command that meets it, and what its message must hold; nothing: it is accepted."""
+    """What is wrong, a command that reads it, and key words of its message; without any, the input is accepted."""
 
     what: str
     command: list[str]
     damage: Damage
-    says: tuple[str, ...] = ()
+    key_words: tuple[str, ...] = ()
     code: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a user sees. changed: files that are other than before."""
+    """The result of a command: exit status, stderr, and the files that it changed."""
 
     code: int
-    said: str
+    stderr: str
     changed: list[str]
 
 
 def run(case: Case) -> Outcome:
-    """Damage the world in the working directory, and run the command in it."""
+    """Damage the files in the working directory, and run the command there."""
     case.damage()
-    before, said = _files(), io.StringIO()
+    before, stderr = _files(), io.StringIO()
     with (
         patch.dict(os.environ, case.environment),
         patch.object(sys, "argv", ["lwr", *case.command]),
-        contextlib.redirect_stderr(said),
+        contextlib.redirect_stderr(stderr),
         contextlib.redirect_stdout(io.StringIO()),
     ):
         os.environ.pop("LWR_DEBUG", None)
@@ -152,7 +153,7 @@ def run(case: Case) -> Outcome:
             code = ended.code or 0
     after = _files()
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    return Outcome(code, said.getvalue(), changed)
+    return Outcome(code, stderr.getvalue(), changed)
 
 
 def _files() -> dict[str, str]:
@@ -160,9 +161,9 @@ def _files() -> dict[str, str]:
 
 
 def row(case: Case, outcome: Outcome) -> str:
-    """A line of the table in docs/reliability.md."""
-    lines = [line for line in outcome.said.splitlines() if line.startswith("lwr: ")]
-    message = outcome.said[outcome.said.index(lines[0]) :] if lines else outcome.said
+    """Return the row of a case in the table of docs/reliability.md."""
+    lines = [line for line in outcome.stderr.splitlines() if line.startswith("lwr: ")]
+    message = outcome.stderr[outcome.stderr.index(lines[0]) :] if lines else outcome.stderr
     message = message.replace(f"{Path.cwd()}/", "").replace(str(Path.cwd()), ".")
     message = message.partition(" Error ")[2] or message if outcome.code == 2 else message
     message = " ".join(re.sub(r"[│╭╮╰╯─]+", " ", message).split())
@@ -170,20 +171,21 @@ def row(case: Case, outcome: Outcome) -> str:
     return f"| {case.what} | `lwr {case.command[0]}` | {seen} |"
 
 
-# --- what breaks a file --------------------------------------------------------------------------------
+# --- damages --------------------------------------------------------------------------------------------
 
 
-def nothing() -> None:
-    """The command itself is what is wrong."""
+def no_damage() -> None:
+    """Leave all files as they are: the command itself is wrong."""
 
 
-def wrote(name: str, content: str | bytes) -> Damage:
+def write(name: str, content: str | bytes) -> Damage:
+    """Replace a file."""
     data = content if isinstance(content, bytes) else content.encode()
-    return lambda: Path(name).write_bytes(data) and None
+    return lambda: Path(name).write_bytes(data)
 
 
-def line(name: str, number: int, text: str | bytes) -> Damage:
-    """Another line in its place, from 1."""
+def set_line(name: str, number: int, text: str | bytes) -> Damage:
+    """Replace a line, counted from 1."""
 
     def damage() -> None:
         lines = Path(name).read_bytes().split(b"\n")
@@ -193,8 +195,8 @@ def line(name: str, number: int, text: str | bytes) -> Damage:
     return damage
 
 
-def encoded(name: str, encoding: str) -> Damage:
-    """The whole file in another encoding, with a letter that shows it."""
+def encode(name: str, encoding: str) -> Damage:
+    """Write a file in another encoding, with a letter that differs in it."""
 
     def damage() -> None:
         text = Path(name).read_text(encoding="utf-8").replace("decode", "décode")
@@ -203,7 +205,9 @@ def encoded(name: str, encoding: str) -> Damage:
     return damage
 
 
-def replaced(name: str, old: str, new: str) -> Damage:
+def replace(name: str, old: str, new: str) -> Damage:
+    """Replace a text in a file."""
+
     def damage() -> None:
         text = Path(name).read_bytes().decode()
         assert old in text, (name, old)
@@ -212,11 +216,14 @@ def replaced(name: str, old: str, new: str) -> Damage:
     return damage
 
 
-def appended(name: str, text: str) -> Damage:
-    return lambda: Path(name).write_bytes(Path(name).read_bytes() + text.encode()) and None
+def append(name: str, text: str) -> Damage:
+    """Add a text at the end of a file."""
+    return lambda: Path(name).write_bytes(Path(name).read_bytes() + text.encode())
 
 
-def cut(name: str, share: float = 0.5) -> Damage:
+def truncate(name: str, share: float = 0.5) -> Damage:
+    """Keep the first share of a file."""
+
     def damage() -> None:
         data = Path(name).read_bytes()
         Path(name).write_bytes(data[: int(len(data) * share)])
@@ -224,25 +231,30 @@ def cut(name: str, share: float = 0.5) -> Damage:
     return damage
 
 
-def removed(name: str) -> Damage:
+def remove(name: str) -> Damage:
+    """Delete a file."""
     return lambda: Path(name).unlink()
 
 
-def changed(name: str, **values: object) -> Damage:
-    """Keys of a JSON file; None takes one out."""
+def set_keys(name: str, **values: object) -> Damage:
+    """Set keys of a JSON file; None deletes a key."""
 
     def damage() -> None:
-        about = json.loads(Path(name).read_text()) | values
-        Path(name).write_text(json.dumps({key: value for key, value in about.items() if value is not None}))
+        content = json.loads(Path(name).read_text()) | values
+        kept = {key: value for key, value in content.items() if value is not None}
+        Path(name).write_text(json.dumps(kept))
 
     return damage
 
 
-def tabled(name: str, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> Damage:
+def edit_table(name: str, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> Damage:
+    """Edit a Parquet file, and keep what it records of its inputs."""
     return lambda: parquet.write(Path(name), edit(pd.read_parquet(name)), parquet.read_inputs(Path(name)))
 
 
-def weights(name: str, edit: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Damage:
+def edit_weights(name: str, edit: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Damage:
+    """Edit the tensors of a safetensors file."""
+
     def damage() -> None:
         tensors = {key: tensor.clone() for key, tensor in load_file(name).items()}
         save_file(edit(tensors), name, {"format": "pt"})
@@ -250,8 +262,8 @@ def weights(name: str, edit: Callable[[dict[str, torch.Tensor]], dict[str, torch
     return damage
 
 
-def pickled(folder: str) -> Damage:
-    """Weights as a pickle alone."""
+def pickle_weights(folder: str) -> Damage:
+    """Replace the weights of a checkpoint by a pickle."""
 
     def damage() -> None:
         torch.save(load_file(f"{folder}/model.safetensors"), f"{folder}/pytorch_model.bin")
@@ -260,8 +272,8 @@ def pickled(folder: str) -> Damage:
     return damage
 
 
-def zipped(name: str, share: float = 1.0) -> Damage:
-    """Beside the file, its archive, or the first part of one."""
+def compress(name: str, share: float = 1.0) -> Damage:
+    """Write a gzip archive, or its first share, beside a file."""
 
     def damage() -> None:
         data = gzip.compress(Path(name).read_bytes(), mtime=0)
@@ -270,5 +282,11 @@ def zipped(name: str, share: float = 1.0) -> Damage:
     return damage
 
 
-def all_of(*damages: Damage) -> Damage:
-    return lambda: [damage() for damage in damages] and None
+def combine(*damages: Damage) -> Damage:
+    """Apply several damages in order."""
+
+    def damage() -> None:
+        for each in damages:
+            each()
+
+    return damage
