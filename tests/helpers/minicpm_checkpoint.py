@@ -1,4 +1,4 @@
-"""A tiny random MiniCPM checkpoint, raw or layerwise, as files."""
+"""Tiny random MiniCPM checkpoints, raw or layerwise, as files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, START = 4, 32, 4, 2, 2
-
 
 CONFIG = {
     "model_type": "minicpm",
@@ -36,7 +35,7 @@ CONFIG = {
 
 
 def weights() -> dict[str, Tensor]:
-    """A raw language model's tensors but for its vocabulary head."""
+    """Make the tensors of a raw language model without its vocabulary head."""
     kv = HIDDEN // HEADS * KV_HEADS
     shapes = {"embed_tokens": (tiny.VOCABULARY, HIDDEN), "norm": (HIDDEN,)}
     for i in range(LAYERS):
@@ -55,6 +54,7 @@ def weights() -> dict[str, Tensor]:
 
 
 def write(folder: Path, tensors: dict[str, Tensor], **config) -> str:
+    """Write a checkpoint with tokenizer and config.json; return its folder."""
     tiny.tokenizer(encoder=False).save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(CONFIG | config))
     save_file(tensors, folder / "model.safetensors")
@@ -62,4 +62,5 @@ def write(folder: Path, tensors: dict[str, Tensor], **config) -> str:
 
 
 def heads(rows: int = 1) -> dict[str, Tensor]:
+    """Make the heads of a layerwise checkpoint, one for each layer."""
     return {f"lm_head.{i}.linear_head.weight": torch.randn(rows, HIDDEN) for i in range(LAYERS - START + 1)}

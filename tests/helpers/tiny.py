@@ -1,6 +1,6 @@
 """Tiny randomly initialised models of every supported architecture, as Hugging Face checkpoints on disk.
 
-`python tests/tiny.py checkpoints` makes the two that config/test.yaml names.
+`python tests/helpers/tiny.py checkpoints` writes the two that config/test.yaml names.
 """
 
 from __future__ import annotations
@@ -63,13 +63,14 @@ ARCHITECTURES = DECODERS | ENCODERS
 
 
 def backbone(architecture: str, seed: int = 0) -> PreTrainedModel:
-    """Random weights, evaluation mode, no vocabulary head."""
+    """Make a backbone with random weights, in evaluation mode, without a vocabulary head."""
     torch.manual_seed(seed)
     config = AutoConfig.for_model(architecture, **SHAPE, **ARCHITECTURES[architecture])
     return AutoModel.from_config(config).eval()
 
 
 def causal_lm(architecture: str, seed: int = 0) -> PreTrainedModel:
+    """Make a causal language model with random weights, in evaluation mode."""
     torch.manual_seed(seed)
     config = AutoConfig.for_model(architecture, **SHAPE, **DECODERS[architecture])
     return AutoModelForCausalLM.from_config(config).eval()
@@ -77,7 +78,7 @@ def causal_lm(architecture: str, seed: int = 0) -> PreTrainedModel:
 
 @cache
 def tokenizer(encoder: bool) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of 600 tokens learnt from the source of the json package; a pair format for encoders."""
+    """Train a byte-level BPE of 600 tokens on the source of the json package; encoders get a format of pairs."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -103,32 +104,34 @@ def tokenizer(encoder: bool) -> PreTrainedTokenizerFast:
 
 
 def normed_states(backbone: PreTrainedModel, layers: list[int], **features) -> list[torch.Tensor]:
-    """What stands at some layers after the final norm, as the depth mechanism sees it."""
+    """Return the hidden states [rows, tokens, hidden] of some layers after the final norm."""
     stack, states = find_layer_stack(backbone), {}
 
-    def look(layer: int, hidden: torch.Tensor) -> None:
+    def record(layer: int, hidden: torch.Tensor) -> None:
         states[layer] = stack.norm(hidden)
 
-    run_to(backbone, stack, layers, look, **features)
+    run_to(backbone, stack, layers, record, **features)
     return [states[k] for k in layers]
 
 
-def watch_blocks(blocks: nn.ModuleList, patch: pytest.MonkeyPatch, note: Callable[[int, dict], None]) -> None:
-    """From now on `note` gets the number of each block, from 1, and its named arguments whenever it computes."""
+def record_blocks(
+    blocks: nn.ModuleList, patch: pytest.MonkeyPatch, record: Callable[[int, dict], None]
+) -> None:
+    """Call `record` with a block's number, from 1, and its keyword arguments whenever the block computes."""
 
-    def noted(k, forward):
-        def note_and_run(*args, **kwargs):
-            note(k, kwargs)
+    def recorded(k, forward):
+        def record_and_run(*args, **kwargs):
+            record(k, kwargs)
             return forward(*args, **kwargs)
 
-        return note_and_run
+        return record_and_run
 
     for k, block in enumerate(blocks, start=1):
-        patch.setattr(block, "forward", noted(k, block.forward))
+        patch.setattr(block, "forward", recorded(k, block.forward))
 
 
 def save(architecture: str, folder: Path) -> Path:
-    """A checkpoint as its users would have it: decoders with their vocabulary head."""
+    """Save a checkpoint with its tokenizer; that of a decoder has a vocabulary head."""
     decoder = architecture in DECODERS
     model = causal_lm(architecture) if decoder else backbone(architecture)
     model.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""The depth mechanism on every architecture: what it sees, where it stops, what it refuses."""
+"""Tests of observing layers on every architecture: states, early exits, dropped rows, chunks, refused backbones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lwr.model.layer_hooks import Chunk, UnsupportedBackbone, find_layer_stack, 
 
 EVERY_LAYER = list(range(1, tiny.LAYERS + 1))
 NORMS = {"lfm2": "embedding_norm", "modernbert": "final_norm", "bert": None, "xlm-roberta": None}
-"""The final norm's name where it is not `norm`; None: each block normalises its own output."""
+"""The name of the final norm if it is not `norm`; None: each block normalises its own output."""
 
 T5 = {"vocab_size": 50, "d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 5, "num_heads": 2}
 
@@ -27,7 +27,7 @@ def inputs() -> dict[str, torch.Tensor]:
 
 @architectures
 @torch.no_grad()
-def test_every_layer_is_what_transformers_reports(architecture):
+def test_states_equal_hidden_states_of_transformers(architecture):
     backbone = tiny.backbone(architecture)
     features = inputs()
     expected = backbone(**features, output_hidden_states=True)
@@ -44,24 +44,27 @@ def test_every_layer_is_what_transformers_reports(architecture):
 
 @architectures
 @torch.no_grad()
-def test_an_early_exit_runs_no_deeper_block_and_changes_nothing(architecture, monkeypatch):
+def test_early_exit_runs_no_deeper_block_and_equals_full_pass(architecture, monkeypatch):
     backbone = tiny.backbone(architecture)
-    stack = find_layer_stack(backbone)
     features = inputs()
     full = tiny.normed_states(backbone, EVERY_LAYER, **features)
+    stack = find_layer_stack(backbone)
     blocks_run: list[int] = []
-    tiny.watch_blocks(stack.blocks, monkeypatch, lambda k, _: blocks_run.append(k))
+    states: dict[int, torch.Tensor] = {}
+    tiny.record_blocks(stack.blocks, monkeypatch, lambda k, _: blocks_run.append(k))
+
+    def record(layer: int, hidden: torch.Tensor) -> None:
+        states[layer] = stack.norm(hidden)
+
     for k in EVERY_LAYER:
         blocks_run.clear()
-        states = []
-        run_to(backbone, stack, [k], lambda _, hidden, to=states: to.append(stack.norm(hidden)), **features)
+        run_to(backbone, stack, [k], record, **features)
         assert blocks_run == list(range(1, k + 1))
-        (alone,) = states
-        assert torch.equal(alone, full[k - 1])
+        assert torch.equal(states[k], full[k - 1])
 
 
 @architectures
-def test_trunk(architecture):
+def test_layer_stack_of_every_architecture(architecture):
     backbone = tiny.backbone(architecture)
     stack = find_layer_stack(backbone)
     assert stack.num_layers == tiny.LAYERS
@@ -72,107 +75,109 @@ def test_trunk(architecture):
 
 
 @pytest.mark.parametrize("architecture", ["mixtral", "qwen3_moe"])
-def test_a_decoder_of_experts_is_causal(architecture):
-    # an expert computes all its tokens at once: a later token may change the last bits of an earlier one
+def test_decoder_of_experts_is_causal(architecture):
+    # An expert computes all its tokens in one batch, so a later token may change the last bits of an earlier one.
     shape = tiny.SHAPE | {"hidden_size": 512, "head_dim": 128, "moe_intermediate_size": 64}
     assert find_layer_stack(AutoModel.from_config(AutoConfig.for_model(architecture, **shape))).causal
 
 
-def test_the_encoder_of_an_encoder_with_a_decoder_is_a_backbone():
+def test_encoder_of_t5_is_a_backbone():
     stack = find_layer_stack(T5EncoderModel(T5Config(**T5)))
     assert (stack.num_layers, stack.causal, type(stack.norm).__name__) == (5, False, "T5LayerNorm")
     assert not stack.unused
 
 
-def test_a_final_norm_whose_output_is_reshaped_is_found():
+def test_final_norm_with_reshaped_output_is_found():
     gpt2 = AutoModel.from_config(AutoConfig.for_model("gpt2", n_embd=32, n_head=4, n_layer=3, vocab_size=50))
     assert find_layer_stack(gpt2).norm is gpt2.ln_f
 
 
-# --- rows that leave -----------------------------------------------------------------------------------
+# --- dropped rows and chunks -----------------------------------------------------------------------------------
 
 
 def uneven(rows: int, tokens: int, side: str) -> dict[str, torch.Tensor]:
-    """Rows of different lengths, padded on one side."""
+    """Make rows of different lengths, padded on one side."""
     ids = torch.randint(3, tiny.VOCABULARY, (rows, tokens))
     mask = (torch.arange(tokens) < torch.linspace(tokens // 2, tokens, rows).long()[:, None]).long()
     return {"input_ids": ids, "attention_mask": mask if side == "right" else mask.flip(1)}
 
 
-def states_of_those_left(backbone, keep: dict[int, torch.Tensor], **features) -> list[torch.Tensor]:
-    """The hidden state at every layer while `keep` lets rows go."""
+def states_with_dropped_rows(backbone, keep: dict[int, torch.Tensor], **features) -> list[torch.Tensor]:
+    """Return the hidden state at every layer; after a layer of `keep` only those rows remain."""
     stack, states = find_layer_stack(backbone), []
 
-    def look(layer: int, hidden: torch.Tensor) -> torch.Tensor | None:
+    def record(layer: int, hidden: torch.Tensor) -> torch.Tensor | None:
         states.append(hidden)
         return keep.get(layer)
 
-    run_to(backbone, stack, EVERY_LAYER, look, **features)
+    run_to(backbone, stack, EVERY_LAYER, record, **features)
     return states
 
 
-# A batch as long as its rows, or as deep. Tokens fill whole vectors: what remains for scalar code rounds otherwise.
+# Token counts are multiples of the vector width: the scalar code for a remainder rounds differently.
 @architectures
 @pytest.mark.parametrize(("rows", "tokens"), [(8, 8), (4, 16)])
 @torch.no_grad()
-def test_who_stays_is_computed_bit_for_bit_as_if_nobody_left(architecture, rows, tokens):
+def test_remaining_rows_equal_full_batch_bit_for_bit(architecture, rows, tokens):
     decoder = architecture in tiny.DECODERS
     backbone = tiny.backbone(architecture)
     features = uneven(rows, tokens, "left" if decoder else "right")
     if decoder:
         features["position_ids"] = (features["attention_mask"].cumsum(1) - 1).clamp(min=0)
-    full = states_of_those_left(backbone, {}, **features)
+    full = states_with_dropped_rows(backbone, {}, **features)
     first, then = torch.tensor([0, 2, 3]), torch.tensor([1, 2])
-    left = states_of_those_left(backbone, {1: first, 3: then}, **features)
-    for k, rows_there in enumerate([torch.arange(rows), first, first, first[then]]):
-        assert torch.equal(left[k], full[k][rows_there])
+    dropped = states_with_dropped_rows(backbone, {1: first, 3: then}, **features)
+    for k, remaining in enumerate([torch.arange(rows), first, first, first[then]]):
+        assert torch.equal(dropped[k], full[k][remaining])
 
 
 @torch.no_grad()
-def test_a_batch_of_one_row_keeps_it():
+def test_keeping_the_only_row_changes_nothing():
     backbone = tiny.backbone("llama")
     features = uneven(1, 6, "right")
-    full = states_of_those_left(backbone, {}, **features)
-    left = states_of_those_left(backbone, {1: torch.tensor([0])}, **features)
-    assert all(torch.equal(a, b) for a, b in zip(left, full, strict=True))
+    full = states_with_dropped_rows(backbone, {}, **features)
+    kept = states_with_dropped_rows(backbone, {1: torch.tensor([0])}, **features)
+    assert all(torch.equal(a, b) for a, b in zip(kept, full, strict=True))
 
 
 @pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, "t5"])
 @torch.no_grad()
-def test_rows_that_are_computed_apart_are_what_they_are_together(architecture, monkeypatch):
+def test_chunks_equal_complete_batch(architecture, monkeypatch):
     backbone = T5EncoderModel(T5Config(**T5)).eval() if architecture == "t5" else tiny.backbone(architecture)
     stack, features = find_layer_stack(backbone), uneven(7, 8, "right")
     features["input_ids"] %= 50
     calls: list[int] = []
-    tiny.watch_blocks(stack.blocks, monkeypatch, lambda k, _: calls.append(k))
+    tiny.record_blocks(stack.blocks, monkeypatch, lambda k, _: calls.append(k))
     keep = {1: torch.tensor([0, 2, 3, 5, 6]), 3: torch.tensor([1, 4])}
 
-    def states(by: int | None) -> list[torch.Tensor]:
-        here, seen = [7], []
+    def states(rows_per_chunk: int | None) -> list[torch.Tensor]:
+        """Return the states of every layer, and record the blocks that computed in `calls`."""
+        remaining, recorded = [7], []
 
-        def look(layer: int, hidden: torch.Tensor) -> torch.Tensor | None:
-            seen.append(hidden)
-            here.append(len(hidden) if layer not in keep else len(keep[layer]))
+        def record(layer: int, hidden: torch.Tensor) -> torch.Tensor | None:
+            recorded.append(hidden)
+            remaining.append(len(hidden) if layer not in keep else len(keep[layer]))
             return keep.get(layer)
 
         def chunks() -> list[Chunk]:
-            return [Chunk(rows) for rows in torch.arange(here[-1]).split(by)]
+            return [Chunk(rows) for rows in torch.arange(remaining[-1]).split(rows_per_chunk)]
 
         calls.clear()
-        run_to(backbone, stack, EVERY_LAYER, look, make_chunks=chunks if by else None, **features)
-        return seen
+        make_chunks = None if rows_per_chunk is None else chunks
+        run_to(backbone, stack, EVERY_LAYER, record, make_chunks=make_chunks, **features)
+        return recorded
 
     together = states(None)
     assert calls == [1, 2, 3, 4]
-    for by, expected in ((3, [1, 1, 1, 2, 2, 3, 3, 4]), (1, [1] * 7 + [2] * 5 + [3] * 5 + [4] * 2)):
-        apart = states(by)
+    for rows, expected in ((3, [1, 1, 1, 2, 2, 3, 3, 4]), (1, [1] * 7 + [2] * 5 + [3] * 5 + [4] * 2)):
+        in_chunks = states(rows)
         assert calls == expected
-        for ours, whole in zip(apart, together, strict=True):
-            torch.testing.assert_close(ours, whole, atol=1e-5, rtol=1e-5)
+        for actual, complete in zip(in_chunks, together, strict=True):
+            torch.testing.assert_close(actual, complete, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
-def test_no_hook_stays_behind():
+def test_hooks_are_removed_after_a_pass():
     backbone = tiny.backbone("llama")
     stack = find_layer_stack(backbone)
 
@@ -185,13 +190,13 @@ def test_no_hook_stays_behind():
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in backbone.modules())
 
 
-def test_looking_at_a_backbone_leaves_its_mode():
+def test_find_layer_stack_restores_training_mode():
     backbone = tiny.backbone("llama").train()
     find_layer_stack(backbone)
     assert backbone.training
 
 
-def test_looking_at_a_backbone_does_without_its_attention():
+def test_find_layer_stack_uses_and_restores_attention():
     def attention(*_, **__):
         raise RuntimeError("no kernel for this device")
 
@@ -202,17 +207,17 @@ def test_looking_at_a_backbone_does_without_its_attention():
     assert backbone.config._attn_implementation == "gpu_only"
 
 
-# --- refusals ------------------------------------------------------------------------------------------
+# --- refused backbones ------------------------------------------------------------------------------------------
 
 
-def test_two_lists_of_the_same_length_are_refused():
+def test_two_lists_of_blocks_are_refused():
     backbone = tiny.backbone("llama")
     backbone.extra = nn.ModuleList(nn.Identity() for _ in range(tiny.LAYERS))
     with pytest.raises(UnsupportedBackbone, match="LlamaModel: expected one list of its 4 blocks, found 2"):
         find_layer_stack(backbone)
 
 
-def test_an_encoder_with_a_decoder_is_refused():
+def test_encoder_with_decoder_is_refused():
     t5 = T5Model(T5Config(**T5))
     with pytest.raises(UnsupportedBackbone, match="T5Model: an encoder with a decoder"):
         find_layer_stack(t5)
@@ -229,7 +234,7 @@ class _TwiceNormed(LlamaModel):
         return output
 
 
-def test_more_than_a_norm_after_the_last_block_is_refused():
+def test_two_norms_after_the_last_block_are_refused():
     backbone = _TwiceNormed(LlamaConfig(**tiny.SHAPE)).eval()
     with pytest.raises(UnsupportedBackbone, match="more than one norm"):
         find_layer_stack(backbone)

@@ -60,7 +60,7 @@ def watched(model: LayerwiseReranker):
     """What each block computes: (its number from 1, rows), in the order in which it does."""
     seen: list[tuple[int, int]] = []
     with pytest.MonkeyPatch.context() as patch:
-        tiny.watch_blocks(
+        tiny.record_blocks(
             model.stack.blocks, patch, lambda k, kwargs: seen.append((k, len(kwargs["packing"].rows)))
         )
         yield seen
