@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,6 @@ from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
 from lwr.common.hashing import hash_share
 from lwr.common.json_lines import read_jsonl, read_lines, write_jsonl
-from lwr.formats.trec import Run
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -89,8 +88,15 @@ def _parse_passage(row: dict[str, Any], where: str) -> Passage:
     return Passage(row["_id"], title, row["text"], split)
 
 
-def read_candidate_texts(collection: Path, split: Split, candidates: Run) -> dict[str, str]:
+def read_candidate_texts(
+    collection: Path, split: Split, candidates: Mapping[str, Iterable[tuple[str, float]]]
+) -> dict[str, str]:
     """Read the texts of the passages that a run names, in one pass over the corpus of `split`.
+
+    Args:
+        collection: The folder of the collection.
+        split: The split whose corpus is read.
+        candidates: The run: query id -> (passage id, score).
 
     Returns:
         Passage id -> text.
