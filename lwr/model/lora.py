@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from torch import nn
+from transformers import PreTrainedModel
 
 from lwr.config.training import LoraConfig
 from lwr.model.reranker import LayerwiseReranker
@@ -23,7 +26,7 @@ def add_lora(reranker: LayerwiseReranker, lora: LoraConfig) -> None:
     adapter = PeftLoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
     )
-    reranker.backbone = get_peft_model(reranker.backbone, adapter)
+    reranker.backbone = cast(PreTrainedModel, get_peft_model(reranker.backbone, adapter))
 
 
 def merge_lora(reranker: LayerwiseReranker) -> None:
@@ -32,4 +35,4 @@ def merge_lora(reranker: LayerwiseReranker) -> None:
     A merged reranker is saved with its weights and needs no base model.
     """
     if isinstance(reranker.backbone, PeftModel):
-        reranker.backbone = reranker.backbone.merge_and_unload()
+        reranker.backbone = cast(PreTrainedModel, reranker.backbone.merge_and_unload())

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -67,7 +67,6 @@ class LayerwiseReranker(nn.Module):
         stack: Its blocks and final norm.
         exits: The layers that have a head, ascending.
         heads: One parameter [H] for each exit, or a single one that all exits share.
-        prompt: How pairs are written and tokenised; None without a tokenizer.
         first_position: The index of a packed row's first position; None if rows are padded instead of packed.
     """
 
@@ -111,7 +110,7 @@ class LayerwiseReranker(nn.Module):
             )
         if initial_heads is None and tokenizer is not None and model.get_output_embeddings() is not None:
             initial_heads = yes_row_of(model, tokenizer)
-        self.backbone: nn.Module = model.base_model
+        self.backbone = cast(PreTrainedModel, model.base_model)
         self.tokenizer = tokenizer
         self.config = self.backbone.config
         self.stack: LayerStack = find_layer_stack(self.backbone)
@@ -131,10 +130,21 @@ class LayerwiseReranker(nn.Module):
         self.pooling: Pooling = pooling or ("last" if causal else "mean")
         self.shared_head = shared_head
         self.heads = nn.ParameterList(self._make_heads(initial_heads))
-        self.prompt: Prompt | None = None
+        self._prompt: Prompt | None = None
         if tokenizer is not None:
-            self.prompt = Prompt(tokenizer, template if causal else None, query_max_len, passage_max_len)
+            self._prompt = Prompt(tokenizer, template if causal else None, query_max_len, passage_max_len)
         self.base = base
+
+    @property
+    def prompt(self) -> Prompt:
+        """Return the way pairs are written and tokenised.
+
+        Raises:
+            ValueError: The reranker has no tokenizer.
+        """
+        if self._prompt is None:
+            raise ValueError("this reranker has no tokenizer, which texts need: give LayerwiseReranker one")
+        return self._prompt
 
     def _make_heads(self, initial: Tensor | Mapping[int, Tensor] | None) -> list[Tensor]:
         """Return the initial weights of each head, float32 [H], on the backbone's device."""
@@ -414,7 +424,7 @@ class LayerwiseReranker(nn.Module):
     def _make_features(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """Pad rows and move them to the device of the heads."""
         device = self.heads[0].device
-        return {name: tensor.to(device) for name, tensor in pad(rows, self.tokenizer).items()}
+        return {name: tensor.to(device) for name, tensor in pad(rows, self.prompt.tokenizer).items()}
 
     def _autocast(self, precision: str) -> torch.autocast:
         return torch.autocast(self.heads[0].device.type, torch.bfloat16, enabled=precision == "bfloat16")
@@ -441,7 +451,7 @@ class LayerwiseReranker(nn.Module):
         }
         names = ["shared"] if self.shared_head else [exit_name(k) for k in self.exits]
         heads = dict(zip(names, self.heads, strict=True))
-        storage.write_reranker(Path(folder), self.backbone, heads, self.tokenizer, self.base, options)
+        storage.write_reranker(Path(folder), self.backbone, heads, self.prompt.tokenizer, self.base, options)
 
     @classmethod
     def from_pretrained(
