@@ -1,4 +1,4 @@
-"""YAML with the line of each value; duplicate keys are reported, where YAML alone would keep the last."""
+"""Read YAML with the line of each value and with its duplicate keys, of which YAML itself keeps only the last."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from lwr.common.errors import BadInput
 Loc = tuple[str | int, ...]
 """The keys and list indexes that lead from the root of a YAML file to a value."""
 
-MAX_VALUES = 100_000  # aliases of aliases can expand to any number of values
+MAX_VALUES = 100_000
+"""Limit of values in a file, because aliases of aliases can expand to any number."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,11 @@ class YamlFile:
 
 
 def read_yaml(path: Path) -> YamlFile:
-    """Read a YAML file. Raises BadInput where it is not YAML or not a mapping."""
+    """Read a YAML file.
+
+    Raises:
+        BadInput: The file cannot be read, or `parse_yaml` refuses it.
+    """
     name = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -41,14 +46,14 @@ def read_yaml(path: Path) -> YamlFile:
 
 
 def parse_yaml(text: str, name: str) -> YamlFile:
-    """Parse YAML with the safe loader: a tag such as `!!python/object` is refused.
+    """Parse YAML with the safe loader, which refuses tags such as `!!python/object`.
 
     Args:
-        text: what the file holds.
-        name: precedes the line number in messages, as in `name:12: …`.
+        text: Content of the file.
+        name: Name of the file in messages, followed by the line: `name:12: ...`.
 
     Raises:
-        BadInput: the text is not YAML, not a mapping, or has too many values.
+        BadInput: The text is not YAML, not a mapping, or has too many values.
     """
     try:
         loader = yaml.SafeLoader(text)
@@ -72,7 +77,7 @@ def parse_yaml(text: str, name: str) -> YamlFile:
 
 
 def _duplicate_keys(node: yaml.Node | None, prefix: str, seen: set[int]) -> Iterator[tuple[int, str]]:
-    """Yield the line and the message of each key that its mapping already has; `seen` holds ids of nodes."""
+    """Yield the line and the message of each duplicate key; `seen` has the ids of the nodes already visited."""
     if id(node) in seen or not isinstance(node, yaml.CollectionNode):
         return
     seen.add(id(node))
@@ -92,7 +97,7 @@ def _duplicate_keys(node: yaml.Node | None, prefix: str, seen: set[int]) -> Iter
 
 
 def _lines(loader: yaml.SafeLoader, node: yaml.Node | None, loc: Loc) -> Iterator[tuple[Loc, int]]:
-    """Yield the place and the line of each value below a node."""
+    """Yield the location and the line of each value below a node."""
     if isinstance(node, yaml.MappingNode):
         loader.flatten_mapping(node)  # puts merged keys (`<<`) first, so that the node's own keys win
         for key, value in node.value:
