@@ -27,9 +27,13 @@ class PythonDocsSource(SourceSection):
     """First sentence of a docstring -> source code, built from installed packages: nothing is downloaded."""
 
     kind: Literal["python_docs"]
-    packages: list[str] = Field(["stdlib"], description="`stdlib` or import names of installed packages")
-    dev_share: Share = Field(0.2, gt=0, description="share of the modules (by hash) that become dev")
-    test_share: Share = Field(0.3, gt=0, description="share of the modules (by hash) that become test")
+    packages: list[str] = Field(
+        default=["stdlib"], description="`stdlib` or import names of installed packages"
+    )
+    dev_share: Share = Field(default=0.2, gt=0, description="share of the modules (by hash) that become dev")
+    test_share: Share = Field(
+        default=0.3, gt=0, description="share of the modules (by hash) that become test"
+    )
 
     @model_validator(mode="after")
     def _leave_train_queries(self) -> Self:
@@ -44,11 +48,11 @@ class BeirFolderSource(SourceSection):
     kind: Literal["beir"]
     path: str = Field(description="folder; relative to where the workflow is started")
     dev_from_train: Share = Field(
-        0.0,
+        default=0.0,
         description="share of the train queries (by hash) that become dev, where qrels/dev.tsv is missing",
     )
     test_from_train: Share = Field(
-        0.0,
+        default=0.0,
         description="share of the train queries (by hash) that become test, where qrels/test.tsv is missing",
     )
 
@@ -70,7 +74,9 @@ class IrDatasetsSource(SourceSection):
 
     kind: Literal["ir_datasets"]
     splits: dict[Split, str] = Field(description="id of each split, such as `beir/scifact/train`")
-    dev_from_train: Share = Field(0.0, description="share of the train queries (by hash) that become dev")
+    dev_from_train: Share = Field(
+        default=0.0, description="share of the train queries (by hash) that become dev"
+    )
 
 
 class HubSource(SourceSection):
@@ -81,7 +87,9 @@ class HubSource(SourceSection):
     qrels: str = Field(description="hub id of the judgements, such as `BeIR/scifact-qrels`")
     revision: str = Field(description="commit hash of `id`")
     qrels_revision: str = Field(description="commit hash of `qrels`")
-    dev_from_train: Share = Field(0.0, description="share of the train queries (by hash) that become dev")
+    dev_from_train: Share = Field(
+        default=0.0, description="share of the train queries (by hash) that become dev"
+    )
 
 
 class FlagEmbeddingSource(SourceSection):
@@ -106,11 +114,15 @@ class FirstStageConfig(Section):
     """The retriever whose candidates are reranked: BM25, or runs made elsewhere."""
 
     runs: dict[Split, str] = Field(
-        {}, description="TREC run of a split, used instead of BM25; cut to `depth`, keeps its tag"
+        default={}, description="TREC run of a split, used instead of BM25; cut to `depth`, keeps its tag"
     )
-    depth: Passages = Field(100, description="number of candidates per query")
-    k1: float = Field(0.9, ge=0, description="BM25: saturation of repeated words; higher saturates later")
-    b: float = Field(0.4, ge=0, le=1, description="BM25: how strongly a passage's length lowers its score")
+    depth: Passages = Field(default=100, description="number of candidates per query")
+    k1: float = Field(
+        default=0.9, ge=0, description="BM25: saturation of repeated words; higher saturates later"
+    )
+    b: float = Field(
+        default=0.4, ge=0, le=1, description="BM25: how strongly a passage's length lowers its score"
+    )
 
     def problems(self) -> list[Problem]:
         """Return the runs that do not exist."""
@@ -120,25 +132,25 @@ class FirstStageConfig(Section):
 class MiningConfig(Section):
     """Training groups: one positive and hard negatives from the first stage of the train queries."""
 
-    samples: Groups = Field(1, description="number of groups per query, each with other negatives")
+    samples: Groups = Field(default=1, description="number of groups per query, each with other negatives")
     teacher_run: str | None = Field(
-        None,
+        default=None,
         description="TREC run with a teacher's scores of the train candidates and positives; the scores are "
         "written into the groups, and passages without a score are left out",
     )
     margin: float | None = Field(
-        None,
+        default=None,
         description="candidates are dropped as likely false negatives if they score higher than the positive's "
         "score minus this margin, by the teacher or else by the first stage; null: keep all",
     )
-    negatives: Passages = Field(7, description="number of negatives per group in the file")
+    negatives: Passages = Field(default=7, description="number of negatives per group in the file")
     depth: tuple[Ranks, Ranks] = Field(
-        (1, 50), description="first and last rank of the first stage that negatives are drawn from"
+        default=(1, 50), description="first and last rank of the first stage that negatives are drawn from"
     )
     groups: Groups | None = Field(
-        None, description="maximum number of groups, from a seeded sample of the queries; null: all"
+        default=None, description="maximum number of groups, from a seeded sample of the queries; null: all"
     )
-    seed: int = Field(0, description="random seed of the negatives and of the sample")
+    seed: int = Field(default=0, description="random seed of the negatives and of the sample")
 
     @field_validator("depth")
     @classmethod
@@ -157,17 +169,18 @@ class DatasetConfig(Section):
 
     source: Annotated[Source, Field(discriminator="kind")]
     train: bool = Field(
-        True, description="false: no cell trains on this data set; others may rank its dev and test queries"
+        default=True,
+        description="false: no cell trains on this data set; others may rank its dev and test queries",
     )
     tests: list[str] = Field(
-        [],
+        default=[],
         description="data sets whose dev and test queries are ranked by the rerankers trained on this one; empty: this "
         "one. Evaluation during training uses the first",
     )
     first_stage: FirstStageConfig = FirstStageConfig()
     mining: MiningConfig = MiningConfig()
     queries: dict[Literal["dev", "test"], Queries] = Field(
-        {},
+        default={},
         description="maximum number of queries of a split, from a sample by hash; a split without one keeps all",
     )
 

@@ -13,27 +13,29 @@ class ScoringConfig(Section):
     """Scoring of all candidates at all exits."""
 
     tokens_per_batch: Tokens | None = Field(
-        None,
+        default=None,
         description="number of tokens in one forward pass, padding included; null: 2048 on a CPU, 16384 on a GPU",
     )
-    shards: Jobs = Field(1, description="number of jobs that share the queries of a split")
-    precision: Precision = Field("float32", description="data type of the backbone; heads: float32")
+    shards: Jobs = Field(default=1, description="number of jobs that share the queries of a split")
+    precision: Precision = Field(default="float32", description="data type of the backbone; heads: float32")
 
 
 class CascadeSearchConfig(Section):
     """The search for the cascade with the least FLOPs: which exits score, and how many candidates survive; on dev."""
 
     epsilon: Share = Field(
-        0.01, description="share of the deepest exit's dev nDCG@10 that a cascade may lose"
+        default=0.01, description="share of the deepest exit's dev nDCG@10 that a cascade may lose"
     )
     stages: Annotated[Layers, Field(ge=2, le=4)] = Field(
-        3, description="maximum number of exits of a cascade"
+        default=3, description="maximum number of exits of a cascade"
     )
     exits: Annotated[Layers, Field(ge=2)] = Field(
-        8, description="maximum number of exits that are tried, evenly spaced"
+        default=8, description="maximum number of exits that are tried, evenly spaced"
     )
     keep: list[Passages] | None = Field(
-        None, min_length=1, description="numbers of survivors that are tried; null: a series from 1 to 1000"
+        default=None,
+        min_length=1,
+        description="numbers of survivors that are tried; null: a series from 1 to 1000",
     )
 
 
@@ -41,5 +43,5 @@ class CostConfig(Section):
     """The measurement of time and memory of each exit and of the cascade, all in one run."""
 
     queries: Queries | None = Field(
-        20, description="number of test queries whose candidates are ranked; null: nothing is timed"
+        default=20, description="number of test queries whose candidates are ranked; null: nothing is timed"
     )

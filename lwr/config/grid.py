@@ -34,13 +34,17 @@ class GridBaseModel(BaseModelConfig):
     """A base model: a Hugging Face checkpoint."""
 
     start_layers: list[Layers] | None = Field(
-        None, min_length=1, description="first layers with a head, instead of the grid's; null: the grid's"
+        default=None,
+        min_length=1,
+        description="first layers with a head, instead of the grid's; null: the grid's",
     )
     variants: list[Name] | None = Field(
-        None, min_length=1, description="names of the variants that this model is trained under; null: all"
+        default=None,
+        min_length=1,
+        description="names of the variants that this model is trained under; null: all",
     )
     train: TrainingOverride = Field(
-        TrainingOverride(), description="keys of `train` that differ for this model"
+        default=TrainingOverride(), description="keys of `train` that differ for this model"
     )
 
     def base_settings(self) -> dict[str, Any]:
@@ -51,29 +55,31 @@ class GridBaseModel(BaseModelConfig):
 class GridConfig(Section):
     """A grid: every data set x base model x start layer x variant x seed is one cell."""
 
-    results: str = Field("results", description="folder that all results are written to")
+    results: str = Field(default="results", description="folder that all results are written to")
     datasets: dict[Name, DatasetConfig] = Field(min_length=1, description="data sets by name")
     base_models: dict[Name, GridBaseModel] = Field(min_length=1, description="base models by name")
     start_layers: list[Layers] = Field(
         min_length=1, description="first layers with a head; each is a training of its own"
     )
     variants: dict[Name, TrainingOverride] = Field(
-        {"default": TrainingOverride()},
+        default={"default": TrainingOverride()},
         min_length=1,
         description="keys of `train` that differ, by name of the variant",
     )
-    seeds: list[int] = Field([1], min_length=1, description="random seeds for heads, data order and dropout")
+    seeds: list[int] = Field(
+        default=[1], min_length=1, description="random seeds for heads, data order and dropout"
+    )
     train: TrainingConfig = TrainingConfig()
     score: ScoringConfig = ScoringConfig()
     cascade: CascadeSearchConfig = CascadeSearchConfig()
     cost: CostConfig = CostConfig()
     measures: list[str] = Field(
-        ["nDCG@10", "RR@10", "AP@100", "R@100", "P@1"],
+        default=["nDCG@10", "RR@10", "AP@100", "R@100", "P@1"],
         min_length=1,
         description="measures by their ir_measures names; the first is the primary measure",
     )
     margin: float = Field(
-        0.02,
+        default=0.02,
         gt=0,
         description="loss of the primary measure up to which an exit counts as not worse than another",
     )

@@ -14,16 +14,18 @@ Pooling = Literal["last", "first", "mean"]
 class PromptTemplate(Section):
     """The text around query and passage for a decoder. Default: upstream's."""
 
-    prefix: str = Field("", description="text after the bos token and before the query; never truncated")
-    query: str = Field("A: {query}", description="text with the query; truncated to fit")
-    between: str = Field("\n", description="text between query and passage; never truncated")
-    passage: str = Field("B: {passage}", description="text with the passage; truncated to fit")
+    prefix: str = Field(
+        default="", description="text after the bos token and before the query; never truncated"
+    )
+    query: str = Field(default="A: {query}", description="text with the query; truncated to fit")
+    between: str = Field(default="\n", description="text between query and passage; never truncated")
+    passage: str = Field(default="B: {passage}", description="text with the passage; truncated to fit")
     after: list[str] = Field(
-        ["\n", "{instruction}"],
+        default=["\n", "{instruction}"],
         description="texts after the passage, each tokenised on its own; never truncated",
     )
     instruction: str = Field(
-        "Given a query A and a passage B, determine whether the passage contains an answer to the query "
+        default="Given a query A and a passage B, determine whether the passage contains an answer to the query "
         "by providing a prediction of either 'Yes' or 'No'.",
         description="text that replaces {instruction}; training groups may have their own",
     )
@@ -33,17 +35,17 @@ class BaseModelConfig(Section):
     """A base model: a Hugging Face checkpoint."""
 
     model: str = Field(description="folder, hub id, or `package:NAME/FOLDER` inside an installed package")
-    revision: str | None = Field(None, description="commit hash of a hub id")
+    revision: str | None = Field(default=None, description="commit hash of a hub id")
     num_layers: Layers | None = Field(
-        None, description="number of blocks that are kept, from the first on; null: all"
+        default=None, description="number of blocks that are kept, from the first on; null: all"
     )
     pooling: Pooling | None = Field(
-        None, description="token(s) that a head reads; null: `last` for decoders, `mean` for encoders"
+        default=None, description="token(s) that a head reads; null: `last` for decoders, `mean` for encoders"
     )
     template: PromptTemplate = PromptTemplate()
     dtype: Precision = Field(
-        "float32", description="data type of frozen weights; full fine-tuning needs float32"
+        default="float32", description="data type of frozen weights; full fine-tuning needs float32"
     )
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = Field(
-        "sdpa", description="attention implementation of transformers"
+        default="sdpa", description="attention implementation of transformers"
     )

@@ -27,27 +27,27 @@ Teacher = Literal["deepest", "next", "anchors", "none"]
 class LoraConfig(Section):
     """A low-rank adapter on a frozen backbone."""
 
-    rank: Count = Field(32, description="rank of the two low-rank matrices")
+    rank: Count = Field(default=32, description="rank of the two low-rank matrices")
     alpha: float = Field(
-        64, gt=0, description="scale of the adapter: its output is multiplied by alpha / rank"
+        default=64, gt=0, description="scale of the adapter: its output is multiplied by alpha / rank"
     )
-    dropout: Share = Field(0.0, description="dropout of the adapter's inputs during training")
-    targets: str | list[str] = Field("all-linear", description="module names, or `all-linear`")
+    dropout: Share = Field(default=0.0, description="dropout of the adapter's inputs during training")
+    targets: str | list[str] = Field(default="all-linear", description="module names, or `all-linear`")
 
 
 class DistillationConfig(Section):
     """What an exit learns from, beside the labels."""
 
     teacher: Teacher = Field(
-        "deepest",
+        default="deepest",
         description="exit that an exit learns from; `next`: the next deeper exit; `anchors`: the next deeper layer "
         "that is divisible by `every`",
     )
-    every: Layers | None = Field(None, description="distance between anchors")
+    every: Layers | None = Field(default=None, description="distance between anchors")
     temperature: float = Field(
-        1.0, gt=0, description="divisor of the teacher's and the student's scores; higher is softer"
+        default=1.0, gt=0, description="divisor of the teacher's and the student's scores; higher is softer"
     )
-    external: bool = Field(True, description="also learn from the teacher scores in the groups")
+    external: bool = Field(default=True, description="also learn from the teacher scores in the groups")
 
     @model_validator(mode="after")
     def _anchors_need_a_distance(self) -> Self:
@@ -59,80 +59,85 @@ class DistillationConfig(Section):
 class TrainingConfig(Section):
     """One training. An optimiser step sees `groups_per_batch` x `accumulation` x processes groups."""
 
-    steps: Steps | None = Field(None, description="number of optimiser steps; null: derived from `epochs`")
-    epochs: float = Field(1.0, gt=0, description="number of times that each group is seen")
-    groups_per_batch: Groups = Field(4, description="number of groups in one forward pass of one process")
-    accumulation: Count = Field(1, description="number of forward passes per optimiser step")
-    group_size: Annotated[Passages, Field(ge=2)] = Field(
-        8, description="number of passages per group: one positive, the rest negatives"
+    steps: Steps | None = Field(
+        default=None, description="number of optimiser steps; null: derived from `epochs`"
     )
-    lr: float = Field(1e-4, gt=0, description="peak learning rate of the backbone or adapter")
-    head_lr: float = Field(1e-3, gt=0, description="peak learning rate of the heads")
+    epochs: float = Field(default=1.0, gt=0, description="number of times that each group is seen")
+    groups_per_batch: Groups = Field(
+        default=4, description="number of groups in one forward pass of one process"
+    )
+    accumulation: Count = Field(default=1, description="number of forward passes per optimiser step")
+    group_size: Annotated[Passages, Field(ge=2)] = Field(
+        default=8, description="number of passages per group: one positive, the rest negatives"
+    )
+    lr: float = Field(default=1e-4, gt=0, description="peak learning rate of the backbone or adapter")
+    head_lr: float = Field(default=1e-3, gt=0, description="peak learning rate of the heads")
     weight_decay: float = Field(
-        0.01, ge=0, description="weight decay of AdamW, for the matrices of the backbone or adapter"
+        default=0.01, ge=0, description="weight decay of AdamW, for the matrices of the backbone or adapter"
     )
     warmup: Share = Field(
-        0.1,
+        default=0.1,
         description="share of the steps during which the learning rate rises; then it falls linearly to 0",
     )
-    max_grad_norm: float = Field(1.0, gt=0, description="norm that gradients are clipped to")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="norm that gradients are clipped to")
     query_max_len: Tokens = Field(
-        32, description="maximum length of the query; it may use what a short passage leaves (as upstream)"
+        default=32,
+        description="maximum length of the query; it may use what a short passage leaves (as upstream)",
     )
     passage_max_len: Tokens = Field(
-        224,
+        default=224,
         description="maximum length of the passage; a pair has at most `query_max_len` + `passage_max_len`",
     )
     precision: Precision = Field(
-        "float32",
+        default="float32",
         description="data type of the computation; bfloat16: autocast, with trained weights and heads in float32",
     )
     dropout: Share | None = Field(
-        None,
+        default=None,
         description="dropout of the backbone's hidden states and attention; null: the base model's own. An encoder "
         "with 0 trains a fifth faster on a CPU",
     )
     recompute: Recompute = Field(
-        "cheap",
+        default="cheap",
         description="activations that the backward pass computes again instead of storing them; `cheap`: those between "
         "the matrix products of feed-forward layers; `blocks`: all but the states between blocks (least memory, a "
         "third more time)",
     )
-    lora: LoraConfig | None = Field(None, description="low-rank adapter; null: full fine-tuning")
+    lora: LoraConfig | None = Field(default=None, description="low-rank adapter; null: full fine-tuning")
     heads: Literal["per_exit", "shared"] = Field(
-        "per_exit", description="`per_exit`: one head for each exit; `shared`: one head for all"
+        default="per_exit", description="`per_exit`: one head for each exit; `shared`: one head for all"
     )
     head_init: Literal["yes_token", "checkpoint", "random"] = Field(
-        "random",
+        default="random",
         description="initial weights of the heads; `yes_token`: the language-model head's row of `Yes`, as upstream "
         "(decoders); `checkpoint`: the heads of a layerwise checkpoint",
     )
     distillation: DistillationConfig = DistillationConfig()
     exit_weights: dict[int, Annotated[float, Field(ge=0)]] = Field(
-        {}, description="weight of a layer's loss; 1 for layers that are not named"
+        default={}, description="weight of a layer's loss; 1 for layers that are not named"
     )
     eval_steps: Steps | None = Field(
-        None,
+        default=None,
         description="number of steps between two evaluations of every exit's nDCG@10 on dev; null: never",
     )
-    eval_queries: Queries = Field(50, description="number of dev queries of such an evaluation")
+    eval_queries: Queries = Field(default=50, description="number of dev queries of such an evaluation")
     keep: Literal["last", "best"] = Field(
-        "last",
+        default="last",
         description="weights that are written; `best`: those of the evaluated step with the highest dev nDCG@10, by "
         "`keep_by`",
     )
     keep_by: Literal["mean", "deepest"] | int = Field(
-        "mean",
+        default="mean",
         description="dev nDCG@10 that `best` compares: the mean of all exits, the deepest's, or one layer's",
     )
     checkpoint_steps: Steps | None = Field(
-        500,
+        default=500,
         description="number of steps between two checkpoints, from which an interrupted training continues; "
         "null: none; with `keep: best`, `eval_steps` takes its place",
     )
-    log_steps: Steps = Field(10, description="number of steps between two lines of progress")
+    log_steps: Steps = Field(default=10, description="number of steps between two lines of progress")
     report_to: list[Literal["tensorboard", "wandb"]] = Field(
-        [], description="services that also receive the training log"
+        default=[], description="services that also receive the training log"
     )
 
     @field_validator("keep")

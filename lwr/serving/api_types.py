@@ -71,9 +71,9 @@ class RerankRequest(Request):
     query: Query
     documents: Annotated[list[Document], Many]
     top_n: Annotated[int, Field(ge=1), Whole] | None = Field(
-        None, description="How many of the best are answered; null: all."
+        default=None, description="How many of the best are answered; null: all."
     )
-    return_documents: bool | None = Field(None, description="null: yes under /v1, no under /v2.")
+    return_documents: bool | None = Field(default=None, description="null: yes under /v1, no under /v2.")
     layer: Layer = None
 
 
@@ -82,7 +82,9 @@ class TeiRequest(Request):
 
     query: Query
     texts: Annotated[list[Passage], Many]
-    raw_scores: bool = Field(False, description="Scores as the head gives them, not squeezed into 0..1.")
+    raw_scores: bool = Field(
+        default=False, description="Scores as the head gives them, not squeezed into 0..1."
+    )
     return_text: bool = False
     layer: Layer = None
 
