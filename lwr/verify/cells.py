@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,30 @@ from lwr.verify.tables import LayerMeans
 from lwr.verify.verdict import REMAKE, Checksums, Verdict
 
 RANKED_SPLITS: tuple[Split, ...] = ("dev", "test")
+
+
+@dataclass(frozen=True)
+class RankedDataset:
+    """A data set that the cells of an arm rank, and the files that they share."""
+
+    tree: ResultsTree
+    arm: Arm
+    cells: Sequence[Cell]
+    name: str
+
+    @property
+    def cascade(self) -> Path:
+        """Return the JSON file with the chosen cascade."""
+        return self.tree.cascade(self.arm, self.name)
+
+    @property
+    def cost(self) -> Path:
+        """Return the JSON file with the cost of each exit."""
+        return self.tree.cost(self.arm, self.name)
+
+    def scores(self, split: Split) -> list[Path]:
+        """Return the scores of each cell."""
+        return [self.tree.scores(cell, self.name, split) for cell in self.cells]
 
 
 @dataclass(frozen=True)
@@ -79,8 +103,9 @@ def check_cells(tree: ResultsTree, checksums: Checksums, means: LayerMeans, verd
         for cell in cells:
             verdict.check(tree.model(cell), _model_faults(tree, cell, tested, checksums))
         for name in tested:
-            verdict.check(tree.cascade(arm, name), _cascade_faults(tree, arm, cells, name, checksums))
-            verdict.check(tree.cost(arm, name), _cost_faults(tree, arm, cells, name, checksums))
+            ranked = RankedDataset(tree, arm, cells, name)
+            verdict.check(ranked.cascade, _cascade_faults(ranked, checksums))
+            verdict.check(ranked.cost, _cost_faults(ranked, checksums))
             for cell in cells:
                 for split in RANKED_SPLITS:
                     scored = ScoredSplit(tree, cell, name, split)
@@ -104,17 +129,9 @@ def _model_faults(
 ) -> Iterator[str]:
     model = tree.model(folder_cell)
     check_weights(model)
-    provenance = read_json(
-        model / "provenance.json", {"files": dict, "groups_sha256": str, "dev_sha256": dict}
-    )
-    for name, recorded in provenance["files"].items():
-        if not (model / name).is_file():
-            yield f"{model / name}: missing; remove the model and run the workflow again"
-        elif checksums.sha256(model / name) != recorded:
-            yield f"{model / name}: not what training wrote; put it back, or remove the model and train again"
-    found = {str(f.relative_to(model)) for f in model.rglob("*") if f.is_file() and f.name[0] != "."}
-    for name in sorted(found - provenance["files"].keys() - {"provenance.json"}):
-        yield f"{model / name}: not a file that training wrote; remove it"
+    required = {"files": dict, "groups_sha256": str, "dev_sha256": dict}
+    provenance = read_json(model / "provenance.json", required)
+    yield from _model_file_faults(model, provenance["files"], checksums)
     read_json(model / "lwr.json", {"start_layer": int, "depth": int})
     for _ in read_jsonl(model / "training.jsonl", {}):
         pass
@@ -122,18 +139,30 @@ def _model_faults(
     cell = cell_of_model(model)
     if cell != folder_cell:
         yield f"was trained for {tree.cell(cell)}; {REMAKE}"
-    yield from checksums.changed_inputs(
-        {"groups": provenance["groups_sha256"]}, {"groups": tree.groups(cell.trained_on)}
-    )
+    groups = tree.groups(cell.trained_on)
+    yield from checksums.changed_inputs({"groups": provenance["groups_sha256"]}, {"groups": groups})
     dev_inputs = [{**_ranked_inputs(tree, name, "dev"), "qrels": tree.qrels(name, "dev")} for name in tested]
     recorded_dev = provenance["dev_sha256"]
     if recorded_dev and all(list(checksums.changed_inputs(recorded_dev, inputs)) for inputs in dev_inputs):
         yield f"was evaluated on another dev collection than is there now; {REMAKE}"
-    described = read_json(tree.base_model(cell.base_model), {"fingerprint": str})
-    if provenance["base_fingerprint"] != described["fingerprint"]:
-        yield (
-            f"was trained on another {cell.base_model} than {tree.base_model(cell.base_model)} describes; {REMAKE}"
-        )
+    base_model = tree.base_model(cell.base_model)
+    if provenance["base_fingerprint"] != read_json(base_model, {"fingerprint": str})["fingerprint"]:
+        yield f"was trained on another {cell.base_model} than {base_model} describes; {REMAKE}"
+
+
+def _model_file_faults(model: Path, recorded: Mapping[str, str], checksums: Checksums) -> Iterator[str]:
+    """Compare a model's files with those that training wrote. recorded: name -> checksum."""
+    for name, checksum in recorded.items():
+        file = model / name
+        if not file.is_file():
+            yield f"{file}: missing; remove the model and run the workflow again"
+        elif checksums.sha256(file) != checksum:
+            yield f"{file}: not what training wrote; put it back, or remove the model and train again"
+    found = {
+        str(file.relative_to(model)) for file in model.rglob("*") if file.is_file() and file.name[0] != "."
+    }
+    for name in sorted(found - recorded.keys() - {"provenance.json"}):
+        yield f"{model / name}: not a file that training wrote; remove it"
 
 
 def _ranked_inputs(tree: ResultsTree, tested: str, split: Split) -> dict[str, Path]:
@@ -145,26 +174,20 @@ def _ranked_inputs(tree: ResultsTree, tested: str, split: Split) -> dict[str, Pa
     }
 
 
-def _cascade_faults(
-    tree: ResultsTree, arm: Arm, cells: Sequence[Cell], tested: str, checksums: Checksums
-) -> Iterator[str]:
-    path = tree.cascade(arm, tested)
-    choice = read_json(path, {"chosen": str, "deepest": str, "schedules": list, "inputs": dict})
-    read_chosen_schedule(path)
+def _cascade_faults(ranked: RankedDataset, checksums: Checksums) -> Iterator[str]:
+    choice = read_json(ranked.cascade, {"chosen": str, "deepest": str, "schedules": list, "inputs": dict})
+    read_chosen_schedule(ranked.cascade)
     for split in RANKED_SPLITS:
-        scores = {checksums.sha256(tree.scores(cell, tested, split)) for cell in cells}
-        if set(choice["inputs"][split]) != scores:
+        if set(choice["inputs"][split]) != {checksums.sha256(file) for file in ranked.scores(split)}:
             yield f"was chosen from other scores of {split} than are there now; {REMAKE}"
-        yield from checksums.changed_inputs(choice["inputs"]["qrels"], {split: tree.qrels(tested, split)})
+        qrels = {split: ranked.tree.qrels(ranked.name, split)}
+        yield from checksums.changed_inputs(choice["inputs"]["qrels"], qrels)
 
 
-def _cost_faults(
-    tree: ResultsTree, arm: Arm, cells: Sequence[Cell], tested: str, checksums: Checksums
-) -> Iterator[str]:
-    cost = read_json(tree.cost(arm, tested), {"exits": list, "inputs": dict})
-    yield from checksums.changed_inputs(cost["inputs"], {"cascade": tree.cascade(arm, tested)})
-    scores = {checksums.sha256(tree.scores(cell, tested, "test")) for cell in cells}
-    if cost["inputs"]["scores"] not in scores:
+def _cost_faults(ranked: RankedDataset, checksums: Checksums) -> Iterator[str]:
+    inputs = read_json(ranked.cost, {"exits": list, "inputs": dict})["inputs"]
+    yield from checksums.changed_inputs(inputs, {"cascade": ranked.cascade})
+    if inputs["scores"] not in {checksums.sha256(file) for file in ranked.scores("test")}:
         yield f"was measured on other scores of test than are there now; {REMAKE}"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lwr.common.errors import BadInput
 from lwr.common.results_tree import ResultsTree
-from lwr.formats.beir import Qrels, check_unique_ids, read_corpus, read_qrels, read_queries
+from lwr.formats.beir import SPLITS, Qrels, Split, check_unique_ids, read_corpus, read_qrels, read_queries
 from lwr.formats.training_groups import read_training_groups
 from lwr.formats.trec import read_run
 from lwr.verify.verdict import REMAKE, Verdict
@@ -29,8 +29,10 @@ def _collection_faults(tree: ResultsTree, dataset: str) -> Iterator[str]:
             pass
         return
     queries = read_queries(folder)
-    qrels = {split: read_qrels(folder, split, queries) for split in _splits(tree, dataset)}
-    named_ids = {split: {doc for docs in judged.values() for doc in docs} for split, judged in qrels.items()}
+    qrels = {split: read_qrels(folder, split, queries) for split in _judged_splits(tree, dataset)}
+    named_ids: dict[str, set[str]] = {
+        split: {doc for docs in judged.values() for doc in docs} for split, judged in qrels.items()
+    }
     for path in tree.existing(tree.run(dataset, "*")):
         run = read_run(path)
         if unknown := run.keys() - qrels.get(path.stem, {}).keys():
@@ -41,8 +43,8 @@ def _collection_faults(tree: ResultsTree, dataset: str) -> Iterator[str]:
     yield from _missing_passages(folder, corpus, named_ids)
 
 
-def _splits(tree: ResultsTree, dataset: str) -> list[str]:
-    splits = [file.stem for file in tree.existing(tree.qrels(dataset, "*"))]
+def _judged_splits(tree: ResultsTree, dataset: str) -> list[Split]:
+    splits = [split for split in SPLITS if tree.qrels(dataset, split).is_file()]
     if "test" not in splits:
         raise BadInput(f"{tree.qrels(dataset, 'test')}: missing; run the workflow again")
     return splits
