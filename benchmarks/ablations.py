@@ -1,4 +1,4 @@
-"""The tables of docs/ablations.md, from the results of config/ablations.yaml; Markdown.
+"""Print the tables of docs/ablations.md, in Markdown, from the results of config/ablations.yaml.
 
 python benchmarks/ablations.py results/ablations
 """
@@ -9,6 +9,8 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
+
+from lwr.common.exits import CASCADE, layer_of
 
 VARIANTS = {
     "none": "none",
@@ -27,15 +29,16 @@ def main() -> None:
     )
     options.add_argument("results", type=Path)
     tables = options.parse_args().results / "tables"
-    layers = pd.read_csv(tables / "layers.csv").query("layer > 0 and exit != 'cascade'")
+    layers = pd.read_csv(tables / "layers.csv")
+    layers = layers[(layers["layer"] > 0) & (layers["exit"] != CASCADE)]
     arms = pd.read_csv(tables / "comparisons.csv").query("family == 'arms' and split == 'test'")
-    print(quality(layers))
+    print(quality_table(layers))
     print()
-    print(differences(arms))
+    print(difference_table(arms))
 
 
-def quality(layers: pd.DataFrame) -> str:
-    """nDCG@10 of each teacher's exits, and of the models trained for one layer alone."""
+def quality_table(layers: pd.DataFrame) -> str:
+    """Return a table of nDCG@10 by teacher and layer, with the models trained for one layer alone in the last row."""
     text = layers["nDCG@10"].map("{:.3f}".format) + " ± " + layers["nDCG@10 sd"].map("{:.3f}".format)
     layers = layers.assign(text=text)
     wide = layers[layers["base_model"] == "minilm"].pivot(index="variant", columns="layer", values="text")
@@ -45,11 +48,11 @@ def quality(layers: pd.DataFrame) -> str:
     return markdown(wide, "teacher")
 
 
-def differences(arms: pd.DataFrame) -> str:
-    """Of each other arm to `deepest`, at the layers that both have."""
+def difference_table(arms: pd.DataFrame) -> str:
+    """Return a table of the differences between each arm and `deepest`, at the layers that both have."""
     interval = "[" + arms["low"].map("{:+.3f}".format) + ", " + arms["high"].map("{:+.3f}".format) + "]"
     p = arms["p Holm"].map(lambda value: "p < 0.01" if value < 0.01 else f"p {value:.2f}")
-    layer = arms["exit"].str.removeprefix("layer_").astype(int)
+    layer = arms["exit"].map(layer_of)
     arms = arms.assign(layer=layer, text=arms["difference"].map("{:+.3f}".format) + " " + interval + ", " + p)
     arms = arms[arms["exit"] == arms["versus_exit"]]
     wide = arms[arms["base_model"] == "minilm"].pivot(index="variant", columns="layer", values="text")
@@ -60,6 +63,7 @@ def differences(arms: pd.DataFrame) -> str:
 
 
 def markdown(wide: pd.DataFrame, corner: str) -> str:
+    """Return a table in Markdown, with a column per layer; `corner` is the name of its index."""
     wide = wide.rename(columns="layer {}".format).fillna("")
     return wide.rename_axis(corner).reset_index().to_markdown(index=False, disable_numparse=True)
 

@@ -1,8 +1,8 @@
-"""Teacher scores for training groups: 20 x the cosine of an embedding model's mean-pooled texts, as a TREC run.
+"""Write teacher scores for training groups: 20 x the cosine of mean-pooled embeddings, as a TREC run.
 
     python benchmarks/cosine_teacher.py --collection data/scifact --depth 20 --out data/scifact-teacher.trec
 
-Scores the BM25 candidates of the queries that qrels/train.tsv judges, and their relevant passages.
+The scored passages are the BM25 candidates and the relevant passages of the queries in qrels/train.tsv.
 Config: `datasets: NAME: mining: {teacher_run: data/scifact-teacher.trec}`.
 """
 
@@ -22,25 +22,25 @@ from lwr.formats.beir import read_corpus, read_qrels, read_queries
 from lwr.formats.checkpoint import fetch_checkpoint
 from lwr.formats.trec import best_first, read_run, write_run
 
-SCALE = 20  # what sentence-transformers trains cosines with: a softmax over bare cosines is nearly flat
+SCALE = 20  # as in sentence-transformers: a softmax over unscaled cosines is nearly flat
 
 
 @torch.inference_mode()
 def embed(texts: dict[str, str], model: str, tokens: int = 128, batch: int = 64) -> dict[str, torch.Tensor]:
-    """id -> float32 [hidden], of length 1."""
+    """Return id -> embedding, float32 [hidden], of length 1."""
     folder = fetch_checkpoint(model, None)
     tokenizer, backbone = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     ids = sorted(texts, key=lambda i: len(texts[i]))
-    found = {}
+    embeddings = {}
     for start in show_progress(range(0, len(ids), batch), -(-len(ids) // batch), "embed"):
-        some = ids[start : start + batch]
+        chunk = ids[start : start + batch]
         features = tokenizer(
-            [texts[i] for i in some], padding=True, truncation=True, max_length=tokens, return_tensors="pt"
+            [texts[i] for i in chunk], padding=True, truncation=True, max_length=tokens, return_tensors="pt"
         )
-        mask = features["attention_mask"].unsqueeze(-1)
-        mean = (backbone(**features).last_hidden_state * mask).sum(1) / mask.sum(1)
-        found |= dict(zip(some, torch.nn.functional.normalize(mean, dim=-1), strict=True))
-    return found
+        mask = features["attention_mask"].unsqueeze(-1)  # [texts, tokens, 1]
+        mean = (backbone(**features).last_hidden_state * mask).sum(1) / mask.sum(1)  # [texts, hidden]
+        embeddings |= dict(zip(chunk, torch.nn.functional.normalize(mean, dim=-1), strict=True))
+    return embeddings
 
 
 def main() -> None:
@@ -62,11 +62,13 @@ def main() -> None:
         query: {doc for doc, _ in run.get(query, [])} | {doc for doc, grade in docs.items() if grade > 0}
         for query, docs in qrels.items()
     }
-    asked = embed({query: queries[query] for query in wanted}, given.model)
+    query_embeddings = embed({query: queries[query] for query in wanted}, given.model)
     corpus = {p.doc_id: p.full_text for p in read_corpus(given.collection)}
-    passages = embed({doc: corpus[doc] for docs in wanted.values() for doc in docs}, given.model)
+    passage_embeddings = embed({doc: corpus[doc] for docs in wanted.values() for doc in docs}, given.model)
     scored = {
-        query: best_first((doc, SCALE * float(asked[query] @ passages[doc])) for doc in docs)
+        query: best_first(
+            (doc, SCALE * float(query_embeddings[query] @ passage_embeddings[doc])) for doc in docs
+        )
         for query, docs in wanted.items()
     }
     write_run(given.out, scored, "cosine")

@@ -1,10 +1,10 @@
-"""How time and memory grow with passages, their length, exits and model size; a Markdown table.
+"""Measure how time and memory grow with passages, their length, exits and model size; print a Markdown table.
 
     python benchmarks/growth.py
 
-Scoring a list and one training step (forward, backward) of Llamas with random weights, float32. Each line differs from
-the first in one thing. Times are medians of rounds that visit all lines in turn; memory is the process's peak above
-what stood before.
+Measured are scoring a list and one training step (forward, backward) of Llamas with random weights, in float32. Each
+line differs from the first in one number. Times are medians of rounds that visit all lines in turn; memory is the peak
+of the process above its memory before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from peers import RETURN_MEMORY, machine
+from peers import RETURN_MEMORY, describe_machine
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaModel
 from workers.worker import memory
@@ -35,6 +35,8 @@ VOCABULARY, GROUP_SIZE = 8000, 8
 
 @dataclass(frozen=True)
 class Case:
+    """The size of a model and of its input."""
+
     passages: int = 32
     tokens: int = 128
     exits: int = 5
@@ -54,12 +56,13 @@ CASES = {
 
 
 class NoTokenizer:
-    """All that padding asks of one."""
+    """A stand-in with the two attributes that padding reads."""
 
     padding_side, pad_token_id = "right", 0
 
 
 def main() -> None:
+    """Measure and print."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -69,12 +72,12 @@ def main() -> None:
     if "MALLOC_TRIM_THRESHOLD_" not in os.environ:  # glibc reads it when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | RETURN_MEMORY)
     torch.set_num_threads(given.threads)
-    cases = [(what, case) for what, some in CASES.items() for case in some]
+    cases = [(what, case) for what, varied in CASES.items() for case in varied]
     measured: dict[Case, list[list[float]]] = {case: [] for _, case in cases}
     measure(BASE)  # warms up
     for _, case in tqdm(cases * given.rounds, "cases"):
         measured[case].append(measure(case))
-    print(f"{machine(given.threads)}; {given.rounds} rounds\n")
+    print(f"{describe_machine(given.threads)}; {given.rounds} rounds\n")
     print("| what differs | passages | tokens | exits | layers | width | score, s | MiB | train, s | MiB |")
     print("|:--|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
     for what, case in cases:
@@ -84,7 +87,7 @@ def main() -> None:
 
 
 def measure(case: Case) -> list[float]:
-    """Seconds and MiB of scoring, then of a training step."""
+    """Return seconds and MiB of scoring, then seconds and MiB of a training step."""
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=case.hidden,
@@ -101,18 +104,19 @@ def measure(case: Case) -> list[float]:
     rng = random.Random(0)
     rows = [Row(rng.choices(range(3, VOCABULARY), k=case.tokens), None) for _ in range(case.passages)]
     reranker.eval()
-    scored = _measured(lambda: reranker.score_rows(rows, reranker.exits))
+    scored = _measure_call(lambda: reranker.score_rows(rows, reranker.exits))
     reranker.train()
     batch = pad(rows, reranker.tokenizer)
-    return scored + _measured(lambda: reranker(batch).loss.backward())
+    return scored + _measure_call(lambda: reranker(batch).loss.backward())
 
 
-def _measured(work: Callable) -> list[float]:
+def _measure_call(work: Callable) -> list[float]:
+    """Return the seconds and the MiB that a call takes."""
     reset_peak_memory()
     before = memory("VmRSS")
-    began = time.perf_counter()
+    start = time.perf_counter()
     work()
-    return [time.perf_counter() - began, peak_memory() - before]
+    return [time.perf_counter() - start, peak_memory() - before]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Peak memory and CPU time of the steps that read a corpus, for corpora of growing size, as a Markdown table.
+"""Measure peak memory and CPU time of the steps that read a corpus, for growing corpora; print a Markdown table.
 
     python benchmarks/memory.py 10000 100000 1000000
 
-Each corpus is made up: passages of 60 words from a Zipf vocabulary, and 200 queries of five words, each taken
-from one passage. The model that scores is a tiny untrained BERT: the steps' own memory shows, not a model's.
+Each corpus is synthetic: passages of 60 words from a Zipf vocabulary, and 200 queries of five words, each taken from
+one passage. The model that scores is a tiny untrained BERT, so that the memory of the steps shows and not a model's.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ model.save_pretrained(sys.argv[1])
 
 
 def make_collection(folder: Path, passages: int) -> None:
-    """A folder in BEIR layout; all queries but two are train's."""
+    """Write a folder in BEIR layout; all queries but two are in the train split."""
     import numpy as np  # not above: see `measure`
 
     rng = np.random.default_rng(0)
     names = np.array([f"w{i}" for i in range(VOCABULARY)])
     share = np.cumsum(1 / np.arange(1, VOCABULARY + 1))
-    asked = set(rng.choice(passages, QUERIES, replace=False).tolist())
+    with_query = set(rng.choice(passages, QUERIES, replace=False).tolist())
     queries = []
     (folder / "qrels").mkdir(parents=True)
     with (folder / "corpus.jsonl").open("w") as corpus:
@@ -41,17 +41,20 @@ def make_collection(folder: Path, passages: int) -> None:
             words = names[np.searchsorted(share, rng.random(WORDS) * share[-1])].tolist()
             row = {"_id": f"doc-{passage:08}", "title": "", "text": " ".join(words)}
             corpus.write(json.dumps(row) + "\n")
-            if passage in asked:
+            if passage in with_query:
                 queries.append((f"q{passage}", row["_id"], " ".join(words[:5])))
     rows = [json.dumps({"_id": query_id, "text": text}) for query_id, _, text in queries]
     (folder / "queries.jsonl").write_text("\n".join(rows) + "\n")
-    for split, some in {"dev": queries[:1], "test": queries[1:2], "train": queries[2:]}.items():
-        lines = ["query-id\tcorpus-id\tscore", *(f"{query_id}\t{doc_id}\t1" for query_id, doc_id, _ in some)]
+    for split, part in {"dev": queries[:1], "test": queries[1:2], "train": queries[2:]}.items():
+        lines = ["query-id\tcorpus-id\tscore", *(f"{query_id}\t{doc_id}\t1" for query_id, doc_id, _ in part)]
         (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
 
 
 def measure(*command: str) -> tuple[float, float]:
-    """(peak resident MiB, CPU seconds) of a process. This one must stay smaller, for a child starts as its copy."""
+    """Run a command; return its peak resident MiB and its CPU seconds.
+
+    A child starts as a copy of this process, so this process must stay smaller than the child.
+    """
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
     if status:
@@ -59,14 +62,14 @@ def measure(*command: str) -> tuple[float, float]:
     return usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
 
 
-def steps(folder: Path) -> dict[str, list[str]]:
-    """The commands of `lwr`, in order."""
+def step_options(folder: Path) -> dict[str, list[str]]:
+    """Return the options of the measured commands, by command, in order."""
     collection, run = f"{folder}/collection", f"{folder}/train.trec"
-    of_train = ["--collection", collection, "--split", "train"]
+    train_split = ["--collection", collection, "--split", "train"]
     source = json.dumps({"source": {"kind": "beir", "path": f"{folder}/made"}})
     return {
         "collect": ["--dataset", source, "--out", collection],
-        "retrieve": [*of_train, "--settings", "{depth: 20}", "--out", run],
+        "retrieve": [*train_split, "--settings", "{depth: 20}", "--out", run],
         "mine": [
             "--collection",
             collection,
@@ -78,19 +81,20 @@ def steps(folder: Path) -> dict[str, list[str]]:
             f"{folder}/groups.jsonl",
         ],
         "score": [
-            *[*of_train, "--model", f"{folder.parent}/model", "--run", run, "--settings", "{}"],
+            *[*train_split, "--model", f"{folder.parent}/model", "--run", run, "--settings", "{}"],
             *["--out", f"{folder}/scores.parquet"],
         ],
     }
 
 
 def main(sizes: list[int]) -> None:
+    """Measure and print a row for each number of passages."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", ".")) as name:
         folder = Path(name)
         environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
         subprocess.run([sys.executable, "-c", MAKE_MODEL, f"{folder}/model"], check=True, env=environment)
-        print("| passages | corpus | " + " | ".join(f"`lwr {step}`" for step in steps(folder)) + " |")
-        print("|---:|---:" + "|---:" * len(steps(folder)) + "|")
+        print("| passages | corpus | " + " | ".join(f"`lwr {step}`" for step in step_options(folder)) + " |")
+        print("|---:|---:" + "|---:" * len(step_options(folder)) + "|")
         for size in sizes:
             at = folder / str(size)
             maker = Process(target=make_collection, args=(at / "made", size))
@@ -98,7 +102,7 @@ def main(sizes: list[int]) -> None:
             maker.join()
             corpus = (at / "made/corpus.jsonl").stat().st_size / 2**20
             cells = [f"{size:,}", f"{corpus:,.0f} MiB"]
-            for step, arguments in steps(at).items():
+            for step, arguments in step_options(at).items():
                 peak, seconds = measure(sys.executable, "-m", "lwr.cli", step, *arguments)
                 cells.append(f"{peak:,.0f} MiB, {seconds:,.0f} s")
             print("| " + " | ".join(cells) + " |", flush=True)

@@ -1,4 +1,4 @@
-"""Contenders in processes and environments of their own, one working at a time, in turns."""
+"""Run contenders in separate processes and environments, one at a time."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PEERS = {
     "flagembedding": [TORCH, "FlagEmbedding==1.4.2", "transformers==4.44.2", "peft==0.12.0"],
     "cross_encoder": [TORCH, "sentence-transformers==6.2.0", "transformers==5.23.0"],
 }
-"""What an environment holds; None: this one."""
+"""Packages of each environment; None is the environment of this process."""
 RETURN_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
-"""For glibc: what is freed goes back at once, so that the next peak is one's own."""
+"""Settings for glibc: freed memory returns to the system at once, so that peaks do not include it."""
 
 
-def python_of(peer: str, environments: Path) -> Path:
-    """The interpreter of a peer's environment, which is made on its first use."""
+def interpreter(peer: str, environments: Path) -> Path:
+    """Return the interpreter of a peer's environment, and create the environment on its first use."""
     packages = PEERS[peer]
     if packages is None:
         return Path(sys.executable)
@@ -44,8 +44,8 @@ def python_of(peer: str, environments: Path) -> Path:
 
 @contextmanager
 def contender(peer: str, environments: Path, threads: int, *arguments: str, **environment: str) -> Iterator:
-    """Yield a function that sends a task to workers/{peer}.py and waits for its answer, both JSON."""
-    command = [python_of(peer, environments), HERE / "workers" / f"{peer}.py", *arguments]
+    """Start workers/{peer}.py; yield a function that sends it a task and returns its answer, both JSON."""
+    command = [interpreter(peer, environments), HERE / "workers" / f"{peer}.py", *arguments]
     variables = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"} | environment
     worker = subprocess.Popen(
         list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
@@ -56,7 +56,7 @@ def contender(peer: str, environments: Path, threads: int, *arguments: str, **en
         worker.stdin.flush()
         answer = worker.stdout.readline()
         if not answer:
-            raise RuntimeError(f"{peer} died; what it said stands above")
+            raise RuntimeError(f"{peer} died; its output is above")
         return json.loads(answer)
 
     try:
@@ -66,8 +66,8 @@ def contender(peer: str, environments: Path, threads: int, *arguments: str, **en
         worker.wait()
 
 
-def machine(threads: int) -> str:
-    """One line for the head of a table."""
+def describe_machine(threads: int) -> str:
+    """Describe date, machine and versions in one line, for the head of a table."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     name = next(
         (line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor()
@@ -77,7 +77,7 @@ def machine(threads: int) -> str:
     return f"{date.today()}, {threads} thread{plural} of {name}; {packages}"
 
 
-def spread(values: list[float], digits: int = 2) -> str:
-    """Median and middle half."""
+def format_spread(values: list[float], digits: int = 2) -> str:
+    """Format the median and the middle half of values."""
     low, middle, high = np.percentile(values, [25, 50, 75])
     return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"

@@ -1,11 +1,12 @@
-"""Scores of 100 candidates a query: ours, FlagEmbedding's compute_score, CrossEncoder.predict; in turns; Markdown.
+"""Compare the time that lwr, FlagEmbedding and CrossEncoder take to score 100 candidates; print Markdown tables.
 
     python benchmarks/scoring.py          # 35 minutes
-    python benchmarks/scoring.py --ours   # what depth costs, without the peers: 5 minutes
+    python benchmarks/scoring.py --ours   # depths of lwr alone: 5 minutes
 
-A round is one query of python-docs with its BM25 candidates, from texts to scores: all contenders take it before the
-next one comes, each time another first. Ratios are of each round; shown are medians and middle halves. Ours scores
-all exits from layer 2 on in one pass, the others the deepest alone. float32, the same weights, the same tokens.
+A round is one query of python-docs with its BM25 candidates, from texts to scores. All contenders score it before the
+next round, each round in another order. Ratios are computed per round; shown are medians and middle halves. lwr scores
+all exits from layer 2 on in one pass; FlagEmbedding's compute_score and CrossEncoder.predict score the deepest alone.
+All use float32, the same weights and the same tokens.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from depth import counted
-from peers import contender, machine, spread
+from depth import count_schedule_flops
+from peers import contender, describe_machine, format_spread
 from tqdm import tqdm
-from workload import LAYERS, START, build
+from workload import LAYERS, START, build_workload
 
 from lwr.evaluation.flops import count_flops, derive_shape
 from lwr.model.cascade_schedule import Schedule
@@ -33,6 +34,7 @@ CASCADE = "2:30 5:10 12"
 
 
 def main() -> None:
+    """Measure and print."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -43,9 +45,9 @@ def main() -> None:
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = build(Path(temporary), given.queries)
+        folder = build_workload(Path(temporary), given.queries)
         lists = json.loads((folder / "lists.json").read_text())
-        print(f"{machine(given.threads)}\n")
+        print(f"{describe_machine(given.threads)}\n")
         with ExitStack() as open_:
 
             def side(peer: str, *arguments: str):
@@ -66,8 +68,8 @@ def main() -> None:
                     "ours, its prompt": (side("ours", "last"), {"layers": ALL}),
                     "CrossEncoder": (side("cross_encoder"), deepest),
                 } | sides
-                _same_scores(sides)
-            times = rounds(sides, len(lists))
+                _check_scores(sides)
+            times = time_rounds(sides, len(lists))
         peak = measure_matmul_speed(torch.device("cpu"), torch.float32, seconds=1.0)
         print(
             f"{len(lists)} queries of {len(lists[0][1])} candidates. Cascade: `{CASCADE}`. Matrix products reach "
@@ -78,20 +80,20 @@ def main() -> None:
         work = _work(folder, lists)
         for name, seconds in times.items():
             against = {"FlagEmbedding": "ours, its prompt", "CrossEncoder": "ours"}.get(name)
-            faster = spread(list(np.array(seconds) / times[against])) + "x" if against else ""
+            faster = format_spread(list(np.array(seconds) / times[against])) + "x" if against else ""
             share = f"{work[name] / np.mean(seconds) / peak:.0%}" if name in work else ""
             gflop = f"{work[name] / 1e9:.0f}" if name in work else ""
-            print(f"| {name} | {spread(seconds)} | {faster} | {gflop} | {share} |")
+            print(f"| {name} | {format_spread(seconds)} | {faster} | {gflop} | {share} |")
         print()
         print("| ours | faster than our full depth |\n|:--|--:|")
         for name in ("ours, half depth", "ours, cascade"):
             print(
-                f"| {name.removeprefix('ours, ')} | {spread(list(np.array(times['ours']) / times[name]))}x |"
+                f"| {name.removeprefix('ours, ')} | {format_spread(list(np.array(times['ours']) / times[name]))}x |"
             )
 
 
-def rounds(sides: dict, queries: int) -> dict[str, list[float]]:
-    """Seconds of each side for each round."""
+def time_rounds(sides: dict, queries: int) -> dict[str, list[float]]:
+    """Return the seconds of each contender in each round."""
     names, seconds = list(sides), {name: [] for name in sides}
     for name in names:
         ask, task = sides[name]
@@ -103,17 +105,18 @@ def rounds(sides: dict, queries: int) -> dict[str, list[float]]:
     return seconds
 
 
-def _same_scores(sides: dict) -> None:
+def _check_scores(sides: dict) -> None:
+    """Check that lwr and its peers give the same scores."""
     for ours, theirs in (("ours, its prompt", "FlagEmbedding"), ("ours", "CrossEncoder")):
         values = []
         for name in (ours, theirs):
             ask, task = sides[name]
             values.append(np.array(ask(lists_from=0, lists_to=1, **task)["value"]).squeeze())
-        assert abs(values[0] - values[1]).max() < 1e-4, f"{ours} and {theirs} don't score alike"
+        assert abs(values[0] - values[1]).max() < 1e-4, f"the scores of {ours} and {theirs} differ"
 
 
 def _work(folder: Path, lists: list) -> dict[str, float]:
-    """FLOPs of our passes over a query, as counted for unpadded rows that share nothing."""
+    """Return the mean FLOPs per query of each contender of lwr, for unpadded rows that share nothing."""
     work = {}
     for name, checkpoint in (("ours, its prompt", "last"), ("ours", "first")):
         reranker = LayerwiseReranker.from_pretrained(folder / checkpoint, device="cpu")
@@ -122,7 +125,7 @@ def _work(folder: Path, lists: list) -> dict[str, float]:
         by_layer = [0.0, *count_flops(derive_shape(reranker.backbone), tokens).sum(axis=1) / len(lists)]
         work[name] = by_layer[LAYERS]
     work["ours, half depth"] = by_layer[LAYERS // 2]
-    return work | {"ours, cascade": counted(Schedule.parse(CASCADE), by_layer, len(lists[0][1]))}
+    return work | {"ours, cascade": count_schedule_flops(Schedule.parse(CASCADE), by_layer, len(lists[0][1]))}
 
 
 if __name__ == "__main__":

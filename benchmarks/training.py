@@ -1,10 +1,11 @@
-"""A training step, ours and FlagEmbedding's: the same weights, batch, loss and optimiser, in turns; Markdown.
+"""Compare a training step of lwr with one of FlagEmbedding; print a Markdown table.
 
     python benchmarks/training.py
 
-Forward, backward and AdamW over 4 queries x 8 passages of python-docs as they come, heads at layers 2..12 of 12.
-Ratios are of each round, ours after theirs; shown are medians and middle halves over the rounds. Memory is the
-process's peak within a step above what stood before it (weights, moments), measured in runs of their own.
+A step is forward, backward and AdamW over 4 queries x 8 passages of python-docs, with heads at layers 2..12 of 12. Both
+use the same weights, batch, loss and optimiser, and work in turns. Ratios are computed per round; shown are medians and
+middle halves. Memory is the peak of the process during a step above its memory before the step (weights, moments); it
+is measured in separate runs.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peers import RETURN_MEMORY, contender, machine, spread
-from workload import GROUPS, build
+from peers import RETURN_MEMORY, contender, describe_machine, format_spread
+from workload import GROUPS, build_workload
 
 from lwr.evaluation.flops import count_flops, derive_shape
 from lwr.model.reranker import LayerwiseReranker
 from lwr.training.throughput import measure_matmul_speed
 
 RECOMPUTE = ("nothing", "cheap")
-BACKWARD = 2  # its FLOPs, in those of the way forward
+BACKWARD = 2  # FLOPs of a backward pass, in those of a forward pass
 
 
 def main() -> None:
+    """Measure and print."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -38,9 +40,9 @@ def main() -> None:
     options.add_argument("--environments", type=Path, default=Path.home() / ".cache/lwr-benchmarks")
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = build(Path(temporary), queries=GROUPS)
+        folder = build_workload(Path(temporary), queries=GROUPS)
         rows = [len(row) for row in json.loads((folder / "batch.json").read_text())]
-        print(f"{machine(given.threads)}\n")
+        print(f"{describe_machine(given.threads)}\n")
         print(
             f"{len(rows)} rows of {min(rows)} to {max(rows)} tokens, {sum(rows):,} in all, "
             f"{len(rows) * max(rows):,} padded; {given.rounds} rounds.\n"
@@ -64,7 +66,7 @@ def main() -> None:
 def compare(
     folder: Path, weights: str, bf16: bool, rounds: int, threads: int, environments: Path
 ) -> dict[str, float]:
-    """Print a row for each kind of recomputation; the median seconds of each side."""
+    """Print a row for each kind of recomputation, and return the median seconds of each contender."""
     sides = [("flagembedding", "theirs", ("train", str(GROUPS), weights))]
     sides += [("ours", what, ("train", str(GROUPS), weights, what)) for what in RECOMPUTE]
     seconds, peaks, losses = {}, {}, {}
@@ -85,8 +87,8 @@ def compare(
         assert abs(losses[name] - losses["theirs"]) < (0.05 if bf16 else 1e-3) * losses["theirs"], losses
         faster = list(np.array(seconds["theirs"]) / seconds[name])
         print(
-            f"| {weights} | {'bfloat16' if bf16 else 'float32'} | {name} | {spread(seconds['theirs'])} "
-            f"| {spread(seconds[name])} | {spread(faster)} | {peaks['theirs']:,.0f} | {peaks[name]:,.0f} "
+            f"| {weights} | {'bfloat16' if bf16 else 'float32'} | {name} | {format_spread(seconds['theirs'])} "
+            f"| {format_spread(seconds[name])} | {format_spread(faster)} | {peaks['theirs']:,.0f} | {peaks[name]:,.0f} "
             f"| {peaks[name] / peaks['theirs']:.2f} |",
             flush=True,
         )

@@ -1,7 +1,8 @@
-"""What all contenders compute: the same weights in each one's own format, the same lists, the same training batch.
+"""Build the workload of all contenders: the same weights in each one's format, the same lists, the same batch.
 
-A 12-layer Llama of random weights, 256 wide (MiniCPM with scale_emb 1 and scale_depth sqrt(12) is exactly that), with
-heads from layer 2 on; a tokenizer learnt from the passages; lists that BM25 retrieves for python-docs' test queries.
+The model is a Llama with random weights, 12 layers of width 256 and heads from layer 2 on; it equals a MiniCPM with
+scale_emb 1 and scale_depth sqrt(12). Its tokenizer is trained on the passages. The lists are the BM25 candidates of the
+test queries of python-docs.
 """
 
 from __future__ import annotations
@@ -24,24 +25,26 @@ from lwr.model.reranker import LayerwiseReranker
 
 LAYERS, START = 12, 2
 GROUPS, GROUP_SIZE = 4, 8
-LONGEST = 400  # characters of a passage, cut beforehand: then no contender cuts any, and all read the same
+LONGEST = (
+    400  # characters of a passage; cut in advance, so that no contender truncates and all read the same text
+)
 INSTRUCTION = PromptTemplate().instruction
-LAST = PromptTemplate()  # upstream's prompt ends in the instruction
+LAST = PromptTemplate()  # as upstream, with the instruction at the end
 FIRST = PromptTemplate(prefix=f"{INSTRUCTION}\n", after=["\n", "Is it relevant?"])
 
 
-def build(folder: Path, queries: int = 50, candidates: int = 100) -> Path:
+def build_workload(folder: Path, queries: int = 50, candidates: int = 100) -> Path:
     """Write lists.json, batch.json and the checkpoints `last`, `first`, `upstream` and `classifier` to the folder."""
     dataset = DatasetConfig(source=PythonDocsSource(kind="python_docs"), queries={"test": queries})
     collect(dataset, folder / "collection")
     run_file = folder / "test.trec"
     retrieve(folder / "collection", run_file, "test", FirstStageConfig(depth=candidates))
-    asked, run = read_queries(folder / "collection"), read_run(run_file)
+    queries_by_id, run = read_queries(folder / "collection"), read_run(run_file)
     texts = {p.doc_id: p.full_text[: LONGEST * 4] for p in read_corpus(folder / "collection", "test")}
-    lists = [(asked[query], [texts[doc] for doc, _ in ranked]) for query, ranked in run.items()]
+    lists = [(queries_by_id[query], [texts[doc] for doc, _ in ranked]) for query, ranked in run.items()]
     (folder / "lists.json").write_text(json.dumps(lists))
 
-    tokenizer = _tokenizer([*asked.values(), *texts.values(), INSTRUCTION, "Yes No"])
+    tokenizer = _tokenizer([*queries_by_id.values(), *texts.values(), INSTRUCTION, "Yes No"])
     set_seed(0)
     backbone = LlamaModel(
         LlamaConfig(
@@ -79,7 +82,7 @@ def build(folder: Path, queries: int = 50, candidates: int = 100) -> Path:
 
 
 def _tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE that never joins a line's end with what follows, so that texts may be tokenised apart."""
+    """Train a byte-level BPE that never merges a line break with the next text, so that texts can be tokenised apart."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex("\n"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]

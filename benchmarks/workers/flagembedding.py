@@ -21,8 +21,10 @@ folder = Path(folder)
 
 
 class AllExits(CrossDecoderModel):
-    """With every exit's logits, as its research trainer asks for them: the package's own trainer does not say which,
-    and gets the deepest exit's alone."""
+    """FlagEmbedding's model with the logits of every exit, as its research trainer asks for them.
+
+    The package's trainer asks for no exit and gets the logits of the deepest alone.
+    """
 
     def encode(self, features):
         exits = range(self.config.start_layer, self.config.num_hidden_layers + 1)
