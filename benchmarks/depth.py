@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def count_schedule_flops(schedule: Schedule, by_layer: list[float], candidates: int) -> float:
-    """Return the FLOPs per candidate, for survivors of average length; `by_layer` has the FLOPs up to layers 0, 1, …"""
+    """Return the FLOPs per candidate, for survivors of average length; `by_layer` has the FLOPs up to each layer."""
     remaining, previous, total = candidates, 0, 0.0
     for layer, survivors in [*schedule.keep, (schedule.last, 0)]:
         total += remaining * (by_layer[layer] - by_layer[previous])

@@ -82,7 +82,7 @@ def build_workload(folder: Path, queries: int = 50, candidates: int = 100) -> Pa
 
 
 def _tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE that never merges a line break with the next text, so that texts can be tokenised apart."""
+    """Train a byte-level BPE that never merges a line break with the next text: texts can be tokenised apart."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex("\n"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
