@@ -40,8 +40,11 @@ def passage_of(text: str, passages: list[str]) -> str:
 
 
 def upstream_features(rows: list[Row], tokenizer) -> dict[str, torch.Tensor]:
-    """Our rows end where the answer would stand. Upstream's trainer appends all tokens of `Yes` and reads the
-    state one before the last of them, which it marks in `labels`; here `Yes` is two tokens."""
+    """Return the features of lwr's rows as upstream's trainer makes them.
+
+    Rows of lwr end where the answer follows. Upstream's trainer appends all tokens of `Yes` (here two) and reads the
+    state one before the last of them, which it marks in `labels`.
+    """
     answered = [Row(row.input_ids + yes_ids(tokenizer), None) for row in rows]
     features = pad(answered, tokenizer)
     labels = torch.full_like(features["input_ids"], -100)

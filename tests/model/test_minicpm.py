@@ -33,7 +33,7 @@ def minicpm_states(tensors: dict[str, Tensor], ids: Tensor, rope_factor: float =
         return x / (x.square().mean(dim=-1, keepdim=True) + CONFIG["rms_norm_eps"]).sqrt() * w(name)
 
     def rotate(x: Tensor) -> Tensor:
-        """x: [heads, tokens, size]"""
+        """Apply rotary positions to x [heads, tokens, size]."""
         half = x.shape[-1] // 2
         frequencies = CONFIG["rope_theta"] ** (-torch.arange(half) / half)
         angles = torch.arange(len(ids))[:, None] / rope_factor * frequencies

@@ -57,7 +57,7 @@ def pad_on(side: str, rows, tokenizer) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def scores(model: LayerwiseReranker, **options) -> Tensor:
-    """[exits, passages]"""
+    """Return the scores [exits, passages]."""
     return torch.stack(model.encode(features(model, **options)))
 
 

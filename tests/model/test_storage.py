@@ -24,7 +24,7 @@ PAIRS = [("how is a string decoded?", "Decode a JSON document from a string."), 
 
 @torch.no_grad()
 def scores(model: LayerwiseReranker) -> Tensor:
-    """[exits, pairs]"""
+    """Return the scores [exits, pairs]."""
     return torch.stack(model.eval().encode(pad(model.prompt.rows(PAIRS), model.tokenizer)))
 
 
