@@ -1,1 +1,1 @@
-"""Tables, recommendation, figures and the report."""
+"""Tables, recommendation, figures and report of a grid."""

@@ -1,1 +1,1 @@
-"""The HTTP server and its page."""
+"""The HTTP server of one reranker, and its page."""

@@ -1,6 +1,6 @@
-"""What a request meets before the application: the API key, a place, and a limit on its body.
+"""What a request passes before the application: the API key, the number of requests, and the limits of its body.
 
-Plain ASGI, so that a refused body is never read, and one without end never held.
+This is plain ASGI, so that the body of a refused request is not read, and an endless body is not kept in memory.
 """
 
 from __future__ import annotations
@@ -12,97 +12,93 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-OPEN = ("/", "/health")
-KINDS = {401: "unauthorized", 408: "timeout", 500: "backend", 503: "overloaded"}
+from lwr.serving.errors import Refused, error_response
+
+PUBLIC_PATHS = ("/", "/health")
+"""Paths that need no API key."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one request, and how many may be inside at once: being read, waiting, and being scored."""
+    """Limits of one request, and of the number of requests."""
 
     body_bytes: int = 4 * 2**20
     documents: int = 1000
-    characters: int = 100_000  # of a query, of a document
-    requests: int = 256
+    characters: int = 100_000  # of a query, and of a document
+    requests: int = 256  # at the same time: being read, waiting, or being scored
     seconds_to_send: float = 30.0
 
 
-class Refused(Exception):
-    """Carries status and sentence of the answer."""
+class Admission:
+    """ASGI middleware that passes on admissible requests, with their bodies read, and answers all others itself.
 
-    def __init__(self, status: int, message: str, **headers: str):
-        super().__init__(message)
-        self.status, self.message, self.headers = status, message, headers
-
-
-def problem(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """The body of every error: `lwr.serving.api_types.Problem`."""
-    told = {"error": message, "error_type": KINDS.get(status, "validation")}
-    return JSONResponse(told | {"detail": message, "message": message}, status, headers)
-
-
-class Gate:
-    """Answers 401 without the key, 415, 503 when full, 413 and 408 while the body comes in; else the application does.
-
-    A client that hangs up takes its request back, unless it is being scored already.
+    It answers 401 without the API key, 415 for another content type, 503 above the limit of requests, 413 and 408 for
+    a body that is too large or too slow. When a client disconnects, its request is cancelled unless it is being scored.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, key: str | None, posts: Collection[str]):
-        """key: what `Authorization: Bearer …` must carry, but for OPEN; None: nothing. posts: paths with a body."""
-        self.app, self.limits, self.key, self.posts = app, limits, key, posts
-        self.inside = 0
+    def __init__(self, app: ASGIApp, limits: Limits, key: str | None, post_paths: Collection[str]):
+        """Wrap an application.
+
+        Args:
+            app: the application.
+            limits: what a request may not exceed.
+            key: expected in `Authorization: Bearer …`, except on PUBLIC_PATHS; None: no key is required.
+            post_paths: the paths that take a body.
+        """
+        self.app, self.limits, self.key, self.post_paths = app, limits, key, post_paths
+        self.active_requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or pass it on."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        request, path = Request(scope), scope["path"]
         try:
-            request, path = Request(scope), scope["path"]
-            if path not in OPEN:
-                self._authorise(request)
-            if request.method != "POST" or path not in self.posts:
+            if path not in PUBLIC_PATHS:
+                self._check_key(request)
+            if request.method != "POST" or path not in self.post_paths:
                 return await self.app(scope, receive, send)
-            self._admit(request)
-            self.inside += 1
+            self._check_headers(request)
+            self.active_requests += 1
             try:
-                await self._pass(scope, await self._body(receive), receive, send)
+                body = await self._read_body(receive)
+                await self._run_until_disconnect(scope, body, receive, send)
             finally:
-                self.inside -= 1
+                self.active_requests -= 1
         except Refused as refused:
-            # `close`: what is left of the body is not read, so nothing else can come over this connection
-            headers = refused.headers | ({"Connection": "close"} if request.method == "POST" else {})
-            await problem(refused.status, refused.message, headers)(scope, receive, send)
+            # The rest of the body is not read, so the connection cannot be used for another request.
+            close = {"Connection": "close"} if request.method == "POST" else {}
+            response = error_response(refused.status, refused.message, refused.headers | close)
+            await response(scope, receive, send)
 
-    def _authorise(self, request: Request) -> None:
+    def _check_key(self, request: Request) -> None:
         if self.key is None:
             return
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        # compare_digest takes as long for a wrong key as for one that is nearly right
-        right = hmac.compare_digest(given.strip().encode("latin-1"), self.key.encode())
-        if scheme.lower() != "bearer" or not right:
-            raise Refused(
-                401, "no valid API key; send `Authorization: Bearer KEY`", **{"WWW-Authenticate": "Bearer"}
-            )
+        # compare_digest takes the same time for every wrong key, however much of it is right.
+        is_right = hmac.compare_digest(given.strip().encode("latin-1"), self.key.encode())
+        if scheme.lower() != "bearer" or not is_right:
+            message = "no valid API key; send `Authorization: Bearer KEY`"
+            raise Refused(401, message, {"WWW-Authenticate": "Bearer"})
 
-    def _admit(self, request: Request) -> None:
+    def _check_headers(self, request: Request) -> None:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        # forms of other web sites can send text/plain here unasked, but not this
+        # A form of another web site can post text/plain here without the browser asking, but not this type.
         if kind != "application/json":
             raise Refused(415, f"Content-Type is {kind or 'missing'}; send application/json")
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > self.limits.body_bytes:
             raise self._too_large(int(length))
-        if self.inside >= self.limits.requests:
-            raise Refused(503, f"{self.inside} requests wait; try again", **{"Retry-After": "1"})
+        if self.active_requests >= self.limits.requests:
+            raise Refused(503, f"{self.active_requests} requests wait; try again", {"Retry-After": "1"})
 
     def _too_large(self, size: int) -> Refused:
-        return Refused(
-            413, f"the body has {size} bytes or more; at most {self.limits.body_bytes}, send fewer documents"
-        )
+        most = self.limits.body_bytes
+        return Refused(413, f"the body has {size} bytes or more; at most {most}, send fewer documents")
 
-    async def _body(self, receive: Receive) -> bytes:
+    async def _read_body(self, receive: Receive) -> bytes:
         body = bytearray()
         try:
             async with asyncio.timeout(self.limits.seconds_to_send):
@@ -116,24 +112,23 @@ class Gate:
                     if len(body) > self.limits.body_bytes:
                         raise self._too_large(len(body))
         except TimeoutError:
-            raise Refused(
-                408, f"the body took longer than {self.limits.seconds_to_send:g} s; send it faster"
-            ) from None
+            seconds = self.limits.seconds_to_send
+            raise Refused(408, f"the body took longer than {seconds:g} s; send it faster") from None
         return bytes(body)
 
-    async def _pass(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """Run the application, until the client hangs up."""
+    async def _run_until_disconnect(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Run the application on a body that was read, and cancel it when the client disconnects."""
         unread = [{"type": "http.request", "body": body, "more_body": False}]
 
-        async def replay() -> Message:
+        async def receive_body() -> Message:
             return unread.pop() if unread else await asyncio.Future()
 
-        answering = asyncio.create_task(self.app(scope, replay, send))
-        leaving = asyncio.create_task(receive())
+        answer = asyncio.create_task(self.app(scope, receive_body, send))
+        disconnect = asyncio.create_task(receive())
         try:
-            await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((answer, disconnect), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            leaving.cancel()
-            answering.cancel()  # nothing, where it is done
+            disconnect.cancel()
+            answer.cancel()  # has no effect on a task that is done
         with suppress(asyncio.CancelledError):
-            await answering
+            await answer

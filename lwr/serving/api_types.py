@@ -1,6 +1,7 @@
-"""What clients send and get: rerank as Jina, Cohere and Text Embeddings Inference (TEI) shape it, and our own scores.
+"""Types of requests and answers: of Jina, Cohere and Text Embeddings Inference (TEI), and of this server alone.
 
-Keys that a reranker has no use for (`model`, `truncate`, `rank_fields`, `max_tokens_per_doc`, …) are passed over.
+Keys that have no meaning for a reranker (`model`, `truncate`, `rank_fields`, `max_tokens_per_doc`, …) are ignored.
+FastAPI puts the docstrings of classes and the descriptions of fields into the OpenAPI description.
 """
 
 from __future__ import annotations
@@ -21,25 +22,25 @@ from lwr.common.json_lines import is_utf8
 
 
 def _text_of(document: Any) -> Any:
-    """`{"text": "…"}` is its text."""
+    """Return the text of an object `{"text": "…"}`, and anything else as it is."""
     return document["text"] if isinstance(document, dict) and "text" in document else document
 
 
-def _is_utf8(text: str) -> str:
-    r"""JSON can write half a surrogate pair (`\ud800`); no tokenizer takes it, and no answer could hold it."""
+def _check_utf8(text: str) -> str:
+    r"""Refuse half a surrogate pair, which JSON can write (`\ud800`), but neither tokenizers nor answers can hold."""
     if not is_utf8(text):
         raise ValueError("half a surrogate pair, which UTF-8 cannot hold; remove it")
     return text
 
 
-def _whole_number(value: Any) -> Any:
-    """To JSON, 3.0 is 3."""
+def _integer_of(value: Any) -> Any:
+    """Return 3 for 3.0, which is the same number in JSON."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = BeforeValidator(_whole_number)
-Passage = Annotated[str, AfterValidator(_is_utf8)]
-Query = Annotated[str, StringConstraints(min_length=1), AfterValidator(_is_utf8)]
+IntegerLike = BeforeValidator(_integer_of)
+Passage = Annotated[str, AfterValidator(_check_utf8)]
+Query = Annotated[str, StringConstraints(min_length=1), AfterValidator(_check_utf8)]
 Document = Annotated[
     Passage,
     BeforeValidator(_text_of),
@@ -52,80 +53,94 @@ Document = Annotated[
         }
     ),
 ]
-# of a million wrong ones the first is named, and no list of a million errors is made
-Many = Field(min_length=1, fail_fast=True)
+# fail_fast: an error names the first wrong document only, and not each of a million.
+NonEmpty = Field(min_length=1, fail_fast=True)
 Layer = Annotated[
-    Annotated[int, Whole] | None, Field(description="Rank by this exit instead of the server's depth.")
+    Annotated[int, IntegerLike] | None,
+    Field(description="The exit to rank by, instead of the exit or cascade of the server."),
 ]
 
 
 class Request(BaseModel):
-    """A number is a number and no text that reads like one."""
+    """Base of requests; strict: a text that reads like a number is not accepted as one."""
 
     model_config = ConfigDict(strict=True)
 
 
 class RerankRequest(Request):
-    """Jina's and Cohere's."""
+    """Request of Jina's and Cohere's clients."""
 
     query: Query
-    documents: Annotated[list[Document], Many]
-    top_n: Annotated[int, Field(ge=1), Whole] | None = Field(
-        default=None, description="How many of the best are answered; null: all."
+    documents: Annotated[list[Document], NonEmpty]
+    top_n: Annotated[int, Field(ge=1), IntegerLike] | None = Field(
+        default=None, description="Number of documents to return, from the best; null: all."
     )
-    return_documents: bool | None = Field(default=None, description="null: yes under /v1, no under /v2.")
+    return_documents: bool | None = Field(
+        default=None,
+        description="Whether results contain the documents; null: true under /v1, false under /v2.",
+    )
     layer: Layer = None
 
 
 class TeiRequest(Request):
-    """TEI's."""
+    """Request of clients of Text Embeddings Inference."""
 
     query: Query
-    texts: Annotated[list[Passage], Many]
+    texts: Annotated[list[Passage], NonEmpty]
     raw_scores: bool = Field(
-        default=False, description="Scores as the head gives them, not squeezed into 0..1."
+        default=False, description="Return scores as the head computes them, instead of mapping them to 0..1."
     )
     return_text: bool = False
     layer: Layer = None
 
 
 class ScoresRequest(Request):
-    """Ours: all exits of all documents."""
+    """Request for the scores of all exits, which only this server has."""
 
     query: Query
-    documents: Annotated[list[Document], Many]
+    documents: Annotated[list[Document], NonEmpty]
 
 
 class Text(BaseModel):
+    """A document in an answer."""
+
     text: str
 
 
 class Result(BaseModel):
-    index: int = Field(description="Place in the request, from 0.")
+    """A document's score."""
+
+    index: int = Field(description="Position of the document in the request, from 0.")
     relevance_score: float = Field(
         ge=0,
         le=1,
-        description="The logistic function of the head's score; under a cascade the reciprocal rank.",
+        description="The logistic function of the head's score; under a cascade, the reciprocal rank.",
     )
     document: Text | None = None
 
 
 class Usage(BaseModel):
+    """What a request cost."""
+
     total_tokens: int = Field(
-        description="As the backbone reads them: query, prompt and document, once each pair."
+        description="Tokens that the backbone reads: query, prompt and document of each pair."
     )
 
 
 class Version(BaseModel):
+    """Version of an interface."""
+
     version: str
 
 
 class Meta(BaseModel):
+    """Metadata of an answer."""
+
     api_version: Version
 
 
 class RerankAnswer(BaseModel):
-    """Best first."""
+    """Answer to Jina's and Cohere's clients, the best document first."""
 
     id: str
     model: str
@@ -135,38 +150,50 @@ class RerankAnswer(BaseModel):
 
 
 class TeiResult(BaseModel):
+    """A document's score, for clients of Text Embeddings Inference."""
+
     index: int
     score: float
     text: str | None = None
 
 
 class ScoresAnswer(BaseModel):
+    """The scores of all exits, and their costs."""
+
     layers: list[int]
-    scores: list[list[float]] = Field(description="Of each layer, of each document; not squeezed.")
-    flops: list[float] = Field(description="Up to each layer, as a share of the deepest's.")
+    scores: list[list[float]] = Field(
+        description="Scores as the head computes them: a list per layer, with a score per document."
+    )
+    flops: list[float] = Field(description="FLOPs up to each layer, as a share of those of the deepest exit.")
 
 
 class Model(BaseModel):
+    """The model that is served."""
+
     id: str
     object: Literal["model"] = "model"
     owned_by: Literal["lwr"] = "lwr"
-    exits: list[int] = Field(description="What `layer` may be.")
-    depth: str = Field(description="What ranks where a request names no layer: an exit, or a cascade.")
-    query_max_len: int = Field(description="Tokens.")
-    passage_max_len: int = Field(description="Tokens.")
+    exits: list[int] = Field(description="The values that `layer` may have.")
+    depth: str = Field(description="The exit or the cascade that ranks where a request names no layer.")
+    query_max_len: int = Field(description="Tokens of a query that are read.")
+    passage_max_len: int = Field(description="Tokens of a document that are read.")
 
 
 class Models(BaseModel):
+    """The list of models, which has one entry."""
+
     object: Literal["list"] = "list"
     data: list[Model]
 
 
 class Health(BaseModel):
+    """The state of the server."""
+
     status: Literal["ok"] = "ok"
 
 
 class Problem(BaseModel):
-    """One sentence under the names that clients look for it: TEI's `error`, Jina's `detail`, Cohere's `message`."""
+    """An error: one sentence, under the names of TEI (`error`), Jina (`detail`) and Cohere (`message`)."""
 
     error: str
     error_type: str

@@ -1,4 +1,4 @@
-"""Requests that wait together are scored together: one thread owns the model, all others hand it what to score."""
+"""One thread that owns the model and scores together the requests that wait together."""
 
 from __future__ import annotations
 
@@ -17,76 +17,103 @@ from lwr.model.reranker import LayerwiseReranker
 
 
 @dataclass(frozen=True)
-class Scored:
-    """scores: float32 [layers asked for, passages]. tokens: int64 [passages], of each pair as the backbone reads it."""
+class ScoredPassages:
+    """The scores of a request's passages, and how many tokens the backbone read of each."""
 
-    scores: np.ndarray
-    tokens: np.ndarray
+    scores: np.ndarray  # float32 [layers, passages]; of a cascade [1, passages], reciprocal ranks
+    tokens: np.ndarray  # int64 [passages]
 
 
 @dataclass
 class Job:
-    """Passages to score at some layers, or by a cascade, whose one row of scores are reciprocal ranks."""
+    """Passages to score."""
 
     query: str
     passages: Sequence[str]
-    depth: Sequence[int] | Schedule
-    answer: Future[Scored] = field(default_factory=Future)
-    rows: list[Row] = field(default_factory=list)  # once it is tokenised
+    exits: Sequence[int] | Schedule  # the layers to score at, or the cascade to rank by
+    answer: Future[ScoredPassages] = field(default_factory=Future)
+    rows: list[Row] = field(default_factory=list)  # filled when the job is tokenised
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return [len(row) for row in self.rows]
 
 
 class Worker:
-    """Takes jobs in the order they come. Whoever waits when it is free shares one call of `score_rows`, up to the
-    deepest layer that one of them asks for, until their tokens fill a batch; a cascade is ranked by itself.
+    """A thread that scores jobs in the order in which they come.
 
-    In float32 the scores are those of a job scored alone, to 1e-5, whoever shares the call.
+    The jobs that wait when the thread is free share one call of `score_rows`, up to the deepest layer that one of them
+    needs, until their tokens fill a batch. A cascade is ranked in a call of its own. In float32, a job's scores equal
+    those of the job scored alone, to 1e-5.
     """
 
     def __init__(self, reranker: LayerwiseReranker, scoring: ScoringConfig):
-        """reranker: in evaluation mode; until `close`, neither it nor its tokenizer may be used by another thread."""
+        """Start the thread.
+
+        Args:
+            reranker: in evaluation mode. No other thread may use it or its tokenizer until `close` returns.
+            scoring: precision, and tokens per batch.
+        """
         self.reranker, self.scoring = reranker, scoring
-        self._waiting: SimpleQueue[Job | None] = SimpleQueue()
+        self._waiting: SimpleQueue[Job | None] = SimpleQueue()  # None: close
         self._thread = Thread(target=self._run, name="lwr-worker", daemon=True)
         self._thread.start()
 
-    def submit(self, query: str, passages: Sequence[str], depth: Sequence[int] | Schedule) -> Future[Scored]:
-        """From any thread. What is cancelled before its turn is not computed; the future raises what scoring raised."""
-        job = Job(query, passages, depth)
+    def submit(
+        self, query: str, passages: Sequence[str], exits: Sequence[int] | Schedule
+    ) -> Future[ScoredPassages]:
+        """Queue passages to be scored, from any thread.
+
+        Args:
+            query: the query.
+            passages: its passages.
+            exits: the layers to score at, or the cascade to rank by.
+
+        Returns:
+            A future that raises what scoring raises. A job that is cancelled before its turn is not computed.
+        """
+        job = Job(query, passages, exits)
         self._waiting.put(job)
         return job.answer
 
     def close(self) -> None:
-        """Answer what waits, then end."""
+        """Answer the jobs that wait, then end the thread."""
         self._waiting.put(None)
         self._thread.join()
 
     def _run(self) -> None:
-        budget = self.scoring.tokens_per_batch or self.reranker.default_tokens_per_batch
         while (job := self._waiting.get()) is not None:
-            together, tokens = [], 0
-            while job is not None:
-                if self._begin(job):
-                    together.append(job)
-                    tokens += sum(map(len, job.rows))
-                job = self._another() if tokens < budget else None
-            at_exits = [job for job in together if not isinstance(job.depth, Schedule)]
-            self._answer(at_exits)
-            for job in together:
-                if isinstance(job.depth, Schedule):
+            batch = self._fill_batch(job)
+            self._answer([job for job in batch if not isinstance(job.exits, Schedule)])
+            for job in batch:
+                if isinstance(job.exits, Schedule):
                     self._answer([job])
 
-    def _another(self) -> Job | None:
-        """Who waits already. None: nobody, or it is time to close."""
+    def _fill_batch(self, first: Job) -> list[Job]:
+        """Tokenise the first job and those that wait, until their tokens fill a batch, and return them."""
+        budget = self.scoring.tokens_per_batch or self.reranker.default_tokens_per_batch
+        batch: list[Job] = []
+        tokens, job = 0, first
+        while job is not None:
+            if self._tokenise(job):
+                batch.append(job)
+                tokens += sum(job.lengths)
+            job = self._next_waiting() if tokens < budget else None
+        return batch
+
+    def _next_waiting(self) -> Job | None:
+        """Return a job that waits already, or None if there is none or the worker is closing."""
         try:
             job = self._waiting.get_nowait()
         except Empty:
             return None
         if job is None:
-            self._waiting.put(None)
+            self._waiting.put(None)  # for `_run`
         return job
 
-    def _begin(self, job: Job) -> bool:
-        """Tokenise it. False where it was cancelled, or could not be tokenised."""
+    def _tokenise(self, job: Job) -> bool:
+        """Fill a job's rows. Returns False if it was cancelled or could not be tokenised."""
         if not job.answer.set_running_or_notify_cancel():
             return False
         try:
@@ -97,11 +124,9 @@ class Worker:
         return True
 
     def _answer(self, jobs: Sequence[Job]) -> None:
-        """Of jobs at exits, or of one cascade. What fails together is tried apart: one must not fail the others."""
+        """Answer jobs at layers, or one cascade. Jobs that fail together are tried each alone."""
         try:
-            scores = [self._ranked(job) for job in jobs if isinstance(job.depth, Schedule)] or self._scored(
-                jobs
-            )
+            scores = self._compute(jobs)
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].answer.set_exception(error)
@@ -110,26 +135,36 @@ class Worker:
                     self._answer([job])
             return
         for job, of_job in zip(jobs, scores, strict=True):
-            job.answer.set_result(Scored(of_job, np.array(list(map(len, job.rows)))))
+            job.answer.set_result(ScoredPassages(of_job, np.array(job.lengths)))
 
-    def _scored(self, jobs: Sequence[Job]) -> list[np.ndarray]:
-        rows = [row for job in jobs for row in job.rows]
-        if not rows:
+    def _compute(self, jobs: Sequence[Job]) -> list[np.ndarray]:
+        """Return per job its scores, as in `ScoredPassages`."""
+        if not jobs:
             return []
-        layers = sorted({layer for job in jobs for layer in job.depth})
-        how = self.scoring
-        scores = self.reranker.score_rows(rows, layers, how.tokens_per_batch, how.precision)
+        if isinstance(jobs[0].exits, Schedule):
+            return [self._rank(job.rows, job.exits) for job in jobs]
+        return self._score_together(jobs)
+
+    def _score_together(self, jobs: Sequence[Job]) -> list[np.ndarray]:
+        rows = [row for job in jobs for row in job.rows]
+        layers = sorted({layer for job in jobs for layer in job.exits})
+        precision = self.scoring.precision
+        scores = self.reranker.score_rows(
+            rows, layers, self.scoring.tokens_per_batch, precision
+        )  # [layers, rows]
         if not np.isfinite(scores).all():
-            raise FloatingPointError(f"a score in {how.precision} is not finite; look at the weights")
+            raise FloatingPointError(f"a score in {precision} is not finite; look at the weights")
         ends = np.cumsum([len(job.rows) for job in jobs])
+        chunks = np.split(scores, ends[:-1], axis=1)  # of each job [layers, its rows]
         return [
-            part[[layers.index(layer) for layer in job.depth]]
-            for job, part in zip(jobs, np.split(scores, ends[:-1], axis=1), strict=True)
+            chunk[[layers.index(layer) for layer in job.exits]]
+            for job, chunk in zip(jobs, chunks, strict=True)
         ]
 
-    def _ranked(self, job: Job) -> np.ndarray:
-        how = self.scoring
-        order = self.reranker.rank_rows(job.rows, job.depth, how.tokens_per_batch, how.precision).order
+    def _rank(self, rows: Sequence[Row], schedule: Schedule) -> np.ndarray:
+        """Return reciprocal ranks, float32 [1, rows]: rows leave a cascade at exits whose scores are not comparable."""
+        scoring = self.scoring
+        order = self.reranker.rank_rows(rows, schedule, scoring.tokens_per_batch, scoring.precision).order
         scores = np.empty((1, len(order)), dtype=np.float32)
         scores[0, order] = 1 / np.arange(1, len(order) + 1)
         return scores

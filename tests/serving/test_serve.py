@@ -17,7 +17,7 @@ from lwr.cli.app import app
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker
 from lwr.serving.admission import Limits
-from lwr.serving.serve import application
+from lwr.serving.application import build_application
 
 QUERY = "load the object"
 TEXTS = [f"def decode{i}(s): return s" + " and more" * (i % 4) for i in range(9)]
@@ -37,7 +37,7 @@ def offline() -> LayerwiseReranker:
 
 @pytest.fixture(scope="module")
 def client():
-    with TestClient(application(build(), "tiny", Schedule.single(4), LIMITS)) as client:
+    with TestClient(build_application(build(), "tiny", Schedule.single(4), LIMITS)) as client:
         yield client
 
 
@@ -122,7 +122,7 @@ def test_scores_of_all_exits(client, offline):
 
 def test_a_cascade_ranks_and_scores_by_place_and_a_layer_overrides_it(offline):
     schedule = Schedule.parse("2:5 3:2 4")
-    with TestClient(application(build(), "tiny", schedule, LIMITS)) as client:
+    with TestClient(build_application(build(), "tiny", schedule, LIMITS)) as client:
         asked = {"query": QUERY, "documents": TEXTS}
         ranked = client.post("/v2/rerank", json=asked).json()["results"]
         at_exit = client.post("/v2/rerank", json=asked | {"layer": 3}).json()["results"]
@@ -153,7 +153,7 @@ def test_the_page_is_one_file_that_may_ask_this_server_alone(client):
 
 def test_a_cascade_over_layers_without_heads_is_refused():
     with pytest.raises(ValueError, match=r"layers \[1, 5\] have no head; exits are 2..4"):
-        application(build(), "tiny", Schedule.parse("1:5 5"))
+        build_application(build(), "tiny", Schedule.parse("1:5 5"))
 
 
 # --- many at once --------------------------------------------------------------------------------------
@@ -161,7 +161,9 @@ def test_a_cascade_over_layers_without_heads_is_refused():
 
 def test_a_score_that_is_no_number_is_an_error_and_the_server_lives(offline):
     reranker = build()
-    with TestClient(application(reranker, "t", Schedule.single(4)), raise_server_exceptions=False) as client:
+    with TestClient(
+        build_application(reranker, "t", Schedule.single(4)), raise_server_exceptions=False
+    ) as client:
         reranker.head(3).data.fill_(np.nan)
         answer = client.post("/rerank", json={"query": "a", "texts": ["b"], "layer": 3})
         assert answer.status_code == 500
@@ -177,7 +179,7 @@ def test_many_threads_get_what_each_would_get_alone(architecture):
         for i in range(60)
     ]
     with (
-        TestClient(application(build(architecture), "tiny", Schedule.single(4))) as client,
+        TestClient(build_application(build(architecture), "tiny", Schedule.single(4))) as client,
         ThreadPoolExecutor(16) as threads,
     ):
         answers = list(threads.map(lambda body: client.post("/rerank", json=body).json(), asked))
@@ -309,7 +311,7 @@ def test_other_paths_and_methods(client):
 
 
 def test_when_full_it_says_when_to_come_again():
-    with TestClient(application(build(), "tiny", Schedule.single(4), Limits(requests=0))) as client:
+    with TestClient(build_application(build(), "tiny", Schedule.single(4), Limits(requests=0))) as client:
         answer = client.post("/v1/rerank", json=GOOD)
         assert problem_of(answer, 503)
         assert answer.json()["error_type"] == "overloaded"
@@ -318,7 +320,7 @@ def test_when_full_it_says_when_to_come_again():
 
 
 def test_a_key_is_asked_for_where_there_is_one():
-    app = application(build(), "tiny", Schedule.single(4), key="sécret")
+    app = build_application(build(), "tiny", Schedule.single(4), key="sécret")
     with TestClient(app) as client:
         for given in (
             {},

@@ -1,0 +1,201 @@
+"""The web application of one reranker: its endpoints, its page at /, and its OpenAPI description.
+
+It reads no file that a request names, and sends nothing to a network but its answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from uuid import uuid4
+
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, StrictUndefined
+
+from lwr.config.evaluation import ScoringConfig
+from lwr.evaluation.flops import count_flops, derive_shape
+from lwr.model.cascade_schedule import Schedule
+from lwr.model.reranker import LayerwiseReranker
+from lwr.reporting.palette import read_colours, read_stylesheet
+from lwr.serving import api_types as api
+from lwr.serving.admission import PUBLIC_PATHS, Admission, Limits
+from lwr.serving.errors import add_error_handlers
+from lwr.serving.ranking import Ranker
+from lwr.serving.worker import Worker
+
+PAGE = Path(__file__).with_name("page.html")
+PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+}
+ERRORS = {status: {"model": api.Problem} for status in (400, 401, 408, 413, 415, 422, 500, 503)}
+
+
+def build_application(
+    reranker: LayerwiseReranker,
+    name: str,
+    schedule: Schedule,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    key: str | None = None,
+    scoring: ScoringConfig = ScoringConfig(),  # noqa: B008 - frozen
+) -> FastAPI:
+    """Build the application that serves a reranker.
+
+    Args:
+        reranker: in evaluation mode; from now on only the application may use it.
+        name: the model's name in answers.
+        schedule: the exit or the cascade that ranks where a request names no layer.
+        limits: what a request may not exceed.
+        key: the API key; None: no key is required.
+        scoring: precision, and tokens per batch.
+
+    Raises:
+        ValueError: the reranker has no head at a layer of `schedule`.
+    """
+    exits = reranker.exits
+    unknown = [layer for layer in schedule.layers if layer not in exits]
+    if unknown:
+        raise ValueError(
+            f"schedule {schedule}: layers {unknown} have no head; exits are {exits[0]}..{exits[-1]}"
+        )
+    worker = Worker(reranker, scoring)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI):
+        yield
+        await asyncio.to_thread(worker.close)
+
+    # FastAPI's own pages of documentation are off: they load scripts from other servers.
+    app = FastAPI(title="lwr", version=version("lwr"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    add_error_handlers(app)
+    Endpoints(Ranker(worker, schedule, limits), name).add_to(app)
+    post_paths = [route.path for route in app.routes if "POST" in route.methods]
+    app.add_middleware(Admission, limits=limits, key=key, post_paths=post_paths)
+    _describe_limits(app, exits, limits)
+    if key is not None:
+        _describe_key(app)
+    return app
+
+
+class Endpoints:
+    """The endpoints of a server. FastAPI puts their docstrings into the OpenAPI description."""
+
+    def __init__(self, ranker: Ranker, name: str):
+        self.ranker, self.name = ranker, name
+        self.shape = derive_shape(ranker.reranker.backbone)
+
+    def add_to(self, app: FastAPI) -> None:
+        """Add a route per endpoint to an application."""
+        post = partial(app.add_api_route, methods=["POST"], responses=ERRORS)
+        post("/v1/rerank", self.rerank_v1, response_model_exclude_none=True)
+        post("/v2/rerank", self.rerank_v2, response_model_exclude_none=True)
+        post("/rerank", self.rerank_tei, response_model_exclude_none=True)
+        post("/v1/scores", self.scores)
+        get = partial(app.add_api_route, methods=["GET"])
+        get("/v1/models", self.models, responses={401: ERRORS[401]})
+        get("/health", self.health)
+        get("/", self.page, include_in_schema=False)
+
+    async def rerank_v1(self, request: api.RerankRequest) -> api.RerankAnswer:
+        """Rerank for clients of Jina, and for older clients of Cohere."""
+        return await self._rerank(request, "1", return_documents=True)
+
+    async def rerank_v2(self, request: api.RerankRequest) -> api.RerankAnswer:
+        """Rerank for clients of Cohere."""
+        return await self._rerank(request, "2", return_documents=False)
+
+    async def _rerank(
+        self, request: api.RerankRequest, api_version: str, return_documents: bool
+    ) -> api.RerankAnswer:
+        ranking = await self.ranker.rank(request.query, request.documents, request.layer)
+        if request.return_documents is not None:
+            return_documents = request.return_documents
+        results = [
+            api.Result(
+                index=i,
+                relevance_score=ranking.relevance[i],
+                document=api.Text(text=request.documents[i]) if return_documents else None,
+            )
+            for i in ranking.best_first[: request.top_n]
+        ]
+        return api.RerankAnswer(
+            id=str(uuid4()),
+            model=self.name,
+            results=results,
+            usage=api.Usage(total_tokens=ranking.tokens),
+            meta=api.Meta(api_version=api.Version(version=api_version)),
+        )
+
+    async def rerank_tei(self, request: api.TeiRequest) -> list[api.TeiResult]:
+        """Rerank for clients of Text Embeddings Inference."""
+        ranking = await self.ranker.rank(request.query, request.texts, request.layer)
+        scores = ranking.scores if request.raw_scores else ranking.relevance
+        texts = request.texts if request.return_text else [None] * len(request.texts)
+        return [api.TeiResult(index=i, score=scores[i], text=texts[i]) for i in ranking.best_first]
+
+    async def scores(self, request: api.ScoresRequest) -> api.ScoresAnswer:
+        """Score documents at all exits, in one pass."""
+        exits = self.ranker.exits
+        scored = await self.ranker.score(request.query, request.documents, exits)
+        spent = count_flops(self.shape, scored.tokens).sum(axis=1)  # [layers]
+        shares = [spent[layer - 1] / spent[-1] for layer in exits]
+        return api.ScoresAnswer(layers=exits, scores=scored.scores.tolist(), flops=shares)
+
+    async def models(self) -> api.Models:
+        """List the one model, its exits, and what ranks where a request names no layer."""
+        prompt = self.ranker.reranker.prompt
+        model = api.Model(
+            id=self.name,
+            exits=self.ranker.exits,
+            depth=str(self.ranker.schedule),
+            query_max_len=prompt.query_max_len,
+            passage_max_len=prompt.passage_max_len,
+        )
+        return api.Models(data=[model])
+
+    async def health(self) -> api.Health:
+        """Answer as soon as the model is loaded. No key is required."""
+        return api.Health()
+
+    async def page(self) -> HTMLResponse:
+        """Show the page."""
+        return HTMLResponse(render_page(), headers=PAGE_HEADERS)
+
+
+def render_page() -> str:
+    """Return the page with the stylesheet that it shares with the report."""
+    environment = Environment(undefined=StrictUndefined)
+    template = environment.from_string(PAGE.read_text(encoding="utf-8"))
+    return template.render(style=read_stylesheet(), accent=read_colours()["accent"])
+
+
+def _describe_limits(app: FastAPI, exits: list[int], limits: Limits) -> None:
+    """Write into the OpenAPI description what depends on the model and the limits."""
+    schemas = app.openapi()["components"]["schemas"]  # FastAPI keeps the description that this call makes
+    text = {"maxLength": limits.characters}
+    for name in ("RerankRequest", "TeiRequest", "ScoresRequest"):
+        fields = schemas[name]["properties"]
+        fields["query"] |= text
+        passages = fields.get("documents") or fields["texts"]
+        passages["maxItems"] = limits.documents
+        for kind in passages["items"].get("anyOf", [passages["items"]]):
+            schema = kind["properties"]["text"] if "properties" in kind else kind
+            schema.update(text)
+        if "layer" in fields:
+            fields["layer"]["anyOf"][0] |= {"minimum": exits[0], "maximum": exits[-1]}
+
+
+def _describe_key(app: FastAPI) -> None:
+    """Write into the OpenAPI description which paths need the API key."""
+    description = app.openapi()
+    description["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, methods in description["paths"].items():
+        for operation in methods.values():
+            operation["security"] = [] if path in PUBLIC_PATHS else [{"key": []}]
