@@ -35,17 +35,17 @@ from lwr.model.cascade_schedule import Schedule
 SHAPE = BackboneShape(weights=(100, 90, 80, 70, 60), attended=(3, 0, 3, 0, 1))
 
 
-# --- what it is worth and what it costs ----------------------------------------------------------------
+# --- quality and cost of schedules ---------------------------------------------------------------------
 
-# Grades below 1 are not relevant; d12 and d13 are among no candidates.
-some_qrels = st.dictionaries(
+# Grades below 1 are not relevant; d12 and d13 are never candidates.
+judgements = st.dictionaries(
     st.sampled_from(["q1", "q2", "q3", "q4"]),
     st.dictionaries(st.sampled_from([f"d{i}" for i in range(14)]), st.integers(-1, 3), min_size=1),
     min_size=1,
 ).map(lambda qrels: {query: docs for query, docs in qrels.items() if max(docs.values()) > 0})
 
 
-@given(lists, some_qrels.filter(bool), any_schedule())
+@given(lists, judgements.filter(bool), any_schedule())
 @few_examples
 def test_ndcg_equals_ir_measures(lists, qrels, schedule):
     scores = score_table(lists)
@@ -62,7 +62,7 @@ def test_ndcg_equals_ir_measures(lists, qrels, schedule):
     np.testing.assert_allclose(
         ndcg(np.array(gains), np.array(ideal), order), expected[sorted(qrels)], atol=1e-9
     )
-    if lists.keys() & qrels.keys():  # else there is nothing to read, of which a schedule could save a share
+    if lists.keys() & qrels.keys():  # otherwise there are no FLOPs of which a share could be computed
         (measured,) = measure_schedules([candidates], qrels, SHAPE, [schedule])["quality"]
         assert measured == pytest.approx(expected.mean(), abs=1e-9)
 
@@ -98,8 +98,8 @@ def test_share_of_flops_by_hand():
     }
     tried = [Schedule.parse(text) for text in expected]
     seeds = [read_candidates(scores, ["q"]) for scores in (one, other)]
-    for some, of_seeds in ((seeds[:1], [0]), (seeds[1:], [1]), (seeds, [0, 1])):
-        measured = measure_schedules(some, {"q": {"d10": 1}}, shape, tried)
+    for chosen, of_seeds in ((seeds[:1], [0]), (seeds[1:], [1]), (seeds, [0, 1])):
+        measured = measure_schedules(chosen, {"q": {"d10": 1}}, shape, tried)
         assert list(measured["schedule"]) == list(expected)
         shares = [np.mean([costs[i] for i in of_seeds]) / full for costs in expected.values()]
         np.testing.assert_allclose(measured["flops"], shares, rtol=1e-12)
@@ -141,7 +141,7 @@ def test_every_allowed_schedule_is_enumerated(stages):
         (*((layer, n) for layer, n in zip(layers, survivors, strict=False)), layers[-1])
         for count in range(1, stages + 1)
         for layers in combinations(exits, count)
-        for survivors in combinations([20, 10, 5], count - 1)  # 30 of 30 would let nobody go
+        for survivors in combinations([20, 10, 5], count - 1)  # 30 of 30 would drop no candidate
     }
     assert {(*schedule.keep, schedule.last) for schedule in made} == expected
 
@@ -179,26 +179,26 @@ def points(*pairs: tuple[float, float]) -> pd.DataFrame:
     )
 
 
-some_points = st.lists(st.tuples(*[st.integers(0, 5).map(float)] * 2), min_size=1, max_size=12)
+points_of_schedules = st.lists(st.tuples(*[st.integers(0, 5).map(float)] * 2), min_size=1, max_size=12)
 
 
-@given(some_points)
+@given(points_of_schedules)
 @few_examples
 def test_pareto_front_holds_undominated_points(pairs):
-    def beaten(i: int) -> bool:
+    def dominated(i: int) -> bool:
         return any(
             (cost <= pairs[i][0] and quality >= pairs[i][1])
-            and ((cost, quality) != pairs[i] or j < i)  # of two that are the same the first stands for both
+            and ((cost, quality) != pairs[i] or j < i)  # of equal points the first is kept
             for j, (cost, quality) in enumerate(pairs)
         )
 
     found = pareto_front(points(*pairs))
-    assert set(found["schedule"]) == {str(i) for i in range(len(pairs)) if not beaten(i)}
+    assert set(found["schedule"]) == {str(i) for i in range(len(pairs)) if not dominated(i)}
     assert found["flops"].is_monotonic_increasing
     assert list(found.index) == list(range(len(found)))
 
 
-@given(some_points, st.sampled_from([0.0, 0.1, 0.5]))
+@given(points_of_schedules, st.sampled_from([0.0, 0.1, 0.5]))
 @few_examples
 def test_cheapest_schedule_within_epsilon_is_chosen(pairs, epsilon):
     deepest = len(pairs) - 1
@@ -214,7 +214,7 @@ def test_choice_by_hand():
     assert chosen == {0.0: "4", 0.01: "2", 0.02: "1", 0.5: "0"}
 
 
-# --- from files to a decision --------------------------------------------------------------------------
+# --- from files to a choice ------------------------------------------------------------------------------
 
 QUERIES = {split: [f"{split}{i}" for i in range(12)] for split in ("dev", "test")}
 DOCS = [f"d{i}" for i in range(30)]
@@ -223,7 +223,7 @@ QRELS: dict[str, Qrels] = {
     for split, queries in QUERIES.items()
 }
 ARM = {"dataset": "made-up", "start_layer": 1}
-DEPTHS = tuple(range(1, tiny.LAYERS + 1))
+ALL_LAYERS = tuple(range(1, tiny.LAYERS + 1))
 
 
 def random_scores(split: str, seed: int) -> pd.DataFrame:
@@ -233,13 +233,14 @@ def random_scores(split: str, seed: int) -> pd.DataFrame:
         {
             query: {
                 doc: tuple(
-                    noise.normal(size=len(DEPTHS)) + np.array(DEPTHS) / 2 * QRELS[split][query].get(doc, 0)
+                    noise.normal(size=len(ALL_LAYERS))
+                    + np.array(ALL_LAYERS) / 2 * QRELS[split][query].get(doc, 0)
                 )
                 for doc in drawn.choice(DOCS, 20, replace=False)
             }
             for query in QUERIES[split][1:]
         },
-        DEPTHS,
+        ALL_LAYERS,
     )
 
 
@@ -255,26 +256,26 @@ def arm(tmp_path):
     return tmp_path
 
 
-def decided(arm, settings=CascadeSearchConfig(epsilon=0.05, keep=[3, 8, 12])) -> dict:  # noqa: B008 - frozen
+def run_cascade(arm, settings=CascadeSearchConfig(epsilon=0.05, keep=[3, 8, 12])) -> dict:  # noqa: B008 - frozen
     dev, test = ([arm / f"{split}{seed}.parquet" for seed in (1, 2)] for split in ("dev", "test"))
     cascade(arm / "model", dev, test, arm, settings, ARM, arm / "cascade.json")
     return json.loads((arm / "cascade.json").read_text(encoding="utf-8"))
 
 
-def dev_side(decision: dict) -> list[tuple]:
+def dev_side(choice: dict) -> list[tuple]:
     return [
         (row["schedule"], row["dev flops"], row["dev"], row["chosen"], row["front"])
-        for row in decision["schedules"]
+        for row in choice["schedules"]
     ]
 
 
 def test_cascade_file_records_choice_front_and_inputs(arm):
-    decision = decided(arm)
-    rows, inputs = decision.pop("schedules"), decision.pop("inputs")
+    choice = run_cascade(arm)
+    rows, inputs = choice.pop("schedules"), choice.pop("inputs")
     assert inputs["dev"] == [sha256(arm / f"dev{seed}.parquet") for seed in (1, 2)]
     assert inputs["qrels"]["test"] == sha256(arm / "qrels/test.tsv")
     chosen = [row["schedule"] for row in rows if row["chosen"]]
-    assert decision == {
+    assert choice == {
         **ARM,
         "measure": "nDCG@10",
         "epsilon": 0.05,
@@ -282,7 +283,7 @@ def test_cascade_file_records_choice_front_and_inputs(arm):
         "deepest": "4",
         "chosen": chosen[0],
     }
-    assert list(decision)[: len(ARM)] == list(ARM)
+    assert list(choice)[: len(ARM)] == list(ARM)
     assert len(chosen) == 1
     assert ":" in chosen[0], "a cascade must win for these tests to mean anything"
     on_front = [row for row in rows if row["front"]]
@@ -301,7 +302,7 @@ def test_cascade_file_records_choice_front_and_inputs(arm):
 
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_each_split_is_measured_on_its_own_scores(arm, split):
-    rows = decided(arm)["schedules"]
+    rows = run_cascade(arm)["schedules"]
     for row in rows:
         values = [
             measures_per_query(
@@ -315,30 +316,30 @@ def test_each_split_is_measured_on_its_own_scores(arm, split):
 
 
 def test_choice_depends_on_dev_alone(arm):
-    before = decided(arm)
+    before = run_cascade(arm)
     for seed in (1, 2):
         path = arm / f"test{seed}.parquet"
         scores = pd.read_parquet(path)
         layers = list(scores.filter(like="layer_"))
         scores[layers] = scores[layers].sample(frac=1, random_state=3).to_numpy()
         scores.to_parquet(path)
-    after = decided(arm)
+    after = run_cascade(arm)
     assert (after["chosen"], dev_side(after)) == (before["chosen"], dev_side(before))
     assert [row["test"] for row in after["schedules"]] != [row["test"] for row in before["schedules"]]
 
 
 def test_epsilon_zero_keeps_the_deepest_exits_quality(arm):
-    decision = decided(arm, CascadeSearchConfig(epsilon=0, keep=[3]))
-    by_name = {row["schedule"]: row for row in decision["schedules"]}
-    assert by_name[decision["chosen"]]["dev"] >= by_name["4"]["dev"]
+    choice = run_cascade(arm, CascadeSearchConfig(epsilon=0, keep=[3]))
+    by_name = {row["schedule"]: row for row in choice["schedules"]}
+    assert by_name[choice["chosen"]]["dev"] >= by_name["4"]["dev"]
 
 
 def test_arm_of_one_exit_chooses_that_exit(arm):
     for path in arm.glob("*.parquet"):
         pd.read_parquet(path).drop(columns=["layer_1", "layer_2", "layer_3"]).to_parquet(path)
-    decision = decided(arm)
-    assert (decision["chosen"], decision["deepest"], decision["tried"]) == ("4", "4", 1)
-    ((name, share, _, chosen, on_front),) = dev_side(decision)
+    choice = run_cascade(arm)
+    assert (choice["chosen"], choice["deepest"], choice["tried"]) == ("4", "4", 1)
+    ((name, share, _, chosen, on_front),) = dev_side(choice)
     assert (name, share, chosen, on_front) == ("4", 1, True, True)
 
 
@@ -347,5 +348,5 @@ def test_split_without_relevant_passage_is_refused(arm, split):
     lines = (f"{query}\td0\t0\n" for query in QUERIES[split])
     (arm / f"qrels/{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
     with pytest.raises(BadInput, match=rf"qrels/{split}\.tsv: no query has a relevant passage"):
-        decided(arm)
+        run_cascade(arm)
     assert not (arm / "cascade.json").exists()

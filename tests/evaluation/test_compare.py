@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lwr.evaluation.compare import COLUMNS, compare_exits, format_comparisons
+from lwr.evaluation.compare import COLUMNS, FAMILY_TITLES, compare, compare_exits, format_comparisons
 from lwr.evaluation.paired_tests import holm
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -170,7 +170,30 @@ def test_exit_lacking_queries_or_seeds_is_named_in_error(spoil):
         compared(spoil(measured(GOOD, seeds=2)))
 
 
-# --- for people ----------------------------------------------------------------------------------------
+# --- files -------------------------------------------------------------------------------------------
+
+
+def test_compare_writes_numbers_of_both_splits_and_text_of_test(tmp_path):
+    files = []
+    for split in ("dev", "test"):
+        for start_layer in (2, 4):
+            files.append(tmp_path / f"{split}{start_layer}.parquet")
+            measured(GOOD, split=split, start_layer=start_layer).to_parquet(files[-1])
+    compare(files, "nDCG@10", 0.02, tmp_path / "tables")
+    names = sorted(file.name for file in (tmp_path / "tables").iterdir())
+    assert names == ["comparisons.csv", "comparisons.md"]
+    rows = pd.read_csv(tmp_path / "tables/comparisons.csv")
+    assert list(rows.columns) == [*COLUMNS, "measure", "margin"]
+    of_a_split = 2 * 2 + 2 * 3 + 3  # with the deepest exit, with the first stage, between arms
+    assert rows["split"].value_counts().to_dict() == {"dev": of_a_split, "test": of_a_split}
+    assert (set(rows["measure"]), set(rows["margin"])) == ({"nDCG@10"}, {0.02})
+    text = (tmp_path / "tables/comparisons.md").read_text(encoding="utf-8")
+    titles = [line for line in text.splitlines() if line.startswith("## ")]
+    assert len(titles) == len(FAMILY_TITLES) == 3
+    assert text.count(": layer") == of_a_split + 3  # rows between arms name both
+
+
+# --- text ---------------------------------------------------------------------------------------------
 
 
 def test_text_of_a_comparison():

@@ -1,4 +1,4 @@
-"""What exits and the cascade cost: counts that can be made by hand, and times of what was really run."""
+"""Counts of FLOPs and parameters by hand, and times of the rankings that were run."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ def scored(tmp_path_factory, request):
 
 @pytest.fixture
 def costs(scored, tmp_path):
-    """What `cost` writes."""
+    """Return a function that runs `cost` and returns what it wrote."""
 
     def costs(queries: int | None = None, chosen: str = SCHEDULE) -> dict:
         schedules = [{"schedule": name, "test flops": share} for name, share in ((SCHEDULE, 0.4), ("4", 1.0))]
-        decided = {
+        choice = {
             "deepest": "4",
             "chosen": chosen,
             "schedules": [*schedules, {"schedule": "3", "test flops": 0.7}],
         }
-        write_json(tmp_path / "cascade.json", decided)
+        write_json(tmp_path / "cascade.json", choice)
         out = tmp_path / "cost.json"
         files = (scored / "model", scored, scored / "test.parquet", tmp_path / "cascade.json")
         cost(*files, ScoringConfig(), CostConfig(queries=queries), ARM, out)
@@ -74,16 +74,16 @@ def costs(scored, tmp_path):
 
 
 def test_flops_are_mean_over_candidates_and_share_for_cascade(scored, costs):
-    told = {exit["exit"]: exit for exit in costs()["exits"]}
-    assert list(told) == ["layer_2", "layer_3", "layer_4", "cascade"]
-    assert [exit["schedule"] for exit in told.values()] == ["2", "3", "4", SCHEDULE]
+    by_name = {exit["exit"]: exit for exit in costs()["exits"]}
+    assert list(by_name) == ["layer_2", "layer_3", "layer_4", "cascade"]
+    assert [exit["schedule"] for exit in by_name.values()] == ["2", "3", "4", SCHEDULE]
     shape = derive_shape(LayerwiseReranker.from_pretrained(scored / "model").backbone)
     tokens = pd.read_parquet(scored / "test.parquet")["tokens"]
     assert tokens.nunique() > 3, "a mean of equal numbers would show nothing"
     for k in (2, 3, 4):
         each = [count_flops(shape, np.array(n))[k - 1] / 1e9 for n in tokens]
-        assert told[f"layer_{k}"]["gflops_per_pair"] == pytest.approx(sum(each) / len(each))
-    assert told["cascade"]["gflops_per_pair"] == pytest.approx(0.4 * told["layer_4"]["gflops_per_pair"])
+        assert by_name[f"layer_{k}"]["gflops_per_pair"] == pytest.approx(sum(each) / len(each))
+    assert by_name["cascade"]["gflops_per_pair"] == pytest.approx(0.4 * by_name["layer_4"]["gflops_per_pair"])
 
 
 def test_no_cascade_where_deepest_exit_is_chosen(costs):
@@ -174,29 +174,31 @@ def test_every_exit_and_the_cascade_are_timed(costs):
 def test_exits_rank_each_list_in_turns_with_rotating_start(scored, costs, monkeypatch):
     calls, rank_texts = [], lwr.evaluation.cost.rank_texts
 
-    def watched(reranker, query, passages, schedule, *settings):
+    def recording(reranker, query, passages, schedule, *settings):
         order = rank_texts(reranker, query, passages, schedule, *settings)
         calls.append((query, list(passages), str(schedule), order))
         return order
 
-    monkeypatch.setattr(lwr.evaluation.cost, "rank_texts", watched)
+    monkeypatch.setattr(lwr.evaluation.cost, "rank_texts", recording)
     costs(queries=3)
     warm_up, *turns = (calls[i : i + 4] for i in range(0, len(calls), 4))
-    plans = ["2", "3", "4", SCHEDULE]
-    assert [plan for _, _, plan, _ in warm_up] == plans
-    assert [[plan for _, _, plan, _ in turn] for turn in turns] == [plans[i:] + plans[:i] for i in range(3)]
-    asked = [{query for query, *_ in turn} for turn in (warm_up, *turns)]
-    assert [len(queries) for queries in asked] == [1] * 4
-    assert asked[0] == asked[1]
-    assert len(set.union(*asked)) == 3
+    schedules = ["2", "3", "4", SCHEDULE]
+    assert [schedule for _, _, schedule, _ in warm_up] == schedules
+    assert [[schedule for _, _, schedule, _ in turn] for turn in turns] == [
+        schedules[i:] + schedules[:i] for i in range(3)
+    ]
+    queries_by_turn = [{query for query, *_ in turn} for turn in (warm_up, *turns)]
+    assert [len(queries) for queries in queries_by_turn] == [1] * 4
+    assert queries_by_turn[0] == queries_by_turn[1]
+    assert len(set.union(*queries_by_turn)) == 3
 
     table = pd.read_parquet(scored / "test.parquet")
     names = {text: name for name, text in QUERIES.items()}
-    for query, passages, plan, order in calls:
+    for query, passages, schedule, order in calls:
         own = table[table["query_id"] == names[query]]
         assert passages == [PASSAGES[doc] for doc in own["doc_id"]]
-        if not Schedule.parse(plan).keep:
-            assert order.tolist() == np.argsort(-own[f"layer_{plan}"].to_numpy(), kind="stable").tolist()
+        if not Schedule.parse(schedule).keep:
+            assert order.tolist() == np.argsort(-own[f"layer_{schedule}"].to_numpy(), kind="stable").tolist()
 
 
 def test_all_queries_are_timed_where_fewer_exist_than_wanted(costs, monkeypatch):
@@ -207,7 +209,7 @@ def test_all_queries_are_timed_where_fewer_exist_than_wanted(costs, monkeypatch)
 
 
 def test_percentiles_by_hand(costs, monkeypatch):
-    """A clock that makes the first list last 1 s, the second 2 s and so on, whatever ranks it."""
+    """With a clock by which ranking the first list lasts 1 s, the second 2 s and so on, at every exit."""
     now, calls = [0.0], []
 
     def slow(*_):

@@ -1,4 +1,4 @@
-"""One scored split evaluated: the runs on disk and the values per query say the same, to other tools too."""
+"""Runs and measures on disk agree with each other and with pytrec_eval."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DOCS = [f"d{i}" for i in range(20)]
 QRELS = {
     "q1": {"d3": 1},
     "q2": {"d0": 1, "d7": 2, "d11": 1, "gone": 3},
-    "q3": {"d5": 0},  # none of its passages is relevant
+    "q3": {"d5": 0},  # without a relevant passage
     "q4": {"d1": 1},  # no candidates
 }
 JUDGED = ["q1", "q2", "q4"]
@@ -37,13 +37,13 @@ CELL = {
 
 
 def table(docs=DOCS, **exits) -> pd.DataFrame:
-    """What `lwr score` writes; exits: column -> what scores a query's passage."""
+    """Return what `lwr score` writes. exits: column -> function that scores a passage of a query."""
     pairs = [(query, doc) for query in ("q1", "q2", "q3") for doc in docs]
-    made = pd.DataFrame(pairs, columns=["query_id", "doc_id"]).assign(tokens=np.int32(30))
+    scores = pd.DataFrame(pairs, columns=["query_id", "doc_id"]).assign(tokens=np.int32(30))
     for name, score in ({"first_stage": lambda _, doc: -float(doc[1:])} | exits).items():
         values = [score(query, doc) for query, doc in pairs]
-        made[name] = np.array(values, dtype="float64" if name == "first_stage" else "float32")
-    return made
+        scores[name] = np.array(values, dtype="float64" if name == "first_stage" else "float32")
+    return scores
 
 
 def random_scores(docs=DOCS) -> pd.DataFrame:
@@ -93,9 +93,9 @@ def test_one_row_per_exit_judged_query_and_measure(collection):
     assert (out[list(CELL)] == pd.Series(CELL)).all(axis=None)
     assert set(out["split"]) == {"test"}
     exits = ["first_stage", "layer_1", "layer_2", "layer_3"]
-    told = set(out[["exit", "query_id", "measure"]].itertuples(index=False, name=None))
-    assert len(told) == len(out)
-    assert told == {(e, q, m) for e in [*exits, "cascade"] for q in JUDGED for m in MEASURES} | {
+    keys = set(out[["exit", "query_id", "measure"]].itertuples(index=False, name=None))
+    assert len(keys) == len(out)
+    assert keys == {(e, q, m) for e in [*exits, "cascade"] for q in JUDGED for m in MEASURES} | {
         (e, q, "ties") for e in exits for q in ("q1", "q2")
     }
 
@@ -112,9 +112,9 @@ def test_run_of_each_exit_holds_every_candidate(collection):
 
 
 def test_measures_equal_pytrec_eval_on_the_written_runs(collection):
-    many = [f"d{i}" for i in range(130)]  # more than a measure looks at
+    many = [f"d{i}" for i in range(130)]  # more than any cut-off
     scores = random_scores(many).assign(
-        layer_1=lambda t: -t["layer_1"],  # what is relevant stands behind the first hundred
+        layer_1=lambda t: -t["layer_1"],  # relevant passages rank below the first hundred
         layer_2=lambda t: t["layer_2"].round(),  # with ties
     )
     out = evaluated(collection, scores, chosen="2:60 3")
@@ -131,7 +131,7 @@ def test_measures_equal_pytrec_eval_on_the_written_runs(collection):
                 for query in ("q1", "q2")
             }
             assert values_of(out, exit, name) == pytest.approx(expected | {"q4": 0}, abs=1e-6)
-    assert 0 < values_of(out, "layer_1", "R@100")["q2"] < 3 / 4, "what is cut off must matter"
+    assert 0 < values_of(out, "layer_1", "R@100")["q2"] < 3 / 4, "relevant passages must be cut off"
 
 
 def test_scores_decrease_strictly_in_every_run(collection):
@@ -210,7 +210,7 @@ def test_cascade_ranks_by_chosen_schedule(collection):
 
 def test_no_cascade_where_deepest_exit_was_chosen(collection):
     evaluated(collection, random_scores(), chosen="2:5 3")
-    out = evaluated(collection, random_scores())  # what was there before is gone
+    out = evaluated(collection, random_scores())  # replaces the earlier runs
     assert "cascade" not in set(out["exit"])
     assert "cascade" not in runs(collection)
 

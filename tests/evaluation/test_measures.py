@@ -1,4 +1,4 @@
-"""Measures are those of ir_measures, on rankings whose ties know nothing of relevance."""
+"""Measures by hand, and ties that are broken without knowledge of relevance."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def test_oracle_and_its_reverse():
 def test_constant_scorer_gets_what_chance_gives():
     queries = {
         f"q{i}": {DOCS[i % 20]: 1} for i in range(400)
-    }  # the relevant passage stands everywhere in the list
+    }  # the relevant passage is at every position of the list equally often
     rows = pd.DataFrame(
         [(q, d, 0.0) for q in queries for d in DOCS], columns=["query_id", "doc_id", "layer_1"]
     )
     by_chance = np.mean([1 / rank for rank in range(1, 21)])
     assert mean(rankings(rows, "layer_1"), "RR@20", queries) == pytest.approx(by_chance)
-    as_listed = rows.sample(frac=1, random_state=3)  # and how the candidates came in doesn't matter
+    as_listed = rows.sample(frac=1, random_state=3)  # the order of candidates does not matter
     assert rankings(as_listed, "layer_1") == rankings(rows, "layer_1")
 
 
@@ -93,7 +93,7 @@ def shares(scores: list[float], dtype: str = "float32") -> float:
     assert list(values.columns) == ["query_id", "measure", "value"]
     assert set(values["measure"]) == {"ties"}
     of_query = values.set_index("query_id")["value"]
-    assert of_query["q2"] == 0  # a score that another query's passage has is no tie
+    assert of_query["q2"] == 0  # equal scores of different queries are not ties
     return of_query["q1"]
 
 

@@ -150,7 +150,7 @@ def test_queries_are_resampled_jointly_between_arms():
 
 
 def test_holm_by_hand():
-    # .005 × 4, .01 × 3, .03 × 2, .04 × 1 raised to what stands before it
+    # .005 × 4, .01 × 3, .03 × 2, .04 × 1 raised to the one before
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.5]) == pytest.approx([1.0, 1.0])
 

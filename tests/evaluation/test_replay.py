@@ -37,10 +37,10 @@ def test_survivors_by_hand():
     schedule = Schedule.parse("2:3 3:2 5")
     assert ranked(scores, str(schedule)) == {"long": ["d3", "d1", "d2", "d4", "d5"], "short": ["d2", "d1"]}
     candidates = read_candidates(scores)
-    order, read = replay(candidates, schedule)
+    order, depth = replay(candidates, schedule)
     assert order[0].tolist() == [2, 0, 1, 3, 4]
     assert order[1][:2].tolist() == [1, 0]
-    assert read.tolist() == [[5, 3, 5, 2, 2], [5, 5, 0, 0, 0]]
+    assert depth.tolist() == [[5, 3, 5, 2, 2], [5, 5, 0, 0, 0]]
 
 
 def test_query_without_candidates_is_an_empty_row():
@@ -49,8 +49,8 @@ def test_query_without_candidates_is_an_empty_row():
     assert candidates.queries == ["none", "q1"]
     assert candidates.docs.tolist() == [["", ""], ["d1", "d2"]]
     assert candidates.tokens.tolist() == [[0, 0], [11, 12]]
-    _, read = replay(candidates, Schedule.parse("2:1 5"))
-    assert read.tolist() == [[0, 0], [2, 5]]
+    _, depth = replay(candidates, Schedule.parse("2:1 5"))
+    assert depth.tolist() == [[0, 0], [2, 5]]
 
 
 @given(lists, any_schedule(), st.randoms(use_true_random=False))
@@ -60,27 +60,27 @@ def test_replay_equals_going_stage_by_stage(lists, schedule, random):
     queries = [*lists, "none"]
     random.shuffle(queries)
     candidates = read_candidates(score_table(lists), queries)
-    order, read = replay(candidates, schedule)
+    order, depth = replay(candidates, schedule)
     for row, query in enumerate(queries):
-        expected, depth = rank_by_stages(lists.get(query, {}), schedule)
+        expected, expected_depth = rank_by_stages(lists.get(query, {}), schedule)
         docs = candidates.docs[row]
         assert docs[order[row]].tolist() == expected + [""] * (len(docs) - len(expected))
-        assert {doc: d for doc, d in zip(docs, read[row], strict=True) if doc} == depth
+        assert {doc: d for doc, d in zip(docs, depth[row], strict=True) if doc} == expected_depth
 
 
 @given(lists, any_schedule())
 @few_examples
 def test_replay_keeps_all_candidates_and_ranks_deeper_ones_higher(lists, schedule):
     candidates = read_candidates(score_table(lists), [*lists, "none"])
-    order, read = replay(candidates, schedule)
+    order, depth = replay(candidates, schedule)
     assert (np.sort(order, axis=1) == np.arange(order.shape[1])).all()
-    along = np.take_along_axis(read, order, axis=1)
-    assert (np.diff(along, axis=1) <= 0).all()
-    there = np.array([len(lists.get(query, {})) for query in candidates.queries])
+    by_rank = np.take_along_axis(depth, order, axis=1)
+    assert (np.diff(by_rank, axis=1) <= 0).all()
+    alive = np.array([len(lists.get(query, {})) for query in candidates.queries])
     for layer, survivors in schedule.keep:
-        np.testing.assert_array_equal((read >= layer).sum(axis=1), there)
-        there = np.minimum(there, survivors)
-    np.testing.assert_array_equal((read == schedule.last).sum(axis=1), there)
+        np.testing.assert_array_equal((depth >= layer).sum(axis=1), alive)
+        alive = np.minimum(alive, survivors)
+    np.testing.assert_array_equal((depth == schedule.last).sum(axis=1), alive)
     run = replay_run(score_table(lists), schedule)
     assert list(run) == sorted(lists)
     assert {query: {doc for doc, _ in docs} for query, docs in run.items()} == {
@@ -109,7 +109,7 @@ def test_cascade_keeping_everyone_equals_last_exit(lists):
 
 
 def test_scores_equal_in_float32_are_ties():
-    # in float64 the first would always win, whatever its name
+    # in float64 the first would always be best
     names = [f"d{i}" for i in range(8)]
     close = score_table({"q": dict.fromkeys(names, (0, 0, 0))}).astype({"layer_5": "float64"})
     close["layer_5"] = 1 - np.arange(8) * 1e-12
