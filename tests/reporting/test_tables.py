@@ -9,7 +9,6 @@ import pytest
 
 from lwr.common.json_lines import write_json
 from lwr.evaluation.arm_files import read_cascades, read_costs
-from lwr.evaluation.compare import compare
 from lwr.reporting.tables import (
     build_layers_table,
     format_cascades,
@@ -295,24 +294,3 @@ def test_the_table_of_costs_says_that_nothing_was_timed(tmp_path):
     cascade = cascade_file(tmp_path / "cascade.json")
     tables([tmp_path / "m.parquet"], [cost], [cascade], "nDCG@10", tmp_path)
     assert (tmp_path / "cost.md").read_text(encoding="utf-8").startswith("Nothing was timed.\n\n|")
-
-
-def test_the_files_of_comparisons(tmp_path):
-    measures = [both_splits(WITH_CASCADE), both_splits(GOOD, start=3)]
-    for i, of_cell in enumerate(measures):
-        of_cell.to_parquet(tmp_path / f"{i}.parquet")
-    compare(sorted(tmp_path.glob("*.parquet")), "nDCG@10", 0.02, tmp_path / "tables")
-    assert sorted(file.name for file in (tmp_path / "tables").iterdir()) == [
-        "comparisons.csv",
-        "comparisons.md",
-    ]
-    rows = pd.read_csv(tmp_path / "tables/comparisons.csv")
-    assert rows["split"].value_counts().to_dict() == {"dev": 15, "test": 15}  # 5 + 7 + 3
-    assert (set(rows["measure"]), set(rows["margin"])) == ({"nDCG@10"}, {0.02})
-    text = (tmp_path / "tables/comparisons.md").read_text(encoding="utf-8")
-    assert [line for line in text.splitlines() if line.startswith("#")] == [
-        "## Against the deepest exit of the same model",
-        "## Against the first stage",
-        "## Against the grid's first model, layer by layer",
-    ]
-    assert text.count("start 3: layer") == 5 + 3, "test alone: against deepest and first stage, then arms"
