@@ -110,5 +110,5 @@ def test_next_float32_is_not_a_tie():
 
 
 def test_scores_equal_in_float32_are_a_tie():
-    # a first stage comes in float64, but trec.sort_key ranks it as a float32
+    # a first stage comes in float64, but trec.ranking_key ranks it as a float32
     assert shares([0.1, 0.1 + 1e-12], dtype="float64") == 1
