@@ -68,7 +68,7 @@ def rerank(
 ) -> list[RankedQuery]:
     """Rank the candidates of each query.
 
-    Ties are broken by the rule of `lwr.formats.trec.ranking_key`. Scores of a single exit decrease strictly, as in a run.
+    Ties are broken as in `lwr.formats.trec.ranking_key`. Scores of a single exit decrease strictly, as in a run.
     Scores of a cascade decrease among the passages of one exit; a passage that survived longer ranks higher. A cascade
     reads all candidates of a query in one forward pass, whose blocks compute as many tokens at a time as a batch has.
 
