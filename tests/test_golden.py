@@ -1,4 +1,4 @@
-"""Scores, losses and gradients of upstream's own implementation, number by number."""
+"""Tests against scores, losses and gradients that upstream's own implementation computed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def numbers(golden: Path, file: str) -> dict:
 
 
 def upstream_rows(golden: Path, case: dict, tokenizer) -> list[Row]:
-    """The case's pairs in upstream's order: the positive first, then the negatives as upstream drew them."""
+    """Tokenise the pairs of a case in upstream's order: the positive first, then the negatives it drew."""
     prompt = Prompt(tokenizer, PromptTemplate(), case["query_max_len"], case["passage_max_len"])
     rows = []
     for group, texts in zip(numbers(golden, "groups.json"), case["texts_in_order"], strict=True):
@@ -33,7 +33,7 @@ def upstream_rows(golden: Path, case: dict, tokenizer) -> list[Row]:
 
 
 def passage_of(text: str, passages: list[str]) -> str:
-    """The passage that `text` (a whole decoded row) was made of, of which a cut row holds the beginning alone."""
+    """Return the passage in a decoded row, which may hold only its beginning."""
     written = text.split("\nB: ")[1].split("\n")[0]
     (passage,) = [passage for passage in passages if passage.startswith(written)]
     return passage
@@ -83,8 +83,8 @@ def test_training_gradients(golden, layerwise, case):
         expected = case["head_grad_norm"][str(layer)]
         assert layerwise.head(layer).grad.norm().item() == pytest.approx(expected, rel=1e-3)
 
-    # MiniCPM scales what a weight gives: y = s·(w·x). Here the scale is folded in: y = (s·w)·x. The same loss has
-    # therefore 1/s of upstream's gradient at a folded weight, and upstream's own at every other.
+    # MiniCPM scales the output of a weight: y = s·(w·x). Here the scale is folded into the weight: y = (s·w)·x. So the
+    # gradient of a folded weight is 1/s of upstream's, and that of every other weight is upstream's.
     config = numbers(golden, "minicpm-layerwise-tiny/config.json")
     residual = config["scale_depth"] / math.sqrt(config["num_hidden_layers"])
     scales = {

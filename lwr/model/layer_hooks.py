@@ -128,8 +128,9 @@ class _ForwardPass:
             before = partial(self.before_block, layer)
             hooks.enter_context(blocks[layer].register_forward_pre_hook(before, with_kwargs=True))
         if self.make_chunks is not None:
+            current_chunks = partial(self.current_chunks, self.make_chunks)
             for block in blocks[: self.deepest]:
-                _ChunkedBlock(self.current_chunks, self.dim).install(block, hooks)
+                _ChunkedBlock(current_chunks, self.dim).install(block, hooks)
         if self.deepest == last:
             hooks.enter_context(blocks[-1].register_forward_hook(self.after_last_block))
 
@@ -163,10 +164,10 @@ class _ForwardPass:
         """Call back at the last layer, which no block follows."""
         self.on_layer(self.stack.num_layers, _hidden_state(output))
 
-    def current_chunks(self) -> Sequence[Chunk]:
-        """Return the chunks of the remaining rows."""
+    def current_chunks(self, make_chunks: Callable[[], Sequence[Chunk]]) -> Sequence[Chunk]:
+        """Return the chunks of the remaining rows, made once after each change of the rows."""
         if not self.chunks:
-            self.chunks = self.make_chunks()
+            self.chunks = make_chunks()
         return self.chunks
 
 
@@ -204,7 +205,7 @@ class _ChunkedBlock:
         hidden = self.args[0] if self.args else self.kwargs["hidden_states"]
         batch_shape = hidden.shape[: self.dim + 1]
         named = {name: select(value, chunk.positions, batch_shape) for name, value in self.kwargs.items()}
-        return select(self.args, chunk.positions, batch_shape), named | chunk.block_inputs
+        return select(self.args, chunk.positions, batch_shape), named | dict(chunk.block_inputs)
 
 
 def select(value: Any, positions: Tensor, batch_shape: torch.Size) -> Any:
@@ -299,7 +300,7 @@ def _evaluating_eagerly(backbone: PreTrainedModel) -> Iterator[None]:
         backbone.train(training).set_attn_implementation(attention)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _EndTrace:
     """The last steps of a forward pass.
 
@@ -309,30 +310,31 @@ class _EndTrace:
         output: [1, S, H], the backbone's output.
     """
 
-    last_state: Tensor | None = None
-    later: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
-    output: Tensor | None = None
+    last_state: Tensor
+    later: list[tuple[nn.Module, Tensor]]
+    output: Tensor
 
 
 def _trace_end(backbone: PreTrainedModel, blocks: nn.ModuleList) -> _EndTrace:
     """Run the backbone on three tokens and record what it computes after its last block."""
-    trace = _EndTrace()
+    last_states: list[Tensor] = []  # one, once the last block has run
+    later: list[tuple[nn.Module, Tensor]] = []
     in_blocks = set(blocks.modules())
     outside = [m for m in backbone.modules() if m not in in_blocks and blocks not in m.modules()]
 
     def record_last_state(_, __, output):
-        trace.last_state = _hidden_state(output)
+        last_states.append(_hidden_state(output))
 
     def record_later(module, _, output):
-        if trace.last_state is not None and isinstance(output, Tensor):
-            trace.later.append((module, output))
+        if last_states and isinstance(output, Tensor):
+            later.append((module, output))
 
     with ExitStack() as hooks:
         hooks.enter_context(blocks[-1].register_forward_hook(record_last_state))
         for module in outside:
             hooks.enter_context(module.register_forward_hook(record_later))
-        trace.output = _run_on_tokens(backbone, 1, 2, 3)
-    return trace
+        output = _run_on_tokens(backbone, 1, 2, 3)
+    return _EndTrace(last_states[0], later, output)
 
 
 def _run_on_tokens(backbone: PreTrainedModel, *ids: int) -> Tensor:

@@ -78,10 +78,10 @@ def load_minicpm(
     """
     config = read_config(folder)
     tensors = _read_safetensors(folder)
-    num_layers = num_layers or config["num_hidden_layers"]
-    backbone = _make_llama(config, num_layers, attention)
+    kept_layers: int = num_layers or config["num_hidden_layers"]
+    backbone = _make_llama(config, kept_layers, attention)
     try:
-        backbone.load_state_dict(_fold_scales(config, tensors, num_layers))
+        backbone.load_state_dict(_fold_scales(config, tensors, kept_layers))
     except RuntimeError as error:
         raise ValueError(f"{folder}: {error}") from None
 
@@ -91,7 +91,7 @@ def load_minicpm(
     return MiniCPM(
         backbone.to(dtype).eval(),
         None if heads else vocabulary.float(),
-        {k: head for k, head in heads.items() if k <= num_layers},
+        {k: head for k, head in heads.items() if k <= kept_layers},
     )
 
 

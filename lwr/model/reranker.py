@@ -424,7 +424,8 @@ class LayerwiseReranker(nn.Module):
     def _make_features(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """Pad rows and move them to the device of the heads."""
         device = self.heads[0].device
-        return {name: tensor.to(device) for name, tensor in pad(rows, self.prompt.tokenizer).items()}
+        tokenizer = cast(PreTrainedTokenizerBase, self.tokenizer)  # there are rows, so there is a tokenizer
+        return {name: tensor.to(device) for name, tensor in pad(rows, tokenizer).items()}
 
     def _autocast(self, precision: str) -> torch.autocast:
         return torch.autocast(self.heads[0].device.type, torch.bfloat16, enabled=precision == "bfloat16")

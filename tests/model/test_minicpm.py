@@ -1,4 +1,4 @@
-"""MiniCPM checkpoints against MiniCPM's forward pass, written out."""
+"""Tests of MiniCPM checkpoints against MiniCPM's forward pass, written out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PAIRS = [("how is a string decoded?", "Decode a JSON document from a string."), 
 
 
 def minicpm_states(tensors: dict[str, Tensor], ids: Tensor, rope_factor: float = 1.0) -> list[Tensor]:
-    """Layers 1..LAYERS of one row: MiniCPM's three scales where MiniCPM has them."""
+    """Compute layers 1..LAYERS [tokens, hidden] of one row, with the three scales in MiniCPM's own places."""
 
     def w(name: str) -> Tensor:
         return tensors[f"model.{name}.weight"]
@@ -80,9 +80,9 @@ def scores(model: LayerwiseReranker) -> Tensor:
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.5], ids=["rope", "scaled_rope"])
-@pytest.mark.parametrize("cut", [None, 2], ids=["whole", "cut"])
+@pytest.mark.parametrize("cut", [None, 2], ids=["complete", "cut"])
 @torch.no_grad()
-def test_every_layer_is_minicpms(tmp_path, factor, cut):
+def test_every_layer_equals_minicpm(tmp_path, factor, cut):
     tensors = weights()
     scaling = None if factor == 1 else {"type": "linear", "factor": factor}
     backbone = load_base_model(
@@ -99,14 +99,14 @@ def test_every_layer_is_minicpms(tmp_path, factor, cut):
         )
 
 
-def test_the_row_of_yes_is_the_vocabulary_heads(tmp_path):
+def test_yes_row_is_read_from_the_vocabulary_head(tmp_path):
     tensors = weights() | {"lm_head.weight": torch.randn(tiny.VOCABULARY, HIDDEN)}
     loaded = load_base_model(BaseModelConfig(model=write(tmp_path, tensors)), with_vocabulary=True)
     assert torch.equal(loaded.yes_row, tensors["lm_head.weight"][yes_token(loaded.tokenizer)])
     assert loaded.heads == {}
 
 
-def test_a_tied_vocabulary_head_is_the_unscaled_embedding(tmp_path):
+def test_tied_vocabulary_head_is_the_unscaled_embedding(tmp_path):
     tensors = weights()
     loaded = load_base_model(
         BaseModelConfig(model=write(tmp_path, tensors, tie_word_embeddings=True)), with_vocabulary=True
@@ -121,7 +121,7 @@ def test_a_tied_vocabulary_head_is_the_unscaled_embedding(tmp_path):
 
 @pytest.mark.parametrize(("head_type", "rows"), [("simple", 1), ("complex", tiny.VOCABULARY)])
 @torch.no_grad()
-def test_heads_by_layer(tmp_path, head_type, rows):
+def test_heads_of_every_layer(tmp_path, head_type, rows):
     tensors = weights() | heads(rows)
     model = load(write(tmp_path, tensors, start_layer=START, head_multi=True, head_type=head_type))
     row = yes_token(model.tokenizer) if head_type == "complex" else 0
@@ -135,8 +135,8 @@ def test_heads_by_layer(tmp_path, head_type, rows):
 
 
 @pytest.mark.parametrize(("head_type", "rows"), [("simple", 1), ("complex", tiny.VOCABULARY), ("complex", 1)])
-def test_one_head_for_all_layers(tmp_path, head_type, rows):
-    # upstream makes a single `complex` head of one row when it starts from a raw model
+def test_shared_head(tmp_path, head_type, rows):
+    # Upstream writes a single `complex` head of one row when it starts from a raw model.
     head = torch.randn(rows, HIDDEN)
     tensors = weights() | {"lm_head.linear_head.weight": head}
     model = load(write(tmp_path, tensors, start_layer=START, head_multi=False, head_type=head_type))
@@ -145,14 +145,14 @@ def test_one_head_for_all_layers(tmp_path, head_type, rows):
     assert torch.equal(model.heads[0].data, head[0 if rows == 1 else yes_token(model.tokenizer)])
 
 
-def test_a_cut_checkpoint_keeps_the_heads_it_has_layers_for(tmp_path):
+def test_cut_checkpoint_keeps_heads_of_its_layers(tmp_path):
     folder = write(tmp_path, weights() | heads(), start_layer=START, head_multi=True, head_type="simple")
     assert list(load_base_model(BaseModelConfig(model=folder)).heads) == [2, 3, 4]
     assert list(load_base_model(BaseModelConfig(model=folder, num_layers=3)).heads) == [2, 3]
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_it_is_saved_and_loaded_as_any_other(tmp_path, lora):
+def test_saved_minicpm_scores_as_before(tmp_path, lora):
     tensors = weights() | heads()
     folder = write(tmp_path / "base", tensors, start_layer=START, head_multi=True, head_type="simple")
     model = load(folder)
@@ -166,7 +166,7 @@ def test_it_is_saved_and_loaded_as_any_other(tmp_path, lora):
     assert torch.equal(scores(load(folder)), scores(model)) != lora
 
 
-def test_a_raw_language_model_is_no_reranker(tmp_path):
+def test_raw_language_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="a raw language model without relevance heads"):
         load(write(tmp_path, weights()))
 
@@ -179,14 +179,14 @@ def test_pickled_weights_are_refused(tmp_path):
         load_base_model(BaseModelConfig(model=folder))
 
 
-def test_a_missing_tensor_is_refused(tmp_path):
+def test_missing_tensor_is_refused(tmp_path):
     tensors = weights()
     del tensors["model.layers.2.mlp.up_proj.weight"]
     with pytest.raises(ValueError, match=r"layers\.2\.mlp\.up_proj\.weight"):
         load_base_model(BaseModelConfig(model=write(tmp_path, tensors)))
 
 
-def test_a_missing_head_is_refused(tmp_path):
+def test_missing_head_is_refused(tmp_path):
     tensors = weights() | heads()
     del tensors["lm_head.1.linear_head.weight"]
     folder = write(tmp_path, tensors, start_layer=START, head_multi=True, head_type="simple")

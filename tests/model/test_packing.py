@@ -1,4 +1,4 @@
-"""Rows packed into one sequence: the same numbers as padded ones, without the padding."""
+"""Tests of packed rows: the same numbers as padded rows, without computing padding or a shared prefix twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lwr.model.packing import ATTENTION_NAME, MIN_FILL, Packing, enable_packing
 from lwr.model.reranker import LayerwiseReranker
 
 FIRST_POSITION = {"qwen3_5_text": None, "gemma2": None, "lfm2": None, "xlm-roberta": 1}
-"""Where it is not 0. None: mixes along the sequence by other means than attention (or by eager attention alone)."""
+"""The first position if it is not 0. None: not packable, because tokens mix by other means than SDPA attention."""
 PACKABLE = [name for name in tiny.ARCHITECTURES if FIRST_POSITION.get(name, 0) is not None]
 DECODERS, ENCODERS = ([name for name in PACKABLE if name in kind] for kind in (tiny.DECODERS, tiny.ENCODERS))
 WINDOWS = {
@@ -28,7 +28,7 @@ packable = pytest.mark.parametrize("architecture", PACKABLE)
 
 
 def rerankers(architecture: str, **options) -> tuple[LayerwiseReranker, LayerwiseReranker]:
-    """The same weights, packing and padding."""
+    """Make two rerankers with the same weights, one that packs and one that pads."""
     models = []
     for _ in range(2):
         torch.manual_seed(0)
@@ -44,6 +44,7 @@ def rerankers(architecture: str, **options) -> tuple[LayerwiseReranker, Layerwis
 
 
 def batch(lengths: tuple[int, ...], shared: int = 0, side: str = "right") -> dict[str, Tensor]:
+    """Make rows of these lengths whose first `shared` tokens are the same, padded on one side."""
     longest = max(lengths)
     ids = torch.randint(3, tiny.VOCABULARY, (len(lengths), longest))
     ids[:, :shared] = ids[:1, :shared]
@@ -66,7 +67,7 @@ def close(actual: Tensor, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
-def test_which_backbones_pack(architecture):
+def test_enable_packing_of_every_architecture(architecture):
     backbone = tiny.backbone(architecture)
     usual = backbone.config._attn_implementation
     first = enable_packing(backbone, find_layer_stack(backbone))
@@ -76,7 +77,7 @@ def test_which_backbones_pack(architecture):
 
 @packable
 @torch.no_grad()
-def test_a_backbone_that_packs_still_reads_padded_batches(architecture):
+def test_packable_backbone_still_reads_padded_batches(architecture):
     features = batch(LENGTHS)
     plain, ready = tiny.backbone(architecture), tiny.backbone(architecture)
     enable_packing(ready, find_layer_stack(ready))
@@ -85,7 +86,7 @@ def test_a_backbone_that_packs_still_reads_padded_batches(architecture):
     close(*states)
 
 
-def test_another_attention_is_left_alone():
+def test_eager_attention_is_not_replaced():
     backbone = tiny.backbone("llama")
     backbone.set_attn_implementation("eager")
     assert enable_packing(backbone, find_layer_stack(backbone)) is None
@@ -108,7 +109,7 @@ def test_another_attention_is_left_alone():
     ],
 )
 @torch.no_grad()
-def test_packed_rows_score_as_padded_ones(architecture, pooling, side):
+def test_packed_rows_score_as_padded_rows(architecture, pooling, side):
     packing, padding = rerankers(architecture, pooling=pooling)
     features = batch(LENGTHS, side=side)
     scores = torch.stack(packing.encode(features))
@@ -117,7 +118,7 @@ def test_packed_rows_score_as_padded_ones(architecture, pooling, side):
 
 
 @packable
-def test_and_have_the_same_gradients(architecture):
+def test_packed_rows_have_the_gradients_of_padded_rows(architecture):
     packing, padding = rerankers(architecture)
     features = batch(LENGTHS)
     for model in (packing, padding):
@@ -130,7 +131,7 @@ def test_and_have_the_same_gradients(architecture):
 
 @pytest.mark.parametrize("architecture", WINDOWS)
 @torch.no_grad()
-def test_windows_end_where_they_do_in_padded_rows(architecture, monkeypatch):
+def test_sliding_windows_of_packed_rows(architecture, monkeypatch):
     monkeypatch.setitem(
         tiny.ARCHITECTURES, architecture, tiny.ARCHITECTURES[architecture] | WINDOWS[architecture]
     )
@@ -141,24 +142,24 @@ def test_windows_end_where_they_do_in_padded_rows(architecture, monkeypatch):
     monkeypatch.undo()
     without, _ = rerankers(architecture)
     assert not torch.allclose(without.encode(features)[-1], packing.encode(features)[-1], atol=1e-3), (
-        "the window must be felt for this test to mean anything"
+        "the window must matter for this test to mean anything"
     )
 
 
 @pytest.mark.parametrize("architecture", ["llama", "bert"])
 @torch.no_grad()
-def test_positions_that_are_given_count(architecture):
+def test_given_positions_are_used(architecture):
     packing, padding = rerankers(architecture)
     features = batch((9, 7))
     features["position_ids"] = torch.arange(9).flip(0).expand(2, -1)
-    if architecture == "bert":  # padded encoders count for themselves
+    if architecture == "bert":  # padded encoders count positions themselves
         assert not torch.allclose(packing.encode(features)[-1], padding.encode(features)[-1], atol=1e-3)
     else:
         close(torch.stack(packing.encode(features)), torch.stack(padding.encode(features)))
 
 
 @torch.no_grad()
-def test_the_types_of_tokens_travel_with_them():
+def test_token_types_are_packed():
     packing, padding = rerankers("bert")
     features = batch(LENGTHS)
     plain = packing.encode(features)[-1]
@@ -167,31 +168,31 @@ def test_the_types_of_tokens_travel_with_them():
     assert not torch.allclose(packing.encode(features)[-1], plain, atol=1e-3)
 
 
-# --- what rows share -----------------------------------------------------------------------------------
+# --- shared prefixes -----------------------------------------------------------------------------------
 
 
 def tokens_computed(model: LayerwiseReranker, features: dict[str, Tensor]) -> int:
-    seen = []
-    hook = model.stack.blocks[0].register_forward_hook(lambda _, __, output: seen.append(output.shape[1]))
+    """Return the length of the packed sequence that the first block computes."""
+    lengths = []
+    hook = model.stack.blocks[0].register_forward_hook(lambda _, __, output: lengths.append(output.shape[1]))
     model.encode(features)
     hook.remove()
-    return seen[0]
+    return lengths[0]
 
 
 @pytest.mark.parametrize("architecture", DECODERS)
 @pytest.mark.parametrize("side", ["left", "right"])
 @torch.no_grad()
-def test_what_all_rows_start_with_is_computed_once(architecture, side):
+def test_shared_prefix_is_computed_once(architecture, side):
     packing, padding = rerankers(architecture)
     features = batch((30, 29, 16, 15, 9), shared=8, side=side)
     close(torch.stack(packing.encode(features)), torch.stack(padding.encode(features)))
-    assert (
-        tokens_computed(packing, features) == 8 + (22 + 22) + 8 + 7 + 1
-    )  # the second is nearly as long as the first
+    rectangles = (22 + 22) + 8 + 7 + 1  # the second row is nearly as long as the first
+    assert tokens_computed(packing, features) == 8 + rectangles
 
 
 @torch.no_grad()
-def test_rows_that_are_all_the_same_still_have_a_token_each():
+def test_equal_rows_keep_a_token_each():
     packing, padding = rerankers("llama")
     features = {name: tensor.expand(5, -1) for name, tensor in batch((7,)).items()}
     assert tokens_computed(packing, features) == 6 + 5
@@ -199,7 +200,7 @@ def test_rows_that_are_all_the_same_still_have_a_token_each():
 
 
 @torch.no_grad()
-def test_nothing_is_shared_where_it_would_not_pay():
+def test_prefix_that_saves_too_little_is_not_shared():
     packing, _ = rerankers("llama")
     assert tokens_computed(packing, batch((100, 99), shared=15)) == 200
     assert tokens_computed(packing, batch((100, 99), shared=30)) == 170
@@ -208,20 +209,20 @@ def test_nothing_is_shared_where_it_would_not_pay():
 
 @pytest.mark.parametrize(("architecture", "pooling"), [("bert", None), ("llama", "mean")])
 @torch.no_grad()
-def test_nothing_is_shared_where_heads_read_it_or_it_reads_what_follows(architecture, pooling):
+def test_prefix_is_not_shared_by_encoders_or_mean_pooling(architecture, pooling):
     packing, padding = rerankers(architecture, pooling=pooling)
     features = batch((30, 30, 30), shared=20)
     assert tokens_computed(packing, features) == 90
     close(torch.stack(packing.encode(features)), torch.stack(padding.encode(features)))
 
 
-def test_nothing_is_shared_while_training():
+def test_prefix_is_not_shared_while_training():
     packing, _ = rerankers("llama")
     assert tokens_computed(packing, batch((30, 30, 30), shared=20)) == 90
 
 
 @torch.no_grad()
-def test_a_cascade_keeps_what_its_rows_share():
+def test_cascade_keeps_the_shared_prefix():
     packing, padding = rerankers("llama")
     features = batch((30, 29, 16, 15, 9, 8), shared=7)
     scores = packing.cascade(features, {1: 4, 3: 2}, 4)
@@ -235,17 +236,17 @@ def test_a_cascade_keeps_what_its_rows_share():
 @pytest.mark.parametrize("shared", [0, 7])
 @pytest.mark.parametrize("at_once", [1, 20, 64])
 @torch.no_grad()
-def test_a_cascade_in_parts_scores_as_in_one(architecture, shared, at_once):
+def test_cascade_in_chunks_equals_cascade_at_once(architecture, shared, at_once):
     packing, padding = rerankers(architecture)
     features = batch((30, 29, 16, 15, 9, 8), shared)
     for model in (packing, padding):
-        whole = model.cascade(features, {1: 4, 3: 2}, 4)
+        complete = model.cascade(features, {1: 4, 3: 2}, 4)
         scores = model.cascade(features, {1: 4, 3: 2}, 4, at_once)
-        assert torch.equal(scores.isnan(), whole.isnan())
-        close(scores.nan_to_num(), whole.nan_to_num())
+        assert torch.equal(scores.isnan(), complete.isnan())
+        close(scores.nan_to_num(), complete.nan_to_num())
 
 
-# --- packing itself ------------------------------------------------------------------------------------
+# --- Packing ------------------------------------------------------------------------------------
 
 
 @given(
@@ -254,28 +255,36 @@ def test_a_cascade_in_parts_scores_as_in_one(architecture, shared, at_once):
     st.sampled_from(["left", "right"]),
 )
 @settings(deadline=None)
-def test_every_token_lies_once_in_its_row(lengths, shared, side):
+def test_packing_holds_every_token_once_in_its_row(lengths, shared, side):
     features = batch(tuple(lengths), shared, side)
+    mask = features["attention_mask"].bool()
     packing = Packing(features["attention_mask"], shared)
-    values = torch.arange(features["input_ids"].numel()).view_as(features["input_ids"])
+    values = torch.arange(features["input_ids"].numel()).view_as(
+        features["input_ids"]
+    )  # a number for each token
     packed = packing.pack(values)
-    real = values[features["attention_mask"].bool()].tolist()
     found = packed[0, :shared].tolist()
-    rows = packing.rows.split([count for count, _ in packing.rectangle_shapes])
-    for part, own, some in zip(packing.rectangles(packed), packing.real_tokens(), rows, strict=True):
-        assert own.sum(dim=1).min() >= MIN_FILL * part.shape[1] - 1
-        for line, here, row in zip(part, own, some.tolist(), strict=True):
-            assert (
-                line[here].tolist() == values[row][features["attention_mask"][row].bool()][shared:].tolist()
-            )
-            assert set(line[~here].tolist()) <= {line[here][-1].item()}
-            found += line[here].tolist()
-    assert len(found) == len(set(found)) == len(real) - shared * (len(lengths) - 1)
+    batch_rows = packing.rows.split([count for count, _ in packing.rectangle_shapes])
+    for rectangle, real, rows in zip(
+        packing.rectangles(packed), packing.real_tokens(), batch_rows, strict=True
+    ):
+        assert real.sum(dim=1).min() >= MIN_FILL * rectangle.shape[1] - 1
+        for tokens, is_real, row in zip(rectangle, real, rows.tolist(), strict=True):
+            assert tokens[is_real].tolist() == values[row][mask[row]][shared:].tolist()
+            assert set(tokens[~is_real].tolist()) <= {tokens[is_real][-1].item()}
+            found += tokens[is_real].tolist()
+    assert len(found) == len(set(found)) == int(mask.sum()) - shared * (len(lengths) - 1)
+
+
+def last_tokens(features: dict[str, Tensor], rows: Tensor) -> list[int]:
+    """Return the last real token of some rows of a batch padded on the right."""
+    last = features["attention_mask"].sum(dim=1) - 1
+    return features["input_ids"][rows, last[rows]].tolist()
 
 
 @given(st.lists(st.integers(2, 20), min_size=1, max_size=9), st.data())
 @settings(deadline=None)
-def test_who_stays_lies_as_if_nobody_else_had_been_there(lengths, data):
+def test_keep_equals_packing_the_kept_rows(lengths, data):
     kept = data.draw(st.sets(st.integers(0, len(lengths) - 1), min_size=1).map(sorted))
     features = batch(tuple(lengths), shared=1)
     packing = Packing(features["attention_mask"], 1)
@@ -284,23 +293,21 @@ def test_who_stays_lies_as_if_nobody_else_had_been_there(lengths, data):
     packed = packed[:, packing.keep(torch.tensor(kept))]
     assert packing.rows.tolist() == rows.tolist()
     assert packed.shape[1] == 1 + sum(count * width for count, width in packing.rectangle_shapes)
-    places = packing.row_starts() + packing.lengths - 1
-    last = features["attention_mask"].sum(dim=1) - 1
-    assert packed[0, places].tolist() == features["input_ids"][rows, last[rows]].tolist()
+    last_positions = packing.row_starts() + packing.lengths - 1
+    assert packed[0, last_positions].tolist() == last_tokens(features, rows)
 
 
 @given(st.lists(st.integers(2, 20), min_size=1, max_size=9), st.integers(0, 1), st.integers(1, 200))
 @settings(deadline=None)
-def test_parts_are_all_rows_each_once(lengths, shared, tokens):
+def test_chunks_hold_every_row_once(lengths, shared, tokens):
     features = batch(tuple(lengths), shared)
     packing = Packing(features["attention_mask"], shared)
     packed, own = packing.pack(features["input_ids"]), []
-    for where, part in packing.chunks(tokens):
-        assert where[:shared].tolist() == list(range(shared))
-        assert len(where) < shared + tokens + part.rectangle_shapes[-1][1]
-        assert len(where) == shared + sum(count * width for count, width in part.rectangle_shapes)
-        places = part.row_starts() + part.lengths - 1
-        last = features["attention_mask"].sum(dim=1) - 1
-        assert packed[0, where][places].tolist() == features["input_ids"][part.rows, last[part.rows]].tolist()
-        own += where[shared:].tolist()
+    for positions, chunk in packing.chunks(tokens):
+        assert positions[:shared].tolist() == list(range(shared))
+        assert len(positions) < shared + tokens + chunk.rectangle_shapes[-1][1]
+        assert len(positions) == shared + sum(count * width for count, width in chunk.rectangle_shapes)
+        last_positions = chunk.row_starts() + chunk.lengths - 1
+        assert packed[0, positions][last_positions].tolist() == last_tokens(features, chunk.rows)
+        own += positions[shared:].tolist()
     assert own == list(range(shared, packed.shape[1]))

@@ -1,4 +1,4 @@
-"""Query + passage -> token ids, for decoders and encoders."""
+"""Tests of tokenising pairs: templates of decoders, pair formats of encoders, and lengths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tiny
 from transformers import PreTrainedTokenizerFast
 
 from lwr.config.model import PromptTemplate
-from lwr.model.prompt import Prompt, yes_ids, yes_token
+from lwr.model.prompt import Prompt, Row, yes_ids, yes_token
 
 QUERY, PASSAGE = "how is a string decoded?", "Decode a JSON document from a string."
 LONG = "Return the Python representation of the string, which is a JSON document, with its index. " * 9
@@ -34,39 +34,40 @@ def without(tokenizer: PreTrainedTokenizerFast, **special) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **special)
 
 
-def row(prompt: Prompt, query: str, passage: str, instruction: str | None = None):
-    (made,) = prompt.rows([(query, passage)], instruction)
-    return made
+def row(prompt: Prompt, query: str, passage: str, instruction: str | None = None) -> Row:
+    """Tokenise one pair."""
+    (only,) = prompt.rows([(query, passage)], instruction)
+    return only
 
 
 # --- decoders: upstream's template ---------------------------------------------------------------------
 
 
-def test_upstreams_text(decoder):
+def test_default_template_is_upstreams(decoder):
     ids = row(Prompt(decoder, PromptTemplate()), QUERY, PASSAGE).input_ids
     assert decoder.decode(ids) == f"<s>A: {QUERY}\nB: {PASSAGE}\n{INSTRUCTION}"
 
 
-def test_the_parts_are_tokenised_apart(decoder):
+def test_pieces_are_tokenised_separately(decoder):
     parts = [f"A: {QUERY}", "\n", f"B: {PASSAGE}", "\n", INSTRUCTION]
     ids = [i for part in parts for i in decoder(part, add_special_tokens=False)["input_ids"]]
-    made = row(Prompt(decoder, PromptTemplate()), QUERY, PASSAGE)
-    assert made.input_ids == [decoder.bos_token_id, *ids]
-    assert made.token_type_ids is None
-    assert len(made) == len(ids) + 1
+    tokenised = row(Prompt(decoder, PromptTemplate()), QUERY, PASSAGE)
+    assert tokenised.input_ids == [decoder.bos_token_id, *ids]
+    assert tokenised.token_type_ids is None
+    assert len(tokenised) == len(ids) + 1
 
 
-def test_an_instruction_of_ones_own(decoder):
+def test_instruction_replaces_the_templates(decoder):
     ids = row(Prompt(decoder, PromptTemplate()), QUERY, PASSAGE, "Is B about A?").input_ids
     assert decoder.decode(ids) == f"<s>A: {QUERY}\nB: {PASSAGE}\nIs B about A?"
 
 
-def test_braces_in_texts_stay(decoder):
+def test_braces_in_texts_are_kept(decoder):
     ids = row(Prompt(decoder, PromptTemplate()), "{passage} {query}", "{query} {instruction} {}").input_ids
     assert decoder.decode(ids).startswith("<s>A: {passage} {query}\nB: {query} {instruction} {}\n")
 
 
-def test_a_chat_template_in_the_style_of_qwen3_reranker(decoder):
+def test_chat_template_in_the_style_of_qwen3_reranker(decoder):
     template = PromptTemplate(
         prefix='<|im_start|>system\nAnswer only "yes" or "no".<|im_end|>\n<|im_start|>user\n<Instruct>: Web search\n',
         query="<Query>: {query}",
@@ -84,22 +85,22 @@ def test_a_chat_template_in_the_style_of_qwen3_reranker(decoder):
     assert decoder.decode(cut).endswith("<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n")
 
 
-def test_a_tokenizer_without_bos_starts_with_the_query(decoder):
+def test_tokenizer_without_bos_starts_with_the_query(decoder):
     ids = row(Prompt(without(decoder, pad_token="<pad>"), SHORT), QUERY, PASSAGE).input_ids
     assert decoder.decode(ids) == f"{QUERY}|{PASSAGE}?"
 
 
-def test_a_bos_that_pads_starts_nothing(decoder):
+def test_bos_that_is_the_pad_token_is_left_out(decoder):
     ids = row(Prompt(without(decoder, bos_token="<s>", pad_token="<s>"), SHORT), QUERY, PASSAGE).input_ids
     assert decoder.decode(ids) == f"{QUERY}|{PASSAGE}?"
 
 
-def test_a_tokenizer_without_pad_starts_with_its_bos(decoder):
+def test_tokenizer_without_pad_starts_with_bos(decoder):
     ids = row(Prompt(without(decoder, bos_token="<s>"), SHORT), QUERY, PASSAGE).input_ids
     assert decoder.decode(ids) == f"<s>{QUERY}|{PASSAGE}?"
 
 
-def test_the_token_of_yes_is_the_last_of_its_tokens(decoder):
+def test_yes_token_is_the_last_of_yes(decoder):
     assert decoder.decode(yes_ids(decoder)) == "Yes"
     assert yes_token(decoder) == yes_ids(decoder)[-1]
 
@@ -109,41 +110,41 @@ def test_the_token_of_yes_is_the_last_of_its_tokens(decoder):
 
 @pytest.mark.parametrize(("query", "passage"), [(QUERY, LONG), (LONG, PASSAGE), (LONG, LONG)])
 @pytest.mark.parametrize(("q", "p"), [(32, 224), (8, 120), (120, 40), (60, 60)])
-def test_a_row_with_its_answer_stays_within_the_sum_and_keeps_its_instruction(decoder, query, passage, q, p):
-    made = decoder.decode(row(Prompt(decoder, PromptTemplate(), q, p), query, passage).input_ids)
+def test_row_with_answer_fits_the_sum_of_lengths_and_keeps_instruction(decoder, query, passage, q, p):
+    tokenised = decoder.decode(row(Prompt(decoder, PromptTemplate(), q, p), query, passage).input_ids)
     assert len(row(Prompt(decoder, PromptTemplate(), q, p), query, passage)) + len(yes_ids(decoder)) <= q + p
-    assert made.startswith("<s>A: ")
-    assert made.endswith(f"\n{INSTRUCTION}")
-    assert made.count("\n") >= 2, "what stands between query and passage is never cut"
+    assert tokenised.startswith("<s>A: ")
+    assert tokenised.endswith(f"\n{INSTRUCTION}")
+    assert tokenised.count("\n") >= 2, "the text between query and passage is never cut"
 
 
-def test_the_passage_is_cut_first(decoder):
+def test_passage_is_cut_first(decoder):
     ids = row(Prompt(decoder, PromptTemplate(), 60, 60), QUERY, LONG).input_ids
     query, passage, _ = decoder.decode(ids).split("\n")
     assert query == f"<s>A: {QUERY}"
     assert f"B: {LONG}".startswith(passage)
-    assert len(ids) == 120 - len(yes_ids(decoder)), "and no more of it than must be"
+    assert len(ids) == 120 - len(yes_ids(decoder)), "no more of it is cut than necessary"
 
 
-def test_a_query_is_cut_where_it_takes_all_the_room(decoder):
+def test_query_that_fills_the_row_is_cut(decoder):
     text = decoder.decode(row(Prompt(decoder, SHORT, 12, 4), LONG, PASSAGE).input_ids)
     query, passage = text.removeprefix("<s>").split("|")
     assert LONG.startswith(query)
     assert passage == "?"
 
 
-def test_a_query_may_lend_a_quarter_of_the_passage_and_a_passage_half_of_the_query(decoder):
+def test_query_takes_a_quarter_of_the_passage_and_passage_half_of_the_query(decoder):
     prompt = Prompt(decoder, SHORT, 16, 80)
     assert len(prompt.queries([LONG])[LONG]) == 16 + 80 // 4
     assert len(prompt.passages([LONG])[LONG]) == 80 + 16 // 2
 
 
-def test_a_long_instruction_of_ones_own_is_counted(decoder):
+def test_long_instruction_counts_towards_the_row(decoder):
     prompt = Prompt(decoder, PromptTemplate(), 60, 60)
     longer = f"{INSTRUCTION} A query may be short."
-    made = row(prompt, QUERY, LONG, longer)
-    assert decoder.decode(made.input_ids).endswith(f"\n{longer}")
-    assert len(made) + len(yes_ids(decoder)) == 120
+    tokenised = row(prompt, QUERY, LONG, longer)
+    assert decoder.decode(tokenised.input_ids).endswith(f"\n{longer}")
+    assert len(tokenised) + len(yes_ids(decoder)) == 120
 
 
 def test_inference_lengths_are_upstreams(decoder):
@@ -153,7 +154,7 @@ def test_inference_lengths_are_upstreams(decoder):
     assert len(row(prompt, QUERY, LONG)) == 20 + 2 * len(decoder("?")["input_ids"])
 
 
-def test_a_prompt_that_fills_the_row_is_refused(decoder):
+def test_template_that_fills_the_row_is_refused(decoder):
     taken = 3 + len(decoder(INSTRUCTION, add_special_tokens=False)["input_ids"])
     answer = len(yes_ids(decoder))
     with pytest.raises(
@@ -163,7 +164,7 @@ def test_a_prompt_that_fills_the_row_is_refused(decoder):
     Prompt(decoder, PromptTemplate(), 10, taken + answer - 9)
 
 
-def test_an_instruction_of_ones_own_that_fills_the_row_is_refused(decoder):
+def test_instruction_that_fills_the_row_is_refused(decoder):
     with pytest.raises(ValueError, match="leave none"):
         row(Prompt(decoder, PromptTemplate(), 60, 60), QUERY, PASSAGE, LONG)
 
@@ -171,26 +172,26 @@ def test_an_instruction_of_ones_own_that_fills_the_row_is_refused(decoder):
 # --- encoders: the tokenizer's own pair ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("passage", [PASSAGE, LONG], ids=["whole", "cut"])
-def test_a_pair_is_what_the_tokenizer_makes_of_it(encoder, passage):
+@pytest.mark.parametrize("passage", [PASSAGE, LONG], ids=["complete", "cut"])
+def test_encoder_pair_equals_the_tokenizers(encoder, passage):
     expected = encoder(QUERY, passage, truncation="only_second", max_length=64)
-    made = row(Prompt(encoder, None, 20, 44), QUERY, passage)
-    assert made.input_ids == expected["input_ids"]
-    assert made.token_type_ids == expected["token_type_ids"]
-    assert set(made.token_type_ids) == {0, 1}
+    tokenised = row(Prompt(encoder, None, 20, 44), QUERY, passage)
+    assert tokenised.input_ids == expected["input_ids"]
+    assert tokenised.token_type_ids == expected["token_type_ids"]
+    assert set(tokenised.token_type_ids) == {0, 1}
 
 
-def test_a_pair_without_token_types(encoder):
+def test_encoder_pair_without_token_types(encoder):
     plain = PreTrainedTokenizerFast(
         tokenizer_object=encoder.backend_tokenizer, model_input_names=["input_ids", "attention_mask"]
     )
-    made = row(Prompt(plain, None), QUERY, PASSAGE)
-    assert made.input_ids == plain(QUERY, PASSAGE)["input_ids"]
-    assert made.token_type_ids is None
+    tokenised = row(Prompt(plain, None), QUERY, PASSAGE)
+    assert tokenised.input_ids == plain(QUERY, PASSAGE)["input_ids"]
+    assert tokenised.token_type_ids is None
 
 
 @pytest.mark.parametrize(("q", "p"), [(4, 4), (16, 4), (4, 16), (32, 224)])
-def test_a_cut_pair_keeps_its_special_tokens(encoder, q, p):
+def test_cut_encoder_pair_keeps_special_tokens(encoder, q, p):
     ids = row(Prompt(encoder, None, q, p), LONG, LONG).input_ids
     start, end = encoder.bos_token_id, encoder.eos_token_id
     assert ids[0] == start
@@ -206,7 +207,7 @@ def test_special_tokens_that_fill_the_row_are_refused(encoder):
         Prompt(encoder, None).use_inference_lengths(3)
 
 
-# --- how often -----------------------------------------------------------------------------------------
+# --- number of tokenisations -----------------------------------------------------------------------------------------
 
 
 class _Counting(PreTrainedTokenizerFast):

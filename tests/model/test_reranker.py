@@ -1,4 +1,4 @@
-"""LayerwiseReranker on every architecture: scores, gradients, and what is saved and loaded."""
+"""Tests of LayerwiseReranker on every architecture: scores, heads and gradients."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ PASSAGES = [
     "Raise ValueError if the document ends too early or has something after its end.",
 ]
 SHORT = PromptTemplate(query="{query}", passage="{passage}", after=["?"])
-"""The last token stands next to the passage: one convolution, or a linear attention that forgets, still sees it."""
+"""A template whose last token follows the passage closely, so that one convolution or linear attention reads it."""
 EVERY_LAYER = list(range(1, tiny.LAYERS + 1))
 
 architectures = pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 
 
 def reranker(architecture: str, start_layer: int = 1, **options) -> LayerwiseReranker:
-    """Heads of about 0.2 a component, so that scores are some units apart."""
+    """Make a reranker with components of heads of about 0.2, so that scores differ by a few units."""
     backbone = tiny.backbone(architecture)
     tokenizer = tiny.tokenizer(encoder=architecture in tiny.ENCODERS)
     heads = {k: torch.randn(tiny.HIDDEN) * 0.2 for k in EVERY_LAYER}
@@ -70,7 +70,7 @@ def close(actual: Tensor, expected: Tensor) -> None:
 
 @architectures
 @torch.no_grad()
-def test_scores_are_hidden_states_normed_and_pooled_times_heads(architecture):
+def test_scores_equal_normed_pooled_states_times_heads(architecture):
     model = reranker(architecture)
     batch = features(model)
     mask = batch["attention_mask"]
@@ -87,14 +87,14 @@ def test_scores_are_hidden_states_normed_and_pooled_times_heads(architecture):
 
 @pytest.mark.parametrize("architecture", tiny.ENCODERS)
 @torch.no_grad()
-def test_an_encoder_can_read_its_first_token(architecture):
+def test_encoder_with_first_token_pooling(architecture):
     model = reranker(architecture, pooling="first")
     batch = features(model)
     close(model.encode(batch)[-1], model.backbone(**batch).last_hidden_state[:, 0] @ model.head(tiny.LAYERS))
 
 
 @architectures
-def test_padding_on_the_left_equals_padding_on_the_right(architecture):
+def test_left_padding_equals_right_padding(architecture):
     if architecture == "bert":
         pytest.skip(
             "BERT counts positions from the row's first token, padding too; its tokenizers pad on the right"
@@ -103,8 +103,8 @@ def test_padding_on_the_left_equals_padding_on_the_right(architecture):
     close(scores(model, side="left"), scores(model, side="right"))
 
 
-def test_learnt_positions_of_a_decoder_count_from_the_first_real_token():
-    # the decoders above turn by the distance of two tokens, which padding does not change
+def test_learnt_positions_count_from_the_first_real_token():
+    # The decoders above use relative positions, which padding does not change.
     torch.manual_seed(0)
     gpt2 = AutoModel.from_config(AutoConfig.for_model("gpt2", **tiny.SHAPE)).eval()
     model = LayerwiseReranker(gpt2, tiny.tokenizer(encoder=False), start_layer=1, template=SHORT).eval()
@@ -114,7 +114,7 @@ def test_learnt_positions_of_a_decoder_count_from_the_first_real_token():
 
 @architectures
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_batch_equals_one_by_one(architecture, side):
+def test_batch_equals_single_rows(architecture, side):
     if architecture == "bert" and side == "left":
         pytest.skip(
             "BERT counts positions from the row's first token, padding too; its tokenizers pad on the right"
@@ -126,7 +126,7 @@ def test_a_batch_equals_one_by_one(architecture, side):
 
 @architectures
 @torch.no_grad()
-def test_layers_alone_score_as_in_the_full_pass(architecture):
+def test_single_layers_score_as_in_the_full_pass(architecture):
     model = reranker(architecture, start_layer=2)
     batch = features(model)
     full = dict(zip(model.exits, model.encode(batch), strict=True))
@@ -138,25 +138,25 @@ def test_layers_alone_score_as_in_the_full_pass(architecture):
     assert torch.equal(second, full[2])
 
 
-def test_a_layer_without_a_head_is_refused():
+def test_layer_without_head_is_refused():
     model = reranker("llama", start_layer=2)
     with pytest.raises(ValueError, match=r"layers \[1, 5\] have no head; exits are 2..4"):
         model.encode(features(model), [1, 2, 5])
 
 
 @pytest.mark.parametrize("start_layer", [0, 5])
-def test_a_start_layer_that_is_no_layer_is_refused(start_layer):
+def test_start_layer_outside_the_layers_is_refused(start_layer):
     with pytest.raises(ValueError, match=f"start_layer is {start_layer}, but layers are 1..4"):
         reranker("llama", start_layer=start_layer)
 
 
-def test_a_decoder_cannot_read_its_first_token():
+def test_decoder_with_first_token_pooling_is_refused():
     with pytest.raises(ValueError, match="the first token has read nothing else"):
         reranker("llama", pooling="first")
 
 
 @torch.no_grad()
-def test_scores_stay_float32_where_the_rest_is_bfloat16():
+def test_scores_are_float32_under_bfloat16_autocast():
     model = reranker("llama")
     expected = scores(model)
     model.backbone.to(torch.bfloat16)
@@ -169,27 +169,25 @@ def test_scores_stay_float32_where_the_rest_is_bfloat16():
 # --- heads ---------------------------------------------------------------------------------------------
 
 
-def test_one_head_per_exit_or_one_for_all():
+def test_heads_per_exit_and_shared_head():
     own, shared = reranker("llama", 2), reranker("llama", 2, shared_head=True)
     assert [len(own.heads), len(shared.heads)] == [3, 1]
     assert len({own.head(k) for k in own.exits}) == 3
     assert {shared.head(k) for k in shared.exits} == {shared.heads[0]}
 
 
-def test_heads_start_from_the_row_of_yes():
+def test_heads_are_initialised_from_the_yes_row():
     causal_lm, tokenizer = tiny.causal_lm("llama"), tiny.tokenizer(encoder=False)
     row = causal_lm.lm_head.weight[yes_token(tokenizer)].detach().clone()
     model = LayerwiseReranker(causal_lm, tokenizer, start_layer=2)
     for k in model.exits:
         assert torch.equal(model.head(k).data, row)
     model.head(2).data.zero_()
-    assert model.head(3).norm() > 0, "the heads start alike but are not one"
-    assert torch.equal(causal_lm.lm_head.weight[yes_token(tokenizer)], row), (
-        "nor are they the vocabulary's row"
-    )
+    assert model.head(3).norm() > 0, "the heads start alike but are separate parameters"
+    assert torch.equal(causal_lm.lm_head.weight[yes_token(tokenizer)], row), "the heads must be copies"
 
 
-def test_heads_start_at_random_without_a_vocabulary():
+def test_heads_are_random_without_a_vocabulary_head():
     torch.manual_seed(1)
     model = reranker("llama", initial_heads=None)
     torch.manual_seed(1)
@@ -199,7 +197,7 @@ def test_heads_start_at_random_without_a_vocabulary():
     assert all(torch.equal(a, b) for a, b in zip(model.heads, again.heads, strict=True))
 
 
-def test_a_missing_initial_head_is_refused():
+def test_missing_initial_head_is_refused():
     with pytest.raises(
         ValueError, match=r"no head for layers \[1, 2\]: the checkpoint has heads at \[3, 4\]"
     ):
@@ -209,19 +207,20 @@ def test_a_missing_initial_head_is_refused():
 # --- gradients -----------------------------------------------------------------------------------------
 
 
-def trained(model: LayerwiseReranker) -> dict[str, nn.Parameter]:
+def trainable(model: LayerwiseReranker) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def loss_of(model: LayerwiseReranker) -> LayerwiseLoss:
+    """Return the loss of two groups of two passages."""
     scores = model.train()(features(model))
     return layerwise_loss(scores.view(len(scores), 2, -1), assign_teachers(model.exits, "deepest"))
 
 
 def with_lora(model: LayerwiseReranker) -> LayerwiseReranker:
-    """B of an adapter starts at 0, where A gets no gradient: put it elsewhere."""
+    """Add an adapter whose B is not 0, because A gets no gradient from a B of 0."""
     add_lora(model, LoraConfig(rank=2, alpha=4))
-    for name, p in trained(model).items():
+    for name, p in trainable(model).items():
         if "lora_B" in name:
             nn.init.normal_(p, std=0.1)
     return model
@@ -229,27 +228,27 @@ def with_lora(model: LayerwiseReranker) -> LayerwiseReranker:
 
 @architectures
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_everything_that_trains_gets_a_gradient(architecture, lora):
+def test_all_trainable_parameters_get_a_gradient(architecture, lora):
     model = reranker(architecture)
     if lora:
         with_lora(model)
     loss_of(model).total.backward()
-    adapters = [name for name in trained(model) if "lora_" in name]
+    adapters = [name for name in trainable(model) if "lora_" in name]
     assert bool(adapters) == lora
-    assert len(trained(model)) == len(adapters) + len(model.heads) or not lora
-    for name, p in trained(model).items():
+    assert len(trainable(model)) == len(adapters) + len(model.heads) or not lora
+    for name, p in trainable(model).items():
         assert p.grad is not None, name
         assert torch.isfinite(p.grad).all(), name
         assert p.grad.abs().max() > 0, name
 
 
 @architectures
-def test_lora_reaches_every_linear_map_of_every_block(architecture):
+def test_lora_adapts_every_linear_module_of_every_block(architecture):
     model = reranker(architecture)
-    maps = [m for block in model.stack.blocks for m in block.modules() if isinstance(m, nn.Linear)]
+    linear = [m for block in model.stack.blocks for m in block.modules() if isinstance(m, nn.Linear)]
     add_lora(model, LoraConfig(rank=2, alpha=4))
-    adapted = [name for name in trained(model) if "lora_A" in name]
-    assert len(adapted) == len(maps) > 0
+    adapted = [name for name in trainable(model) if "lora_A" in name]
+    assert len(adapted) == len(linear) > 0
     assert all(".layers." in name or ".layer." in name for name in adapted)
 
 
@@ -258,7 +257,7 @@ def test_lora_reaches_every_linear_map_of_every_block(architecture):
 )
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("what", ["cheap", "blocks"])
-def test_computing_again_changes_nothing(architecture, lora, what):
+def test_recompute_changes_no_gradient(architecture, lora, what):
     def gradients(what: Recompute) -> dict[str, Tensor]:
         torch.manual_seed(0)
         model = reranker(architecture)
@@ -267,7 +266,7 @@ def test_computing_again_changes_nothing(architecture, lora, what):
         set_recompute(model.backbone, model.stack.blocks, what)
         loss = loss_of(model).total
         loss.backward()
-        return {"loss": loss.detach()} | {name: p.grad for name, p in trained(model).items()}
+        return {"loss": loss.detach()} | {name: p.grad for name, p in trainable(model).items()}
 
     off, on = gradients("nothing"), gradients(what)
     assert off.keys() == on.keys()
@@ -279,34 +278,35 @@ def test_computing_again_changes_nothing(architecture, lora, what):
     ("what", "activations", "norms", "flops"),
     [("nothing", 1, 1, 2), ("cheap", 2, 1, 2), ("blocks", 2, 2, 2.8)],
 )
-def test_what_is_computed_again(what, activations, norms, flops):
+def test_recompute_repeats_the_expected_modules(what, activations, norms, flops):
     model = reranker("llama")
     set_recompute(model.backbone, model.stack.blocks, what)
     block, calls = model.stack.blocks[0], []
     for part in (block.mlp.act_fn, block.post_attention_layernorm):
         part.register_forward_pre_hook(lambda part, _: calls.append(part))
-    with FlopCounterMode(display=False) as forth:
+    with FlopCounterMode(display=False) as forward:
         loss = loss_of(model).total
-    with FlopCounterMode(display=False) as back:
+    with FlopCounterMode(display=False) as backward:
         loss.backward()
     assert calls.count(block.mlp.act_fn) == activations
     assert calls.count(block.post_attention_layernorm) == norms
-    # of a product y = x W two are on the way back, for x and for W; a block's last one need not be computed again
-    assert back.get_total_flops() / forth.get_total_flops() == pytest.approx(flops, abs=0.2)
+    # The backward pass of a product y = x W has two products, for x and for W. The last product of a block need not be
+    # computed again.
+    assert backward.get_total_flops() / forward.get_total_flops() == pytest.approx(flops, abs=0.2)
 
 
 @architectures
-def test_the_feed_forward_layer_of_a_block(architecture):
+def test_find_feed_forward_of_every_architecture(architecture):
     blocks = reranker(architecture).stack.blocks
     names = {
         name for block in blocks for name, part in block.named_children() if part is find_feed_forward(block)
     }
-    # several parts of BERT's blocks are as wide as each other, and of this tiny qwen3.5's
+    # Blocks of BERT, and of this tiny qwen3.5, have several equally wide parts.
     others = {"bert": set(), "xlm-roberta": set(), "qwen3_5_text": set(), "lfm2": {"feed_forward"}}
     assert names == others.get(architecture, {"mlp"})
 
 
-def test_one_exit_is_a_plain_cross_encoder():
+def test_single_exit_has_the_loss_of_a_cross_encoder():
     model = reranker("llama", start_layer=tiny.LAYERS)
     loss = loss_of(model)
     (by_row,) = model(features(model))
@@ -315,7 +315,7 @@ def test_one_exit_is_a_plain_cross_encoder():
     assert loss.distillation.tolist() == [0.0]
 
 
-def test_distillation_never_moves_the_teacher():
+def test_distillation_gives_the_teacher_no_gradient():
     model = reranker("llama")
     loss_of(model).distillation.sum().backward()
     assert model.head(tiny.LAYERS).grad is None or not model.head(tiny.LAYERS).grad.any()
@@ -324,7 +324,7 @@ def test_distillation_never_moves_the_teacher():
     assert all(model.head(k).grad.abs().max() > 0 for k in model.exits[:-1])
 
 
-def test_a_pooler_that_nobody_reads_is_frozen():
-    names = trained(reranker("bert"))
+def test_unused_pooler_is_frozen():
+    names = trainable(reranker("bert"))
     assert any(name.startswith("backbone.encoder") for name in names)
     assert not any("pooler" in name for name in names)

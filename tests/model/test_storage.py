@@ -1,4 +1,4 @@
-"""What a saved reranker holds, what it scores when it is loaded, and what is refused."""
+"""Tests of saving and loading: files, scores after loading, and refused folders."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ def load(folder: Path, **options) -> LayerwiseReranker:
 
 
 def untrained(checkpoint: Path, **options) -> LayerwiseReranker:
+    """Put heads on a base model."""
     base = BaseModelConfig(model=str(checkpoint))
     loaded = load_base_model(base)
     return LayerwiseReranker(loaded.backbone, loaded.tokenizer, start_layer=2, base=base, **options)
 
 
-def move(model: LayerwiseReranker) -> LayerwiseReranker:
-    """Every trained weight stands elsewhere than it started, as after training."""
+def perturb(model: LayerwiseReranker) -> LayerwiseReranker:
+    """Change every trainable weight, as training does."""
     for p in model.parameters():
         if p.requires_grad:
             nn.init.normal_(p.data, p.data.mean().item(), 0.1)
@@ -53,10 +54,10 @@ def llama(tmp_path) -> Path:
 
 @pytest.fixture
 def adapter(llama, tmp_path) -> Path:
-    """A saved adapter on `llama`."""
+    """Save an adapter on `llama`."""
     model = untrained(llama)
     add_lora(model, LoraConfig(rank=4, alpha=8))
-    move(model).save_pretrained(tmp_path / "adapter")
+    perturb(model).save_pretrained(tmp_path / "adapter")
     return tmp_path / "adapter"
 
 
@@ -66,11 +67,11 @@ def adapter(llama, tmp_path) -> Path:
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3_text", "lfm2", "bert", "modernbert"])
 @pytest.mark.parametrize("shared_head", [False, True], ids=["per_exit", "shared"])
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_a_saved_reranker_scores_to_the_last_bit_as_before(architecture, shared_head, lora, tmp_path):
+def test_loaded_reranker_scores_bit_for_bit_as_saved(architecture, shared_head, lora, tmp_path):
     model = untrained(tiny.save(architecture, tmp_path / "base"), shared_head=shared_head)
     if lora:
         add_lora(model, LoraConfig(rank=4, alpha=8))
-    move(model).save_pretrained(tmp_path / "saved")
+    perturb(model).save_pretrained(tmp_path / "saved")
     loaded = load(tmp_path / "saved")
     assert len(loaded.heads) == (1 if shared_head else tiny.LAYERS - 1)
     assert not loaded.training
@@ -78,19 +79,19 @@ def test_a_saved_reranker_scores_to_the_last_bit_as_before(architecture, shared_
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3_5_text", "bert"])
-def test_merging_folds_the_adapter_in(architecture, tmp_path):
+def test_merged_reranker_scores_without_its_base(architecture, tmp_path):
     model = untrained(tiny.save(architecture, tmp_path / "base"))
     plain = scores(model)
     add_lora(model, LoraConfig(rank=4, alpha=8))
-    before = scores(move(model))
+    before = scores(perturb(model))
     assert (before - plain).abs().max() > 0.1, "the adapter must matter for this test to mean anything"
     merge_lora(model)
     model.save_pretrained(tmp_path / "merged")
-    shutil.rmtree(tmp_path / "base")  # nothing of it is needed any more
+    shutil.rmtree(tmp_path / "base")  # the merged reranker does not need it
     torch.testing.assert_close(scores(load(tmp_path / "merged")), before, atol=1e-5, rtol=1e-5)
 
 
-def test_everything_that_makes_a_score_is_saved(tmp_path):
+def test_all_options_are_saved(tmp_path):
     template = PromptTemplate(
         prefix="<s>", query="Q {query}", between=" ", passage="P {passage}", after=["?"]
     )
@@ -110,7 +111,7 @@ def test_everything_that_makes_a_score_is_saved(tmp_path):
     assert loaded.prompt.rows(PAIRS) == model.prompt.rows(PAIRS)
 
 
-def test_a_full_reranker_is_saved_again_where_its_base_is_not(llama, tmp_path):
+def test_full_reranker_is_saved_again_without_its_base(llama, tmp_path):
     untrained(llama).save_pretrained(tmp_path / "saved")
     shutil.rmtree(llama)
     load(tmp_path / "saved").save_pretrained(tmp_path / "again")
@@ -118,7 +119,7 @@ def test_a_full_reranker_is_saved_again_where_its_base_is_not(llama, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["full", "adapter"])
-def test_a_backbone_loads_in_bfloat16_and_heads_stay_float32(kind, llama, adapter, tmp_path):
+def test_backbone_loads_in_bfloat16_with_float32_heads(kind, llama, adapter, tmp_path):
     untrained(llama).save_pretrained(tmp_path / "full")
     folder = tmp_path / kind
     model = load(folder, dtype=torch.bfloat16)
@@ -138,7 +139,7 @@ def test_only_safetensors_and_text_are_written(llama, adapter, tmp_path):
         assert (folder / "heads.safetensors").is_file()
 
 
-def test_an_adapter_carries_no_backbone(adapter):
+def test_saved_adapter_has_no_backbone(adapter):
     assert not (adapter / "model.safetensors").exists()
     tensors = load_file(adapter / "adapter_model.safetensors")
     assert all("lora_" in name for name in tensors)
@@ -154,7 +155,7 @@ def test_heads_are_named_by_layer(llama, tmp_path):
 # --- what is refused -----------------------------------------------------------------------------------
 
 
-def test_an_adapter_on_another_base_is_refused_by_name(llama, adapter):
+def test_adapter_on_changed_base_is_refused(llama, adapter):
     weights = llama / "model.safetensors"
     tensors = load_file(weights)
     tensors["model.embed_tokens.weight"] += 1e-3
@@ -165,35 +166,35 @@ def test_an_adapter_on_another_base_is_refused_by_name(llama, adapter):
     assert str(adapter) in str(error.value)
 
 
-def test_an_adapter_on_a_base_of_another_shape_is_refused_the_same(llama, adapter, tmp_path):
+def test_adapter_on_base_of_another_shape_is_refused(llama, adapter, tmp_path):
     shutil.rmtree(llama)
     tiny.save("bert", llama)
     with pytest.raises(ValueError, match="is an adapter for"):
         load(adapter)
 
 
-def test_an_adapter_that_names_no_base_is_not_saved(tmp_path):
+def test_adapter_without_base_is_not_saved(tmp_path):
     model = LayerwiseReranker(tiny.backbone("llama"), tiny.tokenizer(encoder=False), start_layer=2)
     add_lora(model, LoraConfig(rank=2))
-    with pytest.raises(ValueError, match="an adapter must name its base model"):
+    with pytest.raises(ValueError, match=r"adapter.*base"):
         model.save_pretrained(tmp_path / "saved")
 
 
-def test_a_reranker_without_its_heads_is_refused(adapter):
+def test_missing_heads_file_is_refused(adapter):
     (adapter / "heads.safetensors").unlink()
     with pytest.raises(ValueError, match=r"heads\.safetensors is missing"):
         load(adapter)
 
 
-def test_a_missing_head_is_named(adapter):
+def test_missing_head_is_named(adapter):
     heads = load_file(adapter / "heads.safetensors")
     del heads["layer_3"]
     save_file(heads, adapter / "heads.safetensors")
-    with pytest.raises(ValueError, match=r"no head named \['layer_3'\]; it holds \['layer_2', 'layer_4'\]"):
+    with pytest.raises(ValueError, match=r"heads\.safetensors.*layer_3.*layer_2.*layer_4"):
         load(adapter)
 
 
-def test_a_reranker_with_pickled_weights_alone_is_refused(llama, tmp_path):
+def test_pickled_weights_are_refused(llama, tmp_path):
     untrained(llama).save_pretrained(tmp_path / "saved")
     weights = tmp_path / "saved" / "model.safetensors"
     torch.save(load_file(weights), tmp_path / "saved" / "pytorch_model.bin")
@@ -202,7 +203,7 @@ def test_a_reranker_with_pickled_weights_alone_is_refused(llama, tmp_path):
         load(tmp_path / "saved")
 
 
-def test_an_adapter_with_pickled_weights_alone_is_refused(adapter):
+def test_pickled_adapter_weights_are_refused(adapter):
     weights = adapter / "adapter_model.safetensors"
     torch.save(load_file(weights), adapter / "adapter_model.bin")
     weights.unlink()
@@ -210,20 +211,20 @@ def test_an_adapter_with_pickled_weights_alone_is_refused(adapter):
         load(adapter)
 
 
-def test_a_plain_checkpoint_is_no_reranker(llama):
+def test_plain_checkpoint_is_refused(llama):
     with pytest.raises(ValueError, match=r"no lwr\.json"):
         load(llama)
 
 
-def test_a_model_that_carries_an_adapter_already_is_refused(llama):
+def test_model_with_adapter_is_refused(llama):
     model = untrained(llama)
     add_lora(model, LoraConfig(rank=2))
-    with pytest.raises(ValueError, match="call add_lora"):
+    with pytest.raises(ValueError, match="add_lora"):
         LayerwiseReranker(model.backbone, model.tokenizer, start_layer=2)
 
 
-def test_what_a_reranker_is_stands_in_lwr_json(adapter, llama):
-    about = json.loads((adapter / "lwr.json").read_text())
-    assert about["base"]["model"] == str(llama)
-    assert about["adapter"] is True
-    assert (about["depth"], about["start_layer"]) == (tiny.LAYERS, 2)
+def test_lwr_json_describes_the_reranker(adapter, llama):
+    description = json.loads((adapter / "lwr.json").read_text())
+    assert description["base"]["model"] == str(llama)
+    assert description["adapter"] is True
+    assert (description["depth"], description["start_layer"]) == (tiny.LAYERS, 2)
