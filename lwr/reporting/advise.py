@@ -1,4 +1,4 @@
-"""Which layer, or which cascade, to deploy: chosen on dev, with what test says of the choice."""
+"""The step `advise`: which layer or cascade to deploy, chosen on dev, with the results of the choice on test."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import pandas as pd
 
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
-from lwr.common.exits import ARM_COLUMNS
+from lwr.common.exits import ARM_COLUMNS, CASCADE, label
+from lwr.common.results_tree import TABLES
 from lwr.reporting.tables import format_number, format_percent
 
-TABLES = ("layers", "cost", "cascades", "comparisons")
-SCHEDULES = {"schedule": str, "deepest": str}  # a column of single exits would be read as numbers
+SCHEDULE_TYPES = {"schedule": str, "deepest": str}
+"""Types of columns that pandas would read as numbers where all schedules are single exits."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The tables of a grid, for one data set."""
+    """The tables of a grid for one data set, the measure that decides, and the margin of non-inferiority in it."""
 
     layers: pd.DataFrame
     cost: pd.DataFrame
@@ -30,13 +31,13 @@ class Evidence:
 
 
 def read_evidence(tables: Path) -> dict[str, Evidence]:
-    """By data set, what `lwr tables` and `lwr compare` wrote in a folder. Raises BadInput where a table is missing."""
+    """Read the tables in a folder, by data set. Raises BadInput if one is missing."""
     for name in TABLES:
         if not (tables / f"{name}.csv").is_file():
             raise BadInput(
                 f"{tables}/{name}.csv: no such file; run the workflow, or give its results with --results"
             )
-    layers, *others = (pd.read_csv(tables / f"{name}.csv", dtype=SCHEDULES) for name in TABLES)
+    layers, *others = (pd.read_csv(tables / f"{name}.csv", dtype=SCHEDULE_TYPES) for name in TABLES)
     comparisons = others[-1]
     primary, margin = comparisons["measure"].iloc[0], float(comparisons["margin"].iloc[0])
     return {
@@ -45,27 +46,33 @@ def read_evidence(tables: Path) -> dict[str, Evidence]:
     }
 
 
-def advice_text(tables: Path, budget_ms: float | None = None, candidates: int | None = None) -> str:
-    """Markdown: per data set the shallowest exit that is as good as the deepest, the best exit or cascade within a
-    latency budget, and the best cascade; each chosen on dev, with the test outcome.
+def advise(tables: Path, out: Path, budget_ms: float | None = None, candidates: int | None = None) -> None:
+    """Write the recommendation of `advice_text` to the file `out`."""
+    text = advice_text(tables, budget_ms, candidates)
+    with atomic(out) as draft:
+        draft.write_text(text, encoding="utf-8")
 
-    budget_ms: what 95 of 100 lists may take, of `candidates` passages each (None: as many as were timed); None tells
-    the best for every budget. Times of other numbers of candidates than were timed are scaled in proportion.
-    Raises BadInput where a table is missing, or a budget is asked about and nothing was timed.
+
+def advice_text(tables: Path, budget_ms: float | None = None, candidates: int | None = None) -> str:
+    """Return the recommendation for each data set, as Markdown.
+
+    It names the shallowest exit that is as good as the deepest, the best exit or cascade within a latency budget, and
+    the best cascade. Each is chosen on dev and reported on test.
+
+    Args:
+        tables: folder of the tables.
+        budget_ms: milliseconds that 95 of 100 lists may take; None: the best choice for every budget.
+        candidates: passages of a list; None: as many as were timed. Times are scaled in proportion.
+
+    Raises:
+        BadInput: a table is missing, or a budget is given and nothing was timed.
     """
     parts = [
-        "# Which layer to deploy\n\nEverything is chosen on dev; what test says of the choice stands beside it."
+        "# Which layer to deploy\n\nEverything is chosen on dev; the result on test is given with each choice."
     ]
     for dataset, evidence in read_evidence(tables).items():
         parts += [f"## {dataset}", *_advice(evidence, budget_ms, candidates)]
     return "\n\n".join(parts) + "\n"
-
-
-def advise(tables: Path, out: Path, budget_ms: float | None = None, candidates: int | None = None) -> None:
-    """Write the advice of `advice_text` to the file `out`."""
-    text = advice_text(tables, budget_ms, candidates)
-    with atomic(out) as draft:
-        draft.write_text(text, encoding="utf-8")
 
 
 def _advice(evidence: Evidence, budget_ms: float | None, candidates: int | None) -> Iterator[str]:
@@ -81,31 +88,31 @@ def _advice(evidence: Evidence, budget_ms: float | None, candidates: int | None)
     yield cascade_advice(evidence, best)
 
 
-# --- the shallowest exit that is as good ---------------------------------------------------------------
+# --- The shallowest exit that is as good ---
 
 
 def best_arm(evidence: Evidence) -> pd.Series:
-    """The arm whose deepest exit ranks dev best."""
-    exits = evidence.layers[(evidence.layers["layer"] > 0) & (evidence.layers["exit"] != "cascade")]
+    """Return the arm whose deepest exit is the best on dev: its values by ARM_COLUMNS."""
+    exits = evidence.layers[(evidence.layers["layer"] > 0) & (evidence.layers["exit"] != CASCADE)]
     deepest = exits.groupby(ARM_COLUMNS, sort=False).tail(1)
     return deepest.loc[deepest[f"dev {evidence.primary}"].idxmax(), ARM_COLUMNS]
 
 
 def comparisons_to_deepest(evidence: Evidence, arm: pd.Series, split: str) -> pd.DataFrame:
-    """The comparisons of an arm's exits to its deepest, shallowest first, on one split."""
+    """Return the comparisons of an arm's exits to its deepest on one split, by exit, the shallowest first."""
     rows = rows_of_arm(evidence.comparisons, arm)
-    rows = rows[(rows["family"] == "deepest") & (rows["split"] == split) & (rows["exit"] != "cascade")]
+    rows = rows[(rows["family"] == "deepest") & (rows["split"] == split) & (rows["exit"] != CASCADE)]
     return rows.set_index("exit")
 
 
 def deepest_exit(evidence: Evidence, arm: pd.Series) -> pd.Series:
-    """The row of an arm's deepest exit in the table of layers."""
+    """Return the row of an arm's deepest exit in the table of layers."""
     quality = rows_of_arm(evidence.layers, arm)
-    return quality[quality["exit"] != "cascade"].iloc[-1]
+    return quality[quality["exit"] != CASCADE].iloc[-1]
 
 
 def shallowest_exit_advice(evidence: Evidence, arm: pd.Series) -> str:
-    """Markdown: the shallowest exit of an arm that dev shows to be as good as the deepest, and what test says."""
+    """Advise on the shallowest exit of an arm that is as good as the deepest on dev, with its result on test."""
     deepest = deepest_exit(evidence, arm)
     title = f"### The shallowest exit as good as layer {deepest['layer']}\n\n"
     margin = f"{evidence.margin:g} {evidence.primary}"
@@ -121,9 +128,9 @@ def shallowest_exit_advice(evidence: Evidence, arm: pd.Series) -> str:
     family = evidence.comparisons[["family", "split"]].value_counts()["deepest", "dev"]
     confirmed = "confirms it" if on_test["noninferior"] in (True, "True") else "does not confirm it"
     return (
-        f"{title}**{exit.replace('_', ' ').capitalize()}**. Dev: {_difference(on_dev)} to layer {deepest['layer']}, so "
+        f"{title}**{label(exit).capitalize()}**. Dev: {_difference(on_dev)} to layer {deepest['layer']}, so "
         f"it loses less than {margin} (one-sided p = {on_dev['p noninferior Holm']:.3f} by Holm's method "
-        f"over the {family} exits and cascades of all models that are held against their deepest).\n"
+        f"over the {family} exits and cascades of all models that are compared to their deepest).\n"
         f"Test {confirmed}: {_difference(on_test)}, p = {on_test['p noninferior Holm']:.3f}. "
         f"{_price(evidence, arm, exit)}"
     )
@@ -133,28 +140,30 @@ def _closest(dev: pd.DataFrame) -> str:
     if dev.empty:
         return ""
     closest = dev.loc[dev["p noninferior"].idxmin()]
-    return f" (the closest, {closest.name.replace('_', ' ')}: {_difference(closest)})"
+    return f" (the closest, {label(closest.name)}: {_difference(closest)})"
 
 
 def _difference(comparison: pd.Series) -> str:
     return f"{comparison['difference']:+.3f} [{comparison['low']:+.3f}, {comparison['high']:+.3f}]"
 
 
-# --- within a budget -----------------------------------------------------------------------------------
+# --- Within a budget ---
 
 
 def latency_front(evidence: Evidence, candidates: int | None) -> pd.DataFrame:
-    """The exits and cascades that no faster one beats on dev, fastest first; `p95 ms` for lists of `candidates`."""
-    timed = evidence.cost.dropna(subset=["p95 ms"])
-    scale = 1 if candidates is None else candidates / timed["candidates"]
-    timed = timed.assign(**{"p95 ms": timed["p95 ms"] * scale})[
-        [*ARM_COLUMNS, "exit", "p95 ms", "candidates"]
-    ]
-    ranked = (
-        evidence.layers.drop(columns="p95 ms").merge(timed, on=[*ARM_COLUMNS, "exit"]).sort_values("p95 ms")
-    )
-    quality = ranked[f"dev {evidence.primary}"]
-    return ranked[quality > quality.cummax().shift(fill_value=-1)]
+    """Return the exits and cascades that no faster one beats on dev, the fastest first.
+
+    Args:
+        evidence: the tables.
+        candidates: passages of a list, for the column `p95 ms`; None: as many as were timed.
+    """
+    exit = [*ARM_COLUMNS, "exit"]
+    timed = evidence.cost.dropna(subset=["p95 ms"])[[*exit, "p95 ms", "candidates"]]
+    if candidates is not None:
+        timed = timed.assign(**{"p95 ms": timed["p95 ms"] * (candidates / timed["candidates"])})
+    table = evidence.layers.drop(columns="p95 ms").merge(timed, on=exit).sort_values("p95 ms")
+    quality = table[f"dev {evidence.primary}"]
+    return table[quality > quality.cummax().shift(fill_value=-1)]
 
 
 def _budget_advice(evidence: Evidence, budget_ms: float | None, candidates: int | None) -> str:
@@ -167,65 +176,78 @@ def _budget_advice(evidence: Evidence, budget_ms: float | None, candidates: int 
         return f"{title}Nothing was timed (`cost: queries` in the config)."
     front = latency_front(evidence, candidates)
     timed = evidence.cost["candidates"].iloc[0]
-    listed = f"lists of {candidates or timed} candidates on {evidence.cost['device'].iloc[0]}"
-    listed += f" (scaled from {timed})" if candidates not in (None, timed) else ""
+    lists = f"lists of {candidates or timed} candidates on {evidence.cost['device'].iloc[0]}"
+    if candidates not in (None, timed):
+        lists += f" (scaled from {timed})"
     if budget_ms is None:
-        lines = ["| from ms | take | dev | test |", "|--:|:--|--:|--:|"]
-        for _, row in front.iterrows():
-            dev = row[f"dev {evidence.primary}"]
-            lines.append(
-                f"| {format_number(row['p95 ms'])} | {_choice(row)} | {dev:.3f} | {_score(evidence, row)} |"
-            )
-        return f"{title}By what 95 of 100 {listed} take ({evidence.primary}):\n\n" + "\n".join(lines)
+        return (
+            f"{title}By what 95 of 100 {lists} take ({evidence.primary}):\n\n{_budget_table(evidence, front)}"
+        )
+    return title + _choose_within(evidence, front, budget_ms, lists)
+
+
+def _budget_table(evidence: Evidence, front: pd.DataFrame) -> str:
+    """Return a Markdown table of the best choice from each latency on."""
+    lines = ["| from ms | take | dev | test |", "|--:|:--|--:|--:|"]
+    for _, row in front.iterrows():
+        ms, dev = format_number(row["p95 ms"]), row[f"dev {evidence.primary}"]
+        lines.append(f"| {ms} | {_choice(row)} | {dev:.3f} | {_score(evidence, row)} |")
+    return "\n".join(lines)
+
+
+def _choose_within(evidence: Evidence, front: pd.DataFrame, budget_ms: float, lists: str) -> str:
     within = front[front["p95 ms"] <= budget_ms]
     if within.empty:
         fastest = front.iloc[0]
-        return f"{title}Nothing: the fastest, {_choice(fastest)}, takes {format_number(fastest['p95 ms'])} ms for {listed}."
+        ms = format_number(fastest["p95 ms"])
+        return f"Nothing: the fastest, {_choice(fastest)}, takes {ms} ms for {lists}."
     best = within.iloc[-1]
+    ms, dev = format_number(best["p95 ms"]), best[f"dev {evidence.primary}"]
     return (
-        f"{title}**{_choice(best)}**: 95 of 100 {listed} take at most {format_number(best['p95 ms'])} ms. Of all within "
-        f"{format_number(budget_ms)} ms it ranks dev best, {evidence.primary} {best[f'dev {evidence.primary}']:.3f}; on test "
-        f"it has {_score(evidence, best)}."
+        f"**{_choice(best)}**: 95 of 100 {lists} take at most {ms} ms. "
+        f"Of all within {format_number(budget_ms)} ms it ranks dev best, {evidence.primary} {dev:.3f}; "
+        f"on test it has {_score(evidence, best)}."
     )
 
 
-# --- the cascade ---------------------------------------------------------------------------------------
+# --- The cascade ---
 
 
 def cascade_advice(evidence: Evidence, arm: pd.Series) -> str:
-    """Markdown: the cascade of an arm that was chosen on dev, and what test says."""
+    """Advise on the cascade of an arm that was chosen on dev, with its result on test."""
     schedules = rows_of_arm(evidence.cascades, arm)
     chosen = schedules[schedules["chosen"]].iloc[0]
     deepest = schedules[schedules["schedule"] == schedules["deepest"]].iloc[0]
     goal, title = 1 - chosen["epsilon"], "### The best cascade\n\n"
+    reference = f"layer {chosen['deepest']}'s {chosen['measure']}"
     if chosen["schedule"] == chosen["deepest"]:
-        whose = f"layer {chosen['deepest']}'s {chosen['measure']}"
-        return f"{title}None: on dev no cascade keeps {goal:.0%} of {whose} for less."
+        return f"{title}None: on dev no cascade keeps {goal:.0%} of {reference} for less."
     kept = {split: chosen[split] / deepest[split] for split in ("dev", "test")}
+    quality = {split: f"({chosen[split]:.3f} of {deepest[split]:.3f})" for split in kept}
     verdict = "holds that on test" if kept["test"] >= goal else "does not hold that on test"
-    half = kept["test"] >= 0.99 and chosen["test flops"] <= 0.5
+    at_half = "yes" if kept["test"] >= 0.99 and chosen["test flops"] <= 0.5 else "no"
     return (
-        f"{title}**`{chosen['schedule']}`**: {describe_schedule(chosen['schedule'])}. On dev it is the cheapest that keeps "
-        f"{goal:.0%} of layer {chosen['deepest']}'s {chosen['measure']}: {kept['dev']:.1%} ({chosen['dev']:.3f} of "
-        f"{deepest['dev']:.3f}) at {chosen['dev flops']:.0%} of its FLOPs.\nIt {verdict}: {kept['test']:.1%} "
-        f"({chosen['test']:.3f} of {deepest['test']:.3f}) at {chosen['test flops']:.0%}; 99% at half the FLOPs: "
-        f"{'yes' if half else 'no'}. {_price(evidence, arm, 'cascade')}"
+        f"{title}**`{chosen['schedule']}`**: {describe_schedule(chosen['schedule'])}. "
+        f"On dev it is the cheapest that keeps {goal:.0%} of {reference}: {kept['dev']:.1%} {quality['dev']} "
+        f"at {chosen['dev flops']:.0%} of its FLOPs.\n"
+        f"It {verdict}: {kept['test']:.1%} {quality['test']} at {chosen['test flops']:.0%}; "
+        f"99% at half the FLOPs: {at_half}. {_price(evidence, arm, CASCADE)}"
     )
 
 
 def describe_schedule(schedule: str) -> str:
-    """`2:20 4:10 6` in words."""
+    """Describe a schedule such as `2:20 4:10 6` in words."""
     *keep, last = schedule.split()
     stages = [stage.split(":") for stage in keep]
     words = [f"layer {layer} keeps the best {survivors}" for layer, survivors in stages]
     return ", ".join([*words, f"layer {last} ranks {'them' if words else 'all'}"])
 
 
-# --- words ---------------------------------------------------------------------------------------------
+# --- Words ---
 
 
 def rows_of_arm(table: pd.DataFrame, arm: pd.Series) -> pd.DataFrame:
-    """The rows of an arm. arm: the values of ARM_COLUMNS, by name."""
+    """Return the rows of an arm, which is given as its values by ARM_COLUMNS."""
     return table[(table[ARM_COLUMNS] == arm).all(axis=1)]
 
 
@@ -235,7 +257,7 @@ def _name(arm: pd.Series) -> str:
 
 
 def _choice(row: pd.Series) -> str:
-    what = f"cascade `{row['schedule']}`" if row["exit"] == "cascade" else f"layer {row['layer']}"
+    what = f"cascade `{row['schedule']}`" if row["exit"] == CASCADE else f"layer {row['layer']}"
     return f"{what} of {_name(row)}"
 
 
@@ -248,10 +270,6 @@ def _price(evidence: Evidence, arm: pd.Series, exit: str) -> str:
     cost = rows_of_arm(evidence.cost, arm).set_index("exit")
     if exit not in cost.index:  # a cascade of one exit
         return ""
-    time = cost.loc[exit, "time"]
-    timed = (
-        ""
-        if pd.isna(time)
-        else f" and {format_percent(time)} of its time, {format_number(cost.loc[exit, 'p50 ms'])} ms a list"
-    )
-    return f"It takes {format_percent(cost.loc[exit, 'flops'])} of the deepest exit's FLOPs{timed}."
+    flops, time, ms = (cost.loc[exit, name] for name in ("flops", "time", "p50 ms"))
+    timed = "" if pd.isna(time) else f" and {format_percent(time)} of its time, {format_number(ms)} ms a list"
+    return f"It takes {format_percent(flops)} of the deepest exit's FLOPs{timed}."

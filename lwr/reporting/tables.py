@@ -1,4 +1,4 @@
-"""The tables people read: quality by layer beside the first stage, what layers cost, and the cascades' fronts."""
+"""The step `tables`: quality by layer beside the first stage, cost by exit, and cascades that nothing beats on dev."""
 
 from __future__ import annotations
 
@@ -7,60 +7,119 @@ from pathlib import Path
 
 import pandas as pd
 
-from lwr.common.exits import ARM_COLUMNS, FIRST_STAGE
+from lwr.common.exits import ARM_COLUMNS, CASCADE, FIRST_STAGE, is_layer, layer_of
 from lwr.evaluation.arm_files import read_cascades, read_costs
 from lwr.evaluation.measures import read_measures
 from lwr.evaluation.paired_tests import interval
 from lwr.formats.tables import write_table, write_text
 
-# --- quality by layer ----------------------------------------------------------------------------------
+TIES_SHOWN_FROM = 0.001
+"""Share of candidates with equal scores from which on the table of layers has a column for it."""
+
+
+def tables(
+    measures: Sequence[Path], costs: Sequence[Path], cascades: Sequence[Path], primary: str, out: Path
+) -> None:
+    """Write the tables layers, cost and cascades as .csv (numbers) and .md (text), and layers also as .tex.
+
+    Args:
+        measures: files that `lwr evaluate` wrote.
+        costs: files that `lwr cost` wrote, one per arm.
+        cascades: files that `lwr cascade` wrote, one per arm.
+        primary: the measure that shares are counted in.
+        out: the folder that is written to.
+
+    Raises:
+        BadInput: a file lacks a field.
+    """
+    values, cost, schedules = read_measures(measures), read_costs(costs), read_cascades(cascades)
+    layers = build_layers_table(values, primary, cost, schedules)
+    text = format_layers(layers, _measure_names(values))
+    write_table(out / "layers", layers, text)
+    write_text(out / "layers.tex", text.to_latex(index=False, escape=True))
+    write_table(out / "cost", cost, format_costs(cost), _cost_note(cost))
+    write_table(out / "cascades", schedules, format_cascades(schedules))
+
+
+def _measure_names(values: pd.DataFrame) -> list[str]:
+    return [name for name in dict.fromkeys(values["measure"]) if name != "ties"]
+
+
+def _cost_note(cost: pd.DataFrame) -> str:
+    if cost["p50 ms"].isna().all():
+        return "Nothing was timed.\n\n"
+    candidates, device, precision = (cost[name].iloc[0] for name in ("candidates", "device", "precision"))
+    return f"Times of ranking one list of {candidates} passages, from texts to ranking, on {device}, {precision}.\n\n"
+
+
+# --- Quality by layer ---
 
 
 def build_layers_table(
     measures: pd.DataFrame, primary: str, costs: pd.DataFrame, cascades: pd.DataFrame
 ) -> pd.DataFrame:
-    """One row per data set for the first stage, one per arm (seeds pooled) and exit; the cascade is the arm's last.
+    """Build the table of quality by layer, seeds pooled.
 
-    measures: columns of the arm, seed, split, exit, query_id, measure, value: what `lwr evaluate` writes, concatenated.
-    primary: the measure that shares are counted in. costs, cascades: as read here.
+    Args:
+        measures: columns ARM_COLUMNS, seed, split, exit, query_id, measure, value.
+        primary: the measure that shares are counted in.
+        costs: as `read_costs` returns them.
+        cascades: as `read_cascades` returns them.
 
-    Columns: the arm, exit, layer (0: first stage; of a cascade its last), schedule (of a cascade), seeds; per measure its
-    mean over test queries and seeds, and `… sd`, the sample standard deviation over seeds (NaN for one); of primary
-    `… low` and `… high`, its 95% bootstrap interval, and `dev …`; `ties`, the share of candidates that an exit does not
-    tell apart; `share of score` = this exit's primary over the deepest exit's; `share of gain` = the same after the
-    first stage's is taken off both (NaN where nothing is gained); `flops` (share of the deepest exit's), `gflops
-    per pair`, `p50 ms`, `p95 ms`.
+    Returns:
+        One row per data set for the first stage, then one per arm and exit, of each arm the cascade last. Columns:
+        ARM_COLUMNS; exit; layer (0: the first stage; of a cascade its last); schedule (of a cascade); seeds;
+        per measure its mean over test queries and seeds, and `… sd`, the sample standard deviation over seeds;
+        `ties`, the share of candidates with equal scores;
+        of the primary measure `… low` and `… high`, its 95% bootstrap interval, and `dev …`;
+        `flops` (share of the deepest exit's), `gflops per pair`, `p50 ms`, `p95 ms`;
+        `share of score`, of the deepest exit's primary measure; `share of gain`, the same for the differences to the
+        first stage (NaN where the deepest exit gains nothing).
     """
     test = measures[measures["split"] == "test"]
-    by_seed = (
-        test.groupby([*ARM_COLUMNS, "exit", "seed", "measure"], sort=False)["value"].mean().unstack("measure")
-    )
-    names = [name for name in dict.fromkeys(test["measure"]) if name != "ties"]
-
-    grouped = by_seed.groupby([*ARM_COLUMNS, "exit"], sort=False)
-    table = grouped[names].mean()
-    table = table.join(grouped[names].std().add_suffix(" sd")).join(grouped["ties"].mean())
-    table.insert(0, "seeds", grouped.size())
+    names = _measure_names(test)
+    table = _quality_by_exit(test, names)
     table = table.join(_intervals(test[test["measure"] == primary]).add_prefix(f"{primary} "))
     dev = measures[(measures["split"] == "dev") & (measures["measure"] == primary)]
     table[f"dev {primary}"] = dev.groupby([*ARM_COLUMNS, "exit"])["value"].mean()
-    counted = costs.set_index([*ARM_COLUMNS, "exit"])[["flops", "gflops per pair", "p50 ms", "p95 ms"]]
-    table = table.join(counted).reset_index()
+    cost_columns = ["flops", "gflops per pair", "p50 ms", "p95 ms"]
+    table = table.join(costs.set_index([*ARM_COLUMNS, "exit"])[cost_columns]).reset_index()
+    table = _add_layers(table, cascades)
+    arms = [_add_shares(of_arm, primary) for _, of_arm in table.groupby(ARM_COLUMNS, sort=False)]
+    return _merge_first_stages(pd.concat(arms).sort_index(), names)
 
-    chosen = cascades[cascades["chosen"]].set_index(ARM_COLUMNS)["schedule"]
-    is_cascade = table["exit"] == "cascade"
-    schedules = table[ARM_COLUMNS].merge(chosen.reset_index(), how="left", on=ARM_COLUMNS)["schedule"]
-    table.insert(6, "schedule", schedules.where(is_cascade, ""))
-    layer = table["exit"].where(~is_cascade, "layer_" + schedules.str.split().str[-1])
-    layer = layer.str.removeprefix("layer_").replace(FIRST_STAGE, "0").astype(int)
-    table.insert(6, "layer", layer)
 
-    arms = [_shares(of_arm, primary) for _, of_arm in table.groupby(ARM_COLUMNS, sort=False)]
-    return _one_first_stage(pd.concat(arms).sort_index(), names)
+def _quality_by_exit(test: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Return seeds, means, standard deviations over seeds, and ties, by arm and exit."""
+    exit = [*ARM_COLUMNS, "exit"]
+    by_seed = test.groupby([*exit, "seed", "measure"], sort=False)["value"].mean().unstack("measure")
+    grouped = by_seed.groupby(exit, sort=False)
+    table = grouped[names].mean()
+    table = table.join(grouped[names].std().add_suffix(" sd")).join(grouped["ties"].mean())
+    table.insert(0, "seeds", grouped.size())
+    return table
+
+
+def _add_layers(table: pd.DataFrame, cascades: pd.DataFrame) -> pd.DataFrame:
+    """Insert the columns layer and schedule behind the exit."""
+    chosen = cascades[cascades["chosen"]].set_index(ARM_COLUMNS)["schedule"].reset_index()
+    schedules = table[ARM_COLUMNS].merge(chosen, how="left", on=ARM_COLUMNS)["schedule"]
+    schedules = schedules.where(table["exit"] == CASCADE, "")
+    place = len(ARM_COLUMNS) + 1
+    table.insert(place, "schedule", schedules)
+    layers = [_layer(exit, schedule) for exit, schedule in zip(table["exit"], schedules, strict=True)]
+    table.insert(place, "layer", layers)
+    return table
+
+
+def _layer(exit: str, schedule: str) -> int:
+    if exit == FIRST_STAGE:
+        return 0
+    return int(schedule.split()[-1]) if exit == CASCADE else layer_of(exit)
 
 
 def _intervals(values: pd.DataFrame) -> pd.DataFrame:
-    """Columns low, high by arm and exit."""
+    """Return the columns low and high by arm and exit."""
     rows = {
         key: interval(of_exit.pivot(index="seed", columns="query_id", values="value").to_numpy())
         for key, of_exit in values.groupby([*ARM_COLUMNS, "exit"], sort=False)
@@ -69,8 +128,9 @@ def _intervals(values: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(list(rows.values()), index=index, columns=["low", "high"])
 
 
-def _shares(arm: pd.DataFrame, primary: str) -> pd.DataFrame:
-    quality = arm[arm["exit"] != "cascade"].set_index("layer")[primary]
+def _add_shares(arm: pd.DataFrame, primary: str) -> pd.DataFrame:
+    """Add the shares of the deepest exit's score and gain to the rows of one arm."""
+    quality = arm[arm["exit"] != CASCADE].set_index("layer")[primary]
     first_stage, deepest = quality[0], quality[quality.index.max()]
     gain = deepest - first_stage
     exits = arm["layer"] > 0
@@ -82,25 +142,32 @@ def _shares(arm: pd.DataFrame, primary: str) -> pd.DataFrame:
     )
 
 
-def _one_first_stage(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Each arm carries its first stage; a data set has one, and a reader wants it once, before the exits."""
+def _merge_first_stages(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Keep one row of the first stage per data set, before the exits, instead of one per arm."""
     first = table[table["layer"] == 0].drop_duplicates("dataset")
     no_spread = {f"{name} sd": float("nan") for name in names}
     first = first.assign(trained_on="", base_model="", start_layer=0, variant="", seeds=1, **no_spread)
     exits = table[table["layer"] > 0]
     order = {dataset: i for i, dataset in enumerate(first["dataset"])}
     both = pd.concat([first, exits])
-    return both.sort_values("dataset", key=lambda names: names.map(order), kind="stable").reset_index(
-        drop=True
-    )
+    both = both.sort_values("dataset", key=lambda datasets: datasets.map(order), kind="stable")
+    return both.reset_index(drop=True)
+
+
+# --- Tables as text ---
 
 
 def format_layers(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The same as text: three decimals, `mean ± sd` where there are several seeds, shares in per cent."""
+    """Format the table of layers: three decimals, `mean ± sd` over several seeds, shares in per cent.
+
+    Args:
+        table: as `build_layers_table` returns it.
+        names: the measures that are shown.
+    """
     exits = table["layer"] > 0
     rows = format_arms(table)
     rows["layer"] = table["layer"].astype(str).where(exits, "first stage")
-    rows["layer"] = rows["layer"].where(table["exit"] != "cascade", "cascade " + table["schedule"])
+    rows["layer"] = rows["layer"].where(table["exit"] != CASCADE, "cascade " + table["schedule"])
     for name in names:
         spread = table[f"{name} sd"].map(lambda sd: "" if pd.isna(sd) else f" ± {sd:.3f}")
         rows[name] = table[name].map("{:.3f}".format) + spread
@@ -109,13 +176,13 @@ def format_layers(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
         rows[title] = table[name].map(format_percent)
     if table["p50 ms"].notna().any():
         rows["ms"] = table["p50 ms"].map(format_number)
-    if table["ties"].max() >= 0.001:
+    if table["ties"].max() >= TIES_SHOWN_FROM:
         rows["ties"] = table["ties"].map(lambda share: "" if pd.isna(share) else f"{share:.1%}")
     return rows
 
 
 def format_arms(table: pd.DataFrame) -> pd.DataFrame:
-    """The arm as text; what was trained on is told where it is not what is ranked."""
+    """Format the columns of the arm; the data set trained on is shown only where it differs from the one ranked."""
     exits = table["base_model"].ne("")
     rows = pd.DataFrame({"data set": table["dataset"]})
     if any(table["trained_on"].ne(table["dataset"]) & exits):
@@ -127,25 +194,24 @@ def format_arms(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_percent(share: float) -> str:
+    """Format a share in per cent; a missing one as nothing."""
     return "" if pd.isna(share) else f"{share:.0%}"
 
 
 def format_number(value: float) -> str:
-    """Three digits that count; nothing for what was not measured."""
+    """Format a number with three significant digits; a missing one as nothing."""
     if pd.isna(value):
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-# --- cost and cascades ---------------------------------------------------------------------------------
-
-
 def format_costs(costs: pd.DataFrame) -> pd.DataFrame:
-    """One row per arm and exit; FLOPs and time also as shares of the deepest exit's, side by side."""
+    """Format costs, a row per arm and exit; FLOPs and time are shares of the deepest exit's."""
     rows = format_arms(costs)
-    rows["exit"] = (
-        costs["exit"].str.removeprefix("layer_").where(costs["exit"] != "cascade", costs["schedule"])
-    )
+    rows["exit"] = [
+        str(layer_of(exit)) if is_layer(exit) else schedule
+        for exit, schedule in zip(costs["exit"], costs["schedule"], strict=True)
+    ]
     rows["GFLOPs per pair"] = costs["gflops per pair"].map(format_number)
     rows["FLOPs"] = costs["flops"].map(format_percent)
     rows["time"] = costs["time"].map(format_percent)
@@ -157,7 +223,7 @@ def format_costs(costs: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_cascades(cascades: pd.DataFrame) -> pd.DataFrame:
-    """One row per arm and schedule of its dev front; `kept` is the share of the deepest exit's quality."""
+    """Format cascades, a row per arm and schedule; `kept` is the share of the deepest exit's quality."""
     deepest = cascades[cascades["schedule"] == cascades["deepest"]].set_index(ARM_COLUMNS)[["dev", "test"]]
     full = cascades[ARM_COLUMNS].merge(deepest.reset_index(), how="left", on=ARM_COLUMNS)
     rows = format_arms(cascades)
@@ -168,22 +234,3 @@ def format_cascades(cascades: pd.DataFrame) -> pd.DataFrame:
         rows[f"{split} {cascades['measure'].iloc[0]}"] = cascades[split].map("{:.3f}".format)
         rows[f"{split} kept"] = (cascades[split] / full[split].to_numpy()).map("{:.1%}".format)
     return rows
-
-
-# --- writing -------------------------------------------------------------------------------------------
-
-
-def tables(
-    measures: Sequence[Path], costs: Sequence[Path], cascades: Sequence[Path], primary: str, out: Path
-) -> None:
-    """layers, cost and cascades as .csv (numbers) and .md (text), layers also as .tex, in the folder `out`."""
-    measured, cost, decided = read_measures(measures), read_costs(costs), read_cascades(cascades)
-    table = build_layers_table(measured, primary, cost, decided)
-    text = format_layers(table, [name for name in dict.fromkeys(measured["measure"]) if name != "ties"])
-    write_table(out / "layers", table, text)
-    write_text(out / "layers.tex", text.to_latex(index=False, escape=True))
-    device = f"Times of ranking one list of {cost['candidates'].iloc[0]} passages, from texts to ranking, on "
-    device += f"{cost['device'].iloc[0]}, {cost['precision'].iloc[0]}.\n\n"
-    timed = cost["p50 ms"].notna().any()
-    write_table(out / "cost", cost, format_costs(cost), device if timed else "Nothing was timed.\n\n")
-    write_table(out / "cascades", decided, format_cascades(decided))

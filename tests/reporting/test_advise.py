@@ -1,4 +1,4 @@
-"""The recommendation: what is chosen on dev, and what test says of it, word by word where words decide."""
+"""The recommendation: what is chosen on dev, and how its results on test are worded."""
 
 from __future__ import annotations
 
@@ -108,49 +108,49 @@ def section(advice: str, title: str, dataset: str = "d") -> str:
     return of_dataset.partition(f"### {title}")[2].partition("\n\n")[2].partition("\n\n### ")[0].strip()
 
 
-# --- the best model ------------------------------------------------------------------------------------
+# --- The best model ---
 
 
 @pytest.mark.parametrize("order", [("one", "two"), ("two", "one")])
-def test_the_best_model_is_devs_even_where_test_says_otherwise(grid, order):
+def test_best_model_is_chosen_on_dev_not_on_test(grid, order):
     arms = {"one": rows("one", ONE), "two": rows("two", TWO)}
-    said = advice_text(grid(*(arms[name] for name in order)))
+    text = advice_text(grid(*(arms[name] for name in order)))
     assert (
         "The best model on dev is **one, start 2, v**: its deepest exit, layer 4, has nDCG@10 0.500 there and "
         "0.450 [0.400, 0.500] on test (first stage: 0.401)."
-    ) in said
+    ) in text
 
 
-def test_a_model_is_as_good_as_its_deepest_exit(grid):
+def test_best_model_has_the_best_deepest_exit(grid):
     peak = {3: (0.9, 0.9), 4: (0.4, 0.4)}
     cascade = rows("two", TWO, schedule="3:2 4", worth=(0.9, 0.9))
-    said = advice_text(grid(rows("two", peak, dataset="e"), rows("one", dataset="e"), cascade, rows("one")))
-    assert said.count("The best model on dev is **one, start 2, v**") == 2
+    text = advice_text(grid(rows("two", peak, dataset="e"), rows("one", dataset="e"), cascade, rows("one")))
+    assert text.count("The best model on dev is **one, start 2, v**") == 2
 
 
-def test_a_model_tells_what_it_was_trained_on_where_that_is_something_else(grid):
+def test_model_name_has_the_training_data_of_a_transferred_model(grid):
     assert "**one, start 2, v trained on big**" in advice_text(grid(rows(trained_on="big")))
 
 
-def test_each_data_set_has_its_own_answers(grid):
+def test_each_data_set_has_a_section(grid):
     elsewhere = rows("two", TWO, as_good={3: (True, True)}, dataset="other")
-    said = advice_text(grid(rows(as_good={2: (True, True)}), elsewhere))
-    assert said.startswith("# Which layer to deploy\n\nEverything is chosen on dev; ")
-    assert [line for line in said.splitlines() if line.startswith("## ")] == ["## d", "## other"]
-    assert section(said, "The shallowest exit").startswith("**Layer 2**")
-    assert section(said, "The shallowest exit", "other").startswith("**Layer 3**")
-    assert "of one" not in section(said, "The best within", "other")
+    text = advice_text(grid(rows(as_good={2: (True, True)}), elsewhere))
+    assert text.startswith("# Which layer to deploy\n\nEverything is chosen on dev; ")
+    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## d", "## other"]
+    assert section(text, "The shallowest exit").startswith("**Layer 2**")
+    assert section(text, "The shallowest exit", "other").startswith("**Layer 3**")
+    assert "of one" not in section(text, "The best within", "other")
 
 
-# --- the shallowest exit that is as good ---------------------------------------------------------------
+# --- The shallowest exit that is as good ---
 
 
 @pytest.mark.parametrize(
     ("confirmed", "verdict"), [(True, "Test confirms it:"), (False, "Test does not confirm it:")]
 )
-def test_the_shallowest_exit_is_chosen_by_dev_and_test_says_what_it_says(grid, confirmed, verdict):
-    said = advice_text(grid(rows(as_good={2: (False, True), 3: (True, confirmed)}), rows("two", TWO)))
-    shallowest = section(said, "The shallowest exit as good as layer 4")
+def test_shallowest_exit_is_chosen_on_dev_and_reported_on_test(grid, confirmed, verdict):
+    text = advice_text(grid(rows(as_good={2: (False, True), 3: (True, confirmed)}), rows("two", TWO)))
+    shallowest = section(text, "The shallowest exit as good as layer 4")
     assert shallowest.startswith(
         "**Layer 3**. Dev: -0.010 [-0.030, +0.010] to layer 4, so it loses less than 0.02"
     )
@@ -159,36 +159,36 @@ def test_the_shallowest_exit_is_chosen_by_dev_and_test_says_what_it_says(grid, c
     assert shallowest.endswith("It takes 75% of the deepest exit's FLOPs and 75% of its time, 14 ms a list.")
 
 
-def test_of_several_as_good_the_shallowest_is_taken(grid):
-    said = advice_text(grid(rows(as_good={2: (True, True), 3: (True, True)})))
-    assert section(said, "The shallowest exit").startswith("**Layer 2**")
+def test_shallowest_of_several_noninferior_exits_is_chosen(grid):
+    text = advice_text(grid(rows(as_good={2: (True, True), 3: (True, True)})))
+    assert section(text, "The shallowest exit").startswith("**Layer 2**")
 
 
-def test_a_cascade_is_no_layer_however_good(grid):
-    said = advice_text(grid(rows(schedule="2:3 4", as_good={"cascade": (True, True)})))
-    assert section(said, "The shallowest exit").startswith("**Layer 4** itself")
+def test_cascade_is_not_the_shallowest_exit(grid):
+    text = advice_text(grid(rows(schedule="2:3 4", as_good={"cascade": (True, True)})))
+    assert section(text, "The shallowest exit").startswith("**Layer 4** itself")
 
 
-def test_the_deepest_exit_itself_where_dev_shows_no_other_to_be_as_good(grid):
-    said = advice_text(grid(rows(as_good={3: (False, True)})))
-    assert section(said, "The shallowest exit") == (
+def test_deepest_exit_is_chosen_if_no_other_is_noninferior_on_dev(grid):
+    text = advice_text(grid(rows(as_good={3: (False, True)})))
+    assert section(text, "The shallowest exit") == (
         "**Layer 4** itself: on dev, no shallower exit is shown to lose less than 0.02 nDCG@10 (the closest, layer 2: "
         "-0.200 [-0.030, +0.010])."
     )
 
 
-def test_a_model_of_one_exit_has_nothing_shallower(grid):
-    said = advice_text(grid(rows(quality={4: (0.5, 0.5)})))
-    assert section(said, "The shallowest exit").startswith("**Layer 4** itself")
-    assert "closest" not in said
+def test_model_with_one_exit_has_no_shallower_exit(grid):
+    text = advice_text(grid(rows(quality={4: (0.5, 0.5)})))
+    assert section(text, "The shallowest exit").startswith("**Layer 4** itself")
+    assert "closest" not in text
 
 
-def test_what_was_not_timed_has_a_price_in_flops_alone(grid):
-    said = advice_text(grid(rows(as_good={3: (True, True)}, timed=None)))
-    assert section(said, "The shallowest exit").endswith("It takes 75% of the deepest exit's FLOPs.")
+def test_price_without_times_is_in_flops_only(grid):
+    text = advice_text(grid(rows(as_good={3: (True, True)}, timed=None)))
+    assert section(text, "The shallowest exit").endswith("It takes 75% of the deepest exit's FLOPs.")
 
 
-# --- within a budget -----------------------------------------------------------------------------------
+# --- Within a budget ---
 
 
 @pytest.mark.parametrize(
@@ -201,16 +201,16 @@ def test_what_was_not_timed_has_a_price_in_flops_alone(grid):
         (1000, FOUR_OF_ONE),
     ],
 )
-def test_the_best_on_dev_within_the_budget(grid, budget_ms, best):
+def test_choice_within_budget_is_the_best_on_dev(grid, budget_ms, best):
     # two is as fast, and far better on test alone
-    said = advice_text(grid(rows(schedule="2:3 4"), rows("two", TWO)), budget_ms)
-    assert section(said, "The best within").startswith(
+    text = advice_text(grid(rows(schedule="2:3 4"), rows("two", TWO)), budget_ms)
+    assert section(text, "The best within").startswith(
         f"**{best}**: 95 of 100 lists of 10 candidates on a lathe"
     )
-    assert f"Of all within {budget_ms:,g} ms it ranks dev best" in section(said, "The best within")
+    assert f"Of all within {budget_ms:,g} ms it ranks dev best" in section(text, "The best within")
 
 
-def test_another_model_is_taken_where_it_is_better_within_the_budget(grid):
+def test_choice_within_budget_may_be_another_model(grid):
     faster = rows("two", {3: (0.20, 0.2), 4: (0.45, 0.2)}, timed=0.5)
     within = section(advice_text(grid(rows(), faster), 11), "The best within")
     assert within.startswith("**layer 4 of two, start 3, v**")
@@ -229,15 +229,15 @@ def test_times_are_scaled_to_the_number_of_candidates(grid):
     assert "scaled" not in advice_text(folder, 50, 10)
 
 
-def test_a_budget_too_small_says_what_the_fastest_takes(grid):
+def test_too_small_budget_reports_the_fastest_exit(grid):
     assert section(advice_text(grid(rows()), 9.9), "The best within") == (
         "Nothing: the fastest, layer 2 of one, start 2, v, takes 10 ms for lists of 10 candidates on a lathe."
     )
 
 
-def test_without_a_budget_there_is_an_answer_for_each(grid):
-    said = section(advice_text(grid(rows(schedule="2:3 4"), rows("two", TWO))), "The best within")
-    assert [line for line in said.splitlines() if line.startswith("|")] == [
+def test_without_budget_all_choices_are_listed(grid):
+    text = section(advice_text(grid(rows(schedule="2:3 4"), rows("two", TWO))), "The best within")
+    assert [line for line in text.splitlines() if line.startswith("|")] == [
         "| from ms | take | dev | test |",
         "|--:|:--|--:|--:|",
         "| 10 | layer 2 of one, start 2, v | 0.300 | 0.350 [0.300, 0.400] |",
@@ -246,14 +246,14 @@ def test_without_a_budget_there_is_an_answer_for_each(grid):
     ]
 
 
-def test_a_budget_is_refused_where_nothing_was_timed(grid):
+def test_budget_without_times_is_refused(grid):
     folder = grid(rows(timed=None))
     with pytest.raises(BadInput, match=r"nothing was timed in this grid; set `cost: \{queries: 20\}`"):
         advice_text(folder, 100)
     assert section(advice_text(folder), "The best within").startswith("Nothing was timed")
 
 
-# --- the cascade ---------------------------------------------------------------------------------------
+# --- The cascade ---
 
 
 @pytest.mark.parametrize(
@@ -268,9 +268,9 @@ def test_a_budget_is_refused_where_nothing_was_timed(grid):
         ),
     ],
 )
-def test_what_test_says_of_a_cascade(grid, on_test, flops, verdict):
-    said = advice_text(grid(rows(schedule="2:3 4", worth=(0.495, on_test), flops=(0.4, flops))))
-    cascade = section(said, "The best cascade")
+def test_cascade_is_reported_on_test(grid, on_test, flops, verdict):
+    text = advice_text(grid(rows(schedule="2:3 4", worth=(0.495, on_test), flops=(0.4, flops))))
+    cascade = section(text, "The best cascade")
     assert cascade.startswith(
         "**`2:3 4`**: layer 2 keeps the best 3, layer 4 ranks them. On dev it is the cheapest that keeps 99% of layer "
         "4's nDCG@10: 99.0% (0.495 of 0.500) at 40% of its FLOPs."
@@ -281,14 +281,14 @@ def test_what_test_says_of_a_cascade(grid, on_test, flops, verdict):
     )
 
 
-def test_no_cascade_where_dev_chooses_the_deepest_exit(grid):
-    said = section(advice_text(grid(rows())), "The best cascade")
-    assert said == "None: on dev no cascade keeps 99% of layer 4's nDCG@10 for less."
+def test_no_cascade_if_dev_chooses_the_deepest_exit(grid):
+    text = section(advice_text(grid(rows())), "The best cascade")
+    assert text == "None: on dev no cascade keeps 99% of layer 4's nDCG@10 for less."
 
 
-def test_the_cascade_is_the_best_models_own(grid):
-    said = advice_text(grid(rows("two", TWO, schedule="3:9 4"), rows(schedule="2:3 4")))
-    assert section(said, "The best cascade").startswith("**`2:3 4`**")
+def test_cascade_is_of_the_best_model(grid):
+    text = advice_text(grid(rows("two", TWO, schedule="3:9 4"), rows(schedule="2:3 4")))
+    assert section(text, "The best cascade").startswith("**`2:3 4`**")
 
 
 @pytest.mark.parametrize(
@@ -299,27 +299,27 @@ def test_the_cascade_is_the_best_models_own(grid):
         ("6", "layer 6 ranks all"),
     ],
 )
-def test_a_schedule_in_words(schedule, words):
+def test_describe_schedule(schedule, words):
     assert describe_schedule(schedule) == words
 
 
-# --- files ---------------------------------------------------------------------------------------------
+# --- Files ---
 
 
 @pytest.mark.parametrize("name", ["layers", "cost", "cascades", "comparisons"])
-def test_a_missing_table_is_named(grid, name):
+def test_missing_table_is_named(grid, name):
     folder = grid(rows())
     (folder / f"{name}.csv").unlink()
     with pytest.raises(BadInput, match=rf"{name}\.csv: no such file; run the workflow"):
         advice_text(folder)
 
 
-def test_the_measure_and_the_margin_are_the_comparisons_own(grid):
+def test_measure_and_margin_are_read_from_comparisons(grid):
     evidence = read_evidence(grid(rows()))["d"]
     assert (evidence.primary, evidence.margin) == ("nDCG@10", 0.02)
 
 
-def test_what_is_written_is_what_is_said(grid, tmp_path):
+def test_advise_writes_advice_text(grid, tmp_path):
     folder = grid(rows(schedule="2:3 4"))
     advise(folder, tmp_path / "new/recommendation.md", 15, 20)
     assert (tmp_path / "new/recommendation.md").read_text(encoding="utf-8") == advice_text(folder, 15, 20)

@@ -1,4 +1,4 @@
-"""The report: one page that needs nothing but a browser; and what it makes of tables and provenance."""
+"""The report: a page that needs only a browser, and how it formats tables and provenance."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def page_of(inputs: Inputs, folder: Path, title: str = "Which layer?") -> str:
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_recommendation_comes_first_and_everything_has_an_anchor(tmp_path):
+def test_recommendation_is_first_and_all_links_have_targets(tmp_path):
     page = page_of(make(tmp_path), tmp_path, "A < B")
     places = [page.index(text) for text in ("<h1>A &lt; B", "<h2>Recommendation", "<figure", "<h2>Tables")]
     assert places == sorted(places)
@@ -40,14 +40,14 @@ def test_the_recommendation_comes_first_and_everything_has_an_anchor(tmp_path):
     assert all(page.count(f'id="{anchor}"') == 1 for anchor in anchors)
 
 
-def test_the_page_may_ask_no_network_and_names_no_file(tmp_path):
+def test_report_loads_nothing_from_network_or_files(tmp_path):
     page = page_of(make(tmp_path), tmp_path)
     assert "default-src 'none'" in page
     assert "unsafe-eval" not in page
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
 
 
-def test_nothing_in_a_specification_ends_its_script(tmp_path):
+def test_specification_cannot_end_its_script(tmp_path):
     page = page_of(make(tmp_path), tmp_path)
     scripts = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.S)
     assert [json.loads(text)["title"] for text in scripts] == ["</script><!--"] * len(FIGURES)
@@ -60,14 +60,14 @@ def test_comparisons_on_dev_are_not_shown(tmp_path):
     assert shown[: shown.index("</table>")].count("<tr>") == 1 + 2
 
 
-def test_no_rows_are_said(tmp_path):
+def test_empty_table_says_so(tmp_path):
     inputs = make(tmp_path)
     cost = pd.read_csv(inputs.tables / "cost.csv")
     cost[:0].to_csv(inputs.tables / "cost.csv", index=False)
     assert page_of(inputs, tmp_path).count("There are no rows.") == 1
 
 
-def test_headings_sink_tables_are_tables_and_html_is_text():
+def test_render_markdown_lowers_headings_and_escapes_html():
     html = render_markdown("# Deploy\n\n## Why\n\n<script>x</script>\n\n|a|\n|--:|\n|1|\n")
     assert "<h2>Deploy</h2>" in html
     assert "<h3>Why</h3>" in html
@@ -79,7 +79,7 @@ def text(**columns: list[str]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def test_numbers_have_three_decimals_and_truth_is_yes_or_no():
+def test_format_table_formats_numbers_truth_values_and_exits():
     table = text(
         n=["12000000.000000", "30", ""],
         p=["0.01234567890123456", "0.00002", "0.0"],
@@ -100,7 +100,7 @@ def test_numbers_have_three_decimals_and_truth_is_yes_or_no():
     assert numeric_columns(shown) == {"n", "p", "ms"}
 
 
-def test_spread_and_interval_stand_with_their_mean():
+def test_deviation_and_interval_are_beside_their_mean():
     table = format_table(
         text(
             **{
@@ -118,7 +118,7 @@ def test_spread_and_interval_stand_with_their_mean():
     assert numeric_columns(table) == {"m", "m 95% interval", "r"}
 
 
-def test_what_all_rows_say_is_said_once():
+def test_values_shared_by_all_rows_are_separated():
     table = text(
         **{
             "base model": ["", "m", "m"],
@@ -133,7 +133,7 @@ def test_what_all_rows_say_is_said_once():
     assert separate_shared_values(table[:1])[0] == {}
 
 
-def test_models_share_what_they_share(tmp_path):
+def test_model_origins_separates_shared_facts(tmp_path):
     shared, models = model_origins(make(tmp_path, seeds=2).models)
     assert shared["packages.torch"] == "2.13.0"
     assert shared["git_commit"] == "337a3e1c0ffe…+"
@@ -158,7 +158,7 @@ def test_models_share_what_they_share(tmp_path):
     ],
     ids=["two", "nine", "data-sets", "single-exit"],
 )
-def test_in_a_browser(tmp_path, chromium, case, size):
+def test_report_in_a_browser(tmp_path, chromium, case, size):
     inputs = make(tmp_path, **case)
     figures(inputs.tables, inputs.measures, inputs.models, PRIMARY, tmp_path / "figures")
     file = tmp_path / "report.html"

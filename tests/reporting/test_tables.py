@@ -1,4 +1,4 @@
-"""The tables people read, on numbers that can be checked in the head."""
+"""The tables, on numbers that can be checked by hand."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def both_splits(values: dict[str, float], dev: float = 0.0, **arm) -> pd.DataFra
     return pd.concat([measured(values, **arm), measured(on_dev, split="dev", **arm)])
 
 
-# --- quality by layer ----------------------------------------------------------------------------------
+# --- Quality by layer ---
 
 
 def test_shares_of_score_and_of_gain(table):
@@ -115,8 +115,8 @@ def test_shares_of_score_and_of_gain(table):
     assert rows.loc["first_stage", ["share of score", "share of gain"]].isna().all()
 
 
-def test_shares_are_of_the_deepest_exit_where_the_cascade_is_as_deep_and_better(table, monkeypatch):
-    monkeypatch.setattr("test_tables.SCHEDULE", "2:3 4")
+def test_shares_refer_to_the_deepest_exit_not_to_a_better_cascade(table, monkeypatch):
+    monkeypatch.setitem(globals(), "SCHEDULE", "2:3 4")
     rows = table(both_splits(GOOD | {"cascade": 0.6})).set_index("exit")
     assert list(rows["layer"]) == [0, 2, 3, 4, 4]
     assert rows["share of score"]["layer_4"] == 1
@@ -124,20 +124,20 @@ def test_shares_are_of_the_deepest_exit_where_the_cascade_is_as_deep_and_better(
     assert rows["share of gain"]["cascade"] == pytest.approx(2)
 
 
-def test_no_share_of_a_gain_that_is_none(table):
+def test_share_of_gain_is_missing_without_gain(table):
     rows = table(both_splits({"first_stage": 0.5, "layer_2": 0.4, "layer_3": 0.45}))
     assert rows["share of gain"].isna().all()
     assert rows["share of score"].notna().sum() == 2
 
 
-def test_a_cascade_is_told_by_its_schedule_and_its_last_layer(table):
+def test_cascade_has_its_schedule_and_last_layer(table):
     rows = table(both_splits(WITH_CASCADE), both_splits(GOOD, start=3))
     assert list(rows["exit"]) == ["first_stage", *list(GOOD)[1:], "cascade", *list(GOOD)[1:]]
     assert list(rows["layer"]) == [0, 2, 3, 4, 3, 2, 3, 4]
     assert list(rows["schedule"]) == ["", "", "", "", SCHEDULE, "", "", ""]
 
 
-def test_the_first_stage_stands_once_per_data_set_and_first(table):
+def test_first_stage_is_the_first_row_of_each_data_set(table):
     rows = table(both_splits(GOOD), both_splits(GOOD, start=3), both_splits(GOOD, dataset="other"))
     assert list(rows["layer"]) == [0, 2, 3, 4, 2, 3, 4, 0, 2, 3, 4]
     assert list(rows["dataset"]) == ["d"] * 7 + ["other"] * 4
@@ -159,20 +159,20 @@ def test_seeds_are_pooled_into_mean_and_spread(table):
     assert list(text["nDCG@10"])[::3] == ["0.400", "0.500 ± 0.141"]
 
 
-def test_one_seed_has_no_spread_in_the_text(table):
+def test_one_seed_has_no_deviation_in_text(table):
     text = format_layers(table(both_splits(GOOD)), ["nDCG@10"])
     assert list(text["nDCG@10"]) == ["0.400", "0.300", "0.450", "0.500"]
     assert list(text["share of gain"]) == ["", "-100%", "50%", "100%"]
 
 
-def test_dev_and_test_are_told_apart(table):
+def test_dev_and_test_are_separate(table):
     rows = table(both_splits(WITH_CASCADE, dev=0.05)).set_index("exit")
     for exit, value in WITH_CASCADE.items():
         assert rows["nDCG@10"][exit] == pytest.approx(value)
         assert rows["dev nDCG@10"][exit] == pytest.approx(value + 0.05)
 
 
-def test_the_mean_lies_in_its_interval(table):
+def test_mean_is_in_its_interval(table):
     rows = table(both_splits(WITH_CASCADE))
     assert (rows["nDCG@10 low"] <= rows["nDCG@10"]).all()
     assert (rows["nDCG@10"] <= rows["nDCG@10 high"]).all()
@@ -180,7 +180,7 @@ def test_the_mean_lies_in_its_interval(table):
     assert (rows["nDCG@10 high"] - rows["nDCG@10 low"]).to_numpy() == pytest.approx([0.2] * 5)
 
 
-def test_costs_stand_beside_the_quality_of_their_exit(table):
+def test_costs_are_joined_by_exit(table):
     rows = table(both_splits(WITH_CASCADE), both_splits(GOOD, start=3)).set_index(["start_layer", "exit"])
     assert rows["flops"][2].dropna().to_dict() == {
         "layer_2": 0.5,
@@ -200,7 +200,7 @@ def test_ties_are_the_mean_of_queries_and_seeds(table):
     assert list(format_layers(rows, ["nDCG@10"])["ties"]) == ["20.0%"] * 4 + [""]
 
 
-def test_the_text_tells_what_there_is_alone(table):
+def test_text_has_only_columns_with_values(table):
     short = format_layers(table(both_splits(GOOD), timed=False), ["nDCG@10"])
     assert "ms" not in short
     assert "ties" not in short
@@ -214,10 +214,10 @@ def test_the_text_tells_what_there_is_alone(table):
     assert set(long["trained on"]) == {"", "big"}
 
 
-# --- cost and cascades ---------------------------------------------------------------------------------
+# --- Cost and cascades ---
 
 
-def test_flops_and_time_are_shares_of_the_deepest_exit_also_where_a_cascade_comes_last(tmp_path):
+def test_cost_shares_refer_to_the_deepest_exit_not_to_the_cascade(tmp_path):
     costs = read_costs([cost_file(tmp_path / "a.json"), cost_file(tmp_path / "b.json", start=3)])
     assert list(costs["exit"]) == list(COUNTED) * 2
     assert list(costs["flops"]) == pytest.approx([0.5, 0.75, 1, 0.6] * 2)
@@ -230,7 +230,7 @@ def test_flops_and_time_are_shares_of_the_deepest_exit_also_where_a_cascade_come
     assert list(text["parameters, M"])[:2] == ["1", "1.5"]
 
 
-def test_what_was_not_timed_has_flops_alone(tmp_path):
+def test_untimed_exits_have_flops_only(tmp_path):
     costs = read_costs([cost_file(tmp_path / "a.json", timed=False)])
     assert costs[["time", "p50 ms", "p95 ms", "pairs per second", "peak memory MiB"]].isna().all(axis=None)
     assert list(costs["flops"]) == pytest.approx([0.5, 0.75, 1, 0.6])
@@ -238,7 +238,7 @@ def test_what_was_not_timed_has_flops_alone(tmp_path):
     assert set(text["time"]) == set(text["p50 ms"]) == set(text["peak memory, MiB"]) == {""}
 
 
-def test_what_a_schedule_keeps_is_of_its_own_arms_deepest_exit(tmp_path):
+def test_kept_quality_refers_to_the_same_arms_deepest_exit(tmp_path):
     decided = read_cascades(
         [cascade_file(tmp_path / "a.json"), cascade_file(tmp_path / "b.json", "4", start=3)]
     )
@@ -264,14 +264,14 @@ def test_what_a_schedule_keeps_is_of_its_own_arms_deepest_exit(tmp_path):
         (0, "0"),
     ],
 )
-def test_a_ihas_three_digits_that_count(value, text):
+def test_format_number_has_three_significant_digits(value, text):
     assert format_number(value) == text
 
 
-# --- files ---------------------------------------------------------------------------------------------
+# --- Files ---
 
 
-def test_the_files_of_tables(tmp_path):
+def test_tables_writes_csv_markdown_and_latex(tmp_path):
     both_splits(WITH_CASCADE).to_parquet(tmp_path / "m.parquet")
     cost, cascade = cost_file(tmp_path / "cost.json"), cascade_file(tmp_path / "cascade.json")
     tables([tmp_path / "m.parquet"], [cost], [cascade], "nDCG@10", tmp_path / "tables")
@@ -288,7 +288,7 @@ def test_the_files_of_tables(tmp_path):
     assert len(pd.read_csv(tmp_path / "tables/cascades.csv")) == 3
 
 
-def test_the_table_of_costs_says_that_nothing_was_timed(tmp_path):
+def test_cost_table_says_that_nothing_was_timed(tmp_path):
     both_splits(WITH_CASCADE).to_parquet(tmp_path / "m.parquet")
     cost = cost_file(tmp_path / "cost.json", timed=False)
     cascade = cascade_file(tmp_path / "cascade.json")

@@ -1,4 +1,4 @@
-"""What stands before the application: a body in time, a client who stays, and errors that go on."""
+"""Admission: the time for a body, clients that disconnect, and errors of the application."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def through(admission: Admission, messages: list[dict]) -> list[dict]:
     return sent
 
 
-def test_a_body_must_come_in_time():
+def test_slow_body_is_answered_with_timeout():
     admission = Admission(None, Limits(seconds_to_send=0.05), None, ["/x"])
     start, body = through(admission, [{"type": "http.request", "body": b"{", "more_body": True}])
     assert start["status"] == 408
@@ -34,7 +34,7 @@ def test_a_body_must_come_in_time():
     assert admission.active_requests == 0
 
 
-def test_who_hangs_up_takes_the_request_back():
+def test_request_of_disconnected_client_is_cancelled():
     ended = []
 
     async def endless(scope, receive, send):
@@ -51,7 +51,7 @@ def test_who_hangs_up_takes_the_request_back():
     assert admission.active_requests == 0
 
 
-def test_what_the_application_raises_is_not_swallowed():
+def test_errors_of_the_application_are_raised():
     async def broken(scope, receive, send):
         raise RuntimeError("no")
 

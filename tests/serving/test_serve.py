@@ -1,4 +1,4 @@
-"""The server: every client's shapes, scores as offline whoever shares the batch, and bad requests it survives."""
+"""The server: requests of every kind of client, offline scores in shared batches, and bad requests."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def by_index(results: list[dict], key: str) -> list[float]:
     return [result[key] for result in sorted(results, key=lambda result: result["index"])]
 
 
-# --- the shapes of all clients -------------------------------------------------------------------------
+# --- The shapes of all clients ---
 
 
 @pytest.mark.parametrize("layer", [None, 2, 3, 4])
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
-def test_jina_and_cohere(client, offline, path, layer):
+def test_rerank_for_jina_and_cohere(client, offline, path, layer):
     asked = {"model": "theirs", "query": QUERY, "documents": TEXTS, "layer": layer}
     answer = client.post(path, json=asked).raise_for_status().json()
     expected = scores_of(offline, QUERY, TEXTS, layer or 4)
@@ -82,7 +82,7 @@ def test_jina_and_cohere(client, offline, path, layer):
         ("/v2/rerank", True, True),
     ],
 )
-def test_documents_are_strings_or_objects_and_return_where_they_are_asked_for(client, path, asked, told):
+def test_documents_may_be_objects_and_are_returned_on_request(client, path, asked, told):
     documents = [TEXTS[0], {"text": TEXTS[1], "title": "not read"}]
     body = {"query": QUERY, "documents": documents, "return_documents": asked}
     for result in client.post(path, json=body).raise_for_status().json()["results"]:
@@ -93,14 +93,14 @@ def test_documents_are_strings_or_objects_and_return_where_they_are_asked_for(cl
 
 
 @pytest.mark.parametrize(("top_n", "many"), [(1, 1), (4, 4), (9, 9), (1000, 9)])
-def test_top_n_cuts_the_answer(client, top_n, many):
+def test_top_n_limits_results(client, top_n, many):
     asked = {"query": QUERY, "documents": TEXTS}
     whole = client.post("/v2/rerank", json=asked).json()["results"]
     assert client.post("/v2/rerank", json=asked | {"top_n": top_n}).json()["results"] == whole[:many]
 
 
 @pytest.mark.parametrize("raw", [False, True])
-def test_tei(client, offline, raw):
+def test_rerank_for_tei(client, offline, raw):
     asked = {"query": QUERY, "texts": TEXTS, "raw_scores": raw, "return_text": raw, "truncate": True}
     answer = client.post("/rerank", json=asked).raise_for_status().json()
     expected = scores_of(offline, QUERY, TEXTS, 4)
@@ -120,7 +120,7 @@ def test_scores_of_all_exits(client, offline):
     np.testing.assert_allclose(answer["flops"], [0.5, 0.75, 1.0])
 
 
-def test_a_cascade_ranks_and_scores_by_place_and_a_layer_overrides_it(offline):
+def test_cascade_scores_are_reciprocal_ranks_and_layer_overrides_it(offline):
     schedule = Schedule.parse("2:5 3:2 4")
     with TestClient(build_application(build(), "tiny", schedule, LIMITS)) as client:
         asked = {"query": QUERY, "documents": TEXTS}
@@ -134,7 +134,7 @@ def test_a_cascade_ranks_and_scores_by_place_and_a_layer_overrides_it(offline):
     np.testing.assert_allclose(by_index(at_exit, "relevance_score"), expected, atol=1e-5)
 
 
-def test_what_is_served(client):
+def test_health_and_models(client):
     assert client.get("/health").json() == {"status": "ok"}
     (model,) = client.get("/v1/models").json()["data"]
     assert model["id"] == "tiny"
@@ -142,7 +142,7 @@ def test_what_is_served(client):
     assert model["depth"] == "4"
 
 
-def test_the_page_is_one_file_that_may_ask_this_server_alone(client):
+def test_page_may_connect_to_this_server_only(client):
     page = client.get("/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -151,15 +151,15 @@ def test_the_page_is_one_file_that_may_ask_this_server_alone(client):
     assert "https://" not in page.text
 
 
-def test_a_cascade_over_layers_without_heads_is_refused():
+def test_schedule_with_layers_without_heads_is_refused():
     with pytest.raises(ValueError, match=r"layers \[1, 5\] have no head; exits are 2..4"):
         build_application(build(), "tiny", Schedule.parse("1:5 5"))
 
 
-# --- many at once --------------------------------------------------------------------------------------
+# --- Many at once ---
 
 
-def test_a_score_that_is_no_number_is_an_error_and_the_server_lives(offline):
+def test_server_survives_scores_that_are_not_finite(offline):
     reranker = build()
     with TestClient(
         build_application(reranker, "t", Schedule.single(4)), raise_server_exceptions=False
@@ -172,7 +172,7 @@ def test_a_score_that_is_no_number_is_an_error_and_the_server_lives(offline):
 
 
 @pytest.mark.parametrize("architecture", ["llama", "bert", "qwen3"])
-def test_many_threads_get_what_each_would_get_alone(architecture):
+def test_concurrent_requests_get_the_offline_scores(architecture):
     offline = build(architecture)
     asked = [
         ({"query": f"{QUERY} {i % 5}", "texts": TEXTS[i % 7 :], "layer": 2 + i % 3, "raw_scores": True})
@@ -188,7 +188,7 @@ def test_many_threads_get_what_each_would_get_alone(architecture):
         np.testing.assert_allclose(by_index(answer, "score"), expected, rtol=1e-5, atol=1e-5)
 
 
-# --- bad requests --------------------------------------------------------------------------------------
+# --- Bad requests ---
 
 GOOD = {"query": QUERY, "documents": TEXTS[:2]}
 JSON = {"Content-Type": "application/json"}
@@ -230,7 +230,7 @@ def problem_of(answer, status: int) -> str:
     ],
     ids=lambda value: str(ascii(value))[:30] if isinstance(value, dict) else "",
 )
-def test_a_wrong_value_is_named(client, change, told):
+def test_wrong_value_is_named(client, change, told):
     body = json.dumps(GOOD | change).encode()
     assert re.match(told, problem_of(client.post("/v1/rerank", content=body, headers=JSON), 422))
 
@@ -264,19 +264,19 @@ def test_a_wrong_value_is_named(client, change, told):
         "huge-int",
     ],
 )
-def test_what_is_no_request_is_refused(client, body, status):
+def test_malformed_body_is_refused(client, body, status):
     assert problem_of(client.post("/v1/rerank", content=body, headers=JSON), status)
     assert client.get("/health").status_code == 200
 
 
 @pytest.mark.parametrize("text", ["\0", "a\0b", "\x1b[2J\x07", "\ufffe\U0010ffff", " ", "\u202e", ""])
-def test_odd_characters_are_text(client, text):
+def test_odd_characters_are_accepted(client, text):
     asked = {"query": "q" + text, "documents": [text, "a"]}
     answer = client.post("/v1/rerank", json=asked).raise_for_status().json()
     assert sorted(result["document"]["text"] for result in answer["results"]) == sorted([text, "a"])
 
 
-def test_too_much_is_refused(client):
+def test_limits_of_a_request(client):
     many = problem_of(client.post("/v1/rerank", json=GOOD | {"documents": ["a"] * 51}), 422)
     assert many == "51 documents; at most 50, send several requests"
     long = problem_of(client.post("/v1/rerank", json=GOOD | {"documents": ["a" * 1001]}), 422)
@@ -285,7 +285,7 @@ def test_too_much_is_refused(client):
     assert "20000" in problem_of(client.post("/v1/rerank", json=GOOD | {"x": "a" * 20_000}), 413)
 
 
-def test_a_body_without_length_is_counted_as_it_comes(client):
+def test_body_without_length_is_limited(client):
     sent = []
 
     def endless():
@@ -297,20 +297,20 @@ def test_a_body_without_length_is_counted_as_it_comes(client):
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
-def test_another_content_type_is_refused(client, kind):
+def test_other_content_types_are_refused(client, kind):
     headers = {"Content-Type": kind} if kind else {}
     told = problem_of(client.post("/v1/rerank", content=json.dumps(GOOD), headers=headers), 415)
     assert told == f"Content-Type is {kind or 'missing'}; send application/json"
 
 
-def test_other_paths_and_methods(client):
+def test_unknown_paths_and_methods(client):
     assert "GET" in problem_of(client.get("/v1/rerank"), 405)
     assert client.get("/v1/rerank").headers["allow"] == "POST"
     assert problem_of(client.get("/etc/passwd"), 404)
     assert problem_of(client.get("/docs"), 404)
 
 
-def test_when_full_it_says_when_to_come_again():
+def test_full_server_answers_503_with_retry_after():
     with TestClient(build_application(build(), "tiny", Schedule.single(4), Limits(requests=0))) as client:
         answer = client.post("/v1/rerank", json=GOOD)
         assert problem_of(answer, 503)
@@ -319,7 +319,7 @@ def test_when_full_it_says_when_to_come_again():
         assert client.get("/health").status_code == 200
 
 
-def test_a_key_is_asked_for_where_there_is_one():
+def test_api_key_is_required():
     app = build_application(build(), "tiny", Schedule.single(4), key="sécret")
     with TestClient(app) as client:
         for given in (
@@ -341,10 +341,10 @@ def test_a_key_is_asked_for_where_there_is_one():
         assert client.post("/v1/rerank", json=GOOD, headers=right).status_code == 200
 
 
-# --- the command ---------------------------------------------------------------------------------------
+# --- The command ---
 
 
-def test_the_command_says_what_is_wrong(monkeypatch, tmp_path):
+def test_command_reports_wrong_options(monkeypatch, tmp_path):
     def run(*arguments: str) -> str:
         return str(CliRunner().invoke(app, ["serve", "--model", str(tmp_path), *arguments]).exception)
 

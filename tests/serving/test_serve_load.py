@@ -121,7 +121,7 @@ def test_64_clients_at_once_get_the_offline_scores(model, address):
     assert max(worst) < 1e-5
 
 
-def test_it_lives_on_after_bad_requests(address):
+def test_server_survives_bad_requests(address):
     post = {"Content-Type": "application/json"}
     sentences = []
     with httpx2.Client(base_url=address, timeout=60) as client:
@@ -151,7 +151,7 @@ def test_it_lives_on_after_bad_requests(address):
     assert max(map(len, sentences)) < 200
 
 
-def test_who_hangs_up_or_never_ends_holds_nobody_up(address):
+def test_disconnected_and_endless_clients_do_not_block_others(address):
     host, port = address.removeprefix("http://").split(":")
     head = (
         "POST /rerank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
@@ -168,7 +168,7 @@ def test_who_hangs_up_or_never_ends_holds_nobody_up(address):
     assert httpx2.post(f"{address}/rerank", json=GOOD).status_code == 200
 
 
-def test_a_request_inside_is_answered_before_it_ends(model):
+def test_admitted_request_is_answered_before_shutdown(model):
     process, address = start(model)
     many = {"query": QUERIES[0], "documents": [f"{text} {i}" for i in range(30) for text in TEXTS]}
     answers = []
@@ -183,7 +183,7 @@ def test_a_request_inside_is_answered_before_it_ends(model):
     assert len(answers[0].json()["scores"][0]) == len(many["documents"])
 
 
-def test_the_key_stands_in_no_log_and_no_process_list(model):
+def test_api_key_is_not_in_logs_or_process_list(model):
     process, address = start(model, "--api-key-env", "LWR_TEST_KEY", LWR_TEST_KEY=KEY)
     assert httpx2.post(f"{address}/rerank", json=GOOD).status_code == 401
     right = {"Authorization": f"Bearer {KEY}"}
@@ -195,7 +195,7 @@ def test_the_key_stands_in_no_log_and_no_process_list(model):
 @pytest.mark.parametrize(
     "key", [None, pytest.param(KEY, marks=pytest.mark.nightly)], ids=["open", "with key"]
 )
-def test_schemathesis_finds_nothing(model, tmp_path, key):
+def test_openapi_description_passes_schemathesis(model, tmp_path, key):
     # texts short enough that no body gets too large: 413 is right then, but not what schemathesis expects
     options = ["--max-characters", "1000", "--max-documents", "20"]
     options += ["--api-key-env", "LWR_TEST_KEY"] if key else []
@@ -220,7 +220,7 @@ def test_schemathesis_finds_nothing(model, tmp_path, key):
         pytest.param((390, 844), "dark", id="phone-dark"),
     ],
 )
-def test_the_page_in_a_browser(tmp_path, model, address, chromium, size, scheme):
+def test_page_in_a_browser(tmp_path, model, address, chromium, size, scheme):
     width, height = size
     page = chromium.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
     said, asked = [], []
@@ -269,7 +269,7 @@ def test_the_page_in_a_browser(tmp_path, model, address, chromium, size, scheme)
     page.close()
 
 
-def test_the_page_asks_for_a_key(model, chromium):
+def test_page_asks_for_the_api_key(model, chromium):
     process, address = start(model, "--api-key-env", "LWR_TEST_KEY", LWR_TEST_KEY=KEY)
     page = chromium.new_page()
     page.goto(address)

@@ -1,4 +1,4 @@
-"""Jobs that wait together are scored together, and each gets what it would have got alone."""
+"""The worker: waiting jobs are scored together, and each gets the scores it would get alone."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def gathered(monkeypatch, jobs: list[tuple], scoring: ScoringConfig) -> tuple[li
     return answers, calls
 
 
-def test_those_who_wait_share_one_pass_to_the_deepest_layer_asked_for(monkeypatch, offline):
+def test_waiting_jobs_share_one_pass_to_the_deepest_layer(monkeypatch, offline):
     jobs = [
         (QUERY, TEXTS[:1], [4]),
         (QUERY, TEXTS[1:4], [2]),
@@ -69,13 +69,13 @@ def test_those_who_wait_share_one_pass_to_the_deepest_layer_asked_for(monkeypatc
         assert scored.tokens.tolist() == list(map(len, rows))
 
 
-def test_a_call_ends_where_a_batch_is_full(monkeypatch):
+def test_shared_pass_is_limited_by_tokens_per_batch(monkeypatch):
     jobs = [(QUERY, TEXTS, [4])] * 4
     _, calls = gathered(monkeypatch, jobs, ScoringConfig(tokens_per_batch=64))
     assert calls == [(9, [4])] * 4
 
 
-def test_who_gave_up_is_not_scored(monkeypatch):
+def test_cancelled_job_is_not_scored(monkeypatch):
     worker = worker_module.Worker(build(), ScoringConfig())
     go, real, calls = Event(), LayerwiseReranker.score_rows, []
 
@@ -96,7 +96,7 @@ def test_who_gave_up_is_not_scored(monkeypatch):
     assert sum(calls) == (2 if gone.cancelled() else 11)
 
 
-def test_one_that_fails_fails_alone(monkeypatch, offline):
+def test_failing_job_does_not_fail_others(monkeypatch, offline):
     real = LayerwiseReranker.score_rows
     usual = max(map(len, offline.prompt.rows([(QUERY, text) for text in TEXTS])))
 
