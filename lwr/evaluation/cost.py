@@ -63,15 +63,12 @@ def cost(
         schedules[CASCADE] = chosen
 
     tokens = candidates["tokens"].to_numpy()
-    gflops_by_layer = count_flops(derive_shape(reranker.backbone), tokens).mean(axis=1) / 1e9  # [layers]
+    by_layer = count_flops(derive_shape(reranker.backbone), tokens).mean(axis=1) / 1e9  # GFLOPs [layers]
     shares = {row["schedule"]: row["test flops"] for row in choice["schedules"]}
     timed = time_lists(reranker, collection, candidates, schedules, scoring, settings.queries or 0, label)
     exits = []
     for name, schedule in schedules.items():
-        if schedule.keep:
-            gflops = gflops_by_layer[-1] * shares[str(schedule)]
-        else:
-            gflops = gflops_by_layer[schedule.last - 1]
+        gflops = by_layer[-1] * shares[str(schedule)] if schedule.keep else by_layer[schedule.last - 1]
         about = {"exit": name, "schedule": str(schedule)}
         counts = {"gflops_per_pair": float(gflops), "parameters": count_parameters(reranker, schedule.last)}
         exits.append(about | counts | timed[name])
