@@ -84,7 +84,7 @@ def _draft_of(path: Path) -> Path:
 
 def _with_path(error: OSError, path: Path) -> OSError:
     """Return the error with the name of the output; the original one names the draft, or no file."""
-    return OSError(error.errno, f"{os.strerror(error.errno)}; nothing was changed", str(path))
+    return OSError(error.errno, f"{error.strerror or error}; nothing was changed", str(path))
 
 
 def _flush_to_disk(file: Path) -> None:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
@@ -148,7 +148,7 @@ def _open(path: Path, mode: str) -> Iterator[IO[bytes]]:
         if path.suffix == ".gz":
             # The archive holds neither a name nor a time, so the same rows make the same bytes.
             with gzip.GzipFile("", mode, fileobj=plain, mtime=0) as archive:
-                yield archive
+                yield cast(IO[bytes], archive)
         else:
             yield plain
 

@@ -30,12 +30,14 @@ class ResourceMeter:
             read); `peak_memory_mib` of this process.
         """
         before, now = self.joules_at_start, read_cpu_joules()
-        is_readable = (
+        energy = None
+        if (
             before is not None and now is not None and now >= before
-        )  # less: the counter wrapped around
+        ):  # it is less if the counter wrapped around
+            energy = round(now - before, 1)
         return {
             "wall_seconds": round(time.monotonic() - self.started_at, 1),
-            "energy_joules": round(now - before, 1) if is_readable else None,
+            "energy_joules": energy,
             "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         }
 

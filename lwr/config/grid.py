@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, create_model
 
@@ -19,7 +19,7 @@ def _override_of(section: type[Section]) -> type[Section]:
 
     None is the default of a key that is not given; given keys keep the section's types and bounds.
     """
-    fields = {
+    fields: dict[str, Any] = {
         name: Annotated[field.annotation, *field.metadata, Field(None, description=field.description)]
         for name, field in section.model_fields.items()
     }
@@ -27,7 +27,10 @@ def _override_of(section: type[Section]) -> type[Section]:
     return create_model(name, __base__=Section, __doc__=doc, **fields)
 
 
-TrainingOverride = _override_of(TrainingConfig)
+if TYPE_CHECKING:
+    TrainingOverride = TrainingConfig
+else:
+    TrainingOverride = _override_of(TrainingConfig)
 
 
 class GridBaseModel(BaseModelConfig):

@@ -48,7 +48,7 @@ def load(values: dict[str, Any], files: list[Path]) -> GridConfig:
             problems += problems_between_sections(config)
     lines = [(order, *duplicate) for order, source in enumerate(sources) for duplicate in source.duplicates]
     lines += [_locate(problem, values, sources) for problem in problems]
-    if lines:
+    if lines or config is None:
         raise BadInput("\n".join(text for _, _, text in sorted(set(lines))))
     return config
 

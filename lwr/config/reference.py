@@ -115,7 +115,8 @@ def _type(field: Schema, titles: dict[str, str]) -> str:
         case {"enum": values}:
             return " or ".join(f"`{value}`" for value in values)
         case {"patternProperties": inner}:
-            return f"NAME: {_type(*inner.values(), titles)}"
+            [value] = inner.values()
+            return f"NAME: {_type(value, titles)}"
         case {"propertyNames": names, "additionalProperties": inner}:
             return f"{_type(names, titles)}: {_type(inner, titles)}"
         case {"additionalProperties": inner}:
@@ -127,6 +128,7 @@ def _type(field: Schema, titles: dict[str, str]) -> str:
         case {"type": kind}:
             words = {"string": "text", "boolean": "true or false"}
             return " ".join([words.get(kind, kind), *_bounds(field)])
+    raise ValueError(f"no words for the type of {field}")
 
 
 def _bounds(field: Schema) -> Iterator[str]:

@@ -19,7 +19,7 @@ from lwr.config.data import (
     Source,
 )
 from lwr.data.sources import beir_folder, hub, ir_datasets, python_docs
-from lwr.formats.beir import Collection, sample_queries, write_collection
+from lwr.formats.beir import Collection, Qrels, Split, sample_queries, write_collection
 
 
 def collect(dataset: DatasetConfig, out: Path) -> None:
@@ -31,7 +31,7 @@ def collect(dataset: DatasetConfig, out: Path) -> None:
         BadInput: The source is broken or not installed.
     """
     complete = read_source(dataset.source)
-    qrels = {
+    qrels: dict[Split, Qrels] = {
         split: {query: judged[query] for query in sample_queries(judged, dataset.queries.get(split))}
         for split, judged in complete.qrels.items()
     }

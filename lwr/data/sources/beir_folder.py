@@ -26,9 +26,11 @@ def read(source: BeirFolderSource) -> Collection:
 
 def _read_splits(folder: Path, source: BeirFolderSource, query_ids: set[str]) -> dict[Split, Qrels]:
     shares: dict[Split, float] = {"dev": source.dev_from_train, "test": source.test_from_train}
-    given = [split for split in SPLITS if split == "train" or (folder / f"qrels/{split}.tsv").is_file()]
-    qrels = {split: read_qrels(folder, split, query_ids) for split in given}
-    judged = {split: qrels[split] for split in shares if qrels.get(split)}
+    given: list[Split] = [
+        split for split in SPLITS if split == "train" or (folder / f"qrels/{split}.tsv").is_file()
+    ]
+    qrels: dict[Split, Qrels] = {split: read_qrels(folder, split, query_ids) for split in given}
+    judged: dict[Split, Qrels] = {split: qrels[split] for split in shares if qrels.get(split)}
     for split, share in shares.items():
         key = f"{split}_from_train"
         if split in judged and share:

@@ -35,7 +35,7 @@ def read(source: HubSource) -> Collection:
         for name in get_dataset_split_names(source.qrels, revision=source.qrels_revision)
         if name in SPLIT_OF
     }
-    qrels = {split: _collect_qrels(rows) for split, rows in judgements.items()}
+    qrels: dict[Split, Qrels] = {split: _collect_qrels(rows) for split, rows in judgements.items()}
     return Collection(
         (Passage(str(row["_id"]), row.get("title") or "", row["text"]) for row in texts["corpus"]),
         {str(row["_id"]): row["text"] for row in texts["queries"]},

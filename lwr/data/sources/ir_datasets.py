@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import Any
 
 from lwr.common.errors import BadInput
 from lwr.config.data import IrDatasetsSource
 from lwr.data.sources.splits import with_dev_split
-from lwr.formats.beir import Collection, Passage, Qrels
-
-if TYPE_CHECKING:
-    from ir_datasets import Dataset
+from lwr.formats.beir import Collection, Passage, Qrels, Split
 
 
 def read(source: IrDatasetsSource) -> Collection:
@@ -23,7 +21,7 @@ def read(source: IrDatasetsSource) -> Collection:
             default text, or `dev_from_train` does not fit the splits.
     """
     try:
-        import ir_datasets
+        ir_datasets = import_module("ir_datasets")
     except ImportError:
         raise BadInput("kind ir_datasets: the package is not installed; pip install ir_datasets") from None
     datasets = {}
@@ -41,7 +39,7 @@ def read(source: IrDatasetsSource) -> Collection:
         raise BadInput(
             f"{corpus}: its documents have no default text; convert them to a folder in BEIR layout"
         )
-    qrels = {split: _collect_qrels(dataset) for split, dataset in datasets.items()}
+    qrels: dict[Split, Qrels] = {split: _collect_qrels(dataset) for split, dataset in datasets.items()}
     return Collection(
         (Passage(doc.doc_id, "", doc.default_text().strip()) for doc in documents.docs_iter()),
         {query.query_id: query.default_text() for part in datasets.values() for query in part.queries_iter()},
@@ -49,7 +47,7 @@ def read(source: IrDatasetsSource) -> Collection:
     )
 
 
-def _collect_qrels(dataset: Dataset) -> Qrels:
+def _collect_qrels(dataset: Any) -> Qrels:
     """Return the judgements; a pair judged more than once, as by subtopic, gets its highest grade."""
     qrels: Qrels = {}
     for row in dataset.qrels_iter():
