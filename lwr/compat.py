@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from lwr.model.reranker import LayerwiseReranker
 from lwr.training.loss import assign_teachers, layerwise_loss

@@ -210,7 +210,7 @@ def packed_attention(
     if packing is None:
         options["sliding_window"] = sliding_window
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    shared, causal, device = packing.shared_prefix, module.is_causal, query.device
+    shared, causal, device = packing.shared_prefix, bool(module.is_causal), query.device
     prefix_query, prefix_key, prefix_value = (states[:, :, :shared] for states in (query, key, value))
     outputs = []
     if shared:

@@ -70,7 +70,7 @@ def write_reranker(
         "lwr": version("lwr"),
         "base": None if base is None else base.slice(),
         "adapter": has_adapter,
-        "base_fingerprint": _fingerprint(base) if has_adapter else None,
+        "base_fingerprint": _fingerprint(base) if has_adapter and base is not None else None,
     }
     (folder / "lwr.json").write_text(json.dumps({**origin, **options}, indent=2) + "\n", encoding="utf-8")
 
@@ -145,6 +145,10 @@ def read_reranker(model: str, revision: str | None, dtype: torch.dtype, attentio
     tokenizer = load_tokenizer(folder)
     heads = _read_heads(folder, description)
     if description["adapter"]:
+        if base is None:
+            raise BadInput(
+                f"{folder / 'lwr.json'}: an adapter without a base model; train or fetch the model again"
+            )
         _check_file(folder, "adapter_model.safetensors")
         _check_base(folder, base, description["base_fingerprint"])
         backbone = load_base_model(base.model_copy(update={"attention": attention})).backbone

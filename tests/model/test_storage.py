@@ -180,6 +180,13 @@ def test_adapter_without_base_is_not_saved(tmp_path):
         model.save_pretrained(tmp_path / "saved")
 
 
+def test_adapter_whose_lwr_json_names_no_base_is_refused(adapter):
+    description = json.loads((adapter / "lwr.json").read_text())
+    (adapter / "lwr.json").write_text(json.dumps(description | {"base": None}))
+    with pytest.raises(ValueError, match=r"lwr\.json.*adapter.*base"):
+        load(adapter)
+
+
 def test_missing_heads_file_is_refused(adapter):
     (adapter / "heads.safetensors").unlink()
     with pytest.raises(ValueError, match=r"heads\.safetensors is missing"):
