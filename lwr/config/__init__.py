@@ -1,1 +1,1 @@
-"""What the YAML file of a grid may say."""
+"""The sections of a grid's YAML file, and the checks of their values."""

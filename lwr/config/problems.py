@@ -13,7 +13,7 @@ from lwr.common.yaml_lines import Loc
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with the value at `loc`, and how to fix it."""
+    """A fault of the value at `loc`, and its fix."""
 
     loc: Loc
     text: str

@@ -36,7 +36,7 @@ class LoraConfig(Section):
 
 
 class DistillationConfig(Section):
-    """What an exit learns from, beside the labels."""
+    """The teachers of an exit, beside the labels."""
 
     teacher: Teacher = Field(
         default="deepest",

@@ -114,7 +114,7 @@ def device_name() -> str:
 
 @dataclass
 class Timings:
-    """What was measured of one exit, a number per list."""
+    """The measurements of one exit, a number per list."""
 
     seconds: list[float] = field(default_factory=list)
     peak_memory_mib: list[float] = field(default_factory=list)  # empty where the system cannot measure it

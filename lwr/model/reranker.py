@@ -237,7 +237,7 @@ class LayerwiseReranker(nn.Module):
 
     @property
     def can_share_prefix(self) -> bool:
-        """Whether the prefix that all rows of a batch share can be computed once."""
+        """Say whether the prefix that all rows of a batch share can be computed once."""
         return self.first_position is not None and self.stack.causal and self.pooling == "last"
 
     def _lay_out(self, features: Mapping[str, Tensor]) -> PaddedLayout | PackedLayout:

@@ -1,4 +1,4 @@
-"""How the figures look: sizes, colours, type, and one panel or several."""
+"""Set the look of figures: sizes, colours, type, and one panel or several."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request passes before the application: the API key, the number of requests, and the limits of its body.
+"""Checks that a request passes before the application: the API key, the number of requests, and the limits of its body.
 
 This is plain ASGI, so that the body of a refused request is not read, and an endless body is not kept in memory.
 """

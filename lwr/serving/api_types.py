@@ -120,7 +120,7 @@ class Result(BaseModel):
 
 
 class Usage(BaseModel):
-    """What a request cost."""
+    """The cost of a request."""
 
     total_tokens: int = Field(
         description="Tokens that the backbone reads: query, prompt and document of each pair."

@@ -1,4 +1,4 @@
-"""What is read of the files of cascades and costs."""
+"""Readers of the files of cascades and costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What schedules cost and are worth, and which one is chosen on dev."""
+"""Cost and quality of schedules, and the one that is chosen on dev."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_randomisation_is_close_to_exact_test_of_scipy(gain):
 
 
 def test_randomisation_of_three_queries_by_hand():
-    """Of eight patterns of signs two lie as far out as +, +, +."""
+    """Two of eight patterns of signs are as extreme as +, +, +."""
     a = np.array([[0.3, 0.4, 0.6]])
     assert compare_pair(a, np.zeros_like(a), True, 0.0)["p randomisation"] == pytest.approx(0.25, abs=0.02)
 

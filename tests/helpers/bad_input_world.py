@@ -117,7 +117,7 @@ def build(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Case:
-    """What is wrong, a command that reads it, and key words of its message; without any, the input is accepted."""
+    """A fault, a command that reads it, and key words of its message; without any, the input is accepted."""
 
     what: str
     command: list[str]

@@ -103,7 +103,7 @@ def grid(tmp_path):
 
 
 def section(advice: str, title: str, dataset: str = "d") -> str:
-    """What stands under the headline that begins like this."""
+    """Return the text under the headline that begins like this."""
     of_dataset = advice.partition(f"\n## {dataset}\n")[2].partition("\n## ")[0]
     return of_dataset.partition(f"### {title}")[2].partition("\n\n")[2].partition("\n\n### ")[0].strip()
 

@@ -43,7 +43,7 @@ def measured(values: dict[str, float], seed: int = 1, split: str = "test", ties:
 
 
 def cost_file(path: Path, exits=WITH_CASCADE, timed: bool = True, **arm) -> Path:
-    """What `lwr cost` writes."""
+    """A file that `lwr cost` writes."""
     rows = [
         {
             "exit": exit,
@@ -64,7 +64,7 @@ def cost_file(path: Path, exits=WITH_CASCADE, timed: bool = True, **arm) -> Path
 
 
 def cascade_file(path: Path, chosen: str = SCHEDULE, **arm) -> Path:
-    """What `lwr cascade` writes."""
+    """A file that `lwr cascade` writes."""
     points = {"2": (0.5, 0.3, 0.5, 0.3), SCHEDULE: (0.6, 0.495, 0.61, 0.48), "4": (1.0, 0.5, 1.0, 0.6)}
     schedules = [
         {"schedule": name, **dict(zip(["dev flops", "dev", "test flops", "test"], point, strict=True))}

@@ -11,7 +11,7 @@ from lwr.serving.admission import Admission, Limits
 
 
 def through(admission: Admission, messages: list[dict]) -> list[dict]:
-    """What a gate sends to a client who sends these and then nothing more."""
+    """Return the answer to a client who sends these and then nothing more."""
     sent, left = [], list(messages)
 
     async def receive():

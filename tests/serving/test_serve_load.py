@@ -63,7 +63,7 @@ def start(model: Path, *options: str, **environment: str) -> tuple[subprocess.Po
 
 
 def stop(process: subprocess.Popen) -> str:
-    """What it said; it must end by itself, without a traceback."""
+    """Return its output; it must end by itself, without a traceback."""
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=30)[1]
     assert process.returncode in (0, -signal.SIGTERM)
