@@ -12,7 +12,12 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from lwr.common.json_lines import write_json
 from lwr.export.encoder_head import attach_head
@@ -34,7 +39,7 @@ def write_classifier(reranker: LayerwiseReranker, layer: int, folder: Path) -> N
     """
     build_classifier(reranker, layer).save_pretrained(folder)
     pair = write_pair_tokenizer(reranker.prompt, folder)
-    _complete_config(folder / "config.json", pair.tokenizer.pad_token_id)
+    _complete_config(folder / "config.json", pair.tokenizer)
     # text-embeddings-inference reads the length to cut to from this file
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": reranker.prompt.lengths.row})
     score, difference = _compare_scores(reranker, layer, folder, pair)
@@ -87,10 +92,10 @@ def _without_weights(config: PretrainedConfig) -> PreTrainedModel:
         ) from None
 
 
-def _complete_config(file: Path, pad_token_id: int) -> None:
+def _complete_config(file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Add the padding token, and the rotary base under the names of transformers 4, which servers still read."""
     config = json.loads(file.read_text(encoding="utf-8"))
-    config["pad_token_id"] = pad_token_id
+    config["pad_token_id"] = tokenizer.pad_token_id
     rope = config.get("rope_parameters") or {}
     if (
         "rope_theta" in rope
@@ -114,7 +119,7 @@ def _compare_scores(
         ValueError: The difference is above TOLERANCE.
     """
     rows = reranker.prompt.rows(CHECKED_PAIRS)
-    (expected,) = reranker.encode(pad(rows, reranker.tokenizer), [layer])  # [pairs]
+    (expected,) = reranker.encode(pad(rows, reranker.prompt.tokenizer), [layer])  # [pairs]
     model = AutoModelForSequenceClassification.from_pretrained(
         folder, dtype=reranker.backbone.dtype, trust_remote_code=False, use_safetensors=True
     )

@@ -47,5 +47,6 @@ def write_onnx(reranker: LayerwiseReranker, layer: int, folder: Path) -> None:
         output_names=["logits"],
         dynamic_shapes=(tuple(sizes for _ in features),),
     )
+    assert program is not None  # as dynamo=True returns a program
     (folder / "onnx").mkdir()
     program.save(folder / "onnx" / "model.onnx")

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lwr.common.json_lines import write_json
+from lwr.config.model import PromptTemplate
 from lwr.model.prompt import Prompt, Row
 
 PROBES = [
@@ -75,11 +76,13 @@ def write_pair_tokenizer(prompt: Prompt, folder: Path) -> PairTokenizer:
     Raises:
         ValueError: The tokenizer is not a fast one or has no token for padding, or no layout yields the same rows.
     """
-    if prompt.template is None:  # an encoder's tokenizer has a pair format
+    template = prompt.template
+    if template is None:  # an encoder's tokenizer has a pair format
         candidates = [(_copy_pipeline(prompt), "{query}", "{passage}")]
     else:
         candidates = [
-            (_build_pipeline(prompt, layout), layout.query, layout.passage) for layout in _layouts(prompt)
+            (_build_pipeline(prompt, layout), layout.query, layout.passage)
+            for layout in _layouts(prompt, template)
         ]
     for pipeline, query, passage in candidates:
         _save(prompt, pipeline, folder)
@@ -97,9 +100,9 @@ def write_plain_tokenizer(prompt: Prompt, folder: Path) -> PreTrainedTokenizerFa
     return _save(prompt, _copy_pipeline(prompt), folder)
 
 
-def _layouts(prompt: Prompt) -> list[TemplateLayout]:
+def _layouts(prompt: Prompt, template: PromptTemplate) -> list[TemplateLayout]:
     """List the possible divisions of a template, the most convenient for callers first."""
-    template, frame, tokenizer = prompt.template, prompt.frame(None), prompt.tokenizer
+    frame, tokenizer = prompt.frame(None), prompt.tokenizer
 
     def ids(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
@@ -194,7 +197,7 @@ def _pad_token(prompt: Prompt) -> str:
     """
     tokenizer = prompt.tokenizer
     pad = tokenizer.pad_token or tokenizer.eos_token
-    if pad is None:
+    if not isinstance(pad, str):
         raise ValueError(
             "the tokenizer has no pad and no eos token, and batches need one; give it a pad_token"
         )
@@ -209,7 +212,8 @@ def _pad_token(prompt: Prompt) -> str:
 def _writes_same_rows(prompt: Prompt, pair: PairTokenizer) -> bool:
     """Compare the rows of all pairs of PROBES."""
     pairs = [(query, passage) for query in PROBES for passage in PROBES]
-    written = pair.tokenizer([pair.write(query, passage) for query, passage in pairs])
+    queries, passages = zip(*(pair.write(*texts) for texts in pairs), strict=True)
+    written = pair.tokenizer(list(queries), list(passages))
     types = written.get("token_type_ids", [None] * len(pairs))
     uncut = Prompt(prompt.tokenizer, prompt.template, 4096, 4096)
     return uncut.rows(pairs) == [Row(*row) for row in zip(written["input_ids"], types, strict=True)]

@@ -66,7 +66,7 @@ def classifier_readme(
     )
 
 
-def upstream_readme(reranker: LayerwiseReranker, layer: int) -> str:
+def upstream_readme(reranker: LayerwiseReranker, layer: int, instruction: str) -> str:
     """Describe a checkpoint in FlagEmbedding's layout with the exits up to `layer`."""
     return render(
         "upstream",
@@ -77,7 +77,7 @@ def upstream_readme(reranker: LayerwiseReranker, layer: int) -> str:
         start_layer=reranker.start_layer,
         query=repr(SAMPLE_QUERY),
         passage=repr(SAMPLE_PASSAGE),
-        instruction=repr(reranker.prompt.template.instruction),
+        instruction=repr(instruction),
     )
 
 

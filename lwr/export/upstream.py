@@ -44,12 +44,15 @@ def write_upstream(reranker: LayerwiseReranker, layer: int, folder: Path) -> Non
     tokenizer = write_plain_tokenizer(reranker.prompt, folder)
     config = _minicpm_config(reranker, layer) | {"pad_token_id": tokenizer.pad_token_id}
     write_json(folder / "config.json", config)
-    (folder / "README.md").write_text(upstream_readme(reranker, layer), encoding="utf-8")
+    template = reranker.prompt.template
+    assert template is not None  # as encoders differ from upstream
+    readme = upstream_readme(reranker, layer, template.instruction)
+    (folder / "README.md").write_text(readme, encoding="utf-8")
 
 
 def _differences_to_upstream(reranker: LayerwiseReranker) -> Iterator[str]:
     """Yield the reasons why upstream's class or prompt would give other scores."""
-    config, tokenizer, template = reranker.config, reranker.tokenizer, reranker.prompt.template
+    config, tokenizer, template = reranker.config, reranker.prompt.tokenizer, reranker.prompt.template
     if config.model_type != "llama":
         yield f"its layerwise class is MiniCPM, which can hold a llama but not a {config.model_type}"
         return
@@ -64,7 +67,7 @@ def _differences_to_upstream(reranker: LayerwiseReranker) -> Iterator[str]:
         yield f"MiniCPM has no rotary embedding of type {config.rope_parameters['rope_type']}"
     if reranker.pooling != "last":
         yield f"it reads the last token, but this reranker reads the {reranker.pooling}"
-    if template != PromptTemplate(instruction=template.instruction):
+    if template is None or template != PromptTemplate(instruction=template.instruction):
         yield (
             "it writes `A: query`, `B: passage` and an instruction, but this reranker was trained with another template"
         )
