@@ -91,14 +91,14 @@ def rerank(
     elif query is None:
         raise BadInput("no --out: only the ranking of a --query is printed; name a file")
     silence_transformers()
-    _check_one_input(query, passages, groups, run, queries, corpus)
+    run_files = _check_inputs(query, passages, groups, run, queries, corpus)
     schedule = resolve_schedule(model, requested, revision)
     if query is not None:
         candidates = read_passage_candidates(query, passages or STDIN)
     elif groups is not None:
         candidates = read_group_candidates(groups)
     else:
-        candidates = read_run_candidates(run, queries, corpus)
+        candidates = read_run_candidates(*run_files)
     reranker = LayerwiseReranker.from_pretrained(model, revision=revision)
     scoring = ScoringConfig(tokens_per_batch=tokens_per_batch, precision=precision)
     ranked = rerank(reranker, candidates, schedule, scoring, top_k)
@@ -108,17 +108,17 @@ def rerank(
         write_rankings(out, ranked, schedule, tag)
 
 
-def _check_one_input(
+def _check_inputs(
     query: str | None,
     passages: Path | None,
     groups: Path | None,
     run: Path | None,
     queries: Path | None,
     corpus: Path | None,
-) -> None:
-    """Raise BadInput unless exactly one kind of input is given, completely."""
+) -> list[Path]:
+    """Return run, queries and corpus if these are the input; raise BadInput unless exactly one kind is given."""
     run_options = {"--run": run, "--queries": queries, "--corpus": corpus}
-    given = [name for name, value in run_options.items() if value is not None]
+    given = {name: file for name, file in run_options.items() if file is not None}
     if [query is not None, groups is not None, len(given) > 0].count(True) != 1:
         raise BadInput("give one of: --run with --queries and --corpus; --groups; --query")
     if passages is not None and query is None:
@@ -126,6 +126,7 @@ def _check_one_input(
     if given and len(given) < len(run_options):
         missing = ", ".join(name for name in run_options if name not in given)
         raise BadInput(f"{', '.join(given)} without {missing}: give all three")
+    return list(given.values())
 
 
 def _requested_schedule(layer: int | None, cascade: str | None) -> Schedule | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from pydantic import create_model
@@ -35,7 +35,7 @@ CELL_EXAMPLE = f"{ARM_EXAMPLE[:-1]}, seed: …}}"
 
 def _section_of(point: type[Arm], **others: type) -> type[Section]:
     """Return a section with other keys, then the fields of an arm or a cell."""
-    fields = {name: (kind, ...) for name, kind in {**others, **get_type_hints(point)}.items()}
+    fields: dict[str, Any] = {name: (kind, ...) for name, kind in {**others, **get_type_hints(point)}.items()}
     return create_model(point.__name__, __base__=Section, **fields)
 
 

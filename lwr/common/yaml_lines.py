@@ -64,7 +64,8 @@ def parse_yaml(text: str, name: str) -> YamlFile:
         lines = dict(islice(_lines(loader, root, ()), MAX_VALUES))
         values = loader.construct_document(root) if root else None
     except yaml.MarkedYAMLError as error:
-        line = (error.problem_mark or error.context_mark).line + 1
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
         raise BadInput(f"{name}:{line}: not YAML: {error.problem} {error.context or ''}".rstrip()) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # an impossible date is a ValueError
         raise BadInput(f"{name}: not YAML in UTF-8: {error}") from None

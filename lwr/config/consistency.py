@@ -27,7 +27,7 @@ def problems_of_sections(config: GridConfig) -> list[Problem]:
 
 
 def problems_between_sections(config: GridConfig) -> list[Problem]:
-    """Return what is wrong between sections; only meaningful where `problems_of_sections` finds nothing."""
+    """Return what is wrong between sections; only meaningful where every key is valid."""
     return list(dict.fromkeys([*_tests(config), *_group_sizes(config), *_exit_weights(config)]))
 
 
@@ -133,7 +133,7 @@ def _keep(config: GridConfig, base_model: str, variant: str, last: int | None) -
         train = config.train_of(base_model, variant)
     except ValidationError as error:  # each override is valid, but not their combination
         loc = _set_at(config, base_model, variant, "keep", "eval_steps")
-        yield from (Problem(loc, str(problem["ctx"]["error"])) for problem in error.errors())
+        yield from (Problem(loc, problem["msg"].removeprefix("Value error, ")) for problem in error.errors())
         return
     if train.keep != "best" or not isinstance(train.keep_by, int) or last is None:
         return
@@ -145,8 +145,8 @@ def _keep(config: GridConfig, base_model: str, variant: str, last: int | None) -
             yield Problem(_set_at(config, base_model, variant, "keep_by"), text)
 
 
-def _set_at(config: GridConfig, base_model: str, variant: str, *keys: str) -> Loc | None:
-    """Return where a training gets the value of the first of `keys` that is set; None: all have their defaults."""
+def _set_at(config: GridConfig, base_model: str, variant: str, *keys: str) -> Loc:
+    """Return where a training gets the value of the first of `keys` that is set; (): none is set."""
     sections = {
         ("variants", variant): config.variants[variant],
         ("base_models", base_model, "train"): config.base_models[base_model].train,
@@ -156,7 +156,7 @@ def _set_at(config: GridConfig, base_model: str, variant: str, *keys: str) -> Lo
         for key in keys:
             if key in section.model_fields_set:
                 return (*loc, key)
-    return None
+    return ()
 
 
 # --- between sections ----------------------------------------------------------------------------------

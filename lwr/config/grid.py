@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field, create_model
 
@@ -14,7 +14,7 @@ from lwr.config.section import Layers, Name, Section
 from lwr.config.training import TrainingConfig
 
 
-def _override_of(section: type[Section]) -> type[Section]:
+def _override_of(section: type[Section]) -> Any:
     """Return the section with every key optional: what a base model or a variant may override.
 
     None is the default of a key that is not given; given keys keep the section's types and bounds.
@@ -23,14 +23,11 @@ def _override_of(section: type[Section]) -> type[Section]:
         name: Annotated[field.annotation, *field.metadata, Field(None, description=field.description)]
         for name, field in section.model_fields.items()
     }
-    name, doc = f"{section.__name__}Override", "Keys of `train` that differ."
-    return create_model(name, __base__=Section, __doc__=doc, **fields)
+    return create_model(f"{section.__name__}Override", __base__=Section, **fields)
 
 
-if TYPE_CHECKING:
-    TrainingOverride = TrainingConfig
-else:
-    TrainingOverride = _override_of(TrainingConfig)
+class TrainingOverride(_override_of(TrainingConfig)):
+    """Keys of `train` that differ."""
 
 
 class GridBaseModel(BaseModelConfig):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from lwr.common.errors import BadInput
 from lwr.common.yaml_lines import Loc, YamlFile, parse_yaml, read_yaml
@@ -43,8 +44,9 @@ def load(values: dict[str, Any], files: list[Path]) -> GridConfig:
     sources = [read_yaml(file) for file in files]
     config, problems = _validate(values)
     if config is not None:
+        is_valid = not problems
         problems += problems_of_sections(config)
-        if not problems:
+        if is_valid:
             problems += problems_between_sections(config)
     lines = [(order, *duplicate) for order, source in enumerate(sources) for duplicate in source.duplicates]
     lines += [_locate(problem, values, sources) for problem in problems]
@@ -134,7 +136,7 @@ def _join_alternatives(texts: list[str]) -> str:
     return " or ".join([first, *(text.rpartition(" should be ")[2] for text in others)])
 
 
-def _describe(detail: dict[str, Any], section: type[Section]) -> str:
+def _describe(detail: ErrorDetails, section: type[Section]) -> str:
     """Describe one of pydantic's errors and how to fix it."""
     value, context = detail["input"], detail.get("ctx", {})
     shown = "null" if value is None else repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."

@@ -11,7 +11,7 @@ from typing import Any
 from lwr.config.grid import GridConfig
 
 HEAD = Path(__file__).with_name("reference_head.md")
-OVERRIDE = "TrainingConfigOverride"  # has the keys of TrainingConfig, so that it needs no table of its own
+OVERRIDE = "TrainingOverride"  # has the keys of TrainingConfig, so that it needs no table of its own
 
 Schema = dict[str, Any]
 
@@ -126,8 +126,8 @@ def _type(field: Schema, titles: dict[str, str]) -> str:
         case {"items": inner}:
             return f"list of {_type(inner, titles)}"
         case {"type": kind}:
-            words = {"string": "text", "boolean": "true or false"}
-            return " ".join([words.get(kind, kind), *_bounds(field)])
+            word = {"string": "text", "boolean": "true or false"}.get(kind) or str(kind)
+            return " ".join([word, *_bounds(field)])
     raise ValueError(f"no words for the type of {field}")
 
 
