@@ -182,3 +182,8 @@ def test_reading_a_config_does_not_import_torch():
     code = "import sys; import lwr.config.load; sys.exit('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+def test_problems_of_and_between_sections_are_reported_together(folder):
+    text = GRID.replace("[2, 4]", "[2, 9]").replace("group_size: 4", "group_size: 8")
+    assert places(problems(text)) == ["x.yaml:5: start_layers", "x.yaml:7: train.group_size"]
