@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,14 +22,16 @@ from transformers import (
 
 from lwr.common.json_lines import write_json
 from lwr.export.encoder_head import attach_head
-from lwr.export.pair_tokenizer import PROBES, PairTokenizer, write_pair_tokenizer
+from lwr.export.pair_tokenizer import PROBES, PairTokenizer, uncut_prompt, write_pair_tokenizer
 from lwr.export.readme import SAMPLE_PASSAGE, SAMPLE_QUERY, classifier_readme
 from lwr.export.truncate import truncate_config, truncate_tensors
 from lwr.model.batching import pad
+from lwr.model.prompt import Prompt
 from lwr.model.reranker import LayerwiseReranker
 
 TOLERANCE = 1e-4  # largest accepted difference to our score, for scores up to 1; relative for larger ones
 CHECKED_PAIRS = [(SAMPLE_QUERY, SAMPLE_PASSAGE), *itertools.product(PROBES[:3], PROBES[:4])]
+"""Pairs whose scores are compared, the README's sample first."""
 
 
 def write_classifier(reranker: LayerwiseReranker, layer: int, folder: Path) -> None:
@@ -42,8 +45,9 @@ def write_classifier(reranker: LayerwiseReranker, layer: int, folder: Path) -> N
     _complete_config(folder / "config.json", pair.tokenizer)
     # text-embeddings-inference reads the length to cut to from this file
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": reranker.prompt.lengths.row})
-    score, difference = _compare_scores(reranker, layer, folder, pair)
-    readme = classifier_readme(reranker, layer, pair, score, difference)
+    pairs = fit_pairs(reranker.prompt)
+    score, difference = _compare_scores(reranker, layer, folder, pair, pairs)
+    readme = classifier_readme(reranker, layer, pair, pairs[0], score, difference)
     (folder / "README.md").write_text(readme, encoding="utf-8")
 
 
@@ -106,24 +110,50 @@ def _complete_config(file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     write_json(file, config)
 
 
+def fit_pairs(prompt: Prompt) -> list[tuple[str, str]]:
+    """Shorten CHECKED_PAIRS to what a row of `prompt` holds, because the classifier's tokenizer cuts pairs differently.
+
+    Raises:
+        ValueError: A row does not hold a pair of one character each.
+    """
+    uncut = uncut_prompt(prompt)
+    return [_fit_pair(prompt, uncut, query, passage) for query, passage in CHECKED_PAIRS]
+
+
+def _fit_pair(prompt: Prompt, uncut: Prompt, query: str, passage: str) -> tuple[str, str]:
+    """Return the longest starts of a query and a passage, of about equally many characters, that are not cut."""
+    for length in range(max(len(query), len(passage)), 0, -1):
+        pair = (query[:length], passage[:length])
+        if prompt.rows([pair]) == uncut.rows([pair]):
+            return pair
+    raise ValueError(
+        f"rows of {prompt.lengths.row} tokens do not hold a query and a passage of one character each, of which the "
+        "prompt itself leaves too few; train with a higher passage_max_len"
+    )
+
+
 @torch.inference_mode()
 def _compare_scores(
-    reranker: LayerwiseReranker, layer: int, folder: Path, pair: PairTokenizer
+    reranker: LayerwiseReranker,
+    layer: int,
+    folder: Path,
+    pair: PairTokenizer,
+    pairs: Sequence[tuple[str, str]],
 ) -> tuple[float, float]:
-    """Score CHECKED_PAIRS by the reranker and by the classifier in `folder`.
+    """Score pairs by the reranker and by the classifier in `folder`.
 
     Returns:
-        The reranker's score of the sample pair, and the largest difference between both.
+        The reranker's score of the first pair, and the largest difference between both.
 
     Raises:
         ValueError: The difference is above TOLERANCE.
     """
-    rows = reranker.prompt.rows(CHECKED_PAIRS)
+    rows = reranker.prompt.rows(pairs)
     (expected,) = reranker.encode(pad(rows, reranker.prompt.tokenizer), [layer])  # [pairs]
     model = AutoModelForSequenceClassification.from_pretrained(
         folder, dtype=reranker.backbone.dtype, trust_remote_code=False, use_safetensors=True
     )
-    queries, passages = zip(*(pair.write(*texts) for texts in CHECKED_PAIRS), strict=True)
+    queries, passages = zip(*(pair.write(*texts) for texts in pairs), strict=True)
     features = pair.tokenizer(list(queries), list(passages), padding=True, return_tensors="pt")
     actual = model.eval()(**features).logits[:, 0].float()  # [pairs]
     difference = (expected - actual).abs()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from lwr.export.classifier import CHECKED_PAIRS, write_classifier
+from lwr.export.classifier import fit_pairs, write_classifier
 from lwr.model.reranker import LayerwiseReranker
 
 
@@ -30,7 +30,7 @@ def write_onnx(reranker: LayerwiseReranker, layer: int, folder: Path) -> None:
     write_classifier(reranker, layer, folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    queries, passages = zip(*CHECKED_PAIRS[:2], strict=True)
+    queries, passages = zip(*fit_pairs(reranker.prompt)[:2], strict=True)
     features = tokenizer(list(queries), list(passages), padding=True, return_tensors="pt")
 
     class Logits(torch.nn.Module):

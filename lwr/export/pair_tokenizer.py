@@ -100,6 +100,11 @@ def write_plain_tokenizer(prompt: Prompt, folder: Path) -> PreTrainedTokenizerFa
     return _save(prompt, _copy_pipeline(prompt), folder)
 
 
+def uncut_prompt(prompt: Prompt) -> Prompt:
+    """Return a prompt that writes the same rows, but cuts none of an ordinary length."""
+    return Prompt(prompt.tokenizer, prompt.template, 4096, 4096)
+
+
 def _layouts(prompt: Prompt, template: PromptTemplate) -> list[TemplateLayout]:
     """List the possible divisions of a template, the most convenient for callers first."""
     frame, tokenizer = prompt.frame(None), prompt.tokenizer
@@ -215,5 +220,6 @@ def _writes_same_rows(prompt: Prompt, pair: PairTokenizer) -> bool:
     queries, passages = zip(*(pair.write(*texts) for texts in pairs), strict=True)
     written = pair.tokenizer(list(queries), list(passages))
     types = written.get("token_type_ids", [None] * len(pairs))
-    uncut = Prompt(prompt.tokenizer, prompt.template, 4096, 4096)
-    return uncut.rows(pairs) == [Row(*row) for row in zip(written["input_ids"], types, strict=True)]
+    return uncut_prompt(prompt).rows(pairs) == [
+        Row(*row) for row in zip(written["input_ids"], types, strict=True)
+    ]

@@ -28,7 +28,12 @@ def render(template: str, metadata: ModelCardData, **fields: Any) -> str:
 
 
 def classifier_readme(
-    reranker: LayerwiseReranker, layer: int, pair: PairTokenizer, score: float, difference: float
+    reranker: LayerwiseReranker,
+    layer: int,
+    pair: PairTokenizer,
+    sample: tuple[str, str],
+    score: float,
+    difference: float,
 ) -> str:
     """Describe a folder with a sequence classifier.
 
@@ -36,10 +41,11 @@ def classifier_readme(
         reranker: The reranker that was exported.
         layer: The exit that was exported.
         pair: The tokenizer that was written.
-        score: The reranker's score of the sample query and passage.
+        sample: A query and a passage that fit into a row.
+        score: The reranker's score of `sample`.
         difference: Largest difference between its scores and those of the folder.
     """
-    query, passage = pair.write(SAMPLE_QUERY, SAMPLE_PASSAGE)
+    query, passage = pair.write(*sample)
     prompt, frame = reranker.prompt, reranker.prompt.frame(None)
     return render(
         "classifier",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from lwr.model.reranker import LayerwiseReranker
 
@@ -20,8 +20,12 @@ def truncate_config(config: PretrainedConfig, layer: int) -> PretrainedConfig:
 
 
 def truncate_tensors(reranker: LayerwiseReranker, layer: int) -> dict[str, Tensor]:
-    """Return the backbone's tensors by name, without blocks above `layer` and without a pooler, which no head reads."""
-    modules = reranker.backbone.named_modules()
+    """Return the backbone's tensors by name, without blocks above `layer` and without a pooler, which no head reads.
+
+    Of a multimodal backbone the language model's tensors remain, under the names that they have in that model alone.
+    """
+    backbone = _find_language_model(reranker.backbone)
+    modules = backbone.named_modules()
     (blocks,) = [f"{name}." for name, module in modules if module is reranker.stack.blocks]
 
     def is_kept(name: str) -> bool:
@@ -29,4 +33,16 @@ def truncate_tensors(reranker: LayerwiseReranker, layer: int) -> dict[str, Tenso
             return False
         return not name.startswith(blocks) or int(name.removeprefix(blocks).split(".")[0]) < layer
 
-    return {name: tensor for name, tensor in reranker.backbone.state_dict().items() if is_kept(name)}
+    return {name: tensor for name, tensor in backbone.state_dict().items() if is_kept(name)}
+
+
+def _find_language_model(backbone: PreTrainedModel) -> PreTrainedModel:
+    """Return the part of a multimodal backbone that its text config describes; of any other the backbone."""
+    text_config = backbone.config.get_text_config()
+    if text_config is backbone.config:
+        return backbone
+    return next(
+        module
+        for module in backbone.modules()
+        if isinstance(module, PreTrainedModel) and isinstance(module.config, type(text_config))
+    )

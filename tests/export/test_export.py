@@ -48,7 +48,7 @@ def save_reranker_and_base(folder: Path, architecture: str, lora: bool = False, 
 
 
 def save_reranker(folder: Path, backbone, tokenizer, lora: bool = False, **options) -> Path:
-    heads = {k: torch.randn(backbone.config.hidden_size) for k in range(1, tiny.LAYERS + 1)}
+    heads = {k: torch.randn(tiny.HIDDEN) for k in range(1, tiny.LAYERS + 1)}
     options = {"start_layer": 2, "initial_heads": heads} | options
     model = LayerwiseReranker(backbone, tokenizer, **options)
     if lora:
@@ -137,6 +137,78 @@ def test_adapter_is_merged(architecture, tmp_path):
     torch.testing.assert_close(
         export_scores(tmp_path / "out"), reranker_scores(model, 3), atol=1e-4, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "passage_max_len"),
+    [("llama", 96), ("bert", 24), ("bert", 8)],
+)
+def test_short_rows_are_exported(architecture, passage_max_len, tmp_path):
+    lengths = {"query_max_len": passage_max_len // 3, "passage_max_len": passage_max_len}
+    model = save_reranker_and_base(tmp_path, architecture, **lengths)
+    export(model, 3, tmp_path / "out")
+    prompt = LayerwiseReranker.from_pretrained(model, device="cpu").prompt
+    pairs = classifier.fit_pairs(prompt)
+    assert max(len(row) for row in prompt.rows(pairs)) <= prompt.lengths.row
+    scores = reranker_scores(model, 3, pairs)
+    torch.testing.assert_close(export_scores(tmp_path / "out", pairs), scores, atol=1e-4, rtol=1e-5)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"# {scores[0]:.4f}" in card
+    assert repr(pairs[0][1]) in card
+
+
+def test_row_without_space_for_a_pair_is_refused(tmp_path):
+    model = save_reranker_and_base(tmp_path, "bert", query_max_len=1, passage_max_len=3)
+    with pytest.raises(ValueError, match=r"rows of 4 tokens.*passage_max_len"):
+        export(model, 3, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def multimodal(architecture: str):
+    """Build a multimodal backbone with random weights, whose language model has the tiny shape."""
+    text, options, vision = MULTIMODAL[architecture]
+    text_config = AutoConfig.for_model(text, **tiny.SHAPE, **options).to_dict()
+    config = AutoConfig.for_model(architecture, text_config=text_config, vision_config=vision)
+    torch.manual_seed(0)
+    return AutoModel.from_config(config).eval()
+
+
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "image_size": 28,
+    "patch_size": 14,
+}
+MULTIMODAL = {
+    "gemma3": ("gemma3_text", {"head_dim": 8}, VISION | {"model_type": "siglip_vision_model"}),
+    "llava": ("llama", {}, VISION | {"model_type": "clip_vision_model"}),
+    "qwen2_vl": (
+        "qwen2_vl_text",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}},
+        {"depth": 1, "embed_dim": 32, "hidden_size": 32, "num_heads": 4},
+    ),
+}
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "llava"])
+def test_language_model_of_a_multimodal_backbone_is_exported(architecture, tmp_path):
+    model = save_reranker(tmp_path / "model", multimodal(architecture), tiny.tokenizer(encoder=False))
+    export(model, 3, tmp_path / "out")
+    config = read(tmp_path / "out" / "config.json")
+    assert config["num_hidden_layers"] == 3
+    assert "vision_config" not in config
+    torch.testing.assert_close(
+        export_scores(tmp_path / "out"), reranker_scores(model, 3), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_multimodal_backbone_without_text_classifier_is_refused(tmp_path):
+    model = save_reranker(tmp_path / "model", multimodal("qwen2_vl"), tiny.tokenizer(encoder=False))
+    with pytest.raises(ValueError, match=r"qwen2_vl_text.* no sequence classifier"):
+        export(model, 3, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_shared_head_is_exported(tmp_path):
