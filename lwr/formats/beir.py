@@ -14,6 +14,7 @@ from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
 from lwr.common.hashing import hash_share
 from lwr.common.json_lines import read_jsonl, read_lines, write_jsonl
+from lwr.common.texts import with_title
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -40,7 +41,7 @@ class Passage:
     @property
     def full_text(self) -> str:
         """The title and the text, as they are searched and reranked."""
-        return f"{self.title} {self.text}" if self.title else self.text
+        return with_title(self.title, self.text)
 
 
 @dataclass(frozen=True)

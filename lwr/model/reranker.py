@@ -8,9 +8,10 @@ Letters in shape comments: B rows of the batch, R remaining rows, H hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lwr.common.exits import exit_name
+from lwr.common.texts import check_documents, check_pairs, check_text, is_single_pair
 from lwr.config.model import BaseModelConfig, Pooling, PromptTemplate
 from lwr.model import storage
 from lwr.model.batch_layout import PackedLayout, PaddedLayout
@@ -231,7 +233,9 @@ class LayerwiseReranker(nn.Module):
 
     def _check_layers(self, layers: Sequence[int]) -> None:
         """Raise ValueError if one of the layers has no head."""
-        unknown = [k for k in layers if k not in self.exits]
+        unknown = [
+            k for k in layers if isinstance(k, bool) or not isinstance(k, Integral) or k not in self.exits
+        ]
         if unknown:
             raise ValueError(f"layers {unknown} have no head; exits are {self.exits[0]}..{self.exits[-1]}")
 
@@ -332,7 +336,7 @@ class LayerwiseReranker(nn.Module):
 
     def score(
         self,
-        pairs: Sequence[tuple[str, str]],
+        pairs: Iterable[Any],
         layer: int | None = None,
         *,
         layers: Sequence[int] | Literal["all"] | None = None,
@@ -341,19 +345,24 @@ class LayerwiseReranker(nn.Module):
         """Score (query, passage) pairs at one layer, or at several in one pass.
 
         Args:
-            pairs: The pairs.
+            pairs: The pairs, whose passages are texts or mappings with `text` and optionally `title`; or one pair.
             layer: The layer; None: the deepest.
             layers: Several layers, or `all` exits, instead of `layer`.
             normalize: Map scores to 0..1 by the logistic function.
 
         Returns:
-            float32 [pairs] at one layer, or [layers, pairs] at several.
+            float32 [pairs] at one layer, or [layers, pairs] at several. For one pair that is not in a list, as
+            FlagEmbedding takes it, a float32, or [layers].
 
         Raises:
-            ValueError: Both `layer` and `layers` are given, or a layer has no head.
+            ValueError: Both `layer` and `layers` are given, a layer has no head, or a pair is not one of texts.
         """
-        scores = self.score_rows(self.prompt.rows(pairs), self._resolve_layers(layer, layers))
+        requested = self._resolve_layers(layer, layers)
+        self._check_layers(requested)
+        scores = self.score_rows(self.prompt.rows(check_pairs(pairs)), requested)  # [layers, pairs]
         scores = logistic(scores) if normalize else scores
+        if is_single_pair(pairs):
+            scores = scores[:, 0]
         return scores[0] if layers is None else scores
 
     def _resolve_layers(
@@ -364,12 +373,14 @@ class LayerwiseReranker(nn.Module):
             raise ValueError(f"layer is {layer} and layers {layers}: give one of the two")
         if layers is None:
             return [self.exits[-1] if layer is None else layer]
-        return self.exits if layers == "all" else layers
+        if (isinstance(layers, str | int) and layers != "all") or not len(layers):
+            raise ValueError(f"layers is {layers!r}; give a list such as {self.exits[-2:]}, or 'all'")
+        return self.exits if isinstance(layers, str) else layers
 
     def rank(
         self,
         query: str,
-        documents: Sequence[str],
+        documents: Iterable[Any],
         layer: int | None = None,
         *,
         cascade: str | Schedule | None = None,
@@ -381,7 +392,7 @@ class LayerwiseReranker(nn.Module):
 
         Args:
             query: The query.
-            documents: The candidates.
+            documents: The candidates: texts, or mappings with `text` and optionally `title`.
             layer: The exit that ranks; None: the deepest.
             cascade: A schedule such as `2:20 4:10 6` instead of `layer`.
             top_k: The number of documents returned; None: all.
@@ -393,16 +404,22 @@ class LayerwiseReranker(nn.Module):
             also `layer`, the last exit that scored it. Scores of different layers cannot be compared.
 
         Raises:
-            ValueError: Both `layer` and `cascade` are given, or a layer has no head.
+            ValueError: Both `layer` and `cascade` are given, a layer has no head, `top_k` is less than 1, or a document
+                is not a text.
         """
         schedule = self._resolve_schedule(layer, cascade)
-        ranking = self.rank_rows(self.prompt.rows([(query, text) for text in documents]), schedule)
+        self._check_layers(schedule.layers)
+        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 1):
+            raise ValueError(f"top_k is {top_k!r}; give a number of documents from 1 on, or None for all")
+        texts = check_documents(documents)
+        check_text(query, "query")
+        ranking = self.rank_rows(self.prompt.rows([(query, text) for text in texts]), schedule)
         scores = logistic(ranking.scores) if normalize else ranking.scores
         ranked = []
         for i in ranking.order[:top_k].tolist():
             entry: dict[str, Any] = {"corpus_id": i, "score": float(scores[i])}
             if return_documents:
-                entry["text"] = documents[i]
+                entry["text"] = texts[i]
             if schedule.keep:
                 entry["layer"] = int(ranking.layers[i])
             ranked.append(entry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from functools import cache
 
@@ -233,3 +234,78 @@ def test_blocks_compute_in_the_given_precision(schedule, precision):
     hook.remove()
     assert dtypes == {getattr(torch, precision)}
     assert sorted(ranked.tolist()) == list(range(len(TEXTS)))
+
+
+# --- rank and score of texts ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("texts", [TEXTS, []], ids=["texts", "no texts"])
+@pytest.mark.parametrize("layer", [0, -1, 1, 5, True, False, 2.0, "2"])
+def test_rank_and_score_refuse_a_layer_without_head(texts, layer):
+    model = build("bert", start_layer=2)
+    with pytest.raises(ValueError, match=rf"layers \[{layer!r}\] have no head; exits are 2\.\.4"):
+        model.rank(QUERY, texts, layer=layer)
+    for requested in ({"layer": layer}, {"layers": [2, layer]}):
+        with pytest.raises(ValueError, match=rf"layers \[{layer!r}\] have no head; exits are 2\.\.4"):
+            model.score([(QUERY, text) for text in texts], **requested)
+
+
+@pytest.mark.parametrize("layers", [[], "each", 2, 0])
+def test_score_refuses_what_is_not_a_list_of_layers(layers):
+    with pytest.raises(ValueError, match=rf"layers is {re.escape(repr(layers))}; .*'all'"):
+        reranker("bert").score([(QUERY, TEXTS[0])], layers=layers)
+
+
+def test_layers_may_be_numpy_integers():
+    model, pairs = reranker("bert"), [(QUERY, text) for text in TEXTS]
+    scores = model.score(pairs, layers=np.array([1, 3]))
+    assert np.array_equal(scores, model.score(pairs, layers=[1, 3]))
+    assert np.array_equal(scores[1], model.score(pairs, np.int64(3)))
+
+
+@pytest.mark.parametrize("pair", [(QUERY, TEXTS[0]), [QUERY, TEXTS[0]]], ids=["tuple", "list"])
+def test_one_flat_pair_has_one_score(pair):
+    model = reranker("bert")
+    assert model.score(pair, 2).shape == ()
+    assert model.score(pair, 2) == model.score([pair], 2)[0]
+    assert model.score(pair, layers="all").tolist() == model.score([pair], layers="all")[:, 0].tolist()
+
+
+def test_no_pairs_have_no_scores():
+    model = reranker("bert")
+    assert model.score([], 2).shape == (0,)
+    assert model.score([], layers=[1, 2]).shape == (2, 0)
+    assert model.rank(QUERY, [], cascade="1:2 4") == []
+
+
+def test_documents_of_every_kind_rank_alike():
+    model = reranker("bert")
+    expected = model.rank(QUERY, TEXTS, layer=3)
+    labels = [3 * i + 5 for i in reversed(range(len(TEXTS)))]
+    for documents in (
+        pd.Series(TEXTS, index=labels),
+        iter(TEXTS),
+        np.array(TEXTS),
+        [{"text": text} for text in TEXTS],
+    ):
+        assert model.rank(QUERY, documents, layer=3) == expected
+    pairs = pd.Series([(QUERY, text) for text in TEXTS], index=labels)
+    assert np.array_equal(model.score(pairs, 3), model.score(list(pairs), 3))
+
+
+@pytest.mark.parametrize("top_k", [0, -1, True, 2.0, "3"])
+def test_top_k_below_one_is_refused(top_k):
+    with pytest.raises(ValueError, match=rf"top_k is {top_k!r}; .* from 1 on"):
+        reranker("bert").rank(QUERY, TEXTS, top_k=top_k)
+
+
+@pytest.mark.parametrize("top_k", [1, 5, np.int64(5), 100, None])
+def test_top_k_limits_the_documents(top_k):
+    ranked = reranker("bert").rank(QUERY, TEXTS, top_k=top_k)
+    assert ranked == reranker("bert").rank(QUERY, TEXTS)[:top_k]
+
+
+@pytest.mark.parametrize("query", [None, 7, ["a"]])
+def test_query_that_is_not_a_text_is_refused(query):
+    with pytest.raises(ValueError, match=r"query is .*give a text"):
+        reranker("bert").rank(query, TEXTS)
