@@ -111,12 +111,21 @@ Source = PythonDocsSource | BeirFolderSource | IrDatasetsSource | HubSource | Fl
 
 
 class FirstStageConfig(Section):
-    """The retriever whose candidates are reranked: BM25, or runs made elsewhere."""
+    """The retriever whose candidates are reranked: BM25 for English, or runs made elsewhere."""
 
     runs: dict[Split, str] = Field(
-        default={}, description="TREC run of a split, used instead of BM25; cut to `depth`, keeps its tag"
+        default={},
+        description="TREC run of a split, used instead of BM25; cut to `depth`, keeps its tag. BM25 is for English: it "
+        "splits words at spaces and punctuation, and leaves out English stop words and word endings. Queries without "
+        "a candidate are counted in the log; a split where no query has one is an error",
     )
     depth: Passages = Field(default=100, description="number of candidates per query")
+    keep_same_id: bool = Field(
+        default=False,
+        description="false: a candidate with the id of its query is left out unless it is judged relevant, as in "
+        "BEIR's evaluation, because queries of ArguAna or Quora are passages of the corpus; true: all are kept. "
+        "Mining never makes it a negative",
+    )
     k1: float = Field(
         default=0.9, ge=0, description="BM25: saturation of repeated words; higher saturates later"
     )

@@ -145,3 +145,73 @@ def test_given_run_that_does_not_fit_is_refused(collection, tmp_path, line, says
     with pytest.raises(BadInput, match=says):
         run_of(collection, **given(tmp_path, line))
     assert not (tmp_path / "dev.run").exists()
+
+
+# --- queries that are passages, queries without candidates -----------------------------------------------
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    """Write a collection whose queries are passages, as in ArguAna; the query `same` is answered by `same`."""
+    topics = {"a": "vegetarian food", "b": "free speech", "c": "school uniforms", "same": "nuclear energy"}
+    corpus = [Passage(name, "", topic) for name, topic in topics.items()]
+    corpus += [
+        Passage(f"{name}-{i}", "", f"{topic} without reason")
+        for name, topic in topics.items()
+        for i in (1, 2)
+    ]
+    qrels = {name: {f"{name}-1": 1} for name in "abc"} | {"same": {"same": 1}}
+    write_collection(tmp_path / "collection", corpus, topics, {"dev": qrels})
+    return tmp_path / "collection"
+
+
+def test_candidate_with_the_id_of_its_query_is_left_out_unless_relevant(arguments, capsys):
+    run = run_of(arguments, depth=2)
+    assert {query: {doc for doc, _ in ranked} for query, ranked in run.items()} == {
+        "a": {"a-1", "a-2"},  # the passage at the next rank takes the place
+        "b": {"b-1", "b-2"},
+        "c": {"c-1", "c-2"},
+        "same": {"same", run["same"][1][0]},
+    }
+    message = capsys.readouterr().err
+    assert "3 candidates of dev have the id of their query, such as 'a'" in message
+    assert "first_stage.keep_same_id" in message
+
+
+def test_candidates_with_the_id_of_their_query_are_kept_on_request(arguments, capsys):
+    run = run_of(arguments, keep_same_id=True)
+    assert [run[query][0][0] for query in ("a", "b", "c")] == ["a", "b", "c"]
+    assert "keep_same_id" not in capsys.readouterr().err
+
+
+def test_given_run_loses_candidates_with_the_id_of_their_query(arguments, tmp_path, capsys):
+    runs = given(tmp_path, "a Q0 a 1 9", "a Q0 a-1 2 8", "a Q0 a-2 3 7", "same Q0 same 1 9", "b Q0 b 1 1")
+    assert run_of(arguments, **runs, depth=2) == {"a": [("a-1", 8.0), ("a-2", 7.0)], "same": [("same", 9.0)]}
+    message = capsys.readouterr().err
+    assert "2 candidates of dev have the id of their query" in message
+    assert "2 of the 4 queries of dev have no candidate, such as 'b', 'c'" in message
+    assert run_of(arguments, **runs, depth=2, keep_same_id=True)["a"][0] == ("a", 9.0)
+
+
+def test_queries_without_candidates_are_counted(collection, capsys):
+    run_of(collection)
+    message = "2 of the 5 queries of dev have no candidate, such as 'q-none', 'q-stop'"
+    assert message in capsys.readouterr().err
+    run_of(collection, "test")
+    assert "no candidate" not in capsys.readouterr().err
+
+
+def test_split_without_any_candidate_is_refused(tmp_path):
+    corpus = [Passage("d0", "", "量子计算是一种计算方式。"), Passage("d1", "", "北京的天气今天晴朗。")]
+    queries = {"q0": "什么是量子计算", "q1": "北京的天气怎么样"}
+    write_collection(tmp_path / "collection", corpus, queries, {"dev": {"q0": {"d0": 1}, "q1": {"d1": 1}}})
+    with pytest.raises(BadInput, match=r"none of the 2 queries of dev .*English.*first_stage\.runs\.dev"):
+        run_of(tmp_path / "collection")
+    assert not (tmp_path / "dev.run").exists()
+    runs = given(tmp_path, "q0 Q0 d0 1 1")
+    assert run_of(tmp_path / "collection", **runs) == {"q0": [("d0", 1.0)]}
+
+
+def test_given_run_of_the_queries_themselves_is_refused(arguments, tmp_path):
+    with pytest.raises(BadInput, match=r"none of the 4 queries of dev has a candidate.*given\.trec"):
+        run_of(arguments, **given(tmp_path, "a Q0 a 1 9"))

@@ -40,6 +40,7 @@ from bad_input_world import (
 from lwr.formats import parquet
 
 QUERIES, CORPUS, QRELS = "data/queries.jsonl", "data/corpus.jsonl", "data/qrels/test.tsv"
+CHINESE = "".join(f'{{"_id": "q{i}", "text": "什么是量子计算"}}\n' for i in range(8))
 HEADER = "query-id\tcorpus-id\tscore\n"
 ZIPPED = ["groups", "--source", "{kind: flag_embedding, path: groups.jsonl.gz}", "--out", "out.jsonl"]
 
@@ -98,6 +99,7 @@ COLLECTIONS = [
     Case("qrels: grade of ten digits", COLLECT, append(QRELS, "q7\td1\t2147483647\n"), (f"{QRELS}:4", "2147483647")),
     Case("qrels: query of two splits", COLLECT, append(QRELS, "q0\td0\t1\n"), ("'q0'", "train", "test")),
     Case("no passage with words", RETRIEVE, write(CORPUS, passage("!") + "\n"), ("words", "test")),
+    Case("queries without a word of the corpus", RETRIEVE, write(QUERIES, CHINESE), ("data", "2 queries", "test", "English", "first_stage.runs.test")),
     Case("collection that is not there", [*RETRIEVE[:2], "nowhere", *RETRIEVE[3:]], no_damage, ("nowhere",), code=2),
 ]  # fmt: skip
 
