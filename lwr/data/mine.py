@@ -1,19 +1,19 @@
 """Mine training groups: a query, a passage that answers it, and hard negatives from the first stage.
 
 The negatives of a group are drawn from the first-stage candidates of its query. If these are too few, random passages
-of the train corpus fill up the group. The corpus may not fit into memory, so random passages are chosen by their
-position in it, before it is read. A chosen passage may turn out to be unusable: a positive of the query, a likely
-false negative, or a negative that the group already has. Therefore more positions are drawn than a group needs, so
-many that enough remain in any case. Then one pass over the corpus reads the passages at all these positions together
-with the texts of the other passages, and each group takes the first usable ones in the order in which they were
-drawn.
+of the train corpus fill up the group. A passage is no negative if it is the query itself (its id is the query's) or if
+its text is that of a positive, of a likely false negative or of another negative of the group; texts are compared with
+whitespace normalised. The corpus may not fit into memory, so a first pass over it keeps 8 bytes per passage, a digest
+of its text, by which random passages are chosen; a second pass reads the texts of the groups.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from array import array
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class QueryPool:
 
     query_id: str
     positives: list[str]  # ordered by hash, so the order is independent of grades and ranks
+    relevant: list[str]  # the positives, and with a teacher also those that it did not score
     candidates: list[str]  # found by the first stage at the ranks of the settings, and not relevant
     scores: dict[str, float]  # by the teacher, or else by the first stage for what it found
 
@@ -40,7 +41,20 @@ class QueryPool:
         """Return the pool without the passages that have no score; it has no positives if no candidate remains."""
         positives = [doc_id for doc_id in self.positives if doc_id in self.scores]
         candidates = [doc_id for doc_id in self.candidates if doc_id in self.scores]
-        return QueryPool(self.query_id, positives if candidates else [], candidates, self.scores)
+        return replace(self, positives=positives if candidates else [], candidates=candidates)
+
+
+@dataclass(frozen=True)
+class TrainCorpus:
+    """The digests of the texts of the train corpus, in its order, and the positions of some passages in it."""
+
+    digests: array[int]  # int64
+    positions: dict[str, int]  # passage id -> position
+
+    def digest(self, doc_id: str) -> int | str:
+        """Return the digest of a passage's text; its id, which equals no digest, if the corpus lacks it."""
+        at = self.positions.get(doc_id)
+        return doc_id if at is None else self.digests[at]
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,7 @@ def mine(collection: Path, run: Path, out: Path, mining: MiningConfig) -> None:
     The keys are FlagEmbedding's (`query`, `pos`, `neg`: texts; `prompt`: upstream's instruction; with a teacher
     `pos_scores` and `neg_scores`) and `query_id`, `pos_id`, `neg_id`. Groups with too few hard negatives are filled up
     from the corpus. With a teacher, groups contain only passages that it scored, so that they may have fewer negatives.
-    Memory holds the runs and the texts of the groups, not the corpus.
+    Memory holds the runs, the texts of the groups, and 8 bytes per passage of the corpus.
 
     Raises:
         BadInput: The run does not fit the collection, the corpus is too small for `mining.negatives`, or no group can
@@ -67,6 +81,8 @@ def mine(collection: Path, run: Path, out: Path, mining: MiningConfig) -> None:
     """
     queries = read_queries(collection)
     pools = sample_pools(read_query_pools(collection, queries, run, mining), mining)
+    corpus = read_train_corpus(collection, pools)
+    pools = drop_same_texts(pools, corpus)
     groups = [group for pool in pools for group in draw_groups(pool, mining)][: mining.groups]
     if not groups:
         fix = "score train candidates and their positives" if mining.teacher_run else "retrieve for train"
@@ -74,11 +90,11 @@ def mine(collection: Path, run: Path, out: Path, mining: MiningConfig) -> None:
     if mining.margin is not None:
         dropped = sum(len(group.likely_false) for group in groups)
         log(f"mine: {dropped} likely false negatives dropped from {len(groups)} groups")
-    positions = draw_filler_positions(groups, collection, mining)
-    texts, id_at = read_texts(collection, run, groups, {at for drawn in positions for at in drawn})
+    fillers = draw_fillers(groups, corpus, mining)
+    texts, id_at = read_texts(collection, run, groups, {at for drawn in fillers for at in drawn})
     lines = (
-        _line(group, queries, texts, _fill_up(group, [id_at[at] for at in drawn], mining), mining)
-        for group, drawn in zip(groups, positions, strict=True)
+        _line(group, queries, texts, [*group.negatives, *(id_at[at] for at in drawn)], mining)
+        for group, drawn in zip(groups, fillers, strict=True)
     )
     write_jsonl(out, lines)
 
@@ -87,7 +103,7 @@ def read_query_pools(collection: Path, queries: Queries, run: Path, mining: Mini
     """Read the pools of the queries of `run` that have a relevant passage, sorted by query id.
 
     With a teacher, pools contain only passages that it scored. A query whose positives or candidates it did not score
-    has no pool; the number of such queries is logged.
+    has no pool; the number of such queries is logged, and so is that of candidates with the id of their query.
 
     Raises:
         BadInput: The run ranks a query that is not judged for train.
@@ -95,16 +111,17 @@ def read_query_pools(collection: Path, queries: Queries, run: Path, mining: Mini
     qrels, ranked = read_qrels(collection, "train", queries), read_run(run)
     teacher = None if mining.teacher_run is None else read_run(Path(mining.teacher_run))
     first_rank, last_rank = mining.depth
-    pools, unscored = [], 0
+    pools, unscored, same_id = [], 0, 0
     for query_id in sorted(ranked):
         if query_id not in qrels:
             raise BadInput(f"{run}: query {query_id!r} is not judged for train; give the run of train")
         positives = sorted((doc_id for doc_id, grade in qrels[query_id].items() if grade > 0), key=hash_share)
         found = [doc_id for doc_id, _ in ranked[query_id][first_rank - 1 : last_rank]]
-        candidates = [doc_id for doc_id in found if doc_id not in positives]
+        candidates = [doc_id for doc_id in found if doc_id not in positives and doc_id != query_id]
+        same_id += query_id in found and query_id not in positives
         scored = dict(ranked[query_id] if teacher is None else teacher.get(query_id, ()))
         scores = {doc_id: scored[doc_id] for doc_id in [*positives, *candidates] if doc_id in scored}
-        pool = QueryPool(query_id, positives, candidates, scores)
+        pool = QueryPool(query_id, positives, positives, candidates, scores)
         if teacher is not None and positives:
             pool = pool.only_scored()
             unscored += 0 if pool.positives else 1
@@ -114,6 +131,8 @@ def read_query_pools(collection: Path, queries: Queries, run: Path, mining: Mini
         log(
             f"mine: {unscored} queries make no group: the teacher scored none of their positives, or no candidate"
         )
+    if same_id:
+        log(f"mine: {same_id} candidates have the id of their query and are left out")
     return pools
 
 
@@ -123,6 +142,42 @@ def sample_pools(pools: list[QueryPool], mining: MiningConfig) -> list[QueryPool
     if enough >= len(pools):
         return pools
     return sorted(random.Random(mining.seed).sample(pools, enough), key=lambda pool: pool.query_id)
+
+
+def read_train_corpus(collection: Path, pools: list[QueryPool]) -> TrainCorpus:
+    """Read the digests of the train corpus, and the positions of the passages that pools or their queries name."""
+    named = {doc_id for pool in pools for doc_id in [pool.query_id, *pool.relevant, *pool.candidates]}
+    corpus = TrainCorpus(array("q"), {})
+    for at, passage in enumerate(read_corpus(collection, "train")):
+        corpus.digests.append(_digest(passage.full_text))
+        if passage.doc_id in named:
+            corpus.positions[passage.doc_id] = at
+    return corpus
+
+
+def _digest(text: str) -> int:
+    """Return 64 bits that texts share which differ in whitespace alone."""
+    digest = hashlib.blake2b(" ".join(text.split()).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def drop_same_texts(pools: list[QueryPool], corpus: TrainCorpus) -> list[QueryPool]:
+    """Drop candidates with the text of a relevant passage or of a better candidate, and log their numbers."""
+    kept, like_positive, like_candidate = [], 0, 0
+    for pool in pools:
+        relevant = {corpus.digest(doc_id) for doc_id in pool.relevant}
+        candidates: dict[int | str, str] = {}
+        for doc_id in pool.candidates:
+            digest = corpus.digest(doc_id)
+            like_positive += digest in relevant
+            like_candidate += digest in candidates
+            if digest not in relevant:
+                candidates.setdefault(digest, doc_id)
+        kept.append(replace(pool, candidates=list(candidates.values())))
+    for count, whose in [(like_positive, "a positive"), (like_candidate, "a better candidate")]:
+        if count:
+            log(f"mine: {count} candidates have the text of {whose} of their query and are left out")
+    return kept
 
 
 def draw_groups(pool: QueryPool, mining: MiningConfig) -> Iterator[MinedGroup]:
@@ -162,33 +217,74 @@ def find_likely_false(pool: QueryPool, positive: str, margin: float | None) -> s
     return {doc_id for doc_id in pool.candidates if pool.scores[doc_id] > pool.scores[positive] - margin}
 
 
-def draw_filler_positions(
-    groups: list[MinedGroup], collection: Path, mining: MiningConfig
-) -> list[list[int]]:
-    """Draw random positions in the train corpus for each group that has too few negatives.
+def draw_fillers(groups: list[MinedGroup], corpus: TrainCorpus, mining: MiningConfig) -> list[list[int]]:
+    """Draw random passages of the train corpus for each group that has too few negatives.
+
+    Passages with the text of a positive, of a likely false negative or of another negative are passed over; their
+    number is logged.
 
     Returns:
-        For each group, positions in the order in which their passages are tried, so many that enough are usable; empty
-        for a group that needs none, and with a teacher, as it did not score these passages.
+        For each group, positions in the corpus; empty for a group that needs none, and with a teacher, as it did not
+        score these passages.
 
     Raises:
-        BadInput: The corpus is too small.
+        BadInput: The corpus is too small, or too few of its texts differ.
     """
-    is_short = [mining.teacher_run is None and len(group.negatives) < mining.negatives for group in groups]
-    corpus_size = sum(1 for _ in read_corpus(collection, "train")) if any(is_short) else 0
-    positions: list[list[int]] = []
-    for group, needs_fillers in zip(groups, is_short, strict=True):
-        if not needs_fillers:
-            positions.append([])
+    fillers: list[list[int]] = []
+    skipped = 0
+    for group in groups:
+        if mining.teacher_run is not None or len(group.negatives) == mining.negatives:
+            fillers.append([])
             continue
-        # At worst, all positives, likely false negatives and negatives of the group are among those drawn.
-        count = mining.negatives + len(group.pool.positives) + len(group.likely_false)
-        if corpus_size < count:
-            problem = f"a corpus of {corpus_size} passages is too small for {mining.negatives} negatives"
-            raise BadInput(f"{problem}; lower mining.negatives")
+        drawn, skipped_here = _draw_fillers(group, corpus, mining)
+        fillers.append(drawn)
+        skipped += skipped_here
+    if skipped:
+        log(f"mine: {skipped} random passages have the text of a passage of their group and are left out")
+    return fillers
+
+
+def _draw_fillers(group: MinedGroup, corpus: TrainCorpus, mining: MiningConfig) -> tuple[list[int], int]:
+    """Return the positions of a group's fillers, and how many were passed over because of their texts."""
+    size, needed = len(corpus.digests), mining.negatives - len(group.negatives)
+    # At worst, all positives, likely false negatives and negatives of the group are among those drawn.
+    count = mining.negatives + len(group.pool.positives) + len(group.likely_false)
+    if size < count:
+        problem = f"a corpus of {size} passages is too small for {mining.negatives} negatives"
+        raise BadInput(f"{problem}; lower mining.negatives")
+    of_group = [*group.pool.positives, *group.likely_false, *group.negatives]
+    at_group = {corpus.positions.get(doc_id) for doc_id in [group.pool.query_id, *of_group]}
+    digests = {corpus.digest(doc_id) for doc_id in of_group}
+    while True:
         rng = random.Random(f"{mining.seed}:{group.pool.query_id}:fill")
-        positions.append(rng.sample(range(corpus_size), count))
-    return positions
+        drawn = (at for at in rng.sample(range(size), count) if at not in at_group)
+        fillers, skipped = _take_distinct(drawn, needed, corpus, digests)
+        if len(fillers) == needed:
+            return fillers, skipped
+        if count == size:
+            raise BadInput(
+                f"query {group.pool.query_id!r}: only {len(fillers) + len(group.negatives)} texts of the corpus differ "
+                f"from its positives and from each other, too few for {mining.negatives} negatives; lower "
+                "mining.negatives"
+            )
+        count = min(2 * count, size)  # many passages share a text
+
+
+def _take_distinct(
+    drawn: Iterable[int], needed: int, corpus: TrainCorpus, digests: Collection[int | str]
+) -> tuple[list[int], int]:
+    """Take the first `needed` positions whose texts differ from `digests` and each other; count those passed over."""
+    taken: list[int] = []
+    seen, skipped = set(digests), 0
+    for at in drawn:
+        if len(taken) == needed:
+            break
+        if corpus.digests[at] in seen:
+            skipped += 1
+            continue
+        seen.add(corpus.digests[at])
+        taken.append(at)
+    return taken, skipped
 
 
 def read_texts(
@@ -212,13 +308,6 @@ def read_texts(
     if unknown := needed - texts.keys():
         raise BadInput(f"{run}: passage {min(unknown)!r} is not in the train corpus; retrieve again")
     return texts, id_at
-
-
-def _fill_up(group: MinedGroup, fillers: list[str], mining: MiningConfig) -> list[str]:
-    """Return the negatives of a group: its hard ones, then as many usable fillers as are missing."""
-    unusable = {*group.pool.positives, *group.likely_false, *group.negatives}
-    usable = [doc_id for doc_id in fillers if doc_id not in unusable]
-    return [*group.negatives, *usable][: mining.negatives]
 
 
 def _line(

@@ -117,7 +117,7 @@ def test_inconsistent_input_is_refused_and_nothing_is_written(collection, run, s
 
 
 def test_query_without_a_relevant_passage_makes_no_group(tmp_path):
-    corpus = [Passage(f"d{i}", "", "text") for i in range(9)]
+    corpus = [Passage(f"d{i}", "", f"text {i}") for i in range(9)]
     qrels = {"train": {"q1": {"d1": 1}, "q2": {"d1": 0}}}
     write_collection(tmp_path / "collection", corpus, {"q1": "one", "q2": "two"}, qrels)
     assert groups_of(tmp_path / "collection", {"q1": ["d1"], "q2": ["d1"]}).keys() == {"q1"}
@@ -223,3 +223,76 @@ def test_margin_applies_to_the_teacher_scores(collection):
 def test_teacher_of_other_queries_is_refused(collection):
     with pytest.raises(BadInput, match=r"teacher\.run: no group.*score train candidates"):
         groups_of(collection, RUN, **teacher(collection, {"q20": {"held": 1.0}}))
+
+
+# --- queries and positives under other ids -------------------------------------------------------------
+
+
+def write_texts(folder, texts, queries, train):
+    corpus = [Passage(doc_id, "", text) for doc_id, text in texts.items()]
+    write_collection(folder / "collection", corpus, queries, {"train": train})
+    return folder / "collection"
+
+
+DISTINCT = {f"e{i}": f"other {i}" for i in range(6)}
+
+
+def test_passage_with_the_id_of_its_query_is_not_a_negative(tmp_path, capsys):
+    folder = write_texts(
+        tmp_path, {"a": "food", "yes": "good food"} | DISTINCT, {"a": "food"}, {"a": {"yes": 1}}
+    )
+    for ranked in (["a", "e1", "yes"], ["e1"], ["a"]):
+        group = groups_of(folder, {"a": ranked}, negatives=6)["a"]
+        assert set(group["neg_id"]) == set(DISTINCT)
+    assert "1 candidates have the id of their query" in capsys.readouterr().err
+
+
+def test_query_that_is_its_own_positive_stays_a_positive(tmp_path):
+    folder = write_texts(tmp_path, {"a": "food"} | DISTINCT, {"a": "food"}, {"a": {"a": 1}})
+    group = groups_of(folder, {"a": ["a", "e1"]}, negatives=3)["a"]
+    assert group["pos_id"] == ["a"]
+    assert "a" not in group["neg_id"]
+
+
+COPIES = {
+    "yes": "good  food",
+    "copy1": "good food",
+    "copy2": " good food\n",
+    "also": "fine food",
+    "copy3": "fine food",
+}
+
+
+def test_passages_with_the_text_of_a_positive_are_not_negatives(tmp_path, capsys):
+    folder = write_texts(tmp_path, COPIES | DISTINCT, {"q": "food"}, {"q": {"yes": 1, "also": 1}})
+    group = groups_of(folder, {"q": ["copy1", "yes", "copy2", "copy3", "e0"]}, negatives=6)["q"]
+    assert group["neg_id"][0] == "e0"
+    assert set(group["neg_id"]) == set(DISTINCT)
+    message = capsys.readouterr().err
+    assert "3 candidates have the text of a positive" in message
+    assert "random passages have the text of a passage of their group" in message
+
+
+def test_passages_with_the_text_of_an_unscored_positive_are_not_negatives(tmp_path):
+    folder = write_texts(tmp_path, COPIES | DISTINCT, {"q": "food"}, {"q": {"yes": 1, "also": 1}})
+    by_teacher = teacher(folder, {"q": {"also": 2.0, "copy1": 1.0, "e0": 0.5}})
+    assert groups_of(folder, {"q": ["copy1", "e0"]}, negatives=2, **by_teacher)["q"]["neg_id"] == ["e0"]
+
+
+def test_negatives_of_a_query_differ_in_text(tmp_path, capsys):
+    twins = {f"{doc_id}-twin": text for doc_id, text in DISTINCT.items()}
+    folder = write_texts(tmp_path, {"yes": "good food"} | DISTINCT | twins, {"q": "food"}, {"q": {"yes": 1}})
+    ranked = ["e0", "e0-twin", "e1-twin", "e1", "e2", "e2-twin"]
+    first, second, *_ = lines_of(folder, {"q": ranked}, negatives=1, samples=2)
+    assert first["neg"] != second["neg"]
+    assert "3 candidates have the text of a better candidate" in capsys.readouterr().err
+    for run in (ranked, ["e0"]):
+        assert sorted(groups_of(folder, {"q": run}, negatives=6)["q"]["neg"]) == sorted(DISTINCT.values())
+
+
+def test_corpus_with_too_few_texts_is_refused(tmp_path):
+    texts = {f"d{i}": f"text {i % 3}" for i in range(40)}
+    folder = write_texts(tmp_path, texts, {"q": "food"}, {"q": {"d0": 1}})
+    assert sorted(groups_of(folder, {"q": ["d1"]}, negatives=2)["q"]["neg"]) == ["text 1", "text 2"]
+    with pytest.raises(BadInput, match=r"'q': only 2 texts.*3 negatives.*mining\.negatives"):
+        groups_of(folder, {"q": ["d1"]}, negatives=3)
