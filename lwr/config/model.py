@@ -9,6 +9,7 @@ from pydantic import Field
 from lwr.config.section import Layers, Precision, Section
 
 Pooling = Literal["last", "first", "mean"]
+Attention = Literal["sdpa", "eager", "flash_attention_2", "flex_attention"]
 
 
 class PromptTemplate(Section):
@@ -46,6 +47,4 @@ class BaseModelConfig(Section):
     dtype: Precision = Field(
         default="float32", description="data type of frozen weights; full fine-tuning needs float32"
     )
-    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = Field(
-        default="sdpa", description="attention implementation of transformers"
-    )
+    attention: Attention = Field(default="sdpa", description="attention implementation of transformers")

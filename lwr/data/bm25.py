@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 import Stemmer
@@ -151,7 +151,7 @@ def _merge(
 ) -> list[tuple[float, float, str]]:
     """Merge the passages of a block into the best so far, which are (*ranking_key, passage id), best first."""
     least = -kept[-1][0] if len(kept) == top_k else SMALLEST_SCORE
-    found = [(doc_ids[i], scores[i]) for i in top_positions(scores, top_k, least)]
+    found = [(doc_ids[i], cast(float, scores[i])) for i in top_positions(scores, top_k, least)]
     return sorted([*kept, *((*ranking_key(doc_id, score), doc_id) for doc_id, score in found)])[:top_k]
 
 

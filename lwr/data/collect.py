@@ -31,8 +31,9 @@ def collect(dataset: DatasetConfig, out: Path) -> None:
         BadInput: The source is broken or not installed.
     """
     complete = read_source(dataset.source)
+    limits: dict[str, int] = dict(dataset.queries.items())
     qrels: dict[Split, Qrels] = {
-        split: {query: judged[query] for query in sample_queries(judged, dataset.queries.get(split))}
+        split: {query: judged[query] for query in sample_queries(judged, limits.get(split))}
         for split, judged in complete.qrels.items()
     }
     sampled = {query for judged in qrels.values() for query in judged}

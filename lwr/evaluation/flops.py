@@ -79,5 +79,5 @@ def count_flops_with_torch(backbone: PreTrainedModel, input_ids: Tensor) -> int:
     backbone.set_attn_implementation("eager")
     with FlopCounterMode(display=False) as counter:
         backbone(input_ids=input_ids, attention_mask=torch.ones_like(input_ids))
-    backbone.set_attn_implementation(attention)
+    backbone.set_attn_implementation(attention or "eager")
     return counter.get_total_flops()

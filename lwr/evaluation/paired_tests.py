@@ -11,6 +11,7 @@ bootstrap (resampling two crossed factors); Holm 1979; Cohen 1988 (d_z); Wellek 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -96,7 +97,8 @@ def _p_t(differences: np.ndarray, null: float, alternative: str) -> float:
     if len(differences) == 1:
         return 1.0
     if np.ptp(differences) > EQUAL:
-        return float(stats.ttest_1samp(differences, null, alternative=alternative).pvalue)
+        result: Any = stats.ttest_1samp(differences, null, alternative=alternative)
+        return float(result.pvalue)
     beyond = differences.mean() - null
     rejected = beyond > EQUAL if alternative == "greater" else abs(beyond) > EQUAL
     return 0.0 if rejected else 1.0

@@ -160,7 +160,7 @@ def describe_checkpoint(model: str, revision: str | None, num_layers: int | None
         raise BadInput(f"{model}: {folder} holds no *.safetensors; pickled weights are not read")
     check_weights(folder)
     layers = count_layers(str(folder))
-    if num_layers is not None and num_layers > layers:
+    if num_layers is not None and layers is not None and num_layers > layers:
         raise BadInput(f"num_layers is {num_layers}, but {model} has {layers} layers")
     return {
         "model": model,

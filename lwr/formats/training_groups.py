@@ -56,8 +56,10 @@ def _has_teacher_scores(group: dict[str, Any], where: str) -> bool:
     if scores == {"pos": None, "neg": None}:
         return False
     for key, numbers in scores.items():
-        is_list = isinstance(numbers, list) and len(numbers) == len(group[key])
-        if not is_list or not all(_is_float32(number) for number in numbers):
+        fits = (
+            isinstance(numbers, list) and len(numbers) == len(group[key]) and all(map(_is_float32, numbers))
+        )
+        if not fits:
             raise BadInput(
                 f"{where}: field '{key}_scores' must hold one number for each text of {key!r}, finite as a float32"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -32,13 +33,14 @@ def pad(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, Te
         padding = [filler] * (longest - len(values))
         return padding + values if pads_left else values + padding
 
-    pad_id = tokenizer.pad_token_id or 0
+    pad_id = cast(int, tokenizer.pad_token_id or 0)
     features = {
         "input_ids": torch.tensor([fill(row.input_ids, pad_id) for row in rows]),
         "attention_mask": torch.tensor([fill([1] * len(row), 0) for row in rows]),
     }
-    if rows[0].token_type_ids is not None:
-        features["token_type_ids"] = torch.tensor([fill(row.token_type_ids, 0) for row in rows])
+    types = [row.token_type_ids for row in rows if row.token_type_ids is not None]
+    if types:
+        features["token_type_ids"] = torch.tensor([fill(row_types, 0) for row_types in types])
     return features
 
 

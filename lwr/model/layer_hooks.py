@@ -297,7 +297,7 @@ def _evaluating_eagerly(backbone: PreTrainedModel) -> Iterator[None]:
     try:
         yield
     finally:
-        backbone.train(training).set_attn_implementation(attention)
+        backbone.train(training).set_attn_implementation(attention or "eager")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,7 @@ def load_base_model(base: BaseModelConfig, with_vocabulary: bool = False) -> Loa
     check_missing(folder, missing - missing_vocabulary)
     has_vocabulary = with_vocabulary and not missing_vocabulary
     yes_row = yes_row_of(model, tokenizer) if has_vocabulary else None
-    return LoadedBaseModel(model.base_model.eval(), tokenizer, yes_row, {})
+    return LoadedBaseModel(cast(PreTrainedModel, model.base_model.eval()), tokenizer, yes_row, {})
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -151,7 +151,8 @@ def _read_model_config(folder: Path, num_layers: int | None) -> PretrainedConfig
 
 def yes_row_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """Return the row of `Yes` in a causal model's vocabulary head, float32 [H]."""
-    return model.get_output_embeddings().weight[yes_token(tokenizer)].detach().float().clone()
+    vocabulary = cast(nn.Linear, model.get_output_embeddings())
+    return vocabulary.weight[yes_token(tokenizer)].detach().float().clone()
 
 
 def set_dropout(backbone: nn.Module, share: float) -> None:
@@ -160,4 +161,4 @@ def set_dropout(backbone: nn.Module, share: float) -> None:
         if isinstance(module, nn.Dropout):
             module.p = share
         if "attention_dropout" in vars(module):  # decoders pass this number to the attention function
-            module.attention_dropout = share
+            vars(module)["attention_dropout"] = share

@@ -24,7 +24,10 @@ def add_lora(reranker: LayerwiseReranker, lora: LoraConfig) -> None:
             if isinstance(module, nn.Linear) and module in in_blocks
         ]
     adapter = PeftLoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType] - peft takes fractions, too
+        lora_dropout=lora.dropout,
+        target_modules=targets,
     )
     reranker.backbone = cast(PreTrainedModel, get_peft_model(reranker.backbone, adapter))
 

@@ -89,7 +89,7 @@ def load_minicpm(
     # A tied language-model head shares the *unscaled* embeddings: folding the scale into these unties it.
     vocabulary = tensors.get("lm_head.weight", tensors["model.embed_tokens.weight"])
     return MiniCPM(
-        backbone.to(dtype).eval(),
+        backbone.to(dtype).eval(),  # pyright: ignore[reportArgumentType]
         None if heads else vocabulary.float(),
         {k: head for k, head in heads.items() if k <= kept_layers},
     )

@@ -259,7 +259,7 @@ def _make_mask(
     mask = torch.ones(width, shared + width, dtype=torch.bool, device=device)
     if causal:
         mask &= read <= reader
-    if needs_band:
+    if window is not None and needs_band:
         mask &= (reader - read).abs() < window
     if causal or real is None:
         return mask[None, None]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -75,7 +75,7 @@ class Frame:
         cls, tokenizer: PreTrainedTokenizerBase, template: PromptTemplate, instruction: str
     ) -> Self:
         """Tokenise the fixed text of a template, piece by piece."""
-        bos, pad = tokenizer.bos_token_id, tokenizer.pad_token_id
+        bos, pad = cast(int | None, tokenizer.bos_token_id), tokenizer.pad_token_id
         start = (
             [] if bos is None or bos == pad else [bos]
         )  # as upstream: a bos that is also the pad token is left out

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lwr.common.exits import exit_name
 from lwr.common.texts import check_documents, check_pairs, check_text, is_single_pair
-from lwr.config.model import BaseModelConfig, Pooling, PromptTemplate
+from lwr.config.model import Attention, BaseModelConfig, Pooling, PromptTemplate
 from lwr.model import storage
 from lwr.model.batch_layout import PackedLayout, PaddedLayout
 from lwr.model.batching import make_batches, out_of_memory_hint, pad
@@ -479,7 +479,7 @@ class LayerwiseReranker(nn.Module):
         revision: str | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
-        attention: str = "sdpa",
+        attention: Attention = "sdpa",
     ) -> Self:
         """Load a saved reranker or an upstream layerwise checkpoint, in evaluation mode.
 

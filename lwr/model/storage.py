@@ -14,13 +14,13 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from lwr.common.errors import BadInput
 from lwr.common.exits import exit_name
 from lwr.common.json_lines import read_json
-from lwr.config.model import BaseModelConfig, PromptTemplate
+from lwr.config.model import Attention, BaseModelConfig, PromptTemplate
 from lwr.formats.checkpoint import check_weights, fetch_checkpoint, read_config, weights_fingerprint
 from lwr.model.loading import check_missing, load_base_model, load_tokenizer, load_weights
 from lwr.model.minicpm import has_heads, is_minicpm
@@ -34,7 +34,7 @@ STORED_OPTIONS = ("start_layer", "pooling", "shared_head", "query_max_len", "pas
 
 def write_reranker(
     folder: Path,
-    backbone: nn.Module,
+    backbone: PreTrainedModel,
     heads: Mapping[str, Tensor],
     tokenizer: PreTrainedTokenizerBase,
     base: BaseModelConfig | None,
@@ -124,7 +124,9 @@ class StoredReranker:
     options: dict[str, Any]
 
 
-def read_reranker(model: str, revision: str | None, dtype: torch.dtype, attention: str) -> StoredReranker:
+def read_reranker(
+    model: str, revision: str | None, dtype: torch.dtype, attention: Attention
+) -> StoredReranker:
     """Read a folder that `write_reranker` wrote, or an upstream layerwise checkpoint.
 
     Args:
@@ -180,7 +182,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def _read_upstream(model: str, revision: str | None, dtype: torch.dtype, attention: str) -> StoredReranker:
+def _read_upstream(
+    model: str, revision: str | None, dtype: torch.dtype, attention: Attention
+) -> StoredReranker:
     """Read an upstream layerwise checkpoint."""
     _check_upstream(fetch_checkpoint(model, revision), model)
     base = BaseModelConfig(model=model, revision=revision, attention=attention)
@@ -192,7 +196,8 @@ def _read_upstream(model: str, revision: str | None, dtype: torch.dtype, attenti
         "initial_heads": loaded.heads,
         "base": base,
     }
-    return StoredReranker(loaded.backbone.to(dtype), loaded.tokenizer, None, options)
+    backbone = loaded.backbone.to(dtype)  # pyright: ignore[reportArgumentType] - the type of `to` lacks self
+    return StoredReranker(backbone, loaded.tokenizer, None, options)
 
 
 def _check_upstream(folder: Path, model: str) -> None:

@@ -37,11 +37,19 @@ def read_evidence(tables: Path) -> dict[str, Evidence]:
             raise BadInput(
                 f"{tables}/{name}.csv: no such file; run the workflow, or give its results with --results"
             )
-    layers, *others = (pd.read_csv(tables / f"{name}.csv", dtype=SCHEDULE_TYPES) for name in TABLES)
-    comparisons = others[-1]
+    layers, cost, cascades, comparisons = (
+        pd.read_csv(tables / f"{name}.csv", dtype=SCHEDULE_TYPES) for name in TABLES
+    )
     primary, margin = comparisons["measure"].iloc[0], float(comparisons["margin"].iloc[0])
     return {
-        dataset: Evidence(of_dataset, *(t[t["dataset"] == dataset] for t in others), primary, margin)
+        dataset: Evidence(
+            of_dataset,
+            cost[cost["dataset"] == dataset],
+            cascades[cascades["dataset"] == dataset],
+            comparisons[comparisons["dataset"] == dataset],
+            primary,
+            margin,
+        )
         for dataset, of_dataset in layers.groupby("dataset", sort=False)
     }
 

@@ -64,6 +64,7 @@ def report(tables: Path, figures: Path, models: Sequence[Path], title: str, out:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    bundle = vl_convert.javascript_bundle()  # pyright: ignore[reportCallIssue] - its argument is optional
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
         style=Markup(read_stylesheet()),
@@ -74,7 +75,7 @@ def report(tables: Path, figures: Path, models: Sequence[Path], title: str, out:
         models=differing,
         numeric=numeric_columns,
         zip=zip,
-        vega=Markup(vl_convert.javascript_bundle().replace("</script", "<\\/script")),
+        vega=Markup(bundle.replace("</script", "<\\/script")),
     )
     with atomic(out) as draft:
         draft.write_text(page, encoding="utf-8")

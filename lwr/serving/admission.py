@@ -123,8 +123,8 @@ class Admission:
         async def receive_body() -> Message:
             return unread.pop() if unread else await asyncio.Future()
 
-        answer = asyncio.create_task(self.app(scope, receive_body, send))
-        disconnect = asyncio.create_task(receive())
+        answer = asyncio.ensure_future(self.app(scope, receive_body, send))
+        disconnect = asyncio.ensure_future(receive())
         try:
             await asyncio.wait((answer, disconnect), return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -10,10 +10,12 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
+from fastapi.routing import APIRoute
 from jinja2 import Environment, StrictUndefined
 
 from lwr.config.evaluation import ScoringConfig
@@ -35,7 +37,9 @@ PAGE_HEADERS = {
     ),
     "Referrer-Policy": "no-referrer",
 }
-ERRORS = {status: {"model": api.Problem} for status in (400, 401, 408, 413, 415, 422, 500, 503)}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": api.Problem} for status in (400, 401, 408, 413, 415, 422, 500, 503)
+}
 
 
 def build_application(
@@ -76,7 +80,9 @@ def build_application(
     app = FastAPI(title="lwr", version=version("lwr"), lifespan=lifespan, docs_url=None, redoc_url=None)
     add_error_handlers(app)
     Endpoints(Ranker(worker, schedule, limits), name).add_to(app)
-    post_paths = [route.path for route in app.routes if "POST" in route.methods]
+    post_paths = [
+        route.path for route in app.routes if isinstance(route, APIRoute) and "POST" in (route.methods or ())
+    ]
     app.add_middleware(Admission, limits=limits, key=key, post_paths=post_paths)
     _describe_limits(app, exits, limits)
     if key is not None:

@@ -32,9 +32,9 @@ def error_response(status: int, message: str, headers: Mapping[str, str] | None 
 
 def add_error_handlers(app: FastAPI) -> None:
     """Let an application answer every error by `error_response`."""
-    app.add_exception_handler(Refused, _answer_refused)
-    app.add_exception_handler(RequestValidationError, _answer_invalid)
-    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(Refused, _answer_refused)  # pyright: ignore[reportArgumentType]
+    app.add_exception_handler(RequestValidationError, _answer_invalid)  # pyright: ignore[reportArgumentType]
+    app.add_exception_handler(HTTPException, _answer_http)  # pyright: ignore[reportArgumentType]
     app.add_exception_handler(Exception, _answer_failed)
 
 

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Thread
+from typing import cast
 
 import numpy as np
 
@@ -141,13 +142,15 @@ class Worker:
         """Return per job its scores, as in `ScoredPassages`."""
         if not jobs:
             return []
-        if isinstance(jobs[0].exits, Schedule):
-            return [self._rank(job.rows, job.exits) for job in jobs]
+        schedules = [job.exits for job in jobs if isinstance(job.exits, Schedule)]
+        if schedules:  # of all jobs or of none
+            return [self._rank(job.rows, schedule) for job, schedule in zip(jobs, schedules, strict=True)]
         return self._score_together(jobs)
 
     def _score_together(self, jobs: Sequence[Job]) -> list[np.ndarray]:
         rows = [row for job in jobs for row in job.rows]
-        layers = sorted({layer for job in jobs for layer in job.exits})
+        exits = [cast(Sequence[int], job.exits) for job in jobs]
+        layers = sorted({layer for of_job in exits for layer in of_job})
         precision = self.scoring.precision
         scores = self.reranker.score_rows(
             rows, layers, self.scoring.tokens_per_batch, precision
@@ -157,8 +160,8 @@ class Worker:
         ends = np.cumsum([len(job.rows) for job in jobs])
         chunks = np.split(scores, ends[:-1], axis=1)  # of each job [layers, its rows]
         return [
-            chunk[[layers.index(layer) for layer in job.exits]]
-            for job, chunk in zip(jobs, chunks, strict=True)
+            chunk[[layers.index(layer) for layer in of_job]]
+            for of_job, chunk in zip(exits, chunks, strict=True)
         ]
 
     def _rank(self, rows: Sequence[Row], schedule: Schedule) -> np.ndarray:

@@ -86,7 +86,7 @@ def assign_teachers(exits: Sequence[int], teacher: Teacher, every: int | None = 
 
     def next_anchor(index: int) -> int:
         deeper = range(index + 1, last)
-        return next((j for j in deeper if exits[j] % every == 0), last)
+        return next((j for j in deeper if every and exits[j] % every == 0), last)
 
     match teacher:
         case "none":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ class LayerwiseTrainer(Trainer):
             train_dataset=groups,
             # the Trainer demands a data set, but never iterates it: `evaluate` is overridden
             eval_dataset=None if dev_evaluation is None else dev_evaluation.rows,
-            data_collator=partial(collate, tokenizer=reranker.tokenizer),
+            data_collator=partial(collate, tokenizer=reranker.prompt.tokenizer),  # pyright: ignore[reportArgumentType]
             optimizers=(make_optimizer(reranker, settings), None),
             callbacks=[ProgressCallback(label, reranker.exits, settings.group_size)],
         )
@@ -100,7 +101,7 @@ class LayerwiseTrainer(Trainer):
             "passage_max_len or group_size, or set recompute: blocks"
         )
         with out_of_memory_hint(hint):
-            return super().training_step(model, inputs, num_items_in_batch)
+            return super().training_step(model, cast(dict[str, Any], inputs), num_items_in_batch)
 
     def compute_loss(self, model, inputs: Batch, return_outputs=False, num_items_in_batch=None):
         """Compute the layerwise loss of a batch, and keep its terms for the next log.
@@ -137,7 +138,7 @@ class LayerwiseTrainer(Trainer):
         gradients = {layer: self.reranker.head(layer).grad for layer in self.reranker.exits}
         # computed before clipping, which spreads NaN to every gradient; read only if needed, as reading waits for a GPU
         is_finite = {layer: grad.isfinite().all() for layer, grad in gradients.items() if grad is not None}
-        norm = super()._clip_grad_norm(model)
+        norm: Any = super()._clip_grad_norm(model)
         if not math.isfinite(norm):
             exits = [layer for layer, fine in is_finite.items() if not fine]
             source = f"exits {exits}" if exits else "the backbone"
@@ -156,7 +157,8 @@ class LayerwiseTrainer(Trainer):
         """Add the loss terms of every exit, averaged over batches and processes, and the throughput."""
         if "loss" in logs and self.loss_terms:
             mean = torch.stack(self.loss_terms).mean(dim=0)  # [2, exits]
-            contrastive, distillation = self.accelerator.reduce(mean, "mean").tolist()
+            reduced: Any = self.accelerator.reduce(mean, "mean")
+            contrastive, distillation = reduced.tolist()
             self.loss_terms.clear()
             for i, layer in enumerate(self.reranker.exits):
                 logs[f"contrastive_{exit_name(layer)}"] = contrastive[i]
@@ -166,6 +168,8 @@ class LayerwiseTrainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """Log nDCG@10 on dev of every exit, and their mean; the arguments are the Trainer's and not used."""
+        if self.dev_evaluation is None:
+            raise ValueError("this training has no dev evaluation")
         ndcg = self.dev_evaluation.compute_ndcg(self.reranker, self.settings.precision)
         metrics = {f"eval_{exit_name(layer)}": value for layer, value in ndcg.items()}
         metrics["eval_mean"] = sum(ndcg.values()) / len(ndcg)
@@ -200,7 +204,7 @@ class LayerwiseTrainer(Trainer):
         Overridden because the Trainer writes into the final folder, where a killed process leaves an incomplete
         checkpoint, and because its write errors do not name that folder.
         """
-        folder = Path(self.args.output_dir)
+        folder = Path(cast(str, self.args.output_dir))
         with convert_write_errors(folder):
             super()._save_checkpoint(model, trial)
         if self.is_world_process_zero():

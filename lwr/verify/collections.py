@@ -44,7 +44,7 @@ def _collection_faults(tree: ResultsTree, dataset: str) -> Iterator[str]:
 
 
 def _judged_splits(tree: ResultsTree, dataset: str) -> list[Split]:
-    splits = [split for split in SPLITS if tree.qrels(dataset, split).is_file()]
+    splits: list[Split] = [split for split in SPLITS if tree.qrels(dataset, split).is_file()]
     if "test" not in splits:
         raise BadInput(f"{tree.qrels(dataset, 'test')}: missing; run the workflow again")
     return splits

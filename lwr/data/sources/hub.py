@@ -30,7 +30,7 @@ def read(source: HubSource) -> Collection:
         subset: load_dataset(source.id, subset, split=subset, revision=source.revision, streaming=True)
         for subset in ("corpus", "queries")
     }
-    judgements = {
+    judgements: dict[Split, Any] = {
         SPLIT_OF[name]: load_dataset(source.qrels, split=name, revision=source.qrels_revision, streaming=True)
         for name in get_dataset_split_names(source.qrels, revision=source.qrels_revision)
         if name in SPLIT_OF

@@ -168,7 +168,7 @@ def extract_code(node: Definition, lines: list[str]) -> str:
     kept = [line.encode() for line in lines[first_line : node.end_lineno]]  # ast counts columns in bytes
     cuts = sorted(_find_cuts(node, isinstance(node, ast.ClassDef)), key=_start_of, reverse=True)
     for head, tail in cuts:  # from the last to the first, so that the positions of those before stay valid
-        start, end = head.lineno - 1 - first_line, tail.end_lineno - 1 - first_line
+        start, end = head.lineno - 1 - first_line, (tail.end_lineno or tail.lineno) - 1 - first_line
         rest = kept[start][: head.col_offset] + kept[end][tail.end_col_offset :]
         kept[start : end + 1] = [rest] if rest.strip() else []
     dedented = [line[indent:] if not line[:indent].strip() else line for line in kept]

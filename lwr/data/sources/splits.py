@@ -47,4 +47,5 @@ def with_dev_split(qrels: dict[Split, Qrels], dev_from_train: float, source: str
     if not dev_from_train:
         return qrels
     parts = split_by_hash(qrels["train"], dev_from_train)
-    return qrels | {"train": parts["train"], "dev": parts["dev"]}
+    train_and_dev: dict[Split, Qrels] = {"train": parts["train"], "dev": parts["dev"]}
+    return qrels | train_and_dev
