@@ -1,11 +1,12 @@
 """Types of requests and answers: of Jina, Cohere and Text Embeddings Inference (TEI), and of this server alone.
 
-Keys that have no meaning for a reranker (`model`, `truncate`, `rank_fields`, `max_tokens_per_doc`, …) are ignored.
+Keys that this server does not know or need (`model`, `truncate`, `max_tokens_per_doc`, …) are ignored.
 FastAPI puts the docstrings of classes and the descriptions of fields into the OpenAPI description.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -13,17 +14,41 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     StringConstraints,
+    Tag,
+    ValidationInfo,
     WithJsonSchema,
 )
 
 from lwr.common.json_lines import is_utf8
 
 
-def _text_of(document: Any) -> Any:
-    """Return the text of an object `{"text": "…"}`, and anything else as it is."""
-    return document["text"] if isinstance(document, dict) and "text" in document else document
+def _text_of(document: Any, info: ValidationInfo) -> Any:
+    """Return the text of an object, and anything else as it is.
+
+    The text is written from the fields that the request's `rank_fields` name, in that order: the value of a single
+    field, a line `field: value` for each of several. It is the field `text` if none is named, or the object has none.
+    """
+    if not isinstance(document, dict):
+        return document
+    named = info.data.get("rank_fields") or ["text"]
+    fields = {name: document[name] for name in named if document.get(name) is not None}
+    if not fields:
+        return document.get("text", document)
+    if len(named) == 1:
+        return document[named[0]]
+    return "\n".join(f"{name}: {_write_value(value)}" for name, value in fields.items())
+
+
+def _write_value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _truth_of(value: Any) -> Any:
+    """Return the truth value that some clients write as a text, and anything else as it is."""
+    return TRUTH_VALUES.get(value, value) if isinstance(value, str) else value
 
 
 def _check_utf8(text: str) -> str:
@@ -38,7 +63,13 @@ def _integer_of(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+TRUTH_VALUES = {"true": True, "True": True, "false": False, "False": False}
 IntegerLike = BeforeValidator(_integer_of)
+Truth = Annotated[
+    bool,
+    BeforeValidator(_truth_of),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"enum": list(TRUTH_VALUES)}]}),
+]
 Passage = Annotated[str, AfterValidator(_check_utf8)]
 Query = Annotated[str, StringConstraints(min_length=1), AfterValidator(_check_utf8)]
 Document = Annotated[
@@ -55,6 +86,9 @@ Document = Annotated[
 ]
 # fail_fast: an error names the first wrong document only, and not each of a million.
 NonEmpty = Field(min_length=1, fail_fast=True)
+RawScores = Annotated[
+    Truth, Field(description="Return scores as the head computes them, instead of mapping them to 0..1.")
+]
 Layer = Annotated[
     Annotated[int, IntegerLike] | None,
     Field(description="The exit to rank by, instead of the exit or cascade of the server."),
@@ -68,17 +102,28 @@ class Request(BaseModel):
 
 
 class RerankRequest(Request):
-    """Request of Jina's and Cohere's clients."""
+    """Request of the clients of Jina, Cohere, vLLM, Infinity, Xinference and llama.cpp."""
 
     query: Query
+    rank_fields: list[str] | None = Field(  # before `documents`, which are read by it
+        default=None,
+        description=(
+            "Fields of documents that are objects, which are ranked by a line `field: value` for each, in this order; "
+            "an object with none of them, and all if this is null, by `text`."
+        ),
+    )
     documents: Annotated[list[Document], NonEmpty]
     top_n: Annotated[int, Field(ge=1), IntegerLike] | None = Field(
         default=None, description="Number of documents to return, from the best; null: all."
     )
-    return_documents: bool | None = Field(
+    return_documents: Truth | None = Field(
         default=None,
-        description="Whether results contain the documents; null: true under /v1, false under /v2.",
+        description="Whether results contain the documents; null: false under /v2, else true.",
     )
+    return_len: Truth | None = Field(
+        default=None, description="Whether `meta` contains the number of tokens."
+    )
+    raw_scores: RawScores = False
     layer: Layer = None
 
 
@@ -87,11 +132,20 @@ class TeiRequest(Request):
 
     query: Query
     texts: Annotated[list[Passage], NonEmpty]
-    raw_scores: bool = Field(
-        default=False, description="Return scores as the head computes them, instead of mapping them to 0..1."
-    )
-    return_text: bool = False
+    raw_scores: RawScores = False
+    return_text: Truth = False
     layer: Layer = None
+
+
+def _kind_of(body: Any) -> str:
+    """Return the name of the type of a body; only clients of TEI send `texts`."""
+    return "TeiRequest" if isinstance(body, dict) and "texts" in body else "RerankRequest"
+
+
+AnyRerankRequest = Annotated[
+    Annotated[RerankRequest, Tag("RerankRequest")] | Annotated[TeiRequest, Tag("TeiRequest")],
+    Discriminator(_kind_of),
+]
 
 
 class ScoresRequest(Request):
@@ -112,9 +166,10 @@ class Result(BaseModel):
 
     index: int = Field(description="Position of the document in the request, from 0.")
     relevance_score: float = Field(
-        ge=0,
-        le=1,
-        description="The logistic function of the head's score; under a cascade, the reciprocal rank.",
+        description=(
+            "The logistic function of the head's score, or with `raw_scores` that score; under a cascade, the "
+            "reciprocal rank."
+        ),
     )
     document: Text | None = None
 
@@ -125,6 +180,7 @@ class Usage(BaseModel):
     total_tokens: int = Field(
         description="Tokens that the backbone reads: query, prompt and document of each pair."
     )
+    prompt_tokens: int | None = Field(default=None, description="The same; under /rerank.")
 
 
 class Version(BaseModel):
@@ -133,14 +189,22 @@ class Version(BaseModel):
     version: str
 
 
+class Tokens(BaseModel):
+    """Numbers of tokens, for clients of Xinference."""
+
+    input_tokens: int
+    output_tokens: int = 0
+
+
 class Meta(BaseModel):
     """Metadata of an answer."""
 
     api_version: Version
+    tokens: Tokens | None = None
 
 
 class RerankAnswer(BaseModel):
-    """Answer to Jina's and Cohere's clients, the best document first."""
+    """Answer to a request with `documents`, the best document first."""
 
     id: str
     model: str

@@ -102,31 +102,47 @@ class Endpoints:
         post = partial(app.add_api_route, methods=["POST"], responses=ERRORS)
         post("/v1/rerank", self.rerank_v1, response_model_exclude_none=True)
         post("/v2/rerank", self.rerank_v2, response_model_exclude_none=True)
-        post("/rerank", self.rerank_tei, response_model_exclude_none=True)
+        post("/rerank", self.rerank_unversioned, response_model_exclude_none=True)
+        for path in ("/reranking", "/v1/reranking"):  # llama.cpp's other names
+            post(path, self.rerank_unversioned, response_model_exclude_none=True, include_in_schema=False)
         post("/v1/scores", self.scores)
         get = partial(app.add_api_route, methods=["GET"])
         get("/v1/models", self.models, responses={401: ERRORS[401]})
         get("/health", self.health)
         get("/", self.page, include_in_schema=False)
 
-    async def rerank_v1(self, request: api.RerankRequest) -> api.RerankAnswer:
-        """Rerank for clients of Jina, and for older clients of Cohere."""
+    async def rerank_v1(self, request: api.AnyRerankRequest) -> api.RerankAnswer | list[api.TeiResult]:
+        """Rerank for clients of Jina, vLLM and Xinference, and for older clients of Cohere."""
+        if isinstance(request, api.TeiRequest):
+            return await self._rerank_texts(request)
         return await self._rerank(request, "1", return_documents=True)
 
     async def rerank_v2(self, request: api.RerankRequest) -> api.RerankAnswer:
         """Rerank for clients of Cohere."""
         return await self._rerank(request, "2", return_documents=False)
 
+    async def rerank_unversioned(
+        self, request: api.AnyRerankRequest
+    ) -> api.RerankAnswer | list[api.TeiResult]:
+        """Rerank `texts` for clients of Text Embeddings Inference, and `documents` for all others."""
+        if isinstance(request, api.TeiRequest):
+            return await self._rerank_texts(request)
+        answer = await self._rerank(request, "1", return_documents=True)
+        answer.usage.prompt_tokens = answer.usage.total_tokens
+        return answer
+
     async def _rerank(
         self, request: api.RerankRequest, api_version: str, return_documents: bool
     ) -> api.RerankAnswer:
+        """Rerank documents; `return_documents` is what the request's key of that name defaults to."""
         ranking = await self.ranker.rank(request.query, request.documents, request.layer)
         if request.return_documents is not None:
             return_documents = request.return_documents
+        scores = ranking.scores if request.raw_scores else ranking.relevance
         results = [
             api.Result(
                 index=i,
-                relevance_score=ranking.relevance[i],
+                relevance_score=scores[i],
                 document=api.Text(text=request.documents[i]) if return_documents else None,
             )
             for i in ranking.best_first[: request.top_n]
@@ -136,11 +152,13 @@ class Endpoints:
             model=self.name,
             results=results,
             usage=api.Usage(total_tokens=ranking.tokens),
-            meta=api.Meta(api_version=api.Version(version=api_version)),
+            meta=api.Meta(
+                api_version=api.Version(version=api_version),
+                tokens=api.Tokens(input_tokens=ranking.tokens) if request.return_len else None,
+            ),
         )
 
-    async def rerank_tei(self, request: api.TeiRequest) -> list[api.TeiResult]:
-        """Rerank for clients of Text Embeddings Inference."""
+    async def _rerank_texts(self, request: api.TeiRequest) -> list[api.TeiResult]:
         ranking = await self.ranker.rank(request.query, request.texts, request.layer)
         scores = ranking.scores if request.raw_scores else ranking.relevance
         texts = request.texts if request.return_text else [None] * len(request.texts)
@@ -184,7 +202,12 @@ def render_page() -> str:
 
 def _describe_limits(app: FastAPI, exits: list[int], limits: Limits) -> None:
     """Write into the OpenAPI description what depends on the model and the limits."""
-    schemas = app.openapi()["components"]["schemas"]  # FastAPI keeps the description that this call makes
+    description = app.openapi()  # FastAPI keeps the description that this call makes
+    for path in ("/rerank", "/v1/rerank"):
+        body = description["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        # a body with both `texts` and `documents` is one of TEI's
+        body["schema"] = {"anyOf": body["schema"]["oneOf"]}
+    schemas = description["components"]["schemas"]
     text = {"maxLength": limits.characters}
     for name in ("RerankRequest", "TeiRequest", "ScoresRequest"):
         fields = schemas[name]["properties"]

@@ -47,7 +47,9 @@ async def _answer_invalid(_: Request, error: RequestValidationError) -> JSONResp
     if first["type"] == "json_invalid":
         reason, character = first["ctx"]["error"], first["loc"][1]
         return error_response(400, f"the body is no JSON: {reason}, character {character}")
-    field = ".".join(map(str, first["loc"][1:])) or "the body"
+    # where several types are accepted, the name of one of them stands before the field
+    place = [str(part) for part in first["loc"][1:] if part not in ("RerankRequest", "TeiRequest")]
+    field = ".".join(place) or "the body"
     more = f" (and {len(others)} more)" if others else ""
     return error_response(422, f"{field}: {first['msg']}{_quote(first['input'])}{more}")
 

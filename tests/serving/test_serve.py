@@ -112,6 +112,146 @@ def test_rerank_for_tei(client, offline, raw):
     assert all(("text" in result) == raw for result in answer)
 
 
+PASSAGES = TEXTS[:3]
+ASKED = {"query": QUERY, "documents": PASSAGES}
+BODIES = {
+    # what clients of each service send to it; unknown names of models, and keys that mean nothing here, are ignored
+    "dify: OpenAI-API-compatible": ("/rerank", {"model": "m", **ASKED, "top_n": 2, "return_documents": True}),
+    "dify: Jina": ("/v1/rerank", {"model": "m", **ASKED, "top_n": 2}),
+    "Infinity": (
+        "/rerank",
+        {"model": "m", **ASKED, "return_documents": False, "raw_scores": False, "top_n": None},
+    ),
+    "vLLM": ("/rerank", {"model": "m", **ASKED, "truncate_prompt_tokens": 20}),
+    "vLLM, v1": (
+        "/v1/rerank",
+        {"model": "m", **ASKED, "top_n": 2, "truncate_prompt_tokens": -1, "user": "u"},
+    ),
+    "vLLM, v2": ("/v2/rerank", {"model": "m", **ASKED}),
+    "llama.cpp": ("/reranking", {"model": "m", **ASKED, "top_n": 2}),
+    "llama.cpp, v1": ("/v1/reranking", {"model": "m", **ASKED, "top_n": 2}),
+    "RAGFlow: Xinference": (
+        "/v1/rerank",
+        {
+            "model": "m",
+            "query": QUERY,
+            "return_documents": "true",
+            "return_len": "true",
+            "documents": PASSAGES,
+        },
+    ),
+    "RAGFlow: LocalAI": ("/rerank", {"model": "m", **ASKED, "top_n": 3}),
+    "RAGFlow: SILICONFLOW": (
+        "/v1/rerank",
+        {"model": "m", **ASKED, "top_n": 3, "return_documents": False, "max_chunks_per_doc": 1024}
+        | {"overlap_tokens": 80},
+    ),
+    "Xinference": (
+        "/v1/rerank",
+        {"model": "m", **ASKED, "top_n": None, "max_chunks_per_doc": None, "return_documents": None}
+        | {"return_len": None},
+    ),
+    "Open WebUI": ("/v1/rerank", {"model": "m", **ASKED, "top_n": 3}),
+    "Cohere, v1": (
+        "/v1/rerank",
+        {"model": "m", **ASKED, "top_n": 2, "rank_fields": None, "return_documents": True}
+        | {"max_chunks_per_doc": 10},
+    ),
+    "Cohere, v2": ("/v2/rerank", {"model": "m", **ASKED, "top_n": 2, "max_tokens_per_doc": 4096}),
+}
+
+
+@pytest.mark.parametrize("name", list(BODIES))
+def test_body_of_each_client_gets_results(client, offline, name):
+    path, body = BODIES[name]
+    answer = client.post(path, json=body).raise_for_status().json()
+    expected = scores_of(offline, QUERY, PASSAGES, 4)
+    best = np.argsort(-expected, kind="stable").tolist()[: body.get("top_n")]
+    assert [result["index"] for result in answer["results"]] == best
+    np.testing.assert_allclose(
+        [result["relevance_score"] for result in answer["results"]], squeezed(expected)[best], atol=1e-5
+    )
+    wanted = body.get("return_documents") in (True, "true", None) and not path.startswith("/v2")
+    texts = [result.get("document", {}).get("text") for result in answer["results"]]
+    assert texts == [PASSAGES[i] if wanted else None for i in best]
+    tokens = sum(map(len, offline.prompt.rows([(QUERY, text) for text in PASSAGES])))
+    assert answer["usage"]["total_tokens"] == tokens
+    if not path.startswith(("/v1/rerank", "/v2")) or path == "/v1/reranking":
+        assert answer["usage"]["prompt_tokens"] == tokens
+    counted = {"input_tokens": tokens, "output_tokens": 0} if body.get("return_len") == "true" else None
+    assert answer["meta"].get("tokens") == counted
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/reranking", "/v1/reranking"])
+def test_texts_get_the_list_of_tei(client, path):
+    body = {"query": QUERY, "texts": PASSAGES, "truncate": True, "truncation_direction": "Right"}
+    answer = client.post(path, json=body).raise_for_status().json()
+    assert [set(result) for result in answer] == [{"index", "score"}] * 3
+    both = client.post(path, json=body | {"documents": ["ignored"]}).raise_for_status().json()
+    assert both == answer
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+def test_raw_scores_of_documents(client, offline, path):
+    answer = client.post(path, json=ASKED | {"raw_scores": True}).raise_for_status().json()
+    expected = scores_of(offline, QUERY, PASSAGES, 4)
+    np.testing.assert_allclose(by_index(answer["results"], "relevance_score"), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rank_fields", "read"),
+    [
+        (None, ["first", "second", "plain"]),
+        ([], ["first", "second", "plain"]),
+        (["text"], ["first", "second", "plain"]),
+        (["title"], ["A", "B", "plain"]),
+        (["title", "text"], ["title: A\ntext: first", "title: B\ntext: second", "plain"]),
+        (["text", "title"], ["text: first\ntitle: A", "text: second\ntitle: B", "plain"]),
+        (["title", "year"], ["title: A\nyear: 1999", "title: B", "plain"]),
+        (["tags", "title"], ['tags: ["é", 1]\ntitle: A', "title: B", "plain"]),
+        (["year", "tags"], ['year: 1999\ntags: ["é", 1]', "second", "plain"]),
+    ],
+)
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank"])
+def test_rank_fields_are_read_in_their_order(client, offline, path, rank_fields, read):
+    documents = [
+        {"text": "first", "title": "A", "year": 1999, "tags": ["é", 1]},
+        {"title": "B", "text": "second", "year": None},
+        "plain",
+    ]
+    body = {"query": QUERY, "documents": documents, "rank_fields": rank_fields}
+    results = client.post(path, json=body).raise_for_status().json()["results"]
+    assert [text["text"] for text in by_index(results, "document")] == read
+    expected = squeezed(scores_of(offline, QUERY, read, 4))
+    np.testing.assert_allclose(by_index(results, "relevance_score"), expected, atol=1e-5)
+
+
+def test_documents_need_no_text_beside_named_fields(client):
+    body = {"query": QUERY, "documents": [{"title": "A"}, {"body": "B"}], "rank_fields": ["title", "name"]}
+    told = problem_of(client.post("/v1/rerank", json=body), 422)
+    assert told.startswith("documents.1: ")
+    assert client.post("/v1/rerank", json=body | {"documents": body["documents"][:1]}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"query": QUERY}, "documents: "),
+        ({"query": QUERY, "texts": []}, "texts: "),
+        ({"query": QUERY, "texts": [{"text": "a"}]}, r"texts\.0: "),
+        ({"query": QUERY, "documents": [1]}, r"documents\.0: .*not 1"),
+        ({"query": 7, "texts": ["a"]}, "query: .*not 7"),
+        ({"query": QUERY, "texts": ["a"], "return_text": "yes"}, "return_text: .*not 'yes'"),
+        (ASKED | {"rank_fields": "title"}, "rank_fields: .*not 'title'"),
+        (ASKED | {"rank_fields": [1]}, r"rank_fields\.0: .*not 1"),
+        (ASKED | {"raw_scores": 1}, "raw_scores: .*not 1"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank"])
+def test_wrong_value_is_named_whoever_asks(client, path, body, told):
+    assert re.match(told, problem_of(client.post(path, json=body), 422))
+
+
 def test_scores_of_all_exits(client, offline):
     answer = client.post("/v1/scores", json={"query": QUERY, "documents": TEXTS}).raise_for_status().json()
     assert answer["layers"] == [2, 3, 4]
