@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 CORES  ?= 2
 BIN    := .venv/bin
 
-.PHONY: demo docs test test-slow test-nightly quality coverage mutants fuzz lint generated lock clean
+.PHONY: demo docs test test-slow test-nightly quality coverage mutants fuzz lint generated drawings lock clean
 
 demo: .venv/.installed
 	$(BIN)/snakemake --cores $(CORES)
@@ -59,6 +59,10 @@ lint: .venv/.installed
 # The schema and the reference of the config, and the tables of bad input in docs/reliability.md.
 generated: .venv/.installed
 	$(BIN)/python tests/helpers/generated_files.py
+
+# The drawings of rules and packages in docs/architecture.md (needs Graphviz).
+drawings: .venv/.installed
+	$(BIN)/python docs/drawings.py
 
 # Resolve the newest versions again and pin them (needs uv): to versions, which any build of torch satisfies, and to the
 # index's own files. The +cpu of a local wheel is not a version of the index.
