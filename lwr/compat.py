@@ -24,7 +24,7 @@ class RerankerOutput(ModelOutput):
 
     Attributes:
         loss: float32 [] in training mode, else None.
-        scores: for each exit float32 [rows], the exit at `start_layer` first.
+        scores: For each exit float32 [rows], the exit at `start_layer` first.
     """
 
     loss: Tensor | None = None

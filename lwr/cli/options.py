@@ -46,7 +46,7 @@ RankedCell = _section_of(Cell, dataset=str)
 
 
 def silence_transformers() -> None:
-    """Turn off the log and the progress bars of transformers, among which our own lines would be hard to find."""
+    """Turn off the log and the progress bars of transformers, which would hide our own lines."""
     import transformers
 
     transformers.logging.set_verbosity_error()

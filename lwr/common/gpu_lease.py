@@ -26,9 +26,9 @@ def launch_step(step: list[str], gpus: int, processes: int) -> None:
 
     Args:
         step: Arguments of the command `lwr`.
-        gpus: How many devices to lease. This waits while other steps hold them. Nothing is leased on a machine without
-            GPUs, or under SLURM, which assigns devices itself.
-        processes: How many processes run the step; more than one are started by `accelerate launch`.
+        gpus: The number of devices to lease. This waits while other steps hold them. Nothing is leased on a machine
+            without GPUs, or under SLURM, which assigns devices itself.
+        processes: The number of processes that run the step; more than one are started by `accelerate launch`.
     """
     devices = [] if "SLURM_JOB_ID" in os.environ else visible_gpus()
     if devices and gpus:

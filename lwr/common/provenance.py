@@ -31,9 +31,8 @@ class ResourceMeter:
         """
         before, now = self.joules_at_start, read_cpu_joules()
         energy = None
-        if (
-            before is not None and now is not None and now >= before
-        ):  # it is less if the counter wrapped around
+        # the counter is lower than at the start if it wrapped around
+        if before is not None and now is not None and now >= before:
             energy = round(now - before, 1)
         return {
             "wall_seconds": round(time.monotonic() - self.started_at, 1),

@@ -39,7 +39,7 @@ class ResultsTree:
 
     @property
     def collections(self) -> Path:
-        """Return the folder of all collections."""
+        """The folder of all collections."""
         return self.root / "collections"
 
     def collection(self, dataset: str) -> Path:
@@ -74,7 +74,7 @@ class ResultsTree:
 
     @property
     def cells(self) -> Path:
-        """Return the folder of all arms and cells."""
+        """The folder of all arms and cells."""
         return self.root / "cells"
 
     def arm(self, arm: Arm) -> Path:

@@ -48,7 +48,7 @@ def is_single_pair(pairs: Any) -> bool:
 
 
 def check_text(text: Any, name: str) -> str:
-    """Return `text`. Raise ValueError if it is not a text that UTF-8 can hold; `name` says where it stands."""
+    """Return `text`; raise ValueError, which calls it `name`, if it is not a text that UTF-8 can hold."""
     if not isinstance(text, str):
         raise ValueError(f"{name} is {_short(text)}; give a text")
     if not is_utf8(text):

@@ -35,7 +35,7 @@ def last_layer(base: BaseModelConfig) -> int | None:
     """Return the last layer of a base model after it is cut to `num_layers`; None for a model not downloaded yet.
 
     Raises:
-        BadInput: a local checkpoint is missing, or is not a transformer.
+        BadInput: A local checkpoint is missing, or is not a transformer.
     """
     depth = count_layers(base.model, base.revision)
     return None if depth is None else min(base.num_layers or depth, depth)
@@ -51,12 +51,8 @@ def measure_problem(name: str) -> str | None:
         family, at, cutoff = name.partition("@")
         hint = suggest(family, {measure.NAME for measure in ir_measures.measures.registry.values()})
         return f"{name} is not a measure{hint.replace('`?', f'{at}{cutoff}`?')}"
-    except (
-        ValueError,
-        AssertionError,
-        SyntaxError,
-        TypeError,
-    ):  # ir_measures cannot parse the rest of the name
+    except (ValueError, AssertionError, SyntaxError, TypeError):
+        # ir_measures cannot parse what follows the name
         return f"{name} is not a measure; write it as nDCG@10, RR or P(rel=2)@5"
     return None if is_supported else f"{name} cannot be computed with the installed packages"
 

@@ -104,7 +104,7 @@ class GridConfig(Section):
         """Return `train` with the overrides of the base model, then those of the variant.
 
         Raises:
-            ValidationError: each override is valid, but not their combination.
+            ValidationError: Each override is valid, but not their combination.
         """
         merged = self.train.model_dump(exclude_unset=True)
         for override in (self.base_models[base_model].train, self.variants[variant]):

@@ -18,7 +18,7 @@ from lwr.config.section import Section
 
 AnySection = TypeVar("AnySection", bound=Section)
 
-# Stand for a required section that is missing or wrong, so that the other sections can be validated, too.
+# Used in place of a required section that is missing or wrong, so that the other sections can still be validated.
 PLACEHOLDERS = {
     "datasets": {"any": {"source": {"kind": "python_docs"}}},
     "base_models": {"any": {"model": "any/any"}},
@@ -35,11 +35,11 @@ def load(values: dict[str, Any], files: list[Path]) -> GridConfig:
     """Validate the config of a grid.
 
     Args:
-        values: merged from `files`, of which later ones override earlier ones, and from a command line.
-        files: where problems are located; a value that is in none of them is reported as `--config`.
+        values: Values merged from `files`, of which later ones override earlier ones, and from a command line.
+        files: The files to locate problems in; a value that is in none of them is reported as `--config`.
 
     Raises:
-        BadInput: one line per problem, in the order of the files.
+        BadInput: There are problems; the message has one line for each, in the order of the files.
     """
     sources = [read_yaml(file) for file in files]
     config, problems = _validate(values)
@@ -122,9 +122,8 @@ def _problems(error: ValidationError, section: type[Section], values: Any) -> li
     """Return pydantic's kind and our description of each problem; the alternatives of a union are one problem."""
     found: dict[Loc, tuple[str, list[str]]] = {}
     for detail in error.errors():
-        loc, _ = follow(
-            detail["loc"], values
-        )  # drops the names that pydantic gives to a union's alternatives
+        # pydantic puts the names of a union's alternatives into the location; they are dropped here
+        loc, _ = follow(detail["loc"], values)
         if detail["type"] == "missing":
             loc = (*loc, detail["loc"][-1])
         found.setdefault(loc, (detail["type"], []))[1].append(_describe(detail, section))

@@ -114,8 +114,8 @@ def search(index: Index, queries: dict[str, list[int]], top_k: int, k1: float, b
         index: The corpus.
         queries: Query id -> numbers of its words in the vocabulary.
         top_k: Candidates per query.
-        k1: How slowly the weight of a repeated word saturates.
-        b: How much long passages are penalized, from 0 to 1.
+        k1: Saturation of repeated words; higher saturates later.
+        b: Strength of the penalty on long passages, from 0 to 1.
     """
     frequencies = index.document_frequencies
     idf = np.log(1 + (index.passage_count - frequencies + 0.5) / (frequencies + 0.5))

@@ -33,10 +33,10 @@ def read_chosen_schedule(path: Path, layers: Sequence[int] | None = None) -> Sch
 
     Args:
         path: JSON that `lwr cascade` wrote.
-        layers: the layers that have a head in the model that the schedule is for; None: do not check them.
+        layers: The layers that have a head in the model that the schedule is for; None: do not check them.
 
     Raises:
-        BadInput: the file cannot be read as such, or the schedule stops at a layer without a head.
+        BadInput: The file cannot be read as such, or the schedule stops at a layer without a head.
     """
     choice = read_json(path, {"chosen": str, "deepest": str})
     try:

@@ -46,16 +46,16 @@ def cascade(
     """Choose a schedule on dev; write it with the Pareto front of dev, and what both are worth on test, as JSON.
 
     Args:
-        model: the folder of one of the trainings, for its shapes.
-        dev: the scores of each seed's training, Parquet as `lwr score` writes it.
-        test: the same of test.
+        model: The folder of one of the trainings, for its shapes.
+        dev: The scores of each seed's training, Parquet as `lwr score` writes it.
+        test: The same for test.
         collection: BEIR folder with the judgements.
-        settings: which schedules are tried, and how much quality the chosen one may lose.
-        arm: written at the top.
-        out: the file to write.
+        settings: Limits on the schedules to try, and the share of quality that the chosen one may lose.
+        arm: The columns that identify the arm, written at the top of the file.
+        out: The file to write.
 
     Raises:
-        BadInput: no query is judged, or no judged query has a candidate.
+        BadInput: No query is judged, or no judged query has a candidate.
     """
     shape = read_shape(model)
     dev_seeds, dev_qrels = _read_seeds(dev, collection, "dev")
@@ -114,9 +114,9 @@ def enumerate_schedules(
     """Yield every schedule that the settings allow, single exits among them.
 
     Args:
-        exits: layers, ascending.
-        candidates: length of the longest list; at least one of these must be dropped by each stage.
-        settings: how many exits are tried, evenly spread, in how many stages, with which numbers of survivors.
+        exits: Layers, ascending.
+        candidates: Length of the longest list; at least one of these must be dropped by each stage.
+        settings: The number of exits to try (evenly spread), the number of stages, and the numbers of survivors.
     """
     tried = np.linspace(0, len(exits) - 1, min(len(exits), settings.exits)).round().astype(int)
     survivors = sorted((n for n in settings.keep or SURVIVORS if n < candidates), reverse=True)
@@ -135,10 +135,10 @@ def measure_schedules(
     """Measure quality and cost of schedules, as means over queries and seeds.
 
     Args:
-        seeds: the same queries and candidates, ranked by each seed's training.
-        qrels: of these queries, each with a relevant passage.
-        shape: of the backbone.
-        schedules: what is measured.
+        seeds: The same queries and candidates, ranked by each seed's training.
+        qrels: The judgements of these queries; each has a relevant passage.
+        shape: The shape of the backbone.
+        schedules: The schedules to measure.
 
     Returns:
         A table with the columns schedule, flops (share of the deepest exit's) and quality (nDCG@10).

@@ -60,9 +60,9 @@ def compare(measures: Sequence[Path], primary: str, margin: float, out: Path) ->
 
     Args:
         measures: Parquet files that `lwr evaluate` wrote.
-        primary: the measure that is compared.
-        margin: of non-inferiority, in units of the measure.
-        out: the folder of both files.
+        primary: The measure that is compared.
+        margin: The margin of non-inferiority, in units of the measure.
+        out: The folder of both files.
     """
     table = compare_exits(read_measures(measures), primary, margin).assign(measure=primary, margin=margin)
     note = (
@@ -90,15 +90,15 @@ def compare_exits(measures: pd.DataFrame, primary: str, margin: float) -> pd.Dat
       deepest where these differ.
 
     Args:
-        measures: what `lwr evaluate` wrote, concatenated; see `read_measures`.
-        primary: the measure that is compared.
-        margin: of non-inferiority, in units of the measure.
+        measures: The files of `lwr evaluate`, concatenated; see `read_measures`.
+        primary: The measure that is compared.
+        margin: The margin of non-inferiority, in units of the measure.
 
     Returns:
         A table with the columns `COLUMNS`; for their meaning see `compare_pair`.
 
     Raises:
-        ValueError: an exit lacks a query or a seed that its data set or its arm has, or has one twice.
+        ValueError: An exit lacks a query or a seed that its data set or its arm has, or has one twice.
     """
     chosen = measures[measures["measure"] == primary]
     rows = []
@@ -184,8 +184,8 @@ def format_comparisons(table: pd.DataFrame, margin: float) -> pd.DataFrame:
     that it was trained on where that is not the one that is ranked.
 
     Args:
-        table: rows of `compare_exits`.
-        margin: the one that was given there.
+        table: Rows of `compare_exits`.
+        margin: The margin that `compare_exits` was given.
     """
     variants = {*table["variant"], *table["versus_variant"]} - {""}
     show_variant = len(variants) > 1

@@ -42,15 +42,15 @@ def cost(
     Times are in milliseconds from texts to ranking, tokenising included, of one list of candidates at a time.
 
     Args:
-        model: folder that `lwr train` wrote.
+        model: Folder that `lwr train` wrote.
         collection: BEIR folder with the texts.
-        scores: of test, as `lwr score` writes them: their candidates are ranked, their tokens counted.
+        scores: Scores of test, as `lwr score` writes them: their candidates are ranked, their tokens counted.
         cascade: JSON that `lwr cascade` wrote.
-        scoring: precision and batch size of the passes.
-        settings: how many lists are timed.
-        arm: written at the top.
-        out: the file to write.
-        label: printed before each line of progress.
+        scoring: Precision and batch size of the passes.
+        settings: The number of lists to time.
+        arm: The columns that identify the arm, written at the top of the file.
+        out: The file to write.
+        label: Printed before each line of progress.
     """
     meter = ResourceMeter()
     columns = ["query_id", "doc_id", FIRST_STAGE, "tokens"]
@@ -158,13 +158,13 @@ def time_lists(
     busy machine slows all of them alike. The first list is ranked once more before, unmeasured.
 
     Args:
-        reranker: the model.
+        reranker: The model.
         collection: BEIR folder with the texts.
-        candidates: columns query_id, doc_id, first_stage.
-        schedules: name of an exit -> the schedule that it runs.
-        scoring: precision and batch size of the passes.
-        sample_size: number of queries, sampled by hash.
-        label: printed before each line of progress.
+        candidates: Columns query_id, doc_id, first_stage.
+        schedules: Name of an exit -> the schedule that it runs.
+        scoring: Precision and batch size of the passes.
+        sample_size: Number of queries, sampled by hash.
+        label: Printed before each line of progress.
 
     Returns:
         p50_ms, p95_ms, pairs_per_second and peak_memory_mib per name; None without queries.

@@ -38,15 +38,15 @@ def evaluate(
     Args:
         scores: Parquet that `lwr score` wrote.
         collection: BEIR folder with the judgements.
-        split: the split that was scored.
-        measures: names as ir_measures has them.
+        split: The split that was scored.
+        measures: Names as ir_measures has them.
         cascade: JSON that `lwr cascade` wrote.
-        cell: columns and values that are the same in each row.
+        cell: Columns and values that are the same in each row.
         out: Parquet file with the columns of `cell`, split, exit, query_id, measure, value.
-        runs: folder for the runs: `layer_4.trec` and so on.
+        runs: Folder for the runs: `layer_4.trec` and so on.
 
     Raises:
-        BadInput: an input cannot be read, or has a candidate twice for a query.
+        BadInput: An input cannot be read, or has a candidate twice for a query.
     """
     qrels = read_qrels(collection, split)
     table = parquet.read(scores, ["query_id", "doc_id", "tokens", FIRST_STAGE])

@@ -54,8 +54,8 @@ def count_flops(shape: BackboneShape, tokens: np.ndarray) -> np.ndarray:
     padding.
 
     Args:
-        shape: of the backbone.
-        tokens: number of tokens per pair, of any shape.
+        shape: The shape of the backbone.
+        tokens: Number of tokens per pair, of any shape.
 
     Returns:
         float64 [layers, *tokens.shape].
@@ -72,7 +72,7 @@ def count_flops_with_torch(backbone: PreTrainedModel, input_ids: Tensor) -> int:
     The pass uses eager attention: torch's counter does not know all of the fused kernels.
 
     Args:
-        backbone: the model.
+        backbone: The model.
         input_ids: int64 [rows, tokens].
     """
     attention = backbone.config._attn_implementation

@@ -1,8 +1,8 @@
 """Paired tests over queries, and bootstrap intervals over queries and seeds.
 
-Tests take the query as their unit, on its mean over seeds: more seeds measure a query better, they do not add
-evidence about queries. So p-values speak of new queries for the given seeds. Intervals resample the seeds as well, and
-are wider where training is unsteady.
+The unit of a test is the query, with its mean over seeds: more seeds measure a query better, but do not add evidence
+about queries. So p-values are about new queries for the given seeds. Intervals resample the seeds as well, and are
+wider if the results of training vary between seeds.
 
 Sources: Smucker, Allan and Carterette 2007 (t-test and randomisation in retrieval); Owen 2007, The pigeonhole
 bootstrap (resampling two crossed factors); Holm 1979; Cohen 1988 (d_z); Wellek 2010 (non-inferiority).
@@ -26,8 +26,8 @@ def interval(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> t
 
     Args:
         values: float64 [seeds, queries]. Seeds and queries are both drawn with replacement, independently.
-        resamples: number of bootstrap samples.
-        seed: of the random numbers.
+        resamples: Number of bootstrap samples.
+        seed: The seed of the random numbers.
     """
     rng = np.random.default_rng(seed)
     return _middle_95_percent(_resampled_means(values, _draw_queries(values, resamples, rng), rng))
@@ -56,9 +56,9 @@ def compare_pair(a: np.ndarray, b: np.ndarray, paired_seeds: bool, margin: float
     Args:
         a: float64 [seeds, queries] of A.
         b: float64 [seeds, queries] of B, its queries in the same order.
-        paired_seeds: whether row i of both is of one training. Seeds are then resampled jointly, otherwise
+        paired_seeds: Whether row i of both is of one training. Seeds are then resampled jointly, otherwise
             independently. Queries are always resampled jointly.
-        margin: in units of the measure; A is not inferior where the difference is larger than -margin.
+        margin: In units of the measure; A is not inferior if the difference is larger than -margin.
 
     Returns:
         `difference` is A's mean less B's, `low` and `high` its bootstrap interval. `p t` and `p randomisation` are

@@ -24,9 +24,8 @@ class Candidates:
     queries: list[str]
     docs: np.ndarray  # str [Q, C]; "" is padding
     tokens: np.ndarray  # float64 [Q, C], of the pair; 0 in padding
-    ranks: dict[
-        int, np.ndarray
-    ]  # layer -> int [Q, C], each candidate's rank at that exit, from 0; C in padding
+    # layer -> int [Q, C], each candidate's rank at that exit, from 0; C in padding
+    ranks: dict[int, np.ndarray]
 
 
 def read_candidates(scores: pd.DataFrame, queries: Sequence[str] | None = None) -> Candidates:
@@ -35,8 +34,8 @@ def read_candidates(scores: pd.DataFrame, queries: Sequence[str] | None = None) 
     Candidates with equal scores are ordered as by `lwr.formats.trec`.
 
     Args:
-        scores: columns query_id, doc_id, tokens, and one per exit.
-        queries: the queries wanted, in this order, also those without candidates; None: those of the table.
+        scores: Columns query_id, doc_id, tokens, and one per exit.
+        queries: The queries wanted, in this order, also those without candidates; None: those of the table.
     """
     layers = layers_in(scores.columns)
     hashes = {doc: hash_share(doc) for doc in scores["doc_id"].unique()}

@@ -60,7 +60,7 @@ def build_classifier(reranker: LayerwiseReranker, layer: int) -> PreTrainedModel
         layer: The exit.
 
     Raises:
-        ValueError: transformers has no such class for the backbone, or it pools differently.
+        ValueError: Transformers has no such class for the backbone, or it pools differently.
     """
     causal = reranker.stack.causal
     if causal and reranker.pooling != "last":
@@ -101,9 +101,8 @@ def _complete_config(file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     config = json.loads(file.read_text(encoding="utf-8"))
     config["pad_token_id"] = tokenizer.pad_token_id
     rope = config.get("rope_parameters") or {}
-    if (
-        "rope_theta" in rope
-    ):  # otherwise there is one per kind of attention, which transformers 4 does not read
+    # without `rope_theta` there is one base per kind of attention, which transformers 4 does not read
+    if "rope_theta" in rope:
         config["rope_theta"] = rope["rope_theta"]
     if rope.get("rope_type", "default") != "default":
         config["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}

@@ -18,15 +18,16 @@ from transformers import PretrainedConfig
 
 State = dict[str, Tensor]
 
-TANH_GAIN = 2.0**-10  # factor of what enters tanh: tanh(x) = x but for a third of x³
-STATE_GAIN = (
-    2.0**-14
-)  # factor of states beside SCORE_GAIN: negligible, but with all their digits in half precision
-SCORE_GAIN = 2.0**4  # factor of the mean score
-REFERENCE = 2.0**14  # its square dominates a norm's variance, scores included; half precision ends at 2**16
-GELU_REFERENCE = (
-    2.0**8
-)  # as REFERENCE, but small: half precision rounds to a share of the norm's mean, which it moves
+TANH_GAIN = 2.0**-10
+"""Factor of what enters tanh: tanh(x) = x except for a third of x³."""
+STATE_GAIN = 2.0**-14
+"""Factor of states: beside SCORE_GAIN they are negligible, but keep all their digits in half precision."""
+SCORE_GAIN = 2.0**4
+"""Factor of the mean score."""
+REFERENCE = 2.0**14
+"""Its square dominates a norm's variance, scores included. Half precision ends at 2**16."""
+GELU_REFERENCE = 2.0**8
+"""As REFERENCE, but smaller: it moves the norm's mean, and half precision rounds to a share of that mean."""
 
 
 def attach_head(config: PretrainedConfig, state: State, head: Tensor, pooling: str) -> None:

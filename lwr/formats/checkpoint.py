@@ -147,7 +147,7 @@ def describe_checkpoint(model: str, revision: str | None, num_layers: int | None
     Args:
         model: As for `find_local_folder`.
         revision: As for `fetch_checkpoint`.
-        num_layers: How many of its layers are used; None: all.
+        num_layers: The number of its layers that are used; None: all.
 
     Returns:
         `model`, `revision`, `model_type`, `layers` (as used) and `fingerprint` of the weights.

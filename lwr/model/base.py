@@ -13,6 +13,6 @@ def base(config: BaseModelConfig, out: Path) -> None:
     """Fetch a base model, check that its weights can be read, and describe it in the JSON file `out`.
 
     Raises:
-        BadInput: the checkpoint has no safetensors, damaged ones, or fewer than `num_layers` layers.
+        BadInput: The checkpoint has no safetensors, damaged ones, or fewer than `num_layers` layers.
     """
     write_json(out, describe_checkpoint(config.model, config.revision, config.num_layers))

@@ -41,7 +41,7 @@ class PaddedLayout:
         Args:
             features: Tensors [B, S].
             causal: Whether the backbone is causal. Only then are positions passed to it.
-            pooling: What a head reads of a row.
+            pooling: The state of a row that a head reads.
         """
         self.mask, self.pooling = features["attention_mask"], pooling
         self.rows = torch.arange(len(self.mask), device=self.mask.device)
@@ -95,7 +95,7 @@ class PackedLayout:
 
         Args:
             features: Tensors [B, S].
-            pooling: What a head reads of a row.
+            pooling: The state of a row that a head reads.
             first_position: The index that the backbone gives a row's first position.
             can_share_prefix: Whether a prefix may be shared: no head reads it, and it reads nothing after it.
         """

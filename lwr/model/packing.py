@@ -90,15 +90,13 @@ class Packing:
         """Return int64 [T]: for each packed position the index of its token in the flattened batch [R * S]."""
         counts, device = self._row_counts(), mask.device
         row_starts = self.rows * mask.shape[1]  # [R], index of column 0 of each row
-        starts = (
-            row_starts + mask.argmax(dim=1)[self.rows] + self.shared_prefix
-        )  # [R], first token after the prefix
+        # [R], first token after the prefix
+        starts = row_starts + mask.argmax(dim=1)[self.rows] + self.shared_prefix
         sources = [mask[0].argmax() + torch.arange(self.shared_prefix, device=device)]  # [P], in batch row 0
         rectangles = zip(starts.split(counts), self.lengths.split(counts), self.rectangle_shapes, strict=True)
         for start, length, (_, width) in rectangles:
-            offset = torch.arange(width, device=device).clamp(
-                max=length[:, None] - 1
-            )  # [rows, W], last one repeated
+            # [rows, W], last one repeated
+            offset = torch.arange(width, device=device).clamp(max=length[:, None] - 1)
             sources.append((start[:, None] + offset).flatten())
         return torch.cat(sources)
 
@@ -155,9 +153,8 @@ class Packing:
         """
         device = self.rows.device
         prefix = torch.arange(self.shared_prefix, device=device)  # [P]
-        number = (self.row_starts() - self.shared_prefix).div(
-            tokens, rounding_mode="floor"
-        )  # [R], the row's chunk
+        # [R], the row's chunk
+        number = (self.row_starts() - self.shared_prefix).div(tokens, rounding_mode="floor")
         counts = number.unique_consecutive(return_counts=True)[1].tolist()
         chunks, start = [], self.shared_prefix
         by_chunk = (values.split(counts) for values in (self.rows, self.lengths, self._widths))
@@ -303,10 +300,8 @@ def _find_first_position(
     alone = torch.cat([_run(backbone, stack, ids[:, :4]), _run(backbone, stack, ids[:, 4:])])  # [T, H]
     try:
         backbone.set_attn_implementation(ATTENTION_NAME)
-        for first_position in (
-            0,
-            (pad_token_id or 0) + 1,
-        ):  # RoBERTa counts from the id of its padding token on
+        # RoBERTa's first position is the id of its padding token + 1
+        for first_position in (0, (pad_token_id or 0) + 1):
             if _is_close(_run_packed(backbone, stack, ids, first_position), alone):
                 return first_position
     except (TypeError, ValueError):  # it does not accept `packing`, or its attention cannot be replaced

@@ -76,9 +76,8 @@ class Frame:
     ) -> Self:
         """Tokenise the fixed text of a template, piece by piece."""
         bos, pad = cast(int | None, tokenizer.bos_token_id), tokenizer.pad_token_id
-        start = (
-            [] if bos is None or bos == pad else [bos]
-        )  # as upstream: a bos that is also the pad token is left out
+        # as upstream: a bos that is also the pad token is left out
+        start = [] if bos is None or bos == pad else [bos]
 
         def ids(text: str) -> list[int]:
             return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
@@ -164,7 +163,7 @@ class Prompt:
             )
         return self.lengths.row - frame.length
 
-    @lru_cache(maxsize=64)  # noqa: B019 - a prompt lives as long as its model
+    @lru_cache(maxsize=64)  # noqa: B019 - a prompt is kept as long as its model
     def frame(self, instruction: str | None) -> Frame:
         """Return the fixed text with an instruction; None: the template's."""
         if self.template is None:

@@ -92,7 +92,8 @@ class LayerwiseReranker(nn.Module):
             model: A backbone, or a causal language model, of which only the backbone is kept.
             tokenizer: Its tokenizer; needed for everything that takes texts.
             start_layer: The shallowest layer with a head.
-            pooling: What a head reads; None: the last token of a causal backbone, the mean over tokens of an encoder.
+            pooling: The state that a head reads. None: the last token's for a causal backbone, the mean over tokens for an
+                encoder.
             shared_head: Whether all exits share one head.
             initial_heads: [H] for all exits, or layer -> [H]. None: the row of `Yes` in the vocabulary head if `model`
                 has one and a tokenizer is given, else random.
@@ -139,7 +140,7 @@ class LayerwiseReranker(nn.Module):
 
     @property
     def prompt(self) -> Prompt:
-        """Return the way pairs are written and tokenised.
+        """The prompt that writes and tokenises pairs.
 
         Raises:
             ValueError: The reranker has no tokenizer.
@@ -217,9 +218,8 @@ class LayerwiseReranker(nn.Module):
         scores = torch.full((len(layers), batch_size), torch.nan, device=device)
 
         def score_and_drop(layer: int, hidden: Tensor) -> Tensor | None:
-            of_layer = self._score(
-                layer, layout.pool(hidden, self.stack.norm)
-            )  # [R], in the order of the layout
+            # [R], in the order of the layout
+            of_layer = self._score(layer, layout.pool(hidden, self.stack.norm))
             scores[layers.index(layer), layout.rows] = of_layer
             if layer == last:
                 return None
@@ -241,7 +241,7 @@ class LayerwiseReranker(nn.Module):
 
     @property
     def can_share_prefix(self) -> bool:
-        """Say whether the prefix that all rows of a batch share can be computed once."""
+        """Whether the prefix that all rows of a batch share can be computed once."""
         return self.first_position is not None and self.stack.causal and self.pooling == "last"
 
     def _lay_out(self, features: Mapping[str, Tensor]) -> PaddedLayout | PackedLayout:
@@ -313,7 +313,7 @@ class LayerwiseReranker(nn.Module):
         Args:
             rows: The candidates.
             schedule: The exit or the cascade.
-            tokens_per_batch: As for `score_rows`, and so is `precision`.
+            tokens_per_batch: As for `score_rows`.
             precision: `float32`, or `bfloat16` for autocast.
 
         Raises:
@@ -327,9 +327,8 @@ class LayerwiseReranker(nn.Module):
         with out_of_memory_hint(hint), self._autocast(precision):
             scores = self.cascade(self._make_features(rows), dict(schedule.keep), schedule.last, budget)
         by_stage = scores.cpu().numpy()  # [stages, rows]
-        last_stage = (~np.isnan(by_stage)).sum(
-            axis=0
-        ) - 1  # [rows]; the later a row was dropped, the better its rank
+        # [rows]; the later a row was dropped, the better its rank
+        last_stage = (~np.isnan(by_stage)).sum(axis=0) - 1
         scores = by_stage[last_stage, np.arange(len(rows))]  # [rows]
         order = np.lexsort((-scores, -last_stage))
         return Ranking(order, np.array(schedule.layers)[last_stage], scores)
@@ -396,7 +395,7 @@ class LayerwiseReranker(nn.Module):
             layer: The exit that ranks; None: the deepest.
             cascade: A schedule such as `2:20 4:10 6` instead of `layer`.
             top_k: The number of documents returned; None: all.
-            return_documents: Whether to return the texts, too.
+            return_documents: Whether to return the texts as well.
             normalize: Map scores to 0..1 by the logistic function.
 
         Returns:
@@ -435,7 +434,7 @@ class LayerwiseReranker(nn.Module):
 
     @property
     def default_tokens_per_batch(self) -> int:
-        """The tokens of a batch where no budget is given; by device."""
+        """The number of tokens of a batch if no budget is given; it depends on the device."""
         return CPU_TOKENS_PER_BATCH if self.heads[0].device.type == "cpu" else GPU_TOKENS_PER_BATCH
 
     def _make_features(self, rows: Sequence[Row]) -> dict[str, Tensor]:

@@ -68,12 +68,12 @@ def advice_text(tables: Path, budget_ms: float | None = None, candidates: int | 
     the best cascade. Each is chosen on dev and reported on test.
 
     Args:
-        tables: folder of the tables.
-        budget_ms: milliseconds that 95 of 100 lists may take; None: the best choice for every budget.
-        candidates: passages of a list; None: as many as were timed. Times are scaled in proportion.
+        tables: Folder of the tables.
+        budget_ms: Milliseconds that 95 of 100 lists may take; None: the best choice for every budget.
+        candidates: Passages of a list; None: as many as were timed. Times are scaled in proportion.
 
     Raises:
-        BadInput: a table is missing, or a budget is given and nothing was timed.
+        BadInput: A table is missing, or a budget is given and nothing was timed.
     """
     parts = [
         "# Which layer to deploy\n\nEverything is chosen on dev; the result on test is given with each choice."
@@ -162,8 +162,8 @@ def latency_front(evidence: Evidence, candidates: int | None) -> pd.DataFrame:
     """Return the exits and cascades that no faster one beats on dev, the fastest first.
 
     Args:
-        evidence: the tables.
-        candidates: passages of a list, for the column `p95 ms`; None: as many as were timed.
+        evidence: The tables.
+        candidates: Passages of a list, for the column `p95 ms`; None: as many as were timed.
     """
     exit = [*ARM_COLUMNS, "exit"]
     timed = evidence.cost.dropna(subset=["p95 ms"])[[*exit, "p95 ms", "candidates"]]

@@ -72,8 +72,8 @@ def count_wins(per_query: pd.DataFrame, primary: str) -> pd.DataFrame:
     The first stage and the cascade are compared like the exits. A query counts once, by its mean over seeds.
 
     Args:
-        per_query: columns ARM_COLUMNS, seed, split, exit, query_id, measure, value.
-        primary: the measure that is compared.
+        per_query: Columns ARM_COLUMNS, seed, split, exit, query_id, measure, value.
+        primary: The measure that is compared.
 
     Returns:
         A row per exit and outcome: ARM_COLUMNS, exit, difference (mean over queries), outcome (`lost`, `tied`, `won`),
@@ -113,13 +113,13 @@ def read_training_losses(models: Sequence[Path]) -> pd.DataFrame:
     """Read the contrastive loss of each exit by step: means over seeds and, in long trainings, over adjacent steps.
 
     Args:
-        models: folders that `lwr train` wrote, each with its training.jsonl.
+        models: Folders that `lwr train` wrote, each with its training.jsonl.
 
     Returns:
         ARM_COLUMNS (the data set is the one trained on), layer, step, loss (nats).
 
     Raises:
-        BadInput: a training.jsonl is not JSON lines, or a model's cell is not known.
+        BadInput: A training.jsonl is not JSON lines, or a model's cell is not known.
     """
     rows = []
     for model in models:

@@ -35,8 +35,8 @@ def tooltip(text: Sequence[str], numbers: dict[str, str]) -> list[alt.Tooltip]:
     """Make a tooltip.
 
     Args:
-        text: columns of text, shown under their own names.
-        numbers: columns of numbers -> the titles that they are shown under.
+        text: Columns of text, shown under their own names.
+        numbers: Columns of numbers -> the titles that they are shown under.
     """
     quantities = [alt.Tooltip(f"{name}:Q", title=title, format=".4~r") for name, title in numbers.items()]
     return [*(alt.Tooltip(f"{name}:N") for name in text), *quantities]
@@ -60,12 +60,12 @@ def finish(
     """Give a chart its data, its note, its size and the common theme.
 
     Args:
-        chart: marks and encodings without data.
-        table: the data.
-        note: lines of text above the figure.
-        by: the column with a panel per value; a single value gets no panel.
-        height: of one panel, in pixels.
-        y: whether the panels have a `shared` or an `independent` y axis.
+        chart: Marks and encodings without data.
+        table: The data.
+        note: Lines of text above the figure.
+        by: The column with a panel per value; a single value gets no panel.
+        height: The height of one panel, in pixels.
+        y: Whether the panels have a `shared` or an `independent` y axis.
     """
     panels = list(dict.fromkeys(table[by]))
     chart.data = table.round(5)

@@ -47,14 +47,14 @@ def figures(tables: Path, measures: Sequence[Path], models: Sequence[Path], prim
     """Write every figure as .html (opens offline), .svg, .png and .json (Vega-Lite). A figure without data says so.
 
     Args:
-        tables: folder of layers.csv, cascades.csv and cost.csv.
+        tables: Folder of layers.csv, cascades.csv and cost.csv.
         measures: Parquet files of values per query, as `lwr evaluate` writes them.
-        models: folders that `lwr train` wrote.
-        primary: the measure of quality.
-        out: the folder that is written to.
+        models: Folders that `lwr train` wrote.
+        primary: The measure of quality.
+        out: The folder that is written to.
 
     Raises:
-        BadInput: a model's training.jsonl is not JSON lines, or its cell is not known.
+        BadInput: A model's training.jsonl is not JSON lines, or its cell is not known.
     """
     charts = draw_figures(tables, measures, models, primary)
     for name in FIGURES:

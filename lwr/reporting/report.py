@@ -48,15 +48,15 @@ def report(tables: Path, figures: Path, models: Sequence[Path], title: str, out:
     """Write the page `out`.
 
     Args:
-        tables: folder of recommendation.md and of the tables as .csv.
-        figures: folder of the figures as .json.
-        models: folders that `lwr train` wrote, each with its provenance.json.
-        title: the headline of the page.
-        out: the HTML file.
+        tables: Folder of recommendation.md and of the tables as .csv.
+        figures: Folder of the figures as .json.
+        models: Folders that `lwr train` wrote, each with its provenance.json.
+        title: The headline of the page.
+        out: The HTML file.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        BadInput: the cell of a model is not known.
+        FileNotFoundError: A file is missing.
+        BadInput: The cell of a model is not known.
     """
     shared, differing = model_origins(models)
     captions = yaml.safe_load(CAPTIONS.read_text(encoding="utf-8"))
@@ -113,7 +113,7 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
     """Format a table for readers: three decimals, `mean ± sd` and `low to high` in one cell, no empty columns.
 
     Args:
-        table: text as it is in a .csv of results/tables.
+        table: Text as it is in a .csv of results/tables.
     """
     text = table.loc[:, table.ne("").any()].apply(_format_column)
     for name in [name for name in text if f"{name} sd" in text]:

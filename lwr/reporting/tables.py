@@ -23,14 +23,14 @@ def tables(
     """Write the tables layers, cost and cascades as .csv (numbers) and .md (text), and layers also as .tex.
 
     Args:
-        measures: files that `lwr evaluate` wrote.
-        costs: files that `lwr cost` wrote, one per arm.
-        cascades: files that `lwr cascade` wrote, one per arm.
-        primary: the measure that shares are counted in.
-        out: the folder that is written to.
+        measures: Files that `lwr evaluate` wrote.
+        costs: Files that `lwr cost` wrote, one per arm.
+        cascades: Files that `lwr cascade` wrote, one per arm.
+        primary: The measure of which shares are computed.
+        out: The folder that is written to.
 
     Raises:
-        BadInput: a file lacks a field.
+        BadInput: A file lacks a field.
     """
     values, cost, schedules = read_measures(measures), read_costs(costs), read_cascades(cascades)
     layers = build_layers_table(values, primary, cost, schedules)
@@ -61,10 +61,10 @@ def build_layers_table(
     """Build the table of quality by layer, seeds pooled.
 
     Args:
-        measures: columns ARM_COLUMNS, seed, split, exit, query_id, measure, value.
-        primary: the measure that shares are counted in.
-        costs: as `read_costs` returns them.
-        cascades: as `read_cascades` returns them.
+        measures: Columns ARM_COLUMNS, seed, split, exit, query_id, measure, value.
+        primary: The measure of which shares are computed.
+        costs: As `read_costs` returns them.
+        cascades: As `read_cascades` returns them.
 
     Returns:
         One row per data set for the first stage, then one per arm and exit, of each arm the cascade last. Columns:
@@ -161,8 +161,8 @@ def format_layers(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Format the table of layers: three decimals, `mean ± sd` over several seeds, shares in per cent.
 
     Args:
-        table: as `build_layers_table` returns it.
-        names: the measures that are shown.
+        table: As `build_layers_table` returns it.
+        names: The measures that are shown.
     """
     exits = table["layer"] > 0
     rows = format_arms(table)

@@ -52,7 +52,7 @@ def write_rankings(
     Args:
         out: The file to write.
         ranked: The rankings.
-        schedule: What ranked them.
+        schedule: The exit or the cascade that ranked them.
         tag: Tag of the run; None takes `default_tag`.
     """
     if is_jsonl(out):

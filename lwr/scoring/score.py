@@ -111,7 +111,7 @@ def _tables(
 
 @dataclass(frozen=True)
 class QueryCandidates:
-    """A query and its candidates. An `instruction` of None stands for the one of the prompt's template."""
+    """A query and its candidates. If `instruction` is None, that of the prompt's template is used."""
 
     query_id: str
     query: str

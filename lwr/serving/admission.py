@@ -42,10 +42,10 @@ class Admission:
         """Wrap an application.
 
         Args:
-            app: the application.
-            limits: what a request may not exceed.
-            key: expected in `Authorization: Bearer …`, except on PUBLIC_PATHS; None: no key is required.
-            post_paths: the paths that take a body.
+            app: The application.
+            limits: The limits that a request may not exceed.
+            key: The key expected in `Authorization: Bearer …`, except on PUBLIC_PATHS; None: no key is required.
+            post_paths: The paths that take a body.
         """
         self.app, self.limits, self.key, self.post_paths = app, limits, key, post_paths
         self.active_requests = 0

@@ -1,4 +1,4 @@
-"""Types of requests and answers: of Jina, Cohere and Text Embeddings Inference (TEI), and of this server alone.
+"""Types of requests and answers: those of Jina, Cohere and Text Embeddings Inference (TEI), and our own.
 
 Keys that this server does not know or need (`model`, `truncate`, `max_tokens_per_doc`, …) are ignored.
 FastAPI puts the docstrings of classes and the descriptions of fields into the OpenAPI description.

@@ -53,15 +53,15 @@ def build_application(
     """Build the application that serves a reranker.
 
     Args:
-        reranker: in evaluation mode; from now on only the application may use it.
-        name: the model's name in answers.
-        schedule: the exit or the cascade that ranks where a request names no layer.
-        limits: what a request may not exceed.
-        key: the API key; None: no key is required.
-        scoring: precision, and tokens per batch.
+        reranker: The model, in evaluation mode; from now on only the application may use it.
+        name: The model's name in answers.
+        schedule: The exit or the cascade that ranks where a request names no layer.
+        limits: The limits that a request may not exceed.
+        key: The API key; None: no key is required.
+        scoring: Precision, and tokens per batch.
 
     Raises:
-        ValueError: the reranker has no head at a layer of `schedule`.
+        ValueError: The reranker has no head at a layer of `schedule`.
     """
     exits = reranker.exits
     unknown = [layer for layer in schedule.layers if layer not in exits]

@@ -46,8 +46,8 @@ async def _answer_invalid(_: Request, error: RequestValidationError) -> JSONResp
     first, *others = error.errors()
     if first["type"] == "json_invalid":
         reason, character = first["ctx"]["error"], first["loc"][1]
-        return error_response(400, f"the body is no JSON: {reason}, character {character}")
-    # where several types are accepted, the name of one of them stands before the field
+        return error_response(400, f"the body is not JSON: {reason}, character {character}")
+    # where several types are accepted, the name of one of them precedes the field
     place = [str(part) for part in first["loc"][1:] if part not in ("RerankRequest", "TeiRequest")]
     field = ".".join(place) or "the body"
     more = f" (and {len(others)} more)" if others else ""

@@ -50,7 +50,7 @@ class Ranker:
         comparable.
 
         Raises:
-            Refused: a limit is exceeded, or `layer` has no head.
+            Refused: A limit is exceeded, or `layer` has no head.
         """
         if layer is not None and layer not in self.exits:
             raise Refused(422, f"layer is {layer}, but exits are {self.exits[0]}..{self.exits[-1]}")

@@ -30,17 +30,17 @@ def serve(
     """Serve a reranker until a signal ends the process, after the requests that were admitted are answered.
 
     Args:
-        model: folder that `lwr train` wrote.
-        schedule: the exit or the cascade that ranks where a request names no layer; None: the deepest exit.
-        name: the model's name in answers.
-        host: the address to listen on.
-        port: the port to listen on; 0: a free one.
-        key: the API key that requests must send; None: no key is required.
-        limits: what a request may not exceed.
-        scoring: precision, and tokens per batch.
+        model: Folder that `lwr train` wrote.
+        schedule: The exit or the cascade that ranks where a request names no layer; None: the deepest exit.
+        name: The model's name in answers.
+        host: The address to listen on.
+        port: The port to listen on; 0: a free one.
+        key: The API key that requests must send; None: no key is required.
+        limits: The limits that a request may not exceed.
+        scoring: Precision, and tokens per batch.
 
     Raises:
-        ValueError: the model cannot be read, or has no head at a layer of `schedule`.
+        ValueError: The model cannot be read, or has no head at a layer of `schedule`.
     """
     reranker = LayerwiseReranker.from_pretrained(model)
     schedule = schedule or Schedule.single(reranker.exits[-1])

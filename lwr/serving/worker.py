@@ -53,8 +53,8 @@ class Worker:
         """Start the thread.
 
         Args:
-            reranker: in evaluation mode. No other thread may use it or its tokenizer until `close` returns.
-            scoring: precision, and tokens per batch.
+            reranker: The model, in evaluation mode. No other thread may use it or its tokenizer until `close` returns.
+            scoring: Precision, and tokens per batch.
         """
         self.reranker, self.scoring = reranker, scoring
         self._waiting: SimpleQueue[Job | None] = SimpleQueue()  # None: close
@@ -67,9 +67,9 @@ class Worker:
         """Queue passages to be scored, from any thread.
 
         Args:
-            query: the query.
-            passages: its passages.
-            exits: the layers to score at, or the cascade to rank by.
+            query: The query.
+            passages: Its passages.
+            exits: The layers to score at, or the cascade to rank by.
 
         Returns:
             A future that raises what scoring raises. A job that is cancelled before its turn is not computed.
@@ -152,9 +152,8 @@ class Worker:
         exits = [cast(Sequence[int], job.exits) for job in jobs]
         layers = sorted({layer for of_job in exits for layer in of_job})
         precision = self.scoring.precision
-        scores = self.reranker.score_rows(
-            rows, layers, self.scoring.tokens_per_batch, precision
-        )  # [layers, rows]
+        # [layers, rows]
+        scores = self.reranker.score_rows(rows, layers, self.scoring.tokens_per_batch, precision)
         if not np.isfinite(scores).all():
             raise FloatingPointError(f"a score in {precision} is not finite; look at the weights")
         ends = np.cumsum([len(job.rows) for job in jobs])

@@ -54,7 +54,7 @@ def read_groups(path: Path, prompt: Prompt, group_size: int, seed: int) -> list[
 
     Args:
         path: JSON lines (see `lwr.formats.training_groups`).
-        prompt: What tokenises queries and passages.
+        prompt: The prompt that tokenises queries and passages.
         group_size: Passages per group.
         seed: Seed of the draws.
 

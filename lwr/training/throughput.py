@@ -21,9 +21,9 @@ class Throughput:
         """Measure the peak and start counting.
 
         Args:
-            shape: of the backbone.
-            device: Where training computes.
-            dtype: What it multiplies.
+            shape: The shape of the backbone.
+            device: The device of the training.
+            dtype: The dtype of its matrix products.
             frozen_backbone: Weights have no gradients, as under LoRA: a matrix product takes two passes, not three.
         """
         self.shape = shape

@@ -63,7 +63,7 @@ class LayerwiseTrainer(Trainer):
             groups: The training data.
             settings: The `train` section of the config.
             arguments: The same settings in the Trainer's terms.
-            dev_evaluation: What `evaluate` measures; None if the arguments ask for no evaluation.
+            dev_evaluation: The evaluation that `evaluate` runs; None if the arguments ask for no evaluation.
             label: Prefix of the progress lines.
         """
         super().__init__(
@@ -82,9 +82,8 @@ class LayerwiseTrainer(Trainer):
             reranker.exits, settings.distillation.teacher, settings.distillation.every
         )
         self.exit_weights = [float(settings.exit_weights.get(layer, 1.0)) for layer in reranker.exits]
-        self.loss_terms: list[
-            Tensor
-        ] = []  # per batch since the last log: [contrastive and distillation, exits]
+        # per batch since the last log: [contrastive and distillation, exits]
+        self.loss_terms: list[Tensor] = []
         self.group_names: list[str] = []  # of the batches since the last step of the optimiser
         self.throughput = Throughput(
             derive_shape(reranker.backbone),

@@ -35,12 +35,12 @@ class RankedDataset:
 
     @property
     def cascade(self) -> Path:
-        """Return the JSON file with the chosen cascade."""
+        """The JSON file with the chosen cascade."""
         return self.tree.cascade(self.arm, self.name)
 
     @property
     def cost(self) -> Path:
-        """Return the JSON file with the cost of each exit."""
+        """The JSON file with the cost of each exit."""
         return self.tree.cost(self.arm, self.name)
 
     def scores(self, split: Split) -> list[Path]:
@@ -59,37 +59,37 @@ class ScoredSplit:
 
     @property
     def scores(self) -> Path:
-        """Return the Parquet file of scores."""
+        """The Parquet file of scores."""
         return self.tree.scores(self.cell, self.tested, self.split)
 
     @property
     def measures(self) -> Path:
-        """Return the Parquet file of measures."""
+        """The Parquet file of measures."""
         return self.tree.measures(self.cell, self.tested, self.split)
 
     @property
     def runs(self) -> Path:
-        """Return the folder of runs."""
+        """The folder of runs."""
         return self.tree.runs(self.cell, self.tested, self.split)
 
     @property
     def cascade(self) -> Path:
-        """Return the JSON file with the cascade chosen for the arm."""
+        """The JSON file with the cascade chosen for the arm."""
         return self.tree.cascade(self.cell, self.tested)
 
     @property
     def qrels(self) -> Path:
-        """Return the judgements of the split."""
+        """The judgements of the split."""
         return self.tree.qrels(self.tested, self.split)
 
     @property
     def first_stage(self) -> Path:
-        """Return the run whose candidates were scored."""
+        """The run whose candidates were scored."""
         return self.tree.run(self.tested, self.split)
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """Read the scores, once for the checks of scores, measures and runs."""
+        """The table of scores, read once for the checks of scores, measures and runs."""
         return parquet.read(self.scores, ["query_id", "doc_id", "tokens", FIRST_STAGE])
 
 

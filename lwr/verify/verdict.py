@@ -23,11 +23,11 @@ class Verdict:
     files: int = 0
 
     def check(self, path: Path, faults: Iterable[str]) -> None:
-        """Add the faults of a file or folder. An error that ends the search for them is a fault, too.
+        """Add the faults of a file or folder. An error that ends the search for them is a fault as well.
 
         Args:
-            path: what is checked. If it is missing, that is the one fault.
-            faults: finds the faults lazily, a line each.
+            path: The file or folder to check. If it is missing, that is the only fault.
+            faults: The faults, one line each, found while they are iterated.
         """
         if not path.exists():
             self.faults.append(f"{path}: missing; run the workflow again")
@@ -56,8 +56,8 @@ class Checksums:
         """Find inputs that are not the ones that a file was made of.
 
         Args:
-            recorded: name of an input -> its checksum when the file was made.
-            inputs: name of an input -> where it is now.
+            recorded: Name of an input -> its checksum when the file was made.
+            inputs: Name of an input -> its path now.
         """
         for name, file in inputs.items():
             if name not in recorded:

@@ -23,10 +23,10 @@ def verify(results: Path) -> Verdict:
     """Check every file of a results tree.
 
     Args:
-        results: the folder that a grid wrote.
+        results: The folder that a grid wrote.
 
     Raises:
-        BadInput: the folder holds no results.
+        BadInput: The folder holds no results.
     """
     tree = ResultsTree(results)
     if not any(path.is_dir() for path in (tree.collections, tree.cells, tree.tables)):

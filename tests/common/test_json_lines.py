@@ -26,9 +26,8 @@ def test_json_survives_the_round_trip(tmp_path):
 def test_same_rows_make_the_same_gzip_bytes(tmp_path, monkeypatch):
     for folder in ("a", "b"):
         write_jsonl(tmp_path / folder / "rows.jsonl.gz", [{"a": 1}])
-        monkeypatch.setattr(
-            "time.time", lambda: 1e9
-        )  # a gzip header may hold the time and the name of the draft
+        # a gzip header may hold the time and the name of the draft
+        monkeypatch.setattr("time.time", lambda: 1e9)
     assert sha256(tmp_path / "a" / "rows.jsonl.gz") == sha256(tmp_path / "b" / "rows.jsonl.gz")
 
 

@@ -142,11 +142,8 @@ def test_first_of_two_samples_equals_a_single_sample(collection):
 
 def test_only_the_first_sample_is_filled_up(collection):
     lines = lines_of(collection, {"q1": ALL[:12], "q2": ALL[:3]}, samples=9, negatives=5)
-    assert [line["query_id"] for line in lines] == [
-        "q1",
-        "q1",
-        "q2",
-    ]  # q1 has 10 candidates that are not relevant; q2 is filled up
+    # q1 has 10 candidates that are not relevant; q2 is filled up
+    assert [line["query_id"] for line in lines] == ["q1", "q1", "q2"]
     assert all(len(line["neg_id"]) == 5 for line in lines)
 
 

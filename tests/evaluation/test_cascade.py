@@ -82,9 +82,8 @@ def test_ideal_ranking_is_cut_at_rank_ten():
 
 
 def test_share_of_flops_by_hand():
-    shape = BackboneShape(
-        weights=(1, 1, 2), attended=(0, 0, 0)
-    )  # n tokens: 2 n after one layer, 4 n after two, 8 n after three
+    # n tokens: 2 n after one layer, 4 n after two, 8 n after three
+    shape = BackboneShape(weights=(1, 1, 2), attended=(0, 0, 0))
     one = score_table({"q": {"d10": (3, 3, 3), "d20": (2, 2, 2), "d30": (1, 1, 1)}}, layers=(1, 2, 3))
     other = one.assign(layer_1=-one["layer_1"])  # the longest passage ahead at first
     full = 8 * (20 + 30 + 40)

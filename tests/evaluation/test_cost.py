@@ -114,12 +114,10 @@ def test_each_layer_adds_the_parameters_of_a_block(architecture):
 def test_parameters_by_hand():
     hidden = tiny.HIDDEN
     llama, bert = build("llama"), build("bert")
-    block = (
-        3 * hidden * hidden + 3 * hidden * 64 + 2 * hidden
-    )  # attention with half the keys, gated MLP, two norms
-    assert (
-        count_parameters(llama, 3) == tiny.VOCABULARY * hidden + 3 * block + hidden + hidden
-    )  # last norm, head
+    # attention with half the keys, gated MLP, two norms
+    block = 3 * hidden * hidden + 3 * hidden * 64 + 2 * hidden
+    # embeddings, blocks, last norm, head
+    assert count_parameters(llama, 3) == tiny.VOCABULARY * hidden + 3 * block + hidden + hidden
     pooler = hidden * hidden + hidden
     every = sum(p.numel() for p in bert.backbone.parameters())
     assert count_parameters(bert, 4) == every - pooler + hidden

@@ -76,9 +76,8 @@ def test_closed_form_by_hand():
 
 def test_shape_by_hand():
     hidden, inner = tiny.HIDDEN, 64
-    shape = derive_shape(
-        tiny.backbone("llama")
-    )  # queries and output, keys and values of half the heads, a gated MLP
+    shape = derive_shape(tiny.backbone("llama"))
+    # queries and output, keys and values of half the heads, a gated MLP
     weights = 2 * hidden * hidden + 2 * hidden * hidden // 2 + 3 * hidden * inner
     assert shape == BackboneShape((weights,) * tiny.LAYERS, (hidden,) * tiny.LAYERS)
 

@@ -51,9 +51,8 @@ def test_oracle_and_its_reverse():
 
 
 def test_constant_scorer_gets_what_chance_gives():
-    queries = {
-        f"q{i}": {DOCS[i % 20]: 1} for i in range(400)
-    }  # the relevant passage is at every position of the list equally often
+    # the relevant passage is at every position of the list equally often
+    queries = {f"q{i}": {DOCS[i % 20]: 1} for i in range(400)}
     rows = pd.DataFrame(
         [(q, d, 0.0) for q in queries for d in DOCS], columns=["query_id", "doc_id", "layer_1"]
     )

@@ -259,9 +259,8 @@ def test_packing_holds_every_token_once_in_its_row(lengths, shared, side):
     features = batch(tuple(lengths), shared, side)
     mask = features["attention_mask"].bool()
     packing = Packing(features["attention_mask"], shared)
-    values = torch.arange(features["input_ids"].numel()).view_as(
-        features["input_ids"]
-    )  # a number for each token
+    # a number for each token
+    values = torch.arange(features["input_ids"].numel()).view_as(features["input_ids"])
     packed = packing.pack(values)
     found = packed[0, :shared].tolist()
     batch_rows = packing.rows.split([count for count, _ in packing.rectangle_shapes])
