@@ -92,8 +92,8 @@ class LayerwiseReranker(nn.Module):
             model: A backbone, or a causal language model, of which only the backbone is kept.
             tokenizer: Its tokenizer; needed for everything that takes texts.
             start_layer: The shallowest layer with a head.
-            pooling: The state that a head reads. None: the last token's for a causal backbone, the mean over tokens for an
-                encoder.
+            pooling: The state that a head reads. None: that of the last token if the backbone is causal, else the mean
+                over tokens.
             shared_head: Whether all exits share one head.
             initial_heads: [H] for all exits, or layer -> [H]. None: the row of `Yes` in the vocabulary head if `model`
                 has one and a tokenizer is given, else random.
