@@ -118,6 +118,20 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         yield from decode_lines(reader, str(path))
 
 
+def plain_or_gzipped(path: Path) -> Path:
+    """Return `path`, or `path` with `.gz` if that is the file that exists.
+
+    Raises:
+        BadInput: Both exist.
+    """
+    archive = path.with_name(f"{path.name}.gz")
+    if not archive.is_file():
+        return path
+    if path.is_file():
+        raise BadInput(f"{path}: {archive.name} lies beside it; remove one of them")
+    return archive
+
+
 def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
     """Decode a stream of lines as `read_lines` does; errors call the stream `name`."""
     number = 0

@@ -11,6 +11,8 @@ from lwr.config.problems import Problem, missing_file
 from lwr.config.section import Groups, Passages, Queries, Ranks, Section, Share
 from lwr.formats.beir import Split
 
+Dangling = Literal["error", "drop"]
+
 
 class SourceSection(Section):
     """The base class of every source of a data set."""
@@ -55,6 +57,11 @@ class BeirFolderSource(SourceSection):
         default=0.0,
         description="share of the train queries (by hash) that become test, where qrels/test.tsv is missing",
     )
+    dangling: Dangling = Field(
+        default="error",
+        description="judgements whose passage is not in the corpus, or whose query is missing; drop: they are "
+        "left out, and counted in the log",
+    )
 
     @model_validator(mode="after")
     def _leave_train_queries(self) -> Self:
@@ -77,6 +84,11 @@ class IrDatasetsSource(SourceSection):
     dev_from_train: Share = Field(
         default=0.0, description="share of the train queries (by hash) that become dev"
     )
+    dangling: Dangling = Field(
+        default="drop",
+        description="judgements whose passage is not in the corpus, or whose query is missing; drop: they are "
+        "left out, and counted in the log",
+    )
 
 
 class HubSource(SourceSection):
@@ -89,6 +101,11 @@ class HubSource(SourceSection):
     qrels_revision: str = Field(description="commit hash of `qrels`")
     dev_from_train: Share = Field(
         default=0.0, description="share of the train queries (by hash) that become dev"
+    )
+    dangling: Dangling = Field(
+        default="drop",
+        description="judgements whose passage is not in the corpus, or whose query is missing, as in ArguAna; drop: "
+        "they are left out, and counted in the log",
     )
 
 

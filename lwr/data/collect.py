@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lwr.common.errors import BadInput
+from lwr.common.progress import log
 from lwr.config.data import (
     BeirFolderSource,
     DatasetConfig,
@@ -38,7 +39,10 @@ def collect(dataset: DatasetConfig, out: Path) -> None:
     }
     sampled = {query for judged in qrels.values() for query in judged}
     queries = {query: text for query, text in complete.queries.items() if query in sampled}
-    write_collection(out, complete.corpus, queries, qrels)
+    all_judged = {query for of_split in complete.qrels.values() for query in of_split}
+    if unjudged := complete.queries.keys() - all_judged:
+        log(f"collect: {len(unjudged)} queries without judgements are left out")
+    write_collection(out, complete.corpus, queries, qrels, complete.origin, complete.drop_dangling)
 
 
 def read_source(source: Source) -> Collection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,8 @@ import numpy as np
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
 from lwr.common.hashing import hash_share
-from lwr.common.json_lines import read_jsonl, read_lines, write_jsonl
+from lwr.common.json_lines import is_utf8, plain_or_gzipped, read_jsonl, read_lines, write_jsonl
+from lwr.common.progress import log
 from lwr.common.texts import with_title
 
 Split = Literal["train", "dev", "test"]
@@ -45,17 +46,28 @@ class Passage:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The names that errors give to the parts of a collection: where the user finds what is wrong."""
+
+    corpus: str = "corpus.jsonl"
+    queries: str = "queries.jsonl"
+    qrels: dict[Split, str] = field(default_factory=dict)  # split -> name; default: qrels/{split}.tsv
+
+
+@dataclass(frozen=True)
 class Collection:
     """The passages and queries of a source, and the judgements of each split."""
 
     corpus: Iterable[Passage]  # may be a stream, which is read once
     queries: Queries
     qrels: dict[Split, Qrels]
+    origin: Origin = Origin()
+    drop_dangling: bool = False  # leave out judgements of passages or queries that are missing
 
 
 def read_corpus(folder: Path, split: Split | None = None) -> Iterator[Passage]:
     """Stream the passages of a collection; see `read_corpus_file`."""
-    return read_corpus_file(folder / "corpus.jsonl", split)
+    return read_corpus_file(plain_or_gzipped(folder / "corpus.jsonl"), split)
 
 
 def read_corpus_file(path: Path, split: Split | None = None) -> Iterator[Passage]:
@@ -71,12 +83,21 @@ def read_corpus_file(path: Path, split: Split | None = None) -> Iterator[Passage
         BadInput: The file is missing or a line is not a passage.
     """
     for number, row in enumerate(read_jsonl(path, {"_id": str, "text": str}), 1):
-        passage = _parse_passage(row, f"{path}:{number}")
+        passage = parse_passage(row, f"{path}:{number}")
         if split is None or passage.split in (None, split):
             yield passage
 
 
-def _parse_passage(row: dict[str, Any], where: str) -> Passage:
+def parse_passage(row: dict[str, Any], where: str) -> Passage:
+    """Make a passage of a row with the fields `_id` and `text`, which are strings.
+
+    Args:
+        row: The row; `title` and `metadata` may be missing or null.
+        where: The place of the row, for errors.
+
+    Raises:
+        BadInput: A field has another type or value, or the id cannot be part of a TREC run.
+    """
     title, metadata = row.get("title") or "", row.get("metadata") or {}
     if not isinstance(title, str):
         raise BadInput(f"{where}: field 'title' is {title!r}; make it a string or leave it out")
@@ -120,7 +141,7 @@ def read_candidate_texts(
 
 def read_queries(folder: Path) -> Queries:
     """Read the queries of a collection; see `read_queries_file`."""
-    return read_queries_file(folder / "queries.jsonl")
+    return read_queries_file(plain_or_gzipped(folder / "queries.jsonl"))
 
 
 def read_queries_file(path: Path) -> Queries:
@@ -156,7 +177,7 @@ def _check_id(new_id: str, where: str, seen: Container[str] = ()) -> None:
 
 
 def read_qrels(folder: Path, split: Split, query_ids: Container[str] | None = None) -> Qrels:
-    """Read the relevance judgements of a split from qrels/{split}.tsv.
+    """Read the relevance judgements of a split from qrels/{split}.tsv, plain or `.gz`.
 
     Args:
         folder: The collection.
@@ -166,7 +187,7 @@ def read_qrels(folder: Path, split: Split, query_ids: Container[str] | None = No
     Raises:
         BadInput: The file is missing or malformed, a pair is judged twice, or a query is unknown.
     """
-    path = folder / "qrels" / f"{split}.tsv"
+    path = plain_or_gzipped(folder / "qrels" / f"{split}.tsv")
     qrels: Qrels = {}
     lines = read_lines(path)
     if next(lines, (1, ""))[1] != QRELS_HEADER:
@@ -190,15 +211,26 @@ def _parse_judgement(line: str, where: str) -> tuple[str, str, int]:
     query_id, doc_id, grade = columns
     _check_id(query_id, where)
     _check_id(doc_id, where)
+    return query_id, doc_id, parse_grade(grade, where)
+
+
+def parse_grade(grade: object, where: str) -> int:
+    """Return a grade that is a whole number: an int, a float such as 1.0, or a string such as "1".
+
+    Raises:
+        BadInput: It is none of these, or so high that trec_eval cannot count it.
+    """
     try:
-        number = int(grade)
-    except ValueError:
-        raise BadInput(f"{where}: grade {grade!r} is not a whole number; write 1 for relevant") from None
+        number = int(grade) if isinstance(grade, str | int | float) else None
+    except (ValueError, OverflowError):  # words, NaN, infinity
+        number = None
+    if number is None or isinstance(grade, bool) or (isinstance(grade, float) and number != grade):
+        raise BadInput(f"{where}: grade {grade!r} is not a whole number; write 1 for relevant")
     if abs(number) > HIGHEST_GRADE:
         raise BadInput(
-            f"{where}: grade {grade} is not between -{HIGHEST_GRADE} and {HIGHEST_GRADE}; scale it"
+            f"{where}: grade {number} is not between -{HIGHEST_GRADE} and {HIGHEST_GRADE}; scale it"
         )
-    return query_id, doc_id, number
+    return number
 
 
 def answerable_queries(qrels: Qrels) -> Qrels:
@@ -215,60 +247,158 @@ def sample_queries(query_ids: Iterable[str], at_most: int | None) -> list[str]:
 
 
 def write_collection(
-    folder: Path, corpus: Iterable[Passage], queries: Queries, qrels: dict[Split, Qrels]
+    folder: Path,
+    corpus: Iterable[Passage],
+    queries: Queries,
+    qrels: dict[Split, Qrels],
+    origin: Origin = Origin(),
+    drop_dangling: bool = False,
 ) -> None:
-    """Write corpus, queries and judgements into `folder`, all of them or none.
+    """Write corpus, queries and judgements into `folder`, all of them or none, so that the readers here accept them.
 
     A split without judgements gets a file with the header alone, as the workflow expects three files. The corpus is
-    streamed: 8 bytes per passage are held in memory.
+    streamed: 8 bytes per passage are held in memory. The number of passages without a text is logged.
+
+    Args:
+        folder: Where the files are written.
+        corpus: The passages.
+        queries: Query id -> text.
+        qrels: The judgements of each split.
+        origin: Names of the parts, for errors.
+        drop_dangling: Leave out judgements of passages and queries that are missing, and log their number.
 
     Raises:
         BadInput: A given split has no query, two splits share one, a judged query is unknown or blank, a judged
-            passage is not in the corpus of its split, or an id is duplicated or cannot be part of a TREC run.
+            passage is not in the corpus of its split, an id is duplicated or cannot be part of a TREC run, a grade is
+            too high, or a text is not a string or not UTF-8.
     """
-    _check_queries(queries, qrels)
+    if drop_dangling:
+        missing_queries: dict[Split, Container[str]] = {
+            split: judged.keys() - queries.keys() for split, judged in qrels.items()
+        }
+        qrels = _drop_dangling(qrels, missing_queries, {}, origin)
+    _check_queries(queries, qrels, origin)
     with (
         atomic(folder / "corpus.jsonl") as corpus_draft,
         atomic(folder / "queries.jsonl") as queries_draft,
         atomic(folder / "qrels") as qrels_draft,
     ):
-        _write_corpus(corpus_draft, corpus, qrels)
+        missing = _write_corpus(corpus_draft, corpus, qrels, origin)
+        if drop_dangling:
+            complete, qrels = qrels, _drop_dangling(qrels, {}, missing, origin)
+            left_out = {query for split in qrels for query in complete[split].keys() - qrels[split].keys()}
+            queries = {query: text for query, text in queries.items() if query not in left_out}
+        else:
+            _refuse_missing(missing, origin)
         write_jsonl(queries_draft, ({"_id": query_id, "text": text} for query_id, text in queries.items()))
         qrels_draft.mkdir()
         for split in SPLITS:
             _write_qrels(qrels_draft / f"{split}.tsv", qrels.get(split, {}))
 
 
-def _write_corpus(path: Path, corpus: Iterable[Passage], qrels: dict[Split, Qrels]) -> None:
-    """Write the passages; check that their ids are valid and unique and that all judged passages are there."""
+def _qrels_name(origin: Origin, split: Split) -> str:
+    return origin.qrels.get(split, f"qrels/{split}.tsv")
+
+
+def _write_corpus(
+    path: Path, corpus: Iterable[Passage], qrels: dict[Split, Qrels], origin: Origin
+) -> dict[Split, set[str]]:
+    """Write the passages, check them, and return the judged passages of each split that its corpus lacks."""
     id_hashes = array("q")
-    missing = {split: {doc for docs in judged.values() for doc in docs} for split, judged in qrels.items()}
+    missing: dict[Split, set[str]] = {
+        split: {doc for docs in judged.values() for doc in docs} for split, judged in qrels.items()
+    }
+    blank: list[str] = []
 
     def rows() -> Iterator[dict[str, Any]]:
         for number, passage in enumerate(corpus, 1):
-            _check_id(passage.doc_id, f"corpus.jsonl:{number}")
+            _check_passage(passage, f"{origin.corpus}:{number}")
+            if not passage.full_text.strip():
+                blank.append(passage.doc_id)
             id_hashes.append(hash(passage.doc_id))
-            for split in missing if passage.split is None else [passage.split]:
-                missing.get(split, set()).discard(passage.doc_id)
+            for split, doc_ids in missing.items():
+                if passage.split in (None, split):
+                    doc_ids.discard(passage.doc_id)
             metadata = {} if passage.split is None else {"metadata": {"split": passage.split}}
             yield {"_id": passage.doc_id, "title": passage.title, "text": passage.text, **metadata}
 
     write_jsonl(path, rows())
-    check_unique_ids(path, id_hashes)
+    check_unique_ids(path, id_hashes, origin.corpus)
+    if blank:
+        log(f"collect: {len(blank)} passages of {origin.corpus} have no text, such as {blank[0]!r}")
+    return missing
+
+
+def _check_passage(passage: Passage, where: str) -> None:
+    """Refuse a passage that `read_corpus` would refuse."""
+    _check_id(passage.doc_id, where)
+    for name, text in [("title", passage.title), ("text", passage.text)]:
+        _check_text(text, f"{where}: {name} of passage {passage.doc_id!r}")
+
+
+def _check_text(text: object, what: str) -> None:
+    if not isinstance(text, str):
+        raise BadInput(f"{what} is {text!r}; make it a string")
+    if not is_utf8(text):
+        raise BadInput(f"{what} holds half a surrogate pair, which UTF-8 cannot hold; remove it")
+
+
+def _refuse_missing(missing: dict[Split, set[str]], origin: Origin) -> None:
     for split, doc_ids in missing.items():
         if doc_ids:
             raise BadInput(
                 f"{len(doc_ids)} passages judged for {split} are not in its corpus, such as {min(doc_ids)!r}; "
-                f"add them to corpus.jsonl or remove their lines from qrels/{split}.tsv"
+                f"add them to {origin.corpus}, remove their lines from {_qrels_name(origin, split)}, or set "
+                "`dangling: drop` in the source"
             )
 
 
-def check_unique_ids(corpus: Path, id_hashes: array[int]) -> None:
+def _drop_dangling(
+    qrels: dict[Split, Qrels],
+    queries: Mapping[Split, Container[str]],
+    passages: Mapping[Split, Container[str]],
+    origin: Origin,
+) -> dict[Split, Qrels]:
+    """Return the judgements without those of some queries or passages, and log how many each split loses.
+
+    Raises:
+        BadInput: No judgement of a split is left.
+    """
+    kept: dict[Split, Qrels] = {}
+    for split, judged in qrels.items():
+        dangling = [
+            (query, doc)
+            for query, docs in judged.items()
+            for doc in docs
+            if query in queries.get(split, ()) or doc in passages.get(split, ())
+        ]
+        dropped = set(dangling)
+        rest = {
+            query: {doc: grade for doc, grade in docs.items() if (query, doc) not in dropped}
+            for query, docs in judged.items()
+        }
+        kept[split] = {query: docs for query, docs in rest.items() if docs}
+        if dangling:
+            what = "queries" if queries else "passages"
+            problem = (
+                f"{len(dangling)} judgements of {split} in {_qrels_name(origin, split)} are of {what} that are "
+                f"missing, such as {dangling[0]}"
+            )
+            if not kept[split]:
+                raise BadInput(f"{problem}: no other is left; give the corpus that was judged")
+            log(
+                f"collect: {problem}; they are left out, and {len(judged) - len(kept[split])} queries with them"
+            )
+    return kept
+
+
+def check_unique_ids(corpus: Path, id_hashes: array[int], name: str = "corpus.jsonl") -> None:
     """Refuse a corpus file with a duplicate id, without holding all ids in memory.
 
     Args:
         corpus: The file; it is read again only if two hashes are equal.
         id_hashes: int64, the hashes of its ids in any order; sorted in place.
+        name: Name of the corpus in errors.
 
     Raises:
         BadInput: An id is duplicated.
@@ -281,7 +411,7 @@ def check_unique_ids(corpus: Path, id_hashes: array[int]) -> None:
     seen: set[str] = set()
     for number, row in enumerate(read_jsonl(corpus, {"_id": str}), 1):
         if hash(row["_id"]) in shared_hashes:
-            _check_id(row["_id"], f"corpus.jsonl:{number}", seen)
+            _check_id(row["_id"], f"{name}:{number}", seen)
             seen.add(row["_id"])
 
 
@@ -292,19 +422,29 @@ def _write_qrels(path: Path, qrels: Qrels) -> None:
     path.write_text("\n".join([*lines, ""]), encoding="utf-8", newline="\n")
 
 
-def _check_queries(queries: Queries, qrels: dict[Split, Qrels]) -> None:
-    """Check that each split has queries, that each of them has a text and that no two splits share one."""
+def _check_queries(queries: Queries, qrels: dict[Split, Qrels], origin: Origin) -> None:
+    """Check that each split has queries, that each of them has a text and that no two splits share one.
+
+    Judgements are checked as `read_qrels` checks them.
+    """
     split_of: dict[str, Split] = {}
     for split, judged in qrels.items():
         if not judged:
             raise BadInput(f"no query is left for {split}; add data or enlarge the split's share")
-        for query_id in judged:
-            if not queries.get(query_id, "").strip():
-                raise BadInput(f"query {query_id!r} is judged for {split} but has no text; write one")
+        for query_id, docs in judged.items():
+            where = _qrels_name(origin, split)
             _check_id(query_id, f"queries of {split}")
+            text = queries.get(query_id, "")
+            _check_text(text, f"{origin.queries}: text of query {query_id!r}")
+            if not text.strip():
+                problem = f"query {query_id!r} is judged for {split} but has no text"
+                raise BadInput(f"{origin.queries}: {problem}; write one, or remove its judgements")
             if query_id in split_of:
                 splits = f"{split_of[query_id]} and {split}"
                 raise BadInput(
                     f"query {query_id!r} is judged for {splits}; remove it from one of their qrels"
                 )
             split_of[query_id] = split
+            for doc_id, grade in docs.items():
+                _check_id(doc_id, where)
+                parse_grade(grade, f"{where}: {query_id!r} and {doc_id!r}")

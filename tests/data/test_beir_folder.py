@@ -1,5 +1,7 @@
 """A folder in BEIR layout is checked, split and copied."""
 
+import gzip
+
 import pytest
 
 from lwr.common.errors import BadInput
@@ -105,3 +107,40 @@ def test_judged_passage_outside_the_corpus_is_refused(folder, tmp_path):
     with pytest.raises(BadInput, match=r"'nowhere'.*corpus\.jsonl"):
         collect(source(folder, dev_from_train=0.2, test_from_train=0.3), tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_missing_passage_is_reported_in_files_that_exist(folder, tmp_path):
+    with (folder / "qrels" / "train.tsv").open("a") as opened:
+        opened.write("q0\tnowhere\t1\n")
+    with pytest.raises(BadInput) as error:
+        collect(source(folder, dev_from_train=0.98, test_from_train=0.01), tmp_path / "out")
+    assert f"{folder}/qrels/train.tsv" in str(error.value)
+    assert f"{folder}/corpus.jsonl" in str(error.value)
+
+
+def test_dangling_judgements_are_left_out_on_request(folder, tmp_path, capsys):
+    expected = {split: read_qrels(folder, split) for split in ["train"]}
+    with (folder / "qrels" / "train.tsv").open("a") as opened:
+        opened.write("q0\tnowhere\t1\nunknown\td1\t1\n")
+    collect(source(folder, dev_from_train=0.2, test_from_train=0.3, dangling="drop"), tmp_path / "out")
+    kept = {query: docs for split in SPLITS for query, docs in read_qrels(tmp_path / "out", split).items()}
+    assert kept == expected["train"]
+    message = capsys.readouterr().err
+    assert "'nowhere'" in message
+    assert "'unknown'" in message
+
+
+def test_archives_are_read_in_place_of_plain_files(folder, tmp_path):
+    config = source(folder, dev_from_train=0.2, test_from_train=0.3)
+    collect(config, tmp_path / "plain")
+    for name in ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv"):
+        (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+        (folder / name).unlink()
+    for split in ("dev", "test"):
+        (folder / f"qrels/{split}.tsv").unlink()
+    collect(config, tmp_path / "archives")
+    for name in ("corpus.jsonl", "queries.jsonl", *(f"qrels/{split}.tsv" for split in SPLITS)):
+        assert (tmp_path / "archives" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+    (folder / "corpus.jsonl").touch()
+    with pytest.raises(BadInput, match=r"corpus\.jsonl: corpus\.jsonl\.gz .*remove one"):
+        collect(config, tmp_path / "both")

@@ -122,3 +122,39 @@ def test_missing_package_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "ir_datasets", None)
     with pytest.raises(BadInput, match="pip install ir_datasets"):
         read(source(test="made/test"))
+
+
+def made(monkeypatch, **methods):
+    for name, rows in methods.items():
+        monkeypatch.setattr(FakeDataset, name, lambda self, rows=rows: iter(rows))
+
+
+def test_judgements_of_missing_passages_are_left_out_unless_refused(monkeypatch, tmp_path, capsys):
+    rows = [Qrel("q33", "d33", 1, "0"), Qrel("q34", "gone", 1, "0")]
+    made(monkeypatch, qrels_iter=rows)
+    config = source(test="made/test")
+    collect(DatasetConfig(source=config), tmp_path / "out")
+    assert read_qrels(tmp_path / "out", "test") == {"q33": {"d33": 1}}
+    assert read_queries(tmp_path / "out").keys() == {"q33"}
+    assert "1 judgements of test in made/test qrels" in capsys.readouterr().err
+    with pytest.raises(BadInput, match=r"'gone'.*made docs.*made/test qrels"):
+        collect(DatasetConfig(source=config.model_copy(update={"dangling": "error"})), tmp_path / "refused")
+
+
+def test_fractional_grade_is_refused(monkeypatch):
+    made(monkeypatch, qrels_iter=[Qrel("q33", "d33", 1.0, "0"), Qrel("q34", "d34", 0.5, "0")])
+    with pytest.raises(BadInput, match=r"made/test qrels:2: grade 0\.5"):
+        read(source(test="made/test"))
+
+
+def test_document_without_a_text_is_empty_and_counted(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(Doc, "default_text", lambda self: None if self.doc_id == "d1" else "text")
+    collect(DatasetConfig(source=source(test="made/test")), tmp_path)
+    assert list(read_corpus(tmp_path))[1] == Passage("d1", "", "")
+    assert "1 passages of made docs have no text" in capsys.readouterr().err
+
+
+def test_judged_query_without_a_text_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(Query, "default_text", lambda self: None)
+    with pytest.raises(BadInput, match=r"'q33' .*no text"):
+        collect(DatasetConfig(source=source(test="made/test")), tmp_path)

@@ -41,6 +41,7 @@ from lwr.formats import parquet
 
 QUERIES, CORPUS, QRELS = "data/queries.jsonl", "data/corpus.jsonl", "data/qrels/test.tsv"
 CHINESE = "".join(f'{{"_id": "q{i}", "text": "什么是量子计算"}}\n' for i in range(8))
+DROP = "{source: {kind: beir, path: data, dangling: drop}}"
 HEADER = "query-id\tcorpus-id\tscore\n"
 ZIPPED = ["groups", "--source", "{kind: flag_embedding, path: groups.jsonl.gz}", "--out", "out.jsonl"]
 
@@ -90,6 +91,12 @@ COLLECTIONS = [
     Case("line ends of Windows", COLLECT, replace(CORPUS, "\n", "\r\n")),
     Case("qrels: unknown query", COLLECT, append(QRELS, "q99\td1\t1\n"), (f"{QRELS}:4", "'q99'", "queries.jsonl")),
     Case("qrels: unknown passage", COLLECT, append(QRELS, "q7\td99\t1\n"), ("'d99'", "qrels/test.tsv")),
+    Case("qrels: unknown passage, with dangling: drop", with_option(COLLECT, "--dataset", DROP), append(QRELS, "q7\td99\t1\n")),
+    Case("qrels: unknown query, with dangling: drop", with_option(COLLECT, "--dataset", DROP), append(QRELS, "q99\td1\t1\n")),
+    Case("corpus.jsonl.gz in place of corpus.jsonl", COLLECT, combine(compress(CORPUS), remove(CORPUS))),
+    Case("corpus.jsonl.gz beside corpus.jsonl", COLLECT, compress(CORPUS), (CORPUS, "corpus.jsonl.gz", "remove")),
+    Case("qrels/test.tsv.gz in place of qrels/test.tsv", COLLECT, combine(compress(QRELS), remove(QRELS))),
+    Case("text that is null", COLLECT, set_line(CORPUS, 4, '{"_id": "d3", "text": null}'), (f"{CORPUS}:4", "'text'", "None", "string")),
     Case("qrels: two columns", COLLECT, append(QRELS, "q7\td1\n"), (f"{QRELS}:4", "2 columns")),
     Case("qrels: TREC's four columns", COLLECT, write(QRELS, "q6 0 d6 1\n"), (f"{QRELS}:1", "header")),
     Case("qrels: header of others", COLLECT, replace(QRELS, "query-id", "qid"), (f"{QRELS}:1", "query-id")),

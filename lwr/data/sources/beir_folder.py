@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from lwr.common.errors import BadInput
+from lwr.common.json_lines import plain_or_gzipped
 from lwr.config.data import BeirFolderSource
 from lwr.data.sources.splits import split_by_hash
-from lwr.formats.beir import SPLITS, Collection, Qrels, Split, read_corpus, read_qrels, read_queries
+from lwr.formats.beir import SPLITS, Collection, Origin, Qrels, Split, read_corpus, read_qrels, read_queries
 
 
 def read(source: BeirFolderSource) -> Collection:
@@ -20,15 +21,31 @@ def read(source: BeirFolderSource) -> Collection:
     """
     folder = Path(source.path).expanduser()
     queries = read_queries(folder)
-    qrels = _read_splits(folder, source, set(queries))
-    return Collection(read_corpus(folder), queries, qrels)
+    known = None if source.dangling == "drop" else set(queries)
+    files: dict[Split, Path] = {split: plain_or_gzipped(folder / f"qrels/{split}.tsv") for split in SPLITS}
+    qrels = _read_splits(folder, source, files, known)
+    taken_off_train = {"dev": source.dev_from_train > 0, "test": source.test_from_train > 0}
+    judged_in: dict[Split, str] = {
+        split: str(files["train"] if taken_off_train.get(split) else file) for split, file in files.items()
+    }
+    return Collection(
+        read_corpus(folder),
+        queries,
+        qrels,
+        Origin(
+            str(plain_or_gzipped(folder / "corpus.jsonl")),
+            str(plain_or_gzipped(folder / "queries.jsonl")),
+            judged_in,
+        ),
+        drop_dangling=source.dangling == "drop",
+    )
 
 
-def _read_splits(folder: Path, source: BeirFolderSource, query_ids: set[str]) -> dict[Split, Qrels]:
+def _read_splits(
+    folder: Path, source: BeirFolderSource, files: dict[Split, Path], query_ids: set[str] | None
+) -> dict[Split, Qrels]:
     shares: dict[Split, float] = {"dev": source.dev_from_train, "test": source.test_from_train}
-    given: list[Split] = [
-        split for split in SPLITS if split == "train" or (folder / f"qrels/{split}.tsv").is_file()
-    ]
+    given: list[Split] = [split for split in SPLITS if split == "train" or files[split].is_file()]
     qrels: dict[Split, Qrels] = {split: read_qrels(folder, split, query_ids) for split in given}
     judged: dict[Split, Qrels] = {split: qrels[split] for split in shares if qrels.get(split)}
     for split, share in shares.items():

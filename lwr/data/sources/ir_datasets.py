@@ -8,7 +8,7 @@ from typing import Any
 from lwr.common.errors import BadInput
 from lwr.config.data import IrDatasetsSource
 from lwr.data.sources.splits import with_dev_split
-from lwr.formats.beir import Collection, Passage, Qrels, Split
+from lwr.formats.beir import Collection, Origin, Passage, Qrels, Split, parse_grade
 
 
 def read(source: IrDatasetsSource) -> Collection:
@@ -39,18 +39,27 @@ def read(source: IrDatasetsSource) -> Collection:
         raise BadInput(
             f"{corpus}: its documents have no default text; convert them to a folder in BEIR layout"
         )
-    qrels: dict[Split, Qrels] = {split: _collect_qrels(dataset) for split, dataset in datasets.items()}
+    names: dict[Split, str] = {split: f"{source.splits[split]} qrels" for split in datasets}
+    qrels: dict[Split, Qrels] = {
+        split: _collect_qrels(dataset, names[split]) for split, dataset in datasets.items()
+    }
     return Collection(
-        (Passage(doc.doc_id, "", doc.default_text().strip()) for doc in documents.docs_iter()),
-        {query.query_id: query.default_text() for part in datasets.values() for query in part.queries_iter()},
+        (Passage(doc.doc_id, "", (doc.default_text() or "").strip()) for doc in documents.docs_iter()),
+        {
+            query.query_id: query.default_text() or ""
+            for part in datasets.values()
+            for query in part.queries_iter()
+        },
         with_dev_split(qrels, source.dev_from_train, corpus),
+        Origin(f"{corpus} docs", "queries", {"dev": names.get("train", ""), **names}),
+        drop_dangling=source.dangling == "drop",
     )
 
 
-def _collect_qrels(dataset: Any) -> Qrels:
+def _collect_qrels(dataset: Any, name: str) -> Qrels:
     """Return the judgements; a pair judged more than once, as by subtopic, gets its highest grade."""
     qrels: Qrels = {}
-    for row in dataset.qrels_iter():
-        judged = qrels.setdefault(row.query_id, {})
-        judged[row.doc_id] = max(row.relevance, judged.get(row.doc_id, row.relevance))
+    for number, row in enumerate(dataset.qrels_iter(), 1):
+        judged, grade = qrels.setdefault(row.query_id, {}), parse_grade(row.relevance, f"{name}:{number}")
+        judged[row.doc_id] = max(grade, judged.get(row.doc_id, grade))
     return qrels
