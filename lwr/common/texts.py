@@ -57,7 +57,7 @@ def check_text(text: Any, name: str) -> str:
 
 
 def _entries(values: Any, name: str) -> list[Any]:
-    """Return what an ordered collection holds."""
+    """Return the entries of an ordered collection, as a list."""
     if isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable):
         raise ValueError(f"{name} is {_short(values)}; give a list")
     # A table of pandas or polars would yield the names of its columns.

@@ -69,7 +69,7 @@ def _last_layers(config: GridConfig) -> tuple[dict[str, int | None], list[Proble
     return layers, missing
 
 
-# --- single sections -----------------------------------------------------------------------------------
+# --- Single sections ---
 
 
 def _duplicates(config: GridConfig) -> Iterator[Problem]:
@@ -155,7 +155,7 @@ def _set_at(config: GridConfig, base_model: str, variant: str, *keys: str) -> Lo
     return ()
 
 
-# --- between sections ----------------------------------------------------------------------------------
+# --- Between sections ---
 
 
 def _tests(config: GridConfig) -> Iterator[Problem]:

@@ -84,7 +84,7 @@ def _locate(problem: Problem, values: dict[str, Any], sources: list[YamlFile]) -
     return len(sources), 0, f"--config: {text}"
 
 
-# --- pydantic's errors as problems ---------------------------------------------------------------------
+# --- Pydantic's errors as problems ---
 
 
 def _validate(values: dict[str, Any]) -> tuple[GridConfig | None, list[Problem]]:

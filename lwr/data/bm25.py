@@ -76,7 +76,7 @@ def build_index(texts: Iterable[tuple[str, str]], vocabulary: dict[str, int], fi
     Args:
         texts: (passage id, text), read once.
         vocabulary: Word of the queries -> its number, counted from 0.
-        file: Gets the blocks.
+        file: The file that the blocks are written to.
     """
     blocks = passages = words = 0
     frequencies = np.zeros(len(vocabulary), dtype=np.int64)

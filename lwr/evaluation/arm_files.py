@@ -1,7 +1,7 @@
 """Read what `lwr cascade` and `lwr cost` write about an arm.
 
-The readers are apart from the steps that write these files, so that the steps of reporting neither import torch nor
-run again when the code of the model changes.
+The readers are not in the modules of these two steps, so that the steps of reporting neither import torch nor run again
+when the code of the model changes.
 """
 
 from __future__ import annotations

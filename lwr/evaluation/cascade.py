@@ -43,7 +43,7 @@ def cascade(
     arm: dict[str, str | int],
     out: Path,
 ) -> None:
-    """Choose a schedule on dev; write it with the Pareto front of dev, and what both are worth on test, as JSON.
+    """Choose a schedule on dev; write it as JSON, with the Pareto front of dev and the results of both on test.
 
     Args:
         model: The folder of one of the trainings, for its shapes.
@@ -105,7 +105,7 @@ def _read_seeds(paths: Sequence[Path], collection: Path, split: Split) -> tuple[
     return seeds, judged
 
 
-# --- which schedules are tried ---------------------------------------------------------------------------
+# --- Schedules to try ---
 
 
 def enumerate_schedules(
@@ -126,7 +126,7 @@ def enumerate_schedules(
                 yield Schedule(tuple(zip(layers, kept, strict=False)), layers[-1])
 
 
-# --- what they are worth, and what they cost -------------------------------------------------------------
+# --- Quality and cost of schedules ---
 
 
 def measure_schedules(
@@ -177,8 +177,8 @@ def _grades(candidates: Candidates, qrels: Qrels) -> tuple[np.ndarray, np.ndarra
 def ndcg(grades: np.ndarray, ideal: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Compute nDCG@10 per query as trec_eval does; float64 [Q].
 
-    Thousands of schedules are measured, for which the dictionaries that ir_measures takes are too slow. A test holds
-    the two against each other.
+    Thousands of schedules are measured, for which the dictionaries that ir_measures takes are too slow. A test
+    compares the two.
 
     Args:
         grades: float64 [Q, C].
@@ -193,7 +193,7 @@ def _discounts(ranks: int) -> np.ndarray:
     return 1 / np.log2(np.arange(ranks) + 2)
 
 
-# --- which one is chosen ---------------------------------------------------------------------------------
+# --- The choice ---
 
 
 def pareto_front(measured: pd.DataFrame) -> pd.DataFrame:

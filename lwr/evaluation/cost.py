@@ -109,7 +109,7 @@ def device_name() -> str:
     return f"{threads} thread{'s' if threads > 1 else ''} of {processor_name()}"
 
 
-# --- time and memory -------------------------------------------------------------------------------------
+# --- Time and memory ---
 
 
 @dataclass
@@ -154,8 +154,9 @@ def time_lists(
 ) -> dict[str, dict[str, float | None]]:
     """Time the ranking of single lists by each schedule, in turns.
 
-    Each list is ranked by all schedules before the next list comes, and each time another schedule is first, so that a
-    busy machine slows all of them alike. The first list is ranked once more before, unmeasured.
+    Each list is ranked by all schedules before the next list, and the schedule that is first changes from list to list,
+    so that other load on the machine slows all schedules alike. Before that, the first list is ranked once without
+    measuring.
 
     Args:
         reranker: The model.
@@ -201,13 +202,13 @@ def rank_texts(
     schedule: Schedule,
     scoring: ScoringConfig,
 ) -> np.ndarray:
-    """Rank passages from their texts, which is what is timed; int64 [passages], positions from best to worst."""
+    """Rank passages, given as texts; this is what is timed. Return int64 [passages], indices from best to worst."""
     rows = reranker.prompt.rows([(query, passage) for passage in passages])
     return reranker.rank_rows(rows, schedule, scoring.tokens_per_batch, scoring.precision).order
 
 
 def reset_peak_memory() -> bool:
-    """Forget the peak so far. Returns whether the system can measure one."""
+    """Reset the peak memory; return whether the system can measure it."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         return True

@@ -31,9 +31,9 @@ def evaluate(
 ) -> None:
     """Write the measures of every exit per query as Parquet, and a TREC run per exit.
 
-    The exits are the first stage and the layers, as the columns of `scores` are named, and `cascade` where the chosen
-    schedule is more than the deepest exit. Beside `measures` there is `ties`: the share of a query's candidates whose
-    score another candidate has, too.
+    The exits are the first stage and the layers, named like the columns of `scores`, and `cascade` unless the chosen
+    schedule is the deepest exit alone. `ties` is added to `measures`: the share of a query's candidates whose score
+    another candidate also has.
 
     Args:
         scores: Parquet that `lwr score` wrote.

@@ -19,8 +19,8 @@ Rankings = dict[str, dict[str, float]]  # query id -> passage id -> score, best 
 def rankings(scores: pd.DataFrame, column: str) -> Rankings:
     """Rank the passages of each query by a column of a table of scores; scores returned decrease strictly.
 
-    Ties are broken by `trec.best_first`, which knows neither relevance nor the order of the first stage: a constant
-    scorer gets what chance gives.
+    Ties are broken by `trec.best_first`, which uses neither relevance nor the order of the first stage: a constant
+    scorer gets the quality of a random order.
     """
     return {
         query_id: dict(best_first(zip(group["doc_id"], group[column], strict=True)))
@@ -45,7 +45,7 @@ def measures_per_query(qrels: Qrels, run: Rankings, measures: Sequence[str]) -> 
 
 
 def tie_shares(scores: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Compute the share of a query's candidates whose score another candidate of the query has, too.
+    """Compute the share of a query's candidates whose score another candidate of the query also has.
 
     Returns:
         A table with the columns query_id, measure (`ties`), value.

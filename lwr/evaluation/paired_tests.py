@@ -63,9 +63,10 @@ def compare_pair(a: np.ndarray, b: np.ndarray, paired_seeds: bool, margin: float
     Returns:
         `difference` is A's mean less B's, `low` and `high` its bootstrap interval. `p t` and `p randomisation` are
         two-sided; `p noninferior` is a one-sided t-test of H0: difference <= -margin. `effect size` is Cohen's d_z:
-        the mean of the queries' differences over their sample standard deviation. Where all queries differ by the
-        same, it is 0 if that is 0, otherwise infinite with its sign, and t-tests give their limits: 1 where the
-        tested hypothesis holds, otherwise 0. With a single query, p is 1. `wins`, `ties` and `losses` count queries.
+        the mean of the queries' differences over their sample standard deviation. If all queries have the same
+        difference, the effect size is 0 for a difference of 0, otherwise infinite with its sign, and t-tests give their
+        limits: 1 if the tested hypothesis holds, otherwise 0. With a single query, p is 1. `wins`, `ties` and `losses`
+        count queries.
     """
     differences = a.mean(axis=0) - b.mean(axis=0)  # [queries]
     low, high = interval(a - b) if paired_seeds else _interval_of_independent_seeds(a, b)
@@ -105,9 +106,9 @@ def _p_t(differences: np.ndarray, null: float, alternative: str) -> float:
 
 
 def _p_randomisation(differences: np.ndarray) -> float:
-    """Flip the sign of each query's difference at random, 9999 times; two-sided, never below 0.0001.
+    """Compute the two-sided p of 9999 random flips of the sign of each query's difference; at least 0.0001.
 
-    scipy.stats.permutation_test does the same forty times slower: it permutes where a product is enough.
+    scipy.stats.permutation_test does the same forty times slower, because it permutes; a matrix product is enough.
     """
     rng = np.random.default_rng(0)
     flipped = rng.integers(2, size=(9999, len(differences)), dtype=np.int8).astype(np.float64)

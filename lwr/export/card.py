@@ -197,7 +197,7 @@ def _title(name: str, cell: Cell | None) -> str:
     return f"{cell.base_model}, start {cell.start_layer}, {cell.variant}" if cell else "A layerwise reranker"
 
 
-# --- results -------------------------------------------------------------------------------------------
+# --- Results ---
 
 
 def _eval_results(measured: Measured) -> list[EvalResult]:

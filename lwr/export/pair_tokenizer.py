@@ -115,7 +115,7 @@ def _layouts(prompt: Prompt, template: PromptTemplate) -> list[TemplateLayout]:
     query_lead, _, query_tail = template.query.partition("{query}")
     passage_lead, _, passage_tail = template.passage.partition("{passage}")
     layouts = []
-    # the common ending of both leads moves to the texts: written by a normaliser, or by SentencePiece anyway
+    # A space that ends both leads is moved to the texts: a normaliser writes it (prefix " "), or SentencePiece does.
     for ending, prefix in ((" ", " "), (" ", ""), ("", "")):
         if query_lead.endswith(ending) and passage_lead.endswith(ending):
             before = frame.before + ids(query_lead.removesuffix(ending))

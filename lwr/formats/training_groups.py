@@ -18,7 +18,7 @@ def read_training_groups(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
     number per text; all groups have them or none does. A null counts as absent.
 
     Raises:
-        BadInput: A file or a line is not like this, or there is no group.
+        BadInput: A file or a line does not have this form, or there is no group.
     """
     has_scores = None  # of the groups read so far; None before the first
     for path in paths:

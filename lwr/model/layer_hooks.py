@@ -239,7 +239,7 @@ def _hidden_state(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
-# --- Finding the parts of a backbone -------------------------------------------------------------------
+# --- Finding the parts of a backbone ---
 
 
 def find_blocks(backbone: PreTrainedModel) -> nn.ModuleList:
@@ -344,7 +344,7 @@ def _run_on_tokens(backbone: PreTrainedModel, *ids: int) -> Tensor:
 
 
 def _is_causal(backbone: PreTrainedModel, output: Tensor) -> bool:
-    """Return whether the first two tokens come out the same when the third is replaced.
+    """Return whether the states of the first two tokens stay the same when the third token is replaced.
 
     Args:
         backbone: The model.

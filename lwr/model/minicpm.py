@@ -86,7 +86,7 @@ def load_minicpm(
         raise ValueError(f"{folder}: {error}") from None
 
     heads = _layerwise_heads(folder, config, tensors, tokenizer)
-    # A tied language-model head shares the *unscaled* embeddings: folding the scale into these unties it.
+    # A tied language-model head uses the *unscaled* embeddings. With the scale folded into these, it is no longer tied.
     vocabulary = tensors.get("lm_head.weight", tensors["model.embed_tokens.weight"])
     return MiniCPM(
         backbone.to(dtype).eval(),  # pyright: ignore[reportArgumentType]

@@ -174,7 +174,7 @@ def _choose_widths(lengths: Sequence[int]) -> list[int]:
     return widths
 
 
-# --- Attention -----------------------------------------------------------------------------------------
+# --- Attention ---
 
 
 def packed_attention(
@@ -265,14 +265,14 @@ def _make_mask(
     return (mask | itself)[:, None]
 
 
-# --- Which backbones can be packed ---------------------------------------------------------------------
+# --- Which backbones can be packed ---
 
 
 @torch.no_grad()
 def enable_packing(backbone: PreTrainedModel, stack: LayerStack) -> int | None:
     """Switch the backbone to packed attention if it then computes packed rows correctly.
 
-    It is tried on six tokens: two packed rows must come out as each of them alone. Only SDPA attention is replaced.
+    It is tried on six tokens: two packed rows must get the states that they get alone. Only SDPA attention is replaced.
 
     Returns:
         The index of a row's first position, or None if packing is not supported. The backbone then keeps its attention.
@@ -295,7 +295,7 @@ def enable_packing(backbone: PreTrainedModel, stack: LayerStack) -> int | None:
 def _find_first_position(
     backbone: PreTrainedModel, stack: LayerStack, pad_token_id: int | None
 ) -> int | None:
-    """Find the index of a row's first position with which packed rows come out as alone, and switch to packing."""
+    """Find the first position with which packed rows get the states that they get alone, and switch to packing."""
     ids = torch.tensor([[3, 4, 5, 6, 7, 8]], device=backbone.device)  # [1, T], rows of four and of two tokens
     alone = torch.cat([_run(backbone, stack, ids[:, :4]), _run(backbone, stack, ids[:, 4:])])  # [T, H]
     try:

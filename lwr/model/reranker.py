@@ -161,7 +161,7 @@ class LayerwiseReranker(nn.Module):
             raise ValueError(f"no head for layers {missing}: the checkpoint has heads at {sorted(weights)}")
         return [weights[k].detach().to(device, torch.float32).clone() for k in layers]
 
-    # --- Scoring features --------------------------------------------------------------------------------
+    # --- Scoring features ---
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Score a batch at every exit: float32 [exits, B]. Training calls this; see `encode` for `features`."""
@@ -263,7 +263,7 @@ class LayerwiseReranker(nn.Module):
         with torch.autocast(states.device.type, enabled=False):
             return (states.float() * self.head(layer).float()).sum(dim=-1)
 
-    # --- Scoring and ranking texts -----------------------------------------------------------------------
+    # --- Scoring and ranking texts ---
 
     @torch.inference_mode()
     def score_rows(
@@ -446,7 +446,7 @@ class LayerwiseReranker(nn.Module):
     def _autocast(self, precision: str) -> torch.autocast:
         return torch.autocast(self.heads[0].device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
-    # --- Saving and loading ------------------------------------------------------------------------------
+    # --- Saving and loading ---
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights or adapter, heads, tokenizer and lwr.json into `folder`.

@@ -29,7 +29,7 @@ STORED_OPTIONS = ("start_layer", "pooling", "shared_head", "query_max_len", "pas
 """The keys of lwr.json that are constructor arguments of `LayerwiseReranker` as they are."""
 
 
-# --- Writing -------------------------------------------------------------------------------------------
+# --- Writing ---
 
 
 def write_reranker(
@@ -89,7 +89,7 @@ def convert_write_errors(folder: Path) -> Iterator[None]:
         raise OSError(f"{folder}: weights cannot be written ({error})") from error
 
 
-# --- Reading -------------------------------------------------------------------------------------------
+# --- Reading ---
 
 
 def read_stored_exits(model: str, revision: str | None = None) -> list[int]:

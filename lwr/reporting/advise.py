@@ -251,7 +251,7 @@ def describe_schedule(schedule: str) -> str:
     return ", ".join([*words, f"layer {last} ranks {'them' if words else 'all'}"])
 
 
-# --- Words ---
+# --- Formatting ---
 
 
 def rows_of_arm(table: pd.DataFrame, arm: pd.Series) -> pd.DataFrame:

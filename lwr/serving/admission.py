@@ -85,7 +85,7 @@ class Admission:
 
     def _check_headers(self, request: Request) -> None:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        # A form of another web site can post text/plain here without the browser asking, but not this type.
+        # A form on another web site can post text/plain without a CORS preflight of the browser, but not this type.
         if kind != "application/json":
             raise Refused(415, f"Content-Type is {kind or 'missing'}; send application/json")
         length = request.headers.get("content-length", "")

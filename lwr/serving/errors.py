@@ -57,7 +57,7 @@ async def _answer_invalid(_: Request, error: RequestValidationError) -> JSONResp
 async def _answer_http(request: Request, error: HTTPException) -> JSONResponse:
     message = error.detail
     if error.status_code in (404, 405):
-        message += f": {request.method} here; /openapi.json tells what there is"
+        message += f": {request.method} here; /openapi.json lists the paths"
     return error_response(error.status_code, message, error.headers)
 
 

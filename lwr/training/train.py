@@ -48,7 +48,7 @@ def train(
 ) -> None:
     """Train a reranker and write it to the folder `out`, with its logs and its provenance.
 
-    A training that was killed resumes from its last checkpoint. Whatever is raised, `out` stays as it was.
+    A training that was killed resumes from its last checkpoint. If an error is raised, `out` stays as it was.
 
     Args:
         base: The base model.
@@ -139,7 +139,7 @@ def _train_or_resume(trainer: LayerwiseTrainer, checkpoints: Path, label: str) -
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except BaseException:
         with contextlib.suppress(OSError):
-            checkpoints.rmdir()  # fails, as it should, if there is a checkpoint in it
+            checkpoints.rmdir()  # fails if there is a checkpoint in it, which must be kept
         raise
 
 
@@ -199,7 +199,7 @@ def build_reranker(base: BaseModelConfig, start_layer: int, settings: TrainingCo
 def _initial_heads(
     base: BaseModelConfig, loaded: LoadedBaseModel, settings: TrainingConfig
 ) -> Tensor | dict[int, Tensor] | None:
-    """Return what heads start from: [hidden] for all exits, layer -> [hidden], or None for random heads."""
+    """Return the initial weights of the heads: [hidden] for all exits, layer -> [hidden], or None for random heads."""
     heads = {"random": None, "yes_token": loaded.yes_row, "checkpoint": loaded.heads or None}[
         settings.head_init
     ]
