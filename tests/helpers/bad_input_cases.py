@@ -16,6 +16,7 @@ from bad_input_world import (
     GATHER,
     GROUPS,
     MINE,
+    RERANK,
     RETRIEVE,
     SCORE,
     TRAIN,
@@ -241,6 +242,15 @@ def _rewrite(name: str, **inputs: str) -> None:
     parquet.write(path, parquet.read(path, []), parquet.read_inputs(path) | inputs)
 
 
+USE = [
+    Case("export of rows without space for a pair", EXPORT, combine(replace("model/lwr.json", '"query_max_len": 8', '"query_max_len": 1'), replace("model/lwr.json", '"passage_max_len": 40', '"passage_max_len": 4')), ("rows of 4 tokens", "passage_max_len")),
+    Case("query without text", with_option(RERANK, "--query", " "), no_damage, ("--query", "text")),
+    Case("no passage", RERANK, write("passages.txt", ""), ("passages.txt", "passages")),
+    Case("blank passage", RERANK, append("passages.txt", "\n"), ("passages.txt:3", "blank")),
+    Case("passages in UTF-16", RERANK, encode("passages.txt", "utf-16"), ("passages.txt", "UTF-8")),
+    Case("layer without a head", with_option(RERANK, "--layer", "1"), no_damage, ("[1]", "3..4")),
+]  # fmt: skip
+
 OUTPUTS = [
     Case("file where a folder is to be", with_option(TRAIN, "--out", "out.json"), no_damage, ("out.json", "--out"), code=2),
     Case("folder where a file is to be", with_option(SCORE, "--out", "out"), no_damage, ("out", "--out"), code=2),
@@ -261,6 +271,7 @@ TABLE = {
     "Checkpoints and models": CHECKPOINTS,
     "Configs and settings": SETTINGS,
     "Scores, shards, cascades": ARTEFACTS,
+    "Export and rerank": USE,
     "Where it is written": OUTPUTS,
     "While it trains": FAULTS,
 }

@@ -67,6 +67,7 @@ EVALUATE += ["--cell", json.dumps(ARM | {"seed": 1}), "--runs", "out", "--out", 
 EVALUATE += ["--measures", "nDCG@10"]
 CHECK = ["check", "grid.yaml"]
 EXPORT = [*"export --model model --layer 3 --out out".split()]
+RERANK = [*"rerank --model model --query decode --passages passages.txt --layer 3 --out out.trec".split()]
 
 
 def build(folder: Path) -> Path:
@@ -108,6 +109,7 @@ def build(folder: Path) -> Path:
             score(*of_split, Path(f"shard{k}.parquet"), f"{k}/2")
     write_json(folder / "cascade.json", ARM | {"chosen": "3:2 4", "deepest": "4", "schedules": []})
     (folder / "grid.yaml").write_text(GRID)
+    (folder / "passages.txt").write_text("decode a number\nencode a number\n")
     for name in ("out.trec", "out.jsonl", "out.json", "out.parquet"):
         (folder / name).write_text("precious\n")
     (folder / "out").mkdir()
