@@ -126,8 +126,8 @@ def _fit_pair(prompt: Prompt, uncut: Prompt, query: str, passage: str) -> tuple[
         if prompt.rows([pair]) == uncut.rows([pair]):
             return pair
     raise ValueError(
-        f"rows of {prompt.lengths.row} tokens do not hold the prompt, a query and a passage, even of one character each; "
-        "train with a higher passage_max_len"
+        f"rows of {prompt.lengths.row} tokens do not hold the prompt, a query and a passage, even of one character "
+        "each; train with a higher passage_max_len"
     )
 
 
