@@ -65,6 +65,54 @@ def read_jsonl(path: Path, required: dict[str, type]) -> Iterator[dict[str, Any]
         yield row
 
 
+def read_json_rows(path: Path, required: dict[str, type]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Stream the objects of a file of JSON lines, or read those of a file that is one JSON list.
+
+    Args:
+        path: The file, plain or `.gz`.
+        required: As for `read_jsonl`.
+
+    Yields:
+        The place of an object, for errors, and the object.
+
+    Raises:
+        BadInput: As `read_jsonl`; or the list is not JSON, or one of its items is not an object with these fields.
+    """
+    if not _is_list(path):
+        for number, row in enumerate(read_jsonl(path, required), 1):
+            yield f"{path}:{number}", row
+        return
+    with _open(path, "rb") as reader:
+        try:
+            items = json.loads(reader.read().decode("utf-8-sig"), parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"{path}: not a JSON list in UTF-8 ({error}); make or fetch it again") from None
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise BadInput(f"{path}: broken gzip archive ({error}); fetch it again") from None
+    for number, row in enumerate(items, 1):
+        where = f"{path}: item {number} of the list"
+        if not isinstance(row, dict):
+            raise BadInput(f"{where}: {_short(row)} is not a JSON object; write one object per item")
+        if not is_utf8(json.dumps(row, ensure_ascii=False)):
+            raise BadInput(f"{where}: half a surrogate pair, which UTF-8 cannot hold; remove that \\ud...")
+        _check_fields(row, required, where)
+        yield where, row
+
+
+def _is_list(path: Path) -> bool:
+    """Return whether the first character of a file that is not whitespace opens a list."""
+    if not path.is_file():
+        return False
+    with _open(path, "rb") as reader:
+        try:
+            for line in reader:
+                if text := line.removeprefix(codecs.BOM_UTF8).strip():
+                    return text.startswith(b"[")
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            return False  # `read_lines` reports the broken archive
+    return False
+
+
 def read_json(path: Path, required: dict[str, type]) -> dict[str, Any]:
     """Read the object of a JSON file.
 

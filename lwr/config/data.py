@@ -115,7 +115,10 @@ class FlagEmbeddingSource(SourceSection):
     is_collection: ClassVar[bool] = False
 
     kind: Literal["flag_embedding"]
-    path: str = Field(description="a .jsonl file, or a folder with such files")
+    path: str = Field(
+        description="a file of JSON lines or of one JSON list, or a folder, of which all files that end in .jsonl, "
+        ".json, .jsonl.gz or .json.gz are read; what else lies in it is named in the log"
+    )
 
     def problems(self) -> list[Problem]:
         """Return a problem where the path does not exist."""

@@ -1,4 +1,4 @@
-"""Read training groups: FlagEmbedding's JSON lines."""
+"""Read training groups: FlagEmbedding's JSON lines, or one JSON list of the same objects."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lwr.common.errors import BadInput
-from lwr.common.json_lines import FLOAT32_LIMIT, read_jsonl
+from lwr.common.json_lines import FLOAT32_LIMIT, read_json_rows
 
 
 def read_training_groups(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Stream the training groups of several files, in the order of the files.
+    """Stream the training groups of several files, plain or `.gz`, in the order of the files.
 
     A group has the keys `query` (a text), `pos` and `neg` (lists of at least one text), and optionally `prompt`, which
     replaces the instruction of the prompt template. The scores of a teacher, `pos_scores` and `neg_scores`, have a
@@ -22,8 +22,7 @@ def read_training_groups(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """
     has_scores = None  # of the groups read so far; None before the first
     for path in paths:
-        for number, group in enumerate(read_jsonl(path, {"query": str, "pos": list, "neg": list}), 1):
-            where = f"{path}:{number}"
+        for where, group in read_json_rows(path, {"query": str, "pos": list, "neg": list}):
             _check_texts(group, where)
             if has_scores is None:
                 has_scores = _has_teacher_scores(group, where)

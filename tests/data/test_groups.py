@@ -1,5 +1,6 @@
 """Groups made elsewhere are checked and copied."""
 
+import gzip
 import json
 
 import pytest
@@ -30,7 +31,7 @@ def copied(path, out):
 def test_files_of_a_folder_are_joined_in_the_order_of_their_names(tmp_path):
     second = write(tmp_path / "in" / "b.jsonl", LINE | {"query": "b"})
     write(tmp_path / "in" / "a.jsonl", LINE | {"query": "a1"}, LINE | {"query": "a2", "prompt": "Is it?"})
-    write(tmp_path / "in" / "notes.json", {"query": "not a line"})
+    write(tmp_path / "in" / "notes.txt", {"query": "not a line"})
     assert [row["query"] for row in copied(tmp_path / "in", tmp_path / "groups.jsonl")] == ["a1", "a2", "b"]
     assert copied(second, tmp_path / "groups.jsonl") == [LINE | {"query": "b"}]
 
@@ -71,7 +72,7 @@ def test_bad_line_is_reported_with_file_and_number(tmp_path, row, says):
 
 def test_source_without_groups_is_refused(tmp_path):
     (tmp_path / "in").mkdir()
-    with pytest.raises(BadInput, match=r"no \.jsonl file"):
+    with pytest.raises(BadInput, match=r"no \.jsonl, \.json, .* file"):
         copied(tmp_path / "in", tmp_path / "groups.jsonl")
     with pytest.raises(BadInput, match="no such file"):
         copied(tmp_path / "a.jsonl", tmp_path / "groups.jsonl")
@@ -82,3 +83,50 @@ def test_source_without_groups_is_refused(tmp_path):
 def test_groups_cannot_be_collected():
     with pytest.raises(BadInput, match="lwr groups"):
         read_source(FlagEmbeddingSource(kind="flag_embedding", path="groups.jsonl"))
+
+
+def numbered(*numbers):
+    return [LINE | {"query": f"q{number}"} for number in numbers]
+
+
+def test_files_of_all_forms_in_a_folder_are_read_and_others_are_named(tmp_path, capsys):
+    folder = tmp_path / "in"
+    write(folder / "a.jsonl", *numbered(1))
+    write(folder / "b.json", *numbered(2, 3))
+    (folder / "c.json").write_text(json.dumps(numbered(4, 5), indent=2))
+    for name, text in [("d.jsonl.gz", json.dumps(numbered(6)[0])), ("e.json.gz", json.dumps(numbered(7, 8)))]:
+        (folder / name).write_bytes(gzip.compress(text.encode()))
+    (folder / "README.md").write_text("about")
+    (folder / "more.parquet").touch()
+    (folder / "nested").mkdir()
+    found = copied(folder, tmp_path / "groups.jsonl")
+    assert [row["query"] for row in found] == [f"q{number}" for number in range(1, 9)]
+    message = capsys.readouterr().err
+    assert "5 files" in message
+    assert "3 files or folders" in message
+    assert "README.md, more.parquet, nested/" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[{"query": "q", "pos": ["p"], "neg": ["n"]}, {"query": "q", "pos": ["p"]}]', "item 2 .*'neg'"),
+        ('[{"query": "q", "pos": ["p"], "neg": ["n"]}, 7]', "item 2 .*7"),
+        ('[{"query": "q", "pos": ["p"], "neg": []}]', "item 1 .*'neg'"),
+        ('[{"query": "q"', "not a JSON list"),
+        ('[{"query": "q", "pos": ["p"], "neg": ["\\ud83d"]}]', "item 1 .*surrogate"),
+        ("[]", "no group"),
+    ],
+)
+def test_bad_list_is_reported(tmp_path, text, says):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(BadInput, match=rf"a\.json: .*{says}"):
+        copied(path, tmp_path / "groups.jsonl")
+
+
+def test_file_beside_its_archive_is_refused(tmp_path):
+    path = write(tmp_path / "in" / "a.jsonl", LINE)
+    path.with_name("a.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(BadInput, match=r"a\.jsonl\.gz .*remove one"):
+        copied(tmp_path / "in", tmp_path / "groups.jsonl")
