@@ -41,7 +41,7 @@ def write_classifier(reranker: LayerwiseReranker, layer: int, folder: Path) -> N
         ValueError: The exit cannot be written so, or its scores differ after loading.
     """
     build_classifier(reranker, layer).save_pretrained(folder)
-    pair = write_pair_tokenizer(reranker.prompt, folder)
+    pair = write_pair_tokenizer(reranker.prompt, reranker.num_embeddings, folder)
     _complete_config(folder / "config.json", pair.tokenizer)
     # text-embeddings-inference reads the length to cut to from this file
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": reranker.prompt.lengths.row})
@@ -148,7 +148,8 @@ def _compare_scores(
         ValueError: The difference is above TOLERANCE.
     """
     rows = reranker.prompt.rows(pairs)
-    (expected,) = reranker.encode(pad(rows, reranker.prompt.tokenizer), [layer])  # [pairs]
+    features = pad(rows, reranker.prompt.tokenizer, reranker.num_embeddings)
+    (expected,) = reranker.encode(features, [layer])  # [pairs]
     model = AutoModelForSequenceClassification.from_pretrained(
         folder, dtype=reranker.backbone.dtype, trust_remote_code=False, use_safetensors=True
     )

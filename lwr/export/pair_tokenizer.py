@@ -63,7 +63,7 @@ class TemplateLayout:
     passage: str = "{passage}"
 
 
-def write_pair_tokenizer(prompt: Prompt, folder: Path) -> PairTokenizer:
+def write_pair_tokenizer(prompt: Prompt, num_embeddings: int, folder: Path) -> PairTokenizer:
     """Write a tokenizer whose pairs are the rows of `prompt`.
 
     Rows are equal for texts that are not empty and contain no special token. A pair that is too long is cut at the
@@ -71,6 +71,7 @@ def write_pair_tokenizer(prompt: Prompt, folder: Path) -> PairTokenizer:
 
     Args:
         prompt: The reranker's prompt.
+        num_embeddings: The number of token ids that the backbone has embeddings of.
         folder: Folder to write to. Its config.json must exist, because loaders read the tokenizer's class from it.
 
     Raises:
@@ -85,7 +86,7 @@ def write_pair_tokenizer(prompt: Prompt, folder: Path) -> PairTokenizer:
             for layout in _layouts(prompt, template)
         ]
     for pipeline, query, passage in candidates:
-        _save(prompt, pipeline, folder)
+        _save(prompt, pipeline, num_embeddings, folder)
         pair = PairTokenizer(AutoTokenizer.from_pretrained(folder, trust_remote_code=False), query, passage)
         if _writes_same_rows(prompt, pair):
             return pair
@@ -95,9 +96,9 @@ def write_pair_tokenizer(prompt: Prompt, folder: Path) -> PairTokenizer:
     )
 
 
-def write_plain_tokenizer(prompt: Prompt, folder: Path) -> PreTrainedTokenizerFast:
+def write_plain_tokenizer(prompt: Prompt, num_embeddings: int, folder: Path) -> PreTrainedTokenizerFast:
     """Write the base model's tokenizer with a padding token. Raises ValueError as `write_pair_tokenizer` does."""
-    return _save(prompt, _copy_pipeline(prompt), folder)
+    return _save(prompt, _copy_pipeline(prompt), num_embeddings, folder)
 
 
 def uncut_prompt(prompt: Prompt) -> Prompt:
@@ -160,12 +161,12 @@ def _copy_pipeline(prompt: Prompt) -> Tokenizer:
     return pipeline
 
 
-def _save(prompt: Prompt, pipeline: Tokenizer, folder: Path) -> PreTrainedTokenizerFast:
+def _save(prompt: Prompt, pipeline: Tokenizer, num_embeddings: int, folder: Path) -> PreTrainedTokenizerFast:
     tokenizer = prompt.tokenizer
     named = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     fast = PreTrainedTokenizerFast(
         tokenizer_object=pipeline,
-        **named | {"pad_token": _pad_token(prompt)},
+        **named | {"pad_token": _pad_token(prompt, num_embeddings)},
         padding_side="right",
         truncation_side="right",
         model_max_length=prompt.lengths.row,
@@ -194,17 +195,18 @@ def _write_for_transformers_4(folder: Path) -> None:
         write_json(file, pipeline)
 
 
-def _pad_token(prompt: Prompt) -> str:
-    """Return the token for padding.
+def _pad_token(prompt: Prompt, num_embeddings: int) -> str:
+    """Return the token for padding: the pad token, or the eos token where that is missing or has no embedding.
 
     Raises:
         ValueError: There is none, or rows end in it: loaders take the last token that is not padding for a row's last.
     """
     tokenizer = prompt.tokenizer
-    pad = tokenizer.pad_token or tokenizer.eos_token
-    if not isinstance(pad, str):
+    tokens = [token for token in (tokenizer.pad_token, tokenizer.eos_token) if isinstance(token, str)]
+    pad = next((t for t in tokens if tokenizer.convert_tokens_to_ids(t) < num_embeddings), None)
+    if pad is None:
         raise ValueError(
-            "the tokenizer has no pad and no eos token, and batches need one; give it a pad_token"
+            "the tokenizer has no pad and no eos token with an embedding, and batches need one; give it a pad_token"
         )
     if prompt.template and prompt.frame(None).after[-1:] == [tokenizer.convert_tokens_to_ids(pad)]:
         raise ValueError(

@@ -14,7 +14,7 @@ def truncate_config(config: PretrainedConfig, layer: int) -> PretrainedConfig:
     """Copy the config of a backbone, with its first `layer` blocks only."""
     config = copy.deepcopy(config.get_text_config())
     config.num_hidden_layers = layer
-    if getattr(config, "layer_types", None):  # kinds of attention, one per block
+    if vars(config).get("layer_types"):  # kinds of attention, one per block
         config.layer_types = config.layer_types[:layer]
     return config
 

@@ -41,7 +41,7 @@ def write_upstream(reranker: LayerwiseReranker, layer: int, folder: Path) -> Non
         folder / "model.safetensors",
         metadata={"format": "pt"},
     )
-    tokenizer = write_plain_tokenizer(reranker.prompt, folder)
+    tokenizer = write_plain_tokenizer(reranker.prompt, reranker.num_embeddings, folder)
     config = _minicpm_config(reranker, layer) | {"pad_token_id": tokenizer.pad_token_id}
     write_json(folder / "config.json", config)
     template = reranker.prompt.template

@@ -101,10 +101,25 @@ def count_layers(model: str, revision: str | None = None) -> int | None:
         folder = Path(cached).parent
     config = read_config(folder)
     layers = config.get("text_config", config).get("num_hidden_layers")
+    if layers is None:
+        layers = _count_layers_under_another_name(folder)
     if not isinstance(layers, int):
         problem = "has no num_hidden_layers" if layers is None else f"has num_hidden_layers {layers!r}"
         raise BadInput(f"{model}: {folder / 'config.json'} {problem}; give a transformer")
     return layers
+
+
+def _count_layers_under_another_name(folder: Path) -> int | None:
+    """Return the number of blocks of an architecture that names it otherwise, such as DistilBERT's `n_layers`."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):  # reported where the model is loaded
+        return None
+    own_name = config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    given = read_config(folder)
+    return getattr(config, own_name, None) if own_name in given.get("text_config", given) else None
 
 
 def check_weights(folder: Path) -> None:
@@ -121,6 +136,20 @@ def check_weights(folder: Path) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise BadInput(f"{file}: damaged ({error}); fetch or train it again") from None
+
+
+def check_no_adapter(folder: Path) -> None:
+    """Check that a base model has no adapter beside its weights, which transformers would attach and freeze the rest.
+
+    Raises:
+        BadInput: It has one.
+    """
+    file = folder / "adapter_config.json"
+    if file.is_file():
+        raise BadInput(
+            f"{file}: an adapter beside the weights of a base model; merge it into them, or give a folder without "
+            "adapter_config.json to use the weights alone"
+        )
 
 
 def weights_fingerprint(folder: Path) -> str:
@@ -156,6 +185,7 @@ def describe_checkpoint(model: str, revision: str | None, num_layers: int | None
         BadInput: It has no safetensors files, damaged ones, or fewer than `num_layers` layers.
     """
     folder = fetch_checkpoint(model, revision)
+    check_no_adapter(folder)
     if not any(folder.glob("*.safetensors")):
         raise BadInput(f"{model}: {folder} holds no *.safetensors; pickled weights are not read")
     check_weights(folder)

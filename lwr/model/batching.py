@@ -14,7 +14,9 @@ from lwr.model.batch_layout import MIN_SAVED_SHARE
 from lwr.model.prompt import Row
 
 
-def pad(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
+def pad(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, num_embeddings: int | None = None
+) -> dict[str, Tensor]:
     """Pad rows to the length of the longest, on the tokenizer's side.
 
     A layout may pack them again. Padded features are what upstream's `encode` takes.
@@ -22,6 +24,8 @@ def pad(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, Te
     Args:
         rows: One row or more.
         tokenizer: One without a pad token pads with id 0, which the mask hides.
+        num_embeddings: The number of token ids that the backbone has embeddings of. A pad token beyond them is
+            replaced by id 0, too. None: any id may be used.
 
     Returns:
         int64 [rows, longest] `input_ids`, `attention_mask` and, if the rows have types, `token_type_ids`.
@@ -34,6 +38,8 @@ def pad(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, Te
         return padding + values if pads_left else values + padding
 
     pad_id = cast(int, tokenizer.pad_token_id or 0)
+    if num_embeddings is not None and pad_id >= num_embeddings:
+        pad_id = 0
     features = {
         "input_ids": torch.tensor([fill(row.input_ids, pad_id) for row in rows]),
         "attention_mask": torch.tensor([fill([1] * len(row), 0) for row in rows]),

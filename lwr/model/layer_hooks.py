@@ -161,8 +161,13 @@ class _ForwardPass:
         return hidden.index_select(self.dim, kept)
 
     def after_last_block(self, _: nn.Module, __: tuple, output: Any) -> None:
-        """Call back at the last layer, which no block follows."""
+        """Call back at the last layer, which no block follows.
+
+        If rows were dropped, end the pass: what a backbone still does to its output may need all of them.
+        """
         self.on_layer(self.stack.num_layers, _hidden_state(output))
+        if self.remaining is not None:
+            raise _DeepestLayerReached
 
     def current_chunks(self, make_chunks: Callable[[], Sequence[Chunk]]) -> Sequence[Chunk]:
         """Return the chunks of the remaining rows, made once after each change of the rows."""
@@ -250,6 +255,7 @@ def find_blocks(backbone: PreTrainedModel) -> nn.ModuleList:
     """
     num_layers = backbone.config.get_text_config().num_hidden_layers
     lists = [m for m in backbone.modules() if isinstance(m, nn.ModuleList) and len(m) == num_layers]
+    lists = [m for m in lists if not any(m in outer.modules() for outer in lists if outer is not m)]
     if len(lists) != 1:
         raise UnsupportedBackbone(
             f"{type(backbone).__name__}: expected one list of its {num_layers} blocks, found {len(lists)}; "
@@ -334,6 +340,8 @@ def _trace_end(backbone: PreTrainedModel, blocks: nn.ModuleList) -> _EndTrace:
         for module in outside:
             hooks.enter_context(module.register_forward_hook(record_later))
         output = _run_on_tokens(backbone, 1, 2, 3)
+    if not last_states:
+        raise UnsupportedBackbone(f"{type(backbone).__name__}: it does not call its blocks as modules")
     return _EndTrace(last_states[0], later, output)
 
 
@@ -362,7 +370,7 @@ def _find_norm(trace: _EndTrace, name: str) -> nn.Module:
     norm = next((module for module, output in trace.later if torch.equal(output, trace.output)), None)
     if norm is None or not torch.equal(norm(trace.last_state), trace.output):
         raise UnsupportedBackbone(
-            f"{name}: more than one norm is applied between its last block and its output, so a shallower hidden "
+            f"{name}: what it computes between its last block and its output is not one norm, so a shallower hidden "
             "state cannot be normalised as the deepest is"
         )
     return norm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,9 +21,9 @@ from transformers import (
 
 from lwr.common.errors import BadInput, first_line
 from lwr.config.model import BaseModelConfig
-from lwr.formats.checkpoint import check_weights, fetch_checkpoint, read_config
+from lwr.formats.checkpoint import check_no_adapter, check_weights, fetch_checkpoint, read_config
 from lwr.model.minicpm import is_minicpm, load_minicpm
-from lwr.model.prompt import yes_token
+from lwr.model.prompt import Prompt, yes_token
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def load_base_model(base: BaseModelConfig, with_vocabulary: bool = False) -> Loa
         BadInput: The checkpoint is missing or damaged, needs code of its own, or lacks tensors or safetensors.
     """
     folder = fetch_checkpoint(base.model, base.revision)
+    check_no_adapter(folder)
     dtype = getattr(torch, base.dtype)
     tokenizer = load_tokenizer(folder)
     if is_minicpm(folder):
@@ -61,12 +63,10 @@ def load_base_model(base: BaseModelConfig, with_vocabulary: bool = False) -> Loa
         yes_row = None if vocabulary is None else vocabulary[yes_token(tokenizer)].clone()
         return LoadedBaseModel(minicpm.backbone, tokenizer, yes_row, minicpm.heads)
 
-    config = _read_model_config(folder, base.num_layers)
+    config = read_model_config(folder, base.num_layers)
     check_weights(folder)
     auto_class = AutoModelForCausalLM if with_vocabulary else AutoModel
-    model, missing = load_weights(
-        auto_class, folder, config=config, dtype=dtype, attn_implementation=base.attention
-    )
+    model, missing = load_weights(auto_class, folder, config, dtype, base.attention)
     missing_vocabulary: set[str] = set()
     if with_vocabulary:
         missing_vocabulary = {name for name in missing if not name.startswith(model.base_model_prefix)}
@@ -90,29 +90,36 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def load_weights(auto_class: Any, folder: Path, **options: Any) -> tuple[PreTrainedModel, set[str]]:
+def load_weights(
+    auto_class: Any, folder: Path, config: PretrainedConfig, dtype: torch.dtype, attention: str
+) -> tuple[PreTrainedModel, set[str]]:
     """Load a model whose files `check_weights` has accepted.
 
     Args:
         auto_class: One of transformers' Auto classes.
         folder: The checkpoint.
-        options: Keyword arguments of its `from_pretrained`.
+        config: Its config, which may be cut to the first blocks.
+        dtype: The dtype of the model.
+        attention: The attention that is asked for; see `resolve_attention`.
 
     Returns:
         The model, and the names of the tensors that the checkpoint lacks.
 
     Raises:
-        BadInput: Weights have another shape than config.json says, or are not safetensors.
+        BadInput: Weights have another shape than config.json says, or are not safetensors; or the attention is not
+            available.
     """
     if not any(folder.glob("*.safetensors")):
         raise BadInput(f"{folder}: no *.safetensors in it; pickled weights are not read, convert them")
     model, info = auto_class.from_pretrained(
         folder,
+        config=config,
+        dtype=dtype,
+        attn_implementation=resolve_attention(auto_class, config, attention),
         use_safetensors=True,
         trust_remote_code=False,
         ignore_mismatched_sizes=True,  # reported below
         output_loading_info=True,
-        **options,
     )
     if mismatched := sorted(info["mismatched_keys"]):
         name, actual, expected = mismatched[0]
@@ -123,6 +130,35 @@ def load_weights(auto_class: Any, folder: Path, **options: Any) -> tuple[PreTrai
     return model, set(info["missing_keys"])
 
 
+def build_on_meta(auto_class: Any, config: PretrainedConfig, attention: str) -> PreTrainedModel:
+    """Build a model without weights.
+
+    Raises:
+        ValueError, ImportError: Its class does not have that attention, or a package for it is missing.
+    """
+    with torch.device("meta"):
+        return auto_class.from_config(
+            copy.deepcopy(config), attn_implementation=attention, trust_remote_code=False
+        )
+
+
+def resolve_attention(auto_class: Any, config: PretrainedConfig, attention: str) -> str:
+    """Return the attention that a model is loaded with: `eager` where `sdpa` is asked for and its class has none.
+
+    Raises:
+        BadInput: Another attention is asked for, and its class does not have it, or a package is missing.
+    """
+    try:
+        build_on_meta(auto_class, config, attention)
+    except (ValueError, ImportError) as error:
+        if attention == "sdpa":
+            return "eager"
+        raise BadInput(
+            f"{config.model_type}: no attention {attention!r} ({first_line(error)}); use `sdpa`"
+        ) from error
+    return attention
+
+
 def check_missing(folder: Path, missing: set[str]) -> None:
     """Raise BadInput if a checkpoint lacks a tensor that is needed; a pooler is not, as no head reads it."""
     needed = {name for name in missing if not name.startswith("pooler.")}
@@ -130,8 +166,12 @@ def check_missing(folder: Path, missing: set[str]) -> None:
         raise BadInput(f"{folder}: its checkpoint lacks {len(needed)} tensors, {min(needed)} for one")
 
 
-def _read_model_config(folder: Path, num_layers: int | None) -> PretrainedConfig:
-    """Read config.json with transformers, cut to the first `num_layers` blocks if that is not None."""
+def read_model_config(folder: Path, num_layers: int | None = None) -> PretrainedConfig:
+    """Read config.json with transformers, cut to the first `num_layers` blocks if that is not None.
+
+    Raises:
+        BadInput: transformers does not know the architecture, or a value is wrong.
+    """
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
@@ -144,9 +184,45 @@ def _read_model_config(folder: Path, num_layers: int | None) -> PretrainedConfig
     if num_layers is not None:
         text = config.get_text_config()
         text.num_hidden_layers = num_layers
-        if getattr(text, "layer_types", None):  # attention or convolution, one entry per block
+        if vars(text).get("layer_types"):  # attention or convolution, one entry per block
             text.layer_types = text.layer_types[:num_layers]
     return config
+
+
+def count_embeddings(backbone: PreTrainedModel) -> int:
+    """Return the number of token ids that a backbone has an embedding of."""
+    return len(cast(nn.Embedding, backbone.get_input_embeddings()).weight)
+
+
+def count_positions(backbone: PreTrainedModel) -> int | None:
+    """Return how many tokens a row may have by a backbone's table of positions; None if it has no such table.
+
+    RoBERTa's table begins after the id of its padding token, and OPT's after an offset.
+    """
+    limits = [
+        module.num_embeddings
+        - (getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1)
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.Embedding) and _is_position_table(name)
+    ]
+    limits += [len(table) for name, table in backbone.named_buffers() if name.endswith(".embed_positions")]
+    return min(limits, default=None)
+
+
+def check_row_limit(prompt: Prompt, positions: int | None) -> None:
+    """Raise BadInput if rows may have more tokens than there are positions; see `count_positions`."""
+    if positions is not None and prompt.lengths.row > positions:
+        raise BadInput(
+            f"query_max_len {prompt.query_max_len} and passage_max_len {prompt.passage_max_len} allow rows of "
+            f"{prompt.lengths.row} tokens, but the base model has {positions} positions; lower passage_max_len to "
+            f"{prompt.passage_max_len - prompt.lengths.row + positions}"
+        )
+
+
+def _is_position_table(name: str) -> bool:
+    """Return whether an embedding of that name has a row per position."""
+    last = name.rpartition(".")[2]
+    return last == "wpe" or ("position" in last and "relative" not in last)
 
 
 def yes_row_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor:

@@ -304,7 +304,8 @@ def _find_first_position(
         for first_position in (0, (pad_token_id or 0) + 1):
             if _is_close(_run_packed(backbone, stack, ids, first_position), alone):
                 return first_position
-    except (TypeError, ValueError):  # it does not accept `packing`, or its attention cannot be replaced
+    # it does not accept `packing`, its attention cannot be replaced, or its blocks shape the packed rows otherwise
+    except (TypeError, ValueError, AttributeError, RuntimeError):
         pass
     return None
 

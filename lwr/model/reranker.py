@@ -29,7 +29,7 @@ from lwr.model.batch_layout import PackedLayout, PaddedLayout
 from lwr.model.batching import make_batches, out_of_memory_hint, pad
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.layer_hooks import LayerStack, find_layer_stack, run_to
-from lwr.model.loading import yes_row_of
+from lwr.model.loading import check_row_limit, count_embeddings, count_positions, yes_row_of
 from lwr.model.packing import enable_packing
 from lwr.model.prompt import Prompt, Row
 
@@ -67,6 +67,8 @@ class LayerwiseReranker(nn.Module):
     Attributes:
         backbone: The Hugging Face model without its language-model head; with an adapter, wrapped by peft.
         stack: Its blocks and final norm.
+        attention: The attention that the backbone was loaded with, before its rows were packed.
+        num_embeddings: The number of token ids that have an embedding.
         exits: The layers that have a head, ascending.
         heads: One parameter [H] for each exit, or a single one that all exits share.
         first_position: The index of a packed row's first position; None if rows are padded instead of packed.
@@ -104,7 +106,8 @@ class LayerwiseReranker(nn.Module):
 
         Raises:
             UnsupportedBackbone: The backbone's layers cannot be observed.
-            ValueError: `start_layer` is not a layer, a head is missing, or `pooling` does not fit the backbone.
+            ValueError: `start_layer` is not a layer, a head is missing, `pooling` does not fit the backbone, or rows
+                may have more tokens than the backbone has positions.
         """
         super().__init__()
         if isinstance(model, PeftModel):
@@ -116,6 +119,8 @@ class LayerwiseReranker(nn.Module):
         self.backbone = cast(PreTrainedModel, model.base_model)
         self.tokenizer = tokenizer
         self.config = self.backbone.config
+        self.attention: str = self.config._attn_implementation or "eager"
+        self.num_embeddings: int = count_embeddings(self.backbone)
         self.stack: LayerStack = find_layer_stack(self.backbone)
         self.first_position = enable_packing(self.backbone, self.stack)
         for module in self.stack.unused:
@@ -136,6 +141,7 @@ class LayerwiseReranker(nn.Module):
         self._prompt: Prompt | None = None
         if tokenizer is not None:
             self._prompt = Prompt(tokenizer, template if causal else None, query_max_len, passage_max_len)
+            check_row_limit(self._prompt, count_positions(self.backbone))
         self.base = base
 
     @property
@@ -441,7 +447,7 @@ class LayerwiseReranker(nn.Module):
         """Pad rows and move them to the device of the heads."""
         device = self.heads[0].device
         tokenizer = cast(PreTrainedTokenizerBase, self.tokenizer)  # there are rows, so there is a tokenizer
-        return {name: tensor.to(device) for name, tensor in pad(rows, tokenizer).items()}
+        return {name: tensor.to(device) for name, tensor in pad(rows, tokenizer, self.num_embeddings).items()}
 
     def _autocast(self, precision: str) -> torch.autocast:
         return torch.autocast(self.heads[0].device.type, torch.bfloat16, enabled=precision == "bfloat16")
@@ -459,6 +465,7 @@ class LayerwiseReranker(nn.Module):
         template = self.prompt.template
         options = {
             "depth": self.stack.num_layers,
+            "attention": self.attention,
             "start_layer": self.start_layer,
             "shared_head": self.shared_head,
             "pooling": self.pooling,
@@ -478,7 +485,7 @@ class LayerwiseReranker(nn.Module):
         revision: str | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
-        attention: Attention = "sdpa",
+        attention: Attention | None = None,
     ) -> Self:
         """Load a saved reranker or an upstream layerwise checkpoint, in evaluation mode.
 
@@ -487,7 +494,7 @@ class LayerwiseReranker(nn.Module):
             revision: The commit or branch of a hub id.
             device: None: a GPU if there is one.
             dtype: The dtype of the backbone. Heads stay float32.
-            attention: The name of an attention function of transformers.
+            attention: The name of an attention function of transformers; None: that of the training.
 
         Raises:
             ValueError: A part is missing or damaged, or an adapter's base has other weights than it was trained on.

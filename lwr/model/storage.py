@@ -22,7 +22,7 @@ from lwr.common.exits import exit_name
 from lwr.common.json_lines import read_json
 from lwr.config.model import Attention, BaseModelConfig, PromptTemplate
 from lwr.formats.checkpoint import check_weights, fetch_checkpoint, read_config, weights_fingerprint
-from lwr.model.loading import check_missing, load_base_model, load_tokenizer, load_weights
+from lwr.model.loading import check_missing, load_base_model, load_tokenizer, load_weights, read_model_config
 from lwr.model.minicpm import has_heads, is_minicpm
 
 STORED_OPTIONS = ("start_layer", "pooling", "shared_head", "query_max_len", "passage_max_len")
@@ -125,7 +125,7 @@ class StoredReranker:
 
 
 def read_reranker(
-    model: str, revision: str | None, dtype: torch.dtype, attention: Attention
+    model: str, revision: str | None, dtype: torch.dtype, attention: Attention | None
 ) -> StoredReranker:
     """Read a folder that `write_reranker` wrote, or an upstream layerwise checkpoint.
 
@@ -133,15 +133,17 @@ def read_reranker(
         model: A folder or an id on the Hugging Face hub.
         revision: The commit or branch of a hub id.
         dtype: The dtype of the backbone.
-        attention: The name of an attention function of transformers.
+        attention: The name of an attention function of transformers; None: as in training, with `sdpa` in place of
+            kernels that need a GPU and half precision.
 
     Raises:
         BadInput: A part is missing or damaged, or an adapter's base has other weights than it was trained on.
     """
     folder = fetch_checkpoint(model, revision)
     if not (folder / "lwr.json").is_file():
-        return _read_upstream(model, revision, dtype, attention)
+        return _read_upstream(model, revision, dtype, attention or "sdpa")
     description = read_description(folder)
+    attention = attention or _portable_attention(description.get("attention", "sdpa"))
     check_weights(folder)
     base = BaseModelConfig(**description["base"]) if description["base"] else None
     tokenizer = load_tokenizer(folder)
@@ -155,7 +157,7 @@ def read_reranker(
         _check_base(folder, base, description["base_fingerprint"])
         backbone = load_base_model(base.model_copy(update={"attention": attention})).backbone
     else:
-        backbone, missing = load_weights(AutoModel, folder, dtype=dtype, attn_implementation=attention)
+        backbone, missing = load_weights(AutoModel, folder, read_model_config(folder), dtype, attention)
         check_missing(folder, missing)
     _check_head_sizes(folder, heads, backbone)
     options = {name: description[name] for name in STORED_OPTIONS} | {
@@ -164,6 +166,11 @@ def read_reranker(
         "base": base,
     }
     return StoredReranker(backbone, tokenizer, folder if description["adapter"] else None, options)
+
+
+def _portable_attention(trained_with: str) -> Attention:
+    """Return the attention that reads a model trained with another: the same one, where every machine has it."""
+    return "eager" if trained_with == "eager" else "sdpa"
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -97,11 +97,13 @@ def _draw_group(line: dict[str, Any], group_size: int, rng: random.Random, place
     return _GroupTexts(line["query"], passages, instruction_of(line), teacher_scores, name)
 
 
-def collate(groups: Sequence[TrainingGroup], tokenizer: PreTrainedTokenizerBase) -> Batch:
-    """Pad the rows of all groups into one batch. Either all groups have teacher scores or none has."""
+def collate(
+    groups: Sequence[TrainingGroup], tokenizer: PreTrainedTokenizerBase, num_embeddings: int | None = None
+) -> Batch:
+    """Pad the rows of all groups into one batch (see `pad`). Either all groups have teacher scores or none has."""
     has_teacher = groups[0].teacher_scores is not None
     return {
-        "features": pad([row for group in groups for row in group.rows], tokenizer),
+        "features": pad([row for group in groups for row in group.rows], tokenizer, num_embeddings),
         "teacher_scores": torch.tensor([group.teacher_scores for group in groups]) if has_teacher else None,
         "group_names": [group.name for group in groups],
     }

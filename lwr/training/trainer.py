@@ -72,7 +72,9 @@ class LayerwiseTrainer(Trainer):
             train_dataset=groups,
             # the Trainer demands a data set, but never iterates it: `evaluate` is overridden
             eval_dataset=None if dev_evaluation is None else dev_evaluation.rows,
-            data_collator=partial(collate, tokenizer=reranker.prompt.tokenizer),  # pyright: ignore[reportArgumentType]
+            data_collator=partial(  # pyright: ignore[reportArgumentType]
+                collate, tokenizer=reranker.prompt.tokenizer, num_embeddings=reranker.num_embeddings
+            ),
             optimizers=(make_optimizer(reranker, settings), None),
             callbacks=[ProgressCallback(label, reranker.exits, settings.group_size)],
         )

@@ -64,7 +64,7 @@ def save_reranker(folder: Path, backbone, tokenizer, lora: bool = False, **optio
 def reranker_scores(folder: str | Path, layer: int, pairs=PAIRS, **options) -> Tensor:
     """Return the scores of exit `layer`, float32 [pairs]."""
     model = LayerwiseReranker.from_pretrained(folder, device="cpu", attention="eager", **options)
-    return model.encode(pad(model.prompt.rows(pairs), model.tokenizer), [layer])[0]
+    return model.encode(pad(model.prompt.rows(pairs), model.tokenizer, model.num_embeddings), [layer])[0]
 
 
 @torch.no_grad()
@@ -319,6 +319,17 @@ def test_tokenizer_without_pad_token_pads_with_eos(tmp_path):
     torch.testing.assert_close(
         export_scores(tmp_path / "out"), reranker_scores(model, 3), atol=1e-5, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("layout", ["huggingface", "upstream"])
+def test_pad_token_without_embedding_is_replaced_by_eos(layout, tmp_path):
+    tokenizer = tiny.tokenizer_padding_beyond(tiny.VOCABULARY)
+    model = save_reranker(tmp_path / "model", tiny.backbone("llama"), tokenizer)
+    export(model, 3, tmp_path / "out", layout)
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").pad_token_id == 2
+    if layout == "huggingface":
+        expected = reranker_scores(model, 3)
+        torch.testing.assert_close(export_scores(tmp_path / "out"), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_rows_ending_in_the_pad_token_are_refused(tmp_path):

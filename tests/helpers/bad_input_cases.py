@@ -158,6 +158,15 @@ def not_a_number(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: t * torch.nan if "layers.3" in name else t for name, t in tensors.items()}
 
 
+def shrink_vocabulary() -> None:
+    """Leave embeddings of the first 300 tokens alone."""
+    set_keys("base/config.json", vocab_size=300)()
+    names = ("model.embed_tokens.weight", "lm_head.weight")
+    edit_weights(
+        "base/model.safetensors", lambda t: {k: v[:300].clone() if k in names else v for k, v in t.items()}
+    )()
+
+
 REMOTE = {"auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}, "model_type": "evil"}
 CHECKPOINTS = [
     Case("weights cut short", BASE, truncate("base/model.safetensors"), ("base/model.safetensors", "damaged")),
@@ -178,6 +187,11 @@ CHECKPOINTS = [
     Case("broken tokenizer", TRAIN, write("base/tokenizer.json", "{}"), ("base", "tokenizer")),
     Case("tokenizer without a pad token", TRAIN, set_keys("base/tokenizer_config.json", pad_token=None)),
     Case("package that is not installed", with_option(BASE, "--base", "{model: package:no.such/model}"), no_damage, ("'no.such'", "pip install")),
+    Case("adapter beside the weights", BASE, write("base/adapter_config.json", "{}"), ("base/adapter_config.json", "merge")),
+    Case("attention that the model's class lacks", with_option(BASE, "--base", "{model: ./base, attention: flash_attention_2}"), no_damage, ("flash_attention_2", "sdpa")),
+    Case("weights without a tensor of the first layers", BASE, edit_weights("base/model.safetensors", lambda t: {k: v for k, v in t.items() if "layers.1.mlp" not in k}), ("base", "3 tensors")),
+    Case("no tokenizer in a base model", BASE, combine(remove("base/tokenizer.json"), remove("base/tokenizer_config.json")), ("base", "tokenizer")),
+    Case("tokenizer of another model", BASE, shrink_vocabulary, ("./base", "embeddings", "tokenizer")),
     Case("more layers than there are", with_option(BASE, "--base", "{model: ./base, num_layers: 9}"), no_damage, ("num_layers", "9", "4")),
     Case("start layer too deep", [*TRAIN[:2], "9", *TRAIN[3:]], no_damage, ("start_layer", "9", "1..4")),
     Case("heads that the base model lacks", with_option(TRAIN, "--settings", "{head_init: checkpoint}"), no_damage, ("head_init", "random")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import architectures
 from bad_input_table import render_page
 
 from lwr.config.reference import render_readme, render_schema
@@ -14,6 +15,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "config/schema.json": render_schema,
     "config/README.md": render_readme,
     "docs/reliability.md": render_page,
+    "docs/how-to/own-base-model.md": architectures.render_page,
 }
 """File -> the function that returns its text."""
 

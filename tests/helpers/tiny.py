@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Callable
@@ -101,6 +102,14 @@ def tokenizer(encoder: bool) -> PreTrainedTokenizerFast:
         if encoder
         else ["input_ids", "attention_mask"],
     )
+
+
+def tokenizer_padding_beyond(num_embeddings: int, encoder: bool = False) -> PreTrainedTokenizerFast:
+    """Return the tokenizer with a pad token whose id is the first without an embedding."""
+    tokens = copy.deepcopy(tokenizer(encoder))
+    tokens.add_special_tokens({"pad_token": "<filler>"})
+    assert tokens.pad_token_id == num_embeddings
+    return tokens
 
 
 def normed_states(backbone: PreTrainedModel, layers: list[int], **features) -> list[torch.Tensor]:

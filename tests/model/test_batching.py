@@ -40,6 +40,13 @@ def test_pad_without_pad_token_fills_with_zero():
     assert features["attention_mask"].tolist() == [[1, 1], [1, 0]]
 
 
+def test_pad_token_without_embedding_fills_with_zero():
+    rows = [Row([5, 6], None), Row([7], None)]
+    features = pad(rows, tokenizer(pad_token="</s>"), num_embeddings=2)
+    assert features["input_ids"].tolist() == [[5, 6], [7, 0]]
+    assert features["attention_mask"].tolist() == [[1, 1], [1, 0]]
+
+
 def test_batches_hold_every_row_once_longest_first_within_budget():
     lengths = [3, 9, 1, 4, 4, 30, 2, 8]
     rows = [Row([1] * length, None) for length in lengths]

@@ -236,5 +236,5 @@ class _TwiceNormed(LlamaModel):
 
 def test_two_norms_after_the_last_block_are_refused():
     backbone = _TwiceNormed(LlamaConfig(**tiny.SHAPE)).eval()
-    with pytest.raises(UnsupportedBackbone, match="more than one norm"):
+    with pytest.raises(UnsupportedBackbone, match="not one norm"):
         find_layer_stack(backbone)

@@ -48,6 +48,22 @@ def test_yes_row_is_float32_with_bfloat16_weights(tmp_path):
     assert loaded.yes_row.dtype == torch.float32
 
 
+@pytest.mark.parametrize("with_weights", [True, False])
+def test_adapter_in_a_base_model_is_refused(with_weights, tmp_path):
+    folder = tiny.save("llama", tmp_path)
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    if not with_weights:
+        (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"adapter_config\.json.*merge"):
+        load_base_model(BaseModelConfig(model=str(folder)))
+
+
+def test_attention_that_no_package_provides_is_refused(tmp_path):
+    base = BaseModelConfig(model=str(tiny.save("llama", tmp_path)), attention="flash_attention_2")
+    with pytest.raises(ValueError, match=r"flash_attention_2.*sdpa"):
+        load_base_model(base)
+
+
 def test_pickled_weights_are_refused(tmp_path):
     folder = tiny.save("llama", tmp_path)
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")

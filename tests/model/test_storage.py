@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from architectures import ARCHITECTURES
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -235,3 +236,35 @@ def test_lwr_json_describes_the_reranker(adapter, llama):
     assert description["base"]["model"] == str(llama)
     assert description["adapter"] is True
     assert (description["depth"], description["start_layer"]) == (tiny.LAYERS, 2)
+
+
+# --- attention -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_model_is_loaded_with_the_attention_of_its_training(attention, llama, tmp_path):
+    base = BaseModelConfig(model=str(llama), attention=attention)
+    loaded = load_base_model(base)
+    model = LayerwiseReranker(loaded.backbone, loaded.tokenizer, start_layer=2, base=base)
+    model.save_pretrained(tmp_path / "model")
+    assert load(tmp_path / "model").attention == attention
+    assert torch.equal(scores(load(tmp_path / "model")), scores(model))
+
+
+def test_eager_attention_replaces_sdpa_in_a_class_without_it(tmp_path):
+    (deberta,) = [each for each in ARCHITECTURES if each.name == "deberta-v2"]
+    model = untrained(deberta.save(tmp_path / "base"))
+    model.save_pretrained(tmp_path / "model")
+    assert [model.attention, load(tmp_path / "model").attention] == ["eager", "eager"]
+
+
+def test_lwr_json_without_attention_is_read_with_sdpa(llama, tmp_path):
+    untrained(llama).save_pretrained(tmp_path / "model")
+    file = tmp_path / "model/lwr.json"
+    description = json.loads(file.read_text())
+    for name in ("sdpa", "flash_attention_2"):  # kernels for GPUs are not what every machine has
+        file.write_text(json.dumps(description | {"attention": name}))
+        assert load(tmp_path / "model").attention == "sdpa"
+    del description["attention"]
+    file.write_text(json.dumps(description))
+    assert load(tmp_path / "model").attention == "sdpa"
