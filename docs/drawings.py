@@ -58,11 +58,6 @@ def drawn_edges(svg: str) -> Edges:
     return set(re.findall(r"<title>(\w+)&#45;&gt;(\w+)</title>", svg))
 
 
-def nodes(svg: str) -> set[str]:
-    """Return the boxes of an SVG that `dot` made."""
-    return set(re.findall(r'class="node">\n<title>(\w+)</title>', svg))
-
-
 if __name__ == "__main__":
     (ROOT / "docs/rules.svg").write_text(dot(rule_edges(), "LR"), encoding="utf-8")
     (ROOT / "docs/packages.svg").write_text(dot(package_edges(), "BT"), encoding="utf-8")
