@@ -20,7 +20,7 @@ from lwr.config.data import (
     Source,
 )
 from lwr.data.sources import beir_folder, hub, ir_datasets, python_docs
-from lwr.formats.beir import Collection, Qrels, Split, sample_queries, write_collection
+from lwr.formats.beir import Collection, Qrels, Split, answerable_queries, sample_queries, write_collection
 
 
 def collect(dataset: DatasetConfig, out: Path) -> None:
@@ -32,6 +32,7 @@ def collect(dataset: DatasetConfig, out: Path) -> None:
         BadInput: The source is broken or not installed.
     """
     complete = read_source(dataset.source)
+    _check_relevant(complete)
     limits: dict[str, int] = dict(dataset.queries.items())
     qrels: dict[Split, Qrels] = {
         split: {query: judged[query] for query in sample_queries(judged, limits.get(split))}
@@ -43,6 +44,21 @@ def collect(dataset: DatasetConfig, out: Path) -> None:
     if unjudged := complete.queries.keys() - all_judged:
         log(f"collect: {len(unjudged)} queries without judgements are left out")
     write_collection(out, complete.corpus, queries, qrels, complete.origin, complete.drop_dangling)
+
+
+def _check_relevant(collection: Collection) -> None:
+    """Log how many queries of each split have no relevant passage; refuse a split where none has one."""
+    for split, judged in collection.qrels.items():
+        without = judged.keys() - answerable_queries(judged).keys()
+        if without and len(without) == len(judged):
+            raise BadInput(
+                f"{split}: none of the {len(judged)} queries has a passage with a grade above 0; judge some as relevant"
+            )
+        if without:
+            log(
+                f"collect: {len(without)} of the {len(judged)} queries of {split} have no passage with a grade above "
+                f"0, such as {min(without)!r}"
+            )
 
 
 def read_source(source: Source) -> Collection:

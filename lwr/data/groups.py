@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from lwr.common.errors import BadInput
 from lwr.common.json_lines import plain_or_gzipped, write_jsonl
@@ -31,7 +33,18 @@ def groups(source: FlagEmbeddingSource, out: Path) -> None:
                 f"groups: {len(others)} files or folders of {folder} are passed over: {_enumerate(others)}; "
                 f"the names of files with groups end in {', '.join(SUFFIXES)}"
             )
-    write_jsonl(out, read_training_groups(files))
+    write_jsonl(out, _count_same_texts(read_training_groups(files)))
+
+
+def _count_same_texts(groups: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the groups, and log how many have a negative with the text of a positive."""
+    count = 0
+    for group in groups:
+        positives, negatives = ({" ".join(text.split()) for text in group[key]} for key in ("pos", "neg"))
+        count += bool(positives & negatives)
+        yield group
+    if count:
+        log(f"groups: {count} groups have a negative with the text of a positive; training pushes both apart")
 
 
 def _enumerate(paths: list[Path], at_most: int = 10) -> str:

@@ -144,3 +144,13 @@ def test_archives_are_read_in_place_of_plain_files(folder, tmp_path):
     (folder / "corpus.jsonl").touch()
     with pytest.raises(BadInput, match=r"corpus\.jsonl: corpus\.jsonl\.gz .*remove one"):
         collect(config, tmp_path / "both")
+
+
+def test_queries_without_a_relevant_passage_are_counted(folder, tmp_path, capsys):
+    path = folder / "qrels" / "train.tsv"
+    path.write_text(path.read_text().replace("q0\td0\t1\n", "q0\td0\t0\n"))
+    collect(source(folder, dev_from_train=0.2, test_from_train=0.3), tmp_path / "out")
+    assert "have no passage with a grade above 0, such as 'q0'" in capsys.readouterr().err
+    path.write_text(path.read_text().replace("\t1\n", "\t0\n"))
+    with pytest.raises(BadInput, match=r"train: none of the .* queries has a passage with a grade above 0"):
+        collect(source(folder, dev_from_train=0.2, test_from_train=0.3), tmp_path / "none")

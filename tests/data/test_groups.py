@@ -130,3 +130,9 @@ def test_file_beside_its_archive_is_refused(tmp_path):
     path.with_name("a.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
     with pytest.raises(BadInput, match=r"a\.jsonl\.gz .*remove one"):
         copied(tmp_path / "in", tmp_path / "groups.jsonl")
+
+
+def test_groups_whose_negative_is_a_positive_are_counted(tmp_path, capsys):
+    path = write(tmp_path / "in" / "a.jsonl", LINE, LINE | {"neg": ["no", " also\n"]})
+    assert len(copied(path, tmp_path / "groups.jsonl")) == 2
+    assert "1 groups have a negative with the text of a positive" in capsys.readouterr().err

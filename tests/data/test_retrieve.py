@@ -1,8 +1,10 @@
 """Candidates come from BM25 or from a given run."""
 
+import gzip
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -215,3 +217,10 @@ def test_split_without_any_candidate_is_refused(tmp_path):
 def test_given_run_of_the_queries_themselves_is_refused(arguments, tmp_path):
     with pytest.raises(BadInput, match=r"none of the 4 queries of dev has a candidate.*given\.trec"):
         run_of(arguments, **given(tmp_path, "a Q0 a 1 9"))
+
+
+def test_given_run_may_be_an_archive(collection, tmp_path):
+    plain = Path(given(tmp_path, "q-cat Q0 cat 1 5")["runs"]["dev"])
+    archive = tmp_path / "given.trec.gz"
+    archive.write_bytes(gzip.compress(plain.read_bytes()))
+    assert run_of(collection, runs={"dev": str(archive)}) == {"q-cat": [("cat", 5.0)]}

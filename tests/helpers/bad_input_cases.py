@@ -104,6 +104,7 @@ COLLECTIONS = [
     Case("qrels: pair twice", COLLECT, append(QRELS, "q7\td7\t1\n"), (f"{QRELS}:4", "'q7'", "'d7'")),
     Case("qrels: grade 0.5", COLLECT, append(QRELS, "q7\td1\t0.5\n"), (f"{QRELS}:4", "'0.5'")),
     Case("qrels: negative grade", COLLECT, append(QRELS, "q7\td1\t-2\n")),
+    Case("qrels: no grade above 0", COLLECT, replace(QRELS, "\t1\n", "\t0\n"), ("test", "2 queries", "grade above 0")),
     Case("qrels: grade of ten digits", COLLECT, append(QRELS, "q7\td1\t2147483647\n"), (f"{QRELS}:4", "2147483647")),
     Case("qrels: query of two splits", COLLECT, append(QRELS, "q0\td0\t1\n"), ("'q0'", "train", "test")),
     Case("no passage with words", RETRIEVE, write(CORPUS, passage("!") + "\n"), ("words", "test")),
