@@ -13,7 +13,7 @@ _PUBLIC = {"LayerwiseReranker": "lwr.model.reranker", "BiEncoderModel": "lwr.com
 """Name -> module. Named as text, and imported on first use: importing `lwr` loads nothing, and no code digest
 (`lwr.common.code_digest`) follows these names."""
 
-__all__ = ["BiEncoderModel", "LayerwiseReranker"]
+__all__ = ["BiEncoderModel", "LayerwiseReranker"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

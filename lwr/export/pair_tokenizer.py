@@ -203,7 +203,8 @@ def _pad_token(prompt: Prompt, num_embeddings: int) -> str:
     """
     tokenizer = prompt.tokenizer
     tokens = [token for token in (tokenizer.pad_token, tokenizer.eos_token) if isinstance(token, str)]
-    pad = next((t for t in tokens if tokenizer.convert_tokens_to_ids(t) < num_embeddings), None)
+    vocabulary = tokenizer.get_vocab()
+    pad = next((token for token in tokens if vocabulary.get(token, num_embeddings) < num_embeddings), None)
     if pad is None:
         raise ValueError(
             "the tokenizer has no pad and no eos token with an embedding, and batches need one; give it a pad_token"
