@@ -15,7 +15,7 @@ from lwr.config.training import TrainingConfig
 from lwr.formats import parquet
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import write_run
-from lwr.model.base import base, try_base_model
+from lwr.model.base import base, check_base_models, try_base_model
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker
 from lwr.scoring.rerank import rerank
@@ -30,6 +30,13 @@ TEMPLATE = PromptTemplate(query="{query}", passage="{passage}", after=["?"])
 SETTINGS = TrainingConfig(
     steps=1, groups_per_batch=1, group_size=3, query_max_len=8, passage_max_len=40, log_steps=1
 )
+GRID = """\
+datasets:
+  docs: {{source: {{kind: python_docs}}}}
+base_models:
+  tiny: {{model: {folder}}}
+start_layers: [2]
+"""
 QUERIES = {f"q{i}": f"decode the number {i * i}" for i in range(3)}
 TEXTS = {f"d{i}": "def decode(x): return x " * (i % 3 + 1) + str(i) for i in range(6)}
 
@@ -83,10 +90,15 @@ def use(config: BaseModelConfig, data: Path, out: Path) -> None:
 def test_accepted_exactly_if_it_can_be_used(architecture: Architecture, data, tmp_path):
     folder = architecture.save(tmp_path / "base")
     config = BaseModelConfig(model=str(folder), template=TEMPLATE)
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(GRID.format(folder=folder), encoding="utf-8")
     if architecture.refused is None:
         base(config, tmp_path / "base.json")
+        assert check_base_models(grid) == []
         use(config, data, tmp_path)
     else:
+        with pytest.raises(ValueError, match=rf"grid\.yaml:4: .*{architecture.refused}"):
+            check_base_models(grid)
         with pytest.raises(ValueError, match=architecture.refused):
             try_base_model(config)
         with pytest.raises(Exception):  # noqa: B017, PT011 - whatever the libraries raise

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from lwr.cli.options import Collection, Out, OutFolder, Settings, SplitName
+from lwr.cli.options import Collection, Out, OutFolder, Settings, SplitName, silence_transformers
 from lwr.common.errors import BadInput
 from lwr.config.data import DatasetConfig, FirstStageConfig, FlagEmbeddingSource, MiningConfig
 from lwr.config.load import read_settings
@@ -24,7 +24,7 @@ def check(
 ) -> None:
     """Describe a grid, or report everything that is wrong with its config: file, line, key and fix.
 
-    Nothing is run.
+    Base models that are on this machine are tried out, on their first two blocks. Nothing else is run.
 
     For example:
 
@@ -35,7 +35,12 @@ def check(
     from lwr.config.check import check
 
     try:
-        typer.echo(check(file))
+        description = check(file)  # before torch is loaded
+        from lwr.model.base import check_base_models
+
+        silence_transformers()
+        notes = check_base_models(file)
+        typer.echo("\n".join([description, *notes]))
     except BadInput as error:  # lines without a prefix, so that editors and terminals link file:line
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(1) from None

@@ -128,7 +128,7 @@ def _keep(config: GridConfig, base_model: str, variant: str, last: int | None) -
     try:
         train = config.train_of(base_model, variant)
     except ValidationError as error:  # each override is valid, but not their combination
-        loc = _set_at(config, base_model, variant, "keep", "eval_steps")
+        loc = find_setting(config, base_model, variant, "keep", "eval_steps")
         yield from (Problem(loc, problem["msg"].removeprefix("Value error, ")) for problem in error.errors())
         return
     if train.keep != "best" or not isinstance(train.keep_by, int) or last is None:
@@ -138,10 +138,10 @@ def _keep(config: GridConfig, base_model: str, variant: str, last: int | None) -
             text = (
                 f"{train.keep_by} is not an exit of {base_model}, which has heads at layers {start} to {last}"
             )
-            yield Problem(_set_at(config, base_model, variant, "keep_by"), text)
+            yield Problem(find_setting(config, base_model, variant, "keep_by"), text)
 
 
-def _set_at(config: GridConfig, base_model: str, variant: str, *keys: str) -> Loc:
+def find_setting(config: GridConfig, base_model: str, variant: str, *keys: str) -> Loc:
     """Return where a training gets the value of the first of `keys` that is set; (): none is set."""
     sections = {
         ("variants", variant): config.variants[variant],
@@ -186,7 +186,7 @@ def _group_sizes(config: GridConfig) -> Iterator[Problem]:
         for name, negatives in mined.items():
             if needed > negatives:
                 mining = ("datasets", name, "mining", "negatives")
-                loc = _set_at(config, base_model, variant, "group_size") or mining
+                loc = find_setting(config, base_model, variant, "group_size") or mining
                 fix = f"set group_size to {negatives + 1} or mining.negatives to {needed}"
                 yield Problem(loc, f"groups of {needed + 1}, but {name} has {negatives} negatives; {fix}")
 
@@ -197,7 +197,7 @@ def _exit_weights(config: GridConfig) -> Iterator[Problem]:
     unused: dict[Loc, list[int]] = {}
     for (base_model, variant), train in _trainings(config).items():
         exits = range(min(config.start_layers_of(base_model)), (layers[base_model] or 10**6) + 1)
-        if loc := _set_at(config, base_model, variant, "exit_weights"):
+        if loc := find_setting(config, base_model, variant, "exit_weights"):
             unused[loc] = [layer for layer in unused.get(loc, train.exit_weights) if layer not in exits]
     for loc, weighted in unused.items():
         yield from (Problem((*loc, layer), "no cell has a head at this layer") for layer in weighted)

@@ -49,7 +49,7 @@ def load(values: dict[str, Any], files: list[Path]) -> GridConfig:
         if is_valid:
             problems += problems_between_sections(config)
     lines = [(order, *duplicate) for order, source in enumerate(sources) for duplicate in source.duplicates]
-    lines += [_locate(problem, values, sources) for problem in problems]
+    lines += [locate(problem, values, sources) for problem in problems]
     if lines or config is None:
         raise BadInput("\n".join(text for _, _, text in sorted(set(lines))))
     return config
@@ -69,7 +69,7 @@ def read_settings(text: str, section: type[AnySection]) -> AnySection:
         raise BadInput("\n".join(lines)) from None
 
 
-def _locate(problem: Problem, values: dict[str, Any], sources: list[YamlFile]) -> tuple[int, int, str]:
+def locate(problem: Problem, values: dict[str, Any], sources: list[YamlFile]) -> tuple[int, int, str]:
     """Return the file's index, the line and the message of a problem.
 
     Where the value itself is missing, it is the line of what should hold it.

@@ -72,6 +72,25 @@ def fetch_checkpoint(model: str, revision: str | None, files: Sequence[str] = CH
         ) from None
 
 
+def is_on_this_machine(model: str, revision: str | None) -> bool:
+    """Return whether a checkpoint is a folder, or a hub id whose weights are in the local cache.
+
+    Raises:
+        BadInput: A local checkpoint is missing.
+    """
+    if find_local_folder(model) is not None:
+        return True
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(
+            model, revision=revision, allow_patterns=CHECKPOINT_FILES, local_files_only=True
+        )
+    except (OSError, ValueError):  # not there, or not an id
+        return False
+    return any(Path(folder).glob("*.safetensors"))
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Read the config.json of a checkpoint.
 

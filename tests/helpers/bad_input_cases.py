@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
+from architectures import ARCHITECTURES
 from bad_input_world import (
     ADOPT_RUN,
     BASE,
@@ -159,6 +161,13 @@ def not_a_number(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: t * torch.nan if "layers.3" in name else t for name, t in tensors.items()}
 
 
+def use_gpt2() -> None:
+    """Replace the base model by one with learnt positions."""
+    shutil.rmtree("base")
+    (gpt2,) = [each for each in ARCHITECTURES if each.name == "gpt2"]
+    gpt2.save(Path("base"))
+
+
 def shrink_vocabulary() -> None:
     """Leave embeddings of the first 300 tokens alone."""
     set_keys("base/config.json", vocab_size=300)()
@@ -219,6 +228,10 @@ SETTINGS = [
     Case("aliases of aliases of aliases", CHECK, write("grid.yaml", "a: &a [1, 1]\n" + "".join(f"{b}: &{b} [{f'*{a}, ' * 9}]\n" for a, b in zip("abcdefghij", "bcdefghijk", strict=True))), ("grid.yaml", "100,000 values",)),
     Case("empty config", CHECK, write("grid.yaml", ""), ("grid.yaml:1", "empty")),
     Case("config that is a list", CHECK, write("grid.yaml", "- a\n"), ("grid.yaml:1", "mapping")),
+    Case("base model that cannot be read, in a config", CHECK, truncate("base/model.safetensors"), ("grid.yaml:4", "base_models.tiny.model", "damaged")),
+    Case("adapter beside the weights, in a config", CHECK, write("base/adapter_config.json", "{}"), ("grid.yaml:4", "base_models.tiny.model", "merge")),
+    Case("rows longer than the positions", CHECK, combine(use_gpt2, replace("grid.yaml", "{steps: 4}", "{steps: 4, passage_max_len: 700}")), ("grid.yaml:6", "passage_max_len", "700", "512 positions")),
+    Case("prompt longer than the rows", CHECK, replace("grid.yaml", "{steps: 4}", "{steps: 4, passage_max_len: 8, query_max_len: 8}"), ("grid.yaml:6", "passage_max_len")),
     Case("start layer too deep, in a config", CHECK, replace("grid.yaml", "[2]", "[2, 9]"), ("grid.yaml:5", "9", "4")),
     Case("unknown measure", CHECK, replace("grid.yaml", "nDCG@10", "NDGC@10"), ("grid.yaml:7", "NDGC@10", "nDCG@10")),
     Case("folder that is not there", CHECK, replace("grid.yaml", "path: data", "path: nowhere"), ("grid.yaml:2", "nowhere")),
