@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
+import torch
 from architectures import ARCHITECTURES, Architecture
+from transformers import AutoModel
 
 from lwr.common.json_lines import write_jsonl
 from lwr.config.evaluation import ScoringConfig
@@ -103,3 +107,34 @@ def test_accepted_exactly_if_it_can_be_used(architecture: Architecture, data, tm
             try_base_model(config)
         with pytest.raises(Exception):  # noqa: B017, PT011 - whatever the libraries raise
             use(config, data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "positions"), [("bert", 512), ("roberta", 512), ("opt", 512), ("gpt2", 512)]
+)
+def test_rows_fit_the_positions_exactly(name, positions, tmp_path):
+    (architecture,) = [each for each in ARCHITECTURES if each.name == name]
+    tried = try_base_model(BaseModelConfig(model=str(architecture.save(tmp_path / "base"))))
+    assert tried.positions == positions
+    backbone = AutoModel.from_pretrained(tmp_path / "base")
+    backbone(input_ids=torch.full((1, positions), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        backbone(input_ids=torch.full((1, positions + 1), 5))
+
+
+@pytest.mark.parametrize(
+    "architecture", [each for each in ARCHITECTURES if each.name in ("lfm2", "mpnet", "llama")]
+)
+def test_pad_token_without_embedding_does_no_harm(architecture, data, tmp_path):
+    folder = architecture.save(tmp_path / "base")
+    tiny.tokenizer_padding_beyond(tiny.VOCABULARY, architecture.encoder).save_pretrained(folder)
+    config = BaseModelConfig(model=str(folder), template=TEMPLATE)
+    base(config, tmp_path / "base.json")
+    use(config, data, tmp_path)
+
+
+def test_attention_in_place_of_sdpa_is_reported_and_recorded(tmp_path, capsys):
+    (mpnet,) = [each for each in ARCHITECTURES if each.name == "mpnet"]
+    base(BaseModelConfig(model=str(mpnet.save(tmp_path / "base"))), tmp_path / "base.json")
+    assert "'eager' is used" in capsys.readouterr().err
+    assert json.loads((tmp_path / "base.json").read_text())["attention"] == "eager"

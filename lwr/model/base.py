@@ -194,7 +194,9 @@ def _load_first_blocks(
     runs_here = attention if attention in ("sdpa", "eager") else "eager"  # other kernels need a GPU
     cut = config.model_copy(update={"num_layers": min(TRIED_LAYERS, layers), "attention": runs_here})
     try:
-        return load_base_model(cut, with_vocabulary)
+        loaded = load_base_model(cut, with_vocabulary)
+        find_blocks(loaded.backbone)  # not found if a vision tower has as many
+        return loaded
     except Exception:  # whatever a model's class raises; loading all blocks then gives the reason
         complete = cut.model_copy(update={"num_layers": config.num_layers})
         return load_base_model(complete, with_vocabulary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from os.path import commonpath
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from transformers import (
 from lwr.common.errors import BadInput, first_line
 from lwr.config.model import BaseModelConfig
 from lwr.formats.checkpoint import check_no_adapter, check_weights, fetch_checkpoint, read_config
+from lwr.model.layer_hooks import find_blocks
 from lwr.model.minicpm import is_minicpm, load_minicpm
 from lwr.model.prompt import Prompt, yes_token
 
@@ -197,13 +199,17 @@ def count_embeddings(backbone: PreTrainedModel) -> int:
 def count_positions(backbone: PreTrainedModel) -> int | None:
     """Return how many tokens a row may have by a backbone's table of positions; None if it has no such table.
 
-    RoBERTa's table begins after the id of its padding token, and OPT's after an offset.
+    RoBERTa's table begins after the id of its padding token, and OPT's after an offset. Tables of other towers, such as
+    one for images, do not count.
     """
+    names = {module: name for name, module in backbone.named_modules()}
+    parts = (cast(nn.Module, backbone.get_input_embeddings()), find_blocks(backbone))
+    tower = commonpath([names[part].replace(".", "/") for part in parts]).replace("/", ".")
     limits = [
         module.num_embeddings
         - (getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1)
-        for name, module in backbone.named_modules()
-        if isinstance(module, nn.Embedding) and _is_position_table(name)
+        for module, name in names.items()
+        if isinstance(module, nn.Embedding) and name.startswith(tower) and _is_position_table(name)
     ]
     limits += [len(table) for name, table in backbone.named_buffers() if name.endswith(".embed_positions")]
     return min(limits, default=None)
