@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from lwr.model.layer_hooks import find_blocks
 
@@ -31,7 +32,10 @@ def derive_shape(backbone: PreTrainedModel) -> BackboneShape:
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(blocks)
     width = config.num_attention_heads * head_size
     return BackboneShape(
-        tuple(sum(m.weight.numel() for m in block.modules() if isinstance(m, nn.Linear)) for block in blocks),
+        tuple(
+            sum(m.weight.numel() for m in block.modules() if isinstance(m, nn.Linear | Conv1D))
+            for block in blocks
+        ),
         tuple(width if kind in SOFTMAX_ATTENTION else 0 for kind in kinds),
     )
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from architectures import ARCHITECTURES
 from transformers import AutoConfig, AutoModel
 
 from lwr.evaluation.flops import BackboneShape, count_flops, count_flops_with_torch, derive_shape, read_shape
@@ -129,3 +130,9 @@ def test_counting_restores_attention_implementation(attention):
     backbone.set_attn_implementation(attention)
     count_flops_with_torch(backbone, ids(4))
     assert backbone.config._attn_implementation == attention
+
+
+def test_gpt2_whose_matrices_are_conv1d_is_counted(tmp_path):
+    (gpt2,) = [each for each in ARCHITECTURES if each.name == "gpt2"]
+    backbone = AutoModel.from_pretrained(gpt2.save(tmp_path))
+    assert_counts_agree(backbone)
