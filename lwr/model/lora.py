@@ -8,6 +8,7 @@ from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from lwr.config.training import LoraConfig
 from lwr.model.reranker import LayerwiseReranker
@@ -21,7 +22,7 @@ def add_lora(reranker: LayerwiseReranker, lora: LoraConfig) -> None:
         targets = [
             name
             for name, module in reranker.backbone.named_modules()
-            if isinstance(module, nn.Linear) and module in in_blocks
+            if isinstance(module, nn.Linear | Conv1D) and module in in_blocks
         ]
     adapter = PeftLoraConfig(
         r=lora.rank,

@@ -268,3 +268,11 @@ def test_lwr_json_without_attention_is_read_with_sdpa(llama, tmp_path):
     del description["attention"]
     file.write_text(json.dumps(description))
     assert load(tmp_path / "model").attention == "sdpa"
+
+
+def test_adapter_on_gpt2_scores_the_same_after_loading(tmp_path):
+    (gpt2,) = [each for each in ARCHITECTURES if each.name == "gpt2"]
+    model = untrained(gpt2.save(tmp_path / "base"))
+    add_lora(model, LoraConfig(rank=4, alpha=8))
+    perturb(model).save_pretrained(tmp_path / "model")
+    assert torch.allclose(scores(load(tmp_path / "model")), scores(model), atol=1e-5)
