@@ -218,10 +218,11 @@ def count_positions(backbone: PreTrainedModel) -> int | None:
 def check_row_limit(prompt: Prompt, positions: int | None) -> None:
     """Raise BadInput if rows may have more tokens than there are positions; see `count_positions`."""
     if positions is not None and prompt.lengths.row > positions:
+        fitting = prompt.passage_max_len - prompt.lengths.row + positions
+        fix = f"lower passage_max_len to {fitting}" if fitting > 0 else "lower both"
         raise BadInput(
             f"query_max_len {prompt.query_max_len} and passage_max_len {prompt.passage_max_len} allow rows of "
-            f"{prompt.lengths.row} tokens, but the base model has {positions} positions; lower passage_max_len to "
-            f"{prompt.passage_max_len - prompt.lengths.row + positions}"
+            f"{prompt.lengths.row} tokens, but the base model has {positions} positions; {fix}"
         )
 
 
