@@ -19,11 +19,12 @@ from lwr.config.training import TrainingConfig
 from lwr.formats import parquet
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import write_run
-from lwr.model.base import base, check_base_models, try_base_model
+from lwr.model.base import base, try_base_model
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker
 from lwr.scoring.rerank import rerank
 from lwr.scoring.score import QueryCandidates, score
+from lwr.training.check_base_models import check_base_models
 from lwr.training.train import train
 
 FAST = set(

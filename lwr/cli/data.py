@@ -36,7 +36,7 @@ def check(
 
     try:
         description = check(file)  # before torch is loaded
-        from lwr.model.base import check_base_models
+        from lwr.training.check_base_models import check_base_models
 
         silence_transformers()
         notes = check_base_models(file)

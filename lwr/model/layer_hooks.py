@@ -251,8 +251,12 @@ def find_blocks(backbone: PreTrainedModel) -> nn.ModuleList:
     """Find the list of a backbone's blocks.
 
     Raises:
-        UnsupportedBackbone: The backbone does not hold its blocks in exactly one list.
+        UnsupportedBackbone: The backbone has a decoder besides its encoder, or does not hold its blocks in one list.
     """
+    if backbone.config.is_encoder_decoder:
+        raise UnsupportedBackbone(
+            f"{type(backbone).__name__}: an encoder with a decoder; give one of the two"
+        )
     num_layers = backbone.config.get_text_config().num_hidden_layers
     lists = [m for m in backbone.modules() if isinstance(m, nn.ModuleList) and len(m) == num_layers]
     lists = [m for m in lists if not any(m in outer.modules() for outer in lists if outer is not m)]
@@ -275,8 +279,6 @@ def find_layer_stack(backbone: PreTrainedModel) -> LayerStack:
             computes a value that is not finite, or applies more than one norm after its last block.
     """
     name = type(backbone).__name__
-    if backbone.config.is_encoder_decoder:
-        raise UnsupportedBackbone(f"{name}: an encoder with a decoder; give one of the two")
     backbone.config.get_text_config().use_cache = False
     blocks = find_blocks(backbone)
     with _evaluating_eagerly(backbone):

@@ -79,9 +79,14 @@ def test_grid_keys_are_not_part_of_a_base_models_settings(own_variants):
         BaseModelConfig(model=MODEL, start_layers=[2])
 
 
-def test_training_depends_on_neither_the_grid_nor_the_data_sections():
-    closure = {
-        str(file.relative_to(PACKAGE_ROOT)) for file in import_closure(PACKAGE_ROOT / "training/train.py")
-    }
-    assert {"config/model.py", "config/training.py"} <= closure
+@pytest.mark.parametrize(
+    ("step", "sections"),
+    [
+        ("model/base.py", {"config/model.py"}),
+        ("training/train.py", {"config/model.py", "config/training.py"}),
+    ],
+)
+def test_base_and_training_depend_on_neither_the_grid_nor_the_data_sections(step, sections):
+    closure = {str(file.relative_to(PACKAGE_ROOT)) for file in import_closure(PACKAGE_ROOT / step)}
+    assert sections <= closure
     assert not {"config/grid.py", "config/data.py"} & closure

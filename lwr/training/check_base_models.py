@@ -1,0 +1,75 @@
+"""Try out the base models of a grid with the lengths and heads of their trainings, for `lwr check`.
+
+This is apart from `lwr.model.base`, so that the step `base` does not depend on the sections of a grid.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lwr.common.errors import BadInput
+from lwr.common.yaml_lines import read_yaml
+from lwr.config.consistency import find_setting
+from lwr.config.grid import GridConfig
+from lwr.config.load import locate, read
+from lwr.config.problems import Problem
+from lwr.formats.checkpoint import is_on_this_machine
+from lwr.model.base import try_base_model
+from lwr.model.loading import check_row_limit
+from lwr.model.prompt import Prompt
+
+
+def check_base_models(file: Path) -> list[str]:
+    """Try out the base models of a grid that are on this machine, with the lengths of their trainings.
+
+    Args:
+        file: The config of the grid, which `lwr.config.check.check` has accepted.
+
+    Returns:
+        A line for each base model that is not on this machine.
+
+    Raises:
+        BadInput: One line per problem: file, line, key, and what is wrong.
+    """
+    config, source = read(file), read_yaml(file)
+    notes, problems = [], []
+    for name, base_model in config.base_models.items():
+        if is_on_this_machine(base_model.model, base_model.revision):
+            problems += _problems(config, name)
+        else:
+            notes.append(
+                f"  {name}: {base_model.model} is not on this machine, unchecked; `lwr base` fetches and tries it"
+            )
+    located = {locate(problem, source.values, [source]) for problem in problems}
+    if located:
+        raise BadInput("\n".join(text for _, _, text in sorted(located)))
+    return notes
+
+
+def _problems(config: GridConfig, name: str) -> list[Problem]:
+    """Return what is wrong with a base model and with its trainings."""
+    base_model = config.base_models[name]
+    trainings = {variant: config.train_of(name, variant) for variant in config.variants_of(name)}
+    needs_vocabulary = any(training.head_init == "yes_token" for training in trainings.values())
+    try:
+        tried = try_base_model(base_model, needs_vocabulary)
+    except ValueError as error:
+        return [Problem(("base_models", name, "model"), str(error))]
+    problems = []
+    template = base_model.template if tried.causal else None
+    for variant, training in trainings.items():
+        try:
+            prompt = Prompt(tried.tokenizer, template, training.query_max_len, training.passage_max_len)
+            check_row_limit(prompt, tried.positions)
+        except ValueError as error:
+            keys = ("passage_max_len", "query_max_len")
+            loc = find_setting(config, name, variant, *keys) or ("base_models", name, "model")
+            problems.append(Problem(loc, f"{base_model.model}: {error}"))
+        if training.head_init == "yes_token" and not tried.has_yes_row:
+            loc = find_setting(config, name, variant, "head_init")
+            problems.append(
+                Problem(
+                    loc, f"{base_model.model} has no language-model head to take `Yes` from; use `random`"
+                )
+            )
+    return problems
