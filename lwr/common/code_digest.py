@@ -41,7 +41,8 @@ def import_closure(file: Path) -> set[Path]:
 
 @cache
 def _parsed(file: Path) -> ast.Module:
-    return ast.parse(file.read_bytes())
+    """Return the syntax tree of a file, without the text that only people read."""
+    return _WithoutProse().visit(ast.parse(file.read_bytes()))
 
 
 def _imported_files(file: Path) -> Iterator[Path]:
@@ -72,8 +73,8 @@ def _files_of(name: str) -> Iterator[Path]:
 
 @cache
 def _meaning(file: Path) -> str:
-    """Return the syntax tree of a file, without the text that only people read."""
-    return ast.dump(_WithoutProse().visit(ast.parse(file.read_bytes())))
+    """Return the syntax tree of a file as text."""
+    return ast.dump(_parsed(file))
 
 
 class _WithoutProse(ast.NodeTransformer):

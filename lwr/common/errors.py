@@ -1,6 +1,8 @@
-"""Define the error for unusable input, and shorten errors to one line."""
+"""Define the error for unusable input, and shorten errors and values for messages."""
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class BadInput(ValueError):
@@ -10,3 +12,9 @@ class BadInput(ValueError):
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, or the name of its class if the message is empty."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def shorten(value: Any, length: int = 80) -> str:
+    """Return `repr(value)`, cut to `length` characters."""
+    text = repr(value)
+    return text if len(text) <= length else f"{text[: length - 3]}..."

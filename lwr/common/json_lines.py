@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from lwr.common.atomic import atomic
-from lwr.common.errors import BadInput
+from lwr.common.errors import BadInput, shorten
 
 TYPE_NAMES = {
     str: "a string",
@@ -55,10 +55,10 @@ def read_jsonl(path: Path, required: dict[str, type]) -> Iterator[dict[str, Any]
             row = json.loads(line, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise BadInput(
-                f"{where}: {_short(line)} is not JSON ({error}); write one object per line"
+                f"{where}: {shorten(line)} is not JSON ({error}); write one object per line"
             ) from None
         if not isinstance(row, dict):
-            raise BadInput(f"{where}: {_short(line)} is not a JSON object; write one object per line")
+            raise BadInput(f"{where}: {shorten(line)} is not a JSON object; write one object per line")
         if "\\ud" in line.lower() and not is_utf8(json.dumps(row, ensure_ascii=False)):
             raise BadInput(f"{where}: half a surrogate pair, which UTF-8 cannot hold; remove that \\ud...")
         _check_fields(row, required, where)
@@ -92,7 +92,7 @@ def read_json_rows(path: Path, required: dict[str, type]) -> Iterator[tuple[str,
     for number, row in enumerate(items, 1):
         where = f"{path}: item {number} of the list"
         if not isinstance(row, dict):
-            raise BadInput(f"{where}: {_short(row)} is not a JSON object; write one object per item")
+            raise BadInput(f"{where}: {shorten(row)} is not a JSON object; write one object per item")
         if not is_utf8(json.dumps(row, ensure_ascii=False)):
             raise BadInput(f"{where}: half a surrogate pair, which UTF-8 cannot hold; remove that \\ud...")
         _check_fields(row, required, where)
@@ -130,7 +130,7 @@ def read_json(path: Path, required: dict[str, type]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not JSON in UTF-8 ({error}); make or fetch it again") from None
     if not isinstance(value, dict):
-        raise BadInput(f"{path}: {_short(value)} is not a JSON object; make or fetch it again")
+        raise BadInput(f"{path}: {shorten(value)} is not a JSON object; make or fetch it again")
     _check_fields(value, required, str(path))
     return value
 
@@ -140,7 +140,7 @@ def _check_fields(row: dict[str, Any], required: dict[str, type], where: str) ->
         if field not in row:
             raise BadInput(f"{where}: field {field!r} is missing; add it ({TYPE_NAMES[expected]})")
         if type(row[field]) is not expected:
-            problem = f"field {field!r} is {_short(row[field])}"
+            problem = f"field {field!r} is {shorten(row[field])}"
             raise BadInput(f"{where}: {problem}; make it {TYPE_NAMES[expected]}")
 
 
@@ -213,11 +213,6 @@ def _open(path: Path, mode: str) -> Iterator[IO[bytes]]:
                 yield cast(IO[bytes], archive)
         else:
             yield plain
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def is_utf8(text: str) -> bool:

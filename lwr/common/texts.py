@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
+from lwr.common.errors import shorten
 from lwr.common.json_lines import is_utf8
 
 
@@ -50,7 +51,7 @@ def is_single_pair(pairs: Any) -> bool:
 def check_text(text: Any, name: str) -> str:
     """Return `text`; raise ValueError, which calls it `name`, if it is not a text that UTF-8 can hold."""
     if not isinstance(text, str):
-        raise ValueError(f"{name} is {_short(text)}; give a text")
+        raise ValueError(f"{name} is {shorten(text)}; give a text")
     if not is_utf8(text):
         raise ValueError(f"{name} has half a surrogate pair, which UTF-8 cannot hold; remove it")
     return text
@@ -59,7 +60,7 @@ def check_text(text: Any, name: str) -> str:
 def _entries(values: Any, name: str) -> list[Any]:
     """Return the entries of an ordered collection, as a list."""
     if isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable):
-        raise ValueError(f"{name} is {_short(values)}; give a list")
+        raise ValueError(f"{name} is {shorten(values)}; give a list")
     # A table of pandas or polars would yield the names of its columns.
     if (columns := getattr(values, "columns", None)) is not None:
         raise ValueError(
@@ -72,7 +73,7 @@ def _text_of(document: Any, name: str) -> str:
     if not isinstance(document, Mapping):
         return check_text(document, name)
     if "text" not in document:
-        raise ValueError(f"{name} has no `text`, but {_short(list(document))}; name that key `text`")
+        raise ValueError(f"{name} has no `text`, but {shorten(list(document))}; name that key `text`")
     title = document.get("title")
     title = "" if title is None else check_text(title, f"{name}['title']")
     return with_title(title, check_text(document["text"], f"{name}['text']"))
@@ -80,13 +81,8 @@ def _text_of(document: Any, name: str) -> str:
 
 def _pair_of(pair: Any, name: str) -> tuple[str, str]:
     if isinstance(pair, str | bytes | Mapping | Set) or not isinstance(pair, Iterable):
-        raise ValueError(f"{name} is {_short(pair)}; give a pair of query and passage")
+        raise ValueError(f"{name} is {shorten(pair)}; give a pair of query and passage")
     texts = list(pair)
     if len(texts) != 2:
         raise ValueError(f"{name} has {len(texts)} texts; give a pair of query and passage")
     return check_text(texts[0], f"{name}[0]"), _text_of(texts[1], f"{name}[1]")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -11,7 +11,13 @@ from lwr.config.problems import Problem, missing_file
 from lwr.config.section import Groups, Passages, Queries, Ranks, Section, Share
 from lwr.formats.beir import Split
 
-Dangling = Literal["error", "drop"]
+Dangling = Annotated[
+    Literal["error", "drop"],
+    Field(
+        description="judgements whose passage is not in the corpus, or whose query is missing, as in ArguAna; drop: "
+        "they are left out, and counted in the log"
+    ),
+]
 
 
 class SourceSection(Section):
@@ -57,11 +63,7 @@ class BeirFolderSource(SourceSection):
         default=0.0,
         description="share of the train queries (by hash) that become test, where qrels/test.tsv is missing",
     )
-    dangling: Dangling = Field(
-        default="error",
-        description="judgements whose passage is not in the corpus, or whose query is missing; drop: they are "
-        "left out, and counted in the log",
-    )
+    dangling: Dangling = "error"
 
     @model_validator(mode="after")
     def _leave_train_queries(self) -> Self:
@@ -84,11 +86,7 @@ class IrDatasetsSource(SourceSection):
     dev_from_train: Share = Field(
         default=0.0, description="share of the train queries (by hash) that become dev"
     )
-    dangling: Dangling = Field(
-        default="drop",
-        description="judgements whose passage is not in the corpus, or whose query is missing; drop: they are "
-        "left out, and counted in the log",
-    )
+    dangling: Dangling = "drop"
 
 
 class HubSource(SourceSection):
@@ -102,11 +100,7 @@ class HubSource(SourceSection):
     dev_from_train: Share = Field(
         default=0.0, description="share of the train queries (by hash) that become dev"
     )
-    dangling: Dangling = Field(
-        default="drop",
-        description="judgements whose passage is not in the corpus, or whose query is missing, as in ArguAna; drop: "
-        "they are left out, and counted in the log",
-    )
+    dangling: Dangling = "drop"
 
 
 class FlagEmbeddingSource(SourceSection):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from lwr.common.errors import BadInput
+from lwr.common.errors import BadInput, shorten
 from lwr.common.yaml_lines import Loc, YamlFile, parse_yaml, read_yaml
 from lwr.config.consistency import problems_between_sections, problems_of_sections
 from lwr.config.grid import GridConfig
@@ -138,7 +138,7 @@ def _join_alternatives(texts: list[str]) -> str:
 def _describe(detail: ErrorDetails, section: type[Section]) -> str:
     """Describe one of pydantic's errors and how to fix it."""
     value, context = detail["input"], detail.get("ctx", {})
-    shown = "null" if value is None else repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
+    shown = "null" if value is None else shorten(value, 60)
     match detail["type"]:
         case "value_error":
             return str(context["error"])

@@ -1,10 +1,10 @@
 """Mine training groups: a query, a passage that answers it, and hard negatives from the first stage.
 
 The negatives of a group are drawn from the first-stage candidates of its query. If these are too few, random passages
-of the train corpus fill up the group. A passage is no negative if it is the query itself (its id is the query's) or if
-its text is that of a positive, of a likely false negative or of another negative of the group; texts are compared with
-whitespace normalised. The corpus may not fit into memory, so a first pass over it keeps 8 bytes per passage, a digest
-of its text, by which random passages are chosen; a second pass reads the texts of the groups.
+of the train corpus fill up the group. A passage is not a negative if it is the query itself (its id is the query's)
+or if its text is that of a positive, of a likely false negative or of another negative of the group; texts are
+compared with whitespace normalised. The corpus may not fit into memory, so a first pass over it keeps 8 bytes per
+passage, a digest of its text, by which random passages are chosen; a second pass reads the texts of the groups.
 """
 
 from __future__ import annotations
