@@ -30,17 +30,11 @@ COUNTED = ("exit", "schedule", "gflops_per_pair", "parameters")
 TIMED = ("p50_ms", "p95_ms", "pairs_per_second", "peak_memory_mib")
 
 
-def build(architecture: str) -> LayerwiseReranker:
-    tokenizer = tiny.tokenizer(encoder=architecture in tiny.ENCODERS)
-    lengths = {"query_max_len": 16, "passage_max_len": 160}
-    return LayerwiseReranker(tiny.backbone(architecture), tokenizer, start_layer=2, **lengths)
-
-
 @pytest.fixture(scope="module", params=["bert", "llama"])
 def scored(tmp_path_factory, request):
     """A reranker, a collection, and its scores: lists of 4 and 5 passages."""
     folder = tmp_path_factory.mktemp(request.param)
-    build(request.param).save_pretrained(folder / "model")
+    tiny.build_reranker(request.param).save_pretrained(folder / "model")
     qrels = {"test": {query: {f"d{i}": 1} for i, query in enumerate(QUERIES)}}
     write_collection(folder, [Passage(doc, "", text) for doc, text in PASSAGES.items()], QUERIES, qrels)
     docs = list(PASSAGES)
@@ -99,7 +93,7 @@ def test_cascade_of_one_exit_costs_what_that_exit_costs(costs):
 
 @pytest.mark.parametrize("architecture", ["bert", "llama", "modernbert"])
 def test_each_layer_adds_the_parameters_of_a_block(architecture):
-    reranker = build(architecture)
+    reranker = tiny.build_reranker(architecture)
     counts = [count_parameters(reranker, k) for k in reranker.exits]
     blocks = [sum(p.numel() for p in block.parameters()) for block in reranker.stack.blocks]
     assert np.diff(counts).tolist() == blocks[2:]
@@ -113,7 +107,7 @@ def test_each_layer_adds_the_parameters_of_a_block(architecture):
 
 def test_parameters_by_hand():
     hidden = tiny.HIDDEN
-    llama, bert = build("llama"), build("bert")
+    llama, bert = tiny.build_reranker("llama"), tiny.build_reranker("bert")
     # attention with half the keys, gated MLP, two norms
     block = 3 * hidden * hidden + 3 * hidden * 64 + 2 * hidden
     # embeddings, blocks, last norm, head

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from lwr.model.layer_hooks import find_layer_stack, run_to
+from lwr.model.reranker import LayerwiseReranker
 
 LAYERS, HIDDEN, VOCABULARY = 4, 32, 600
 SHAPE = {
@@ -151,3 +152,10 @@ def save(architecture: str, folder: Path) -> Path:
 if __name__ == "__main__":
     for name in ("llama", "bert"):
         print(save(name, Path(sys.argv[1]) / f"tiny-{name}"))
+
+
+def build_reranker(architecture: str) -> LayerwiseReranker:
+    """Return a reranker with heads from layer 2 of 4, which reads 16 tokens of a query and 160 of a passage."""
+    own_tokenizer = tokenizer(encoder=architecture in ENCODERS)
+    lengths = {"query_max_len": 16, "passage_max_len": 160}
+    return LayerwiseReranker(backbone(architecture), own_tokenizer, start_layer=2, **lengths)

@@ -35,23 +35,17 @@ CELL = {
 SCHEDULE = "2:4 3:2 4"
 
 
-def build(architecture: str) -> LayerwiseReranker:
-    tokenizer = tiny.tokenizer(encoder=architecture in tiny.ENCODERS)
-    lengths = {"query_max_len": 16, "passage_max_len": 160}
-    return LayerwiseReranker(tiny.backbone(architecture), tokenizer, start_layer=2, **lengths)
-
-
 @pytest.fixture(scope="module", params=["bert", "llama"])
 def model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    build(request.param).save_pretrained(folder)
+    tiny.build_reranker(request.param).save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bert")
-    build("bert").save_pretrained(folder)
+    tiny.build_reranker("bert").save_pretrained(folder)
     return folder
 
 
@@ -143,7 +137,7 @@ def test_tag_and_top_k(bert, data):
 @pytest.mark.parametrize("depth", [["--layer", 4], ["--cascade", "2:3 4"]], ids=["exit", "cascade"])
 @torch.no_grad()
 def test_ties_are_broken_by_hash_of_the_id(data, depth):
-    reranker = build("bert")
+    reranker = tiny.build_reranker("bert")
     for head in reranker.heads:
         head.zero_()
     reranker.save_pretrained(data / "zero")
@@ -230,7 +224,7 @@ def test_single_query_written_to_a_file(bert, tmp_path):
 
 
 def test_training_groups_keep_their_instruction(tmp_path):
-    reranker = build("llama").eval()
+    reranker = tiny.build_reranker("llama").eval()
     reranker.save_pretrained(tmp_path / "model")
     asked = [
         {"query": "load", "pos": ["def load(s)"], "neg": ["def dump(s)", "no"]},
