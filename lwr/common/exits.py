@@ -12,6 +12,7 @@ ARM_COLUMNS = ["dataset", "trained_on", "base_model", "start_layer", "variant"]
 """Columns that identify an arm and the data set it ranks: `dataset` is ranked, the others are fields of `Arm`."""
 
 _LAYER = re.compile(r"layer_(\d+)")
+_FUSED = re.compile(r"layer_(\d+)_fused")
 
 
 @dataclass(frozen=True, order=True)
@@ -41,18 +42,28 @@ def exit_name(layer: int) -> str:
     return f"layer_{layer}"
 
 
+def fused_name(layer: int) -> str:
+    """Return the name of an exit whose scores are fused, such as `layer_4_fused` (see `lwr.formats.fusion`)."""
+    return f"layer_{layer}_fused"
+
+
 def is_layer(name: str) -> bool:
-    """Return whether `name` is the exit of a layer, not the first stage or a cascade."""
+    """Return whether `name` is the exit of a layer alone: not fused, not the first stage, not a cascade."""
     return _LAYER.fullmatch(name) is not None
 
 
+def is_fused(name: str) -> bool:
+    """Return whether `name` is an exit whose scores are fused."""
+    return _FUSED.fullmatch(name) is not None
+
+
 def layer_of(name: str) -> int:
-    """Return the layer that an exit belongs to.
+    """Return the layer that an exit belongs to, fused or not.
 
     Raises:
         ValueError: The exit is not a layer's.
     """
-    match = _LAYER.fullmatch(name)
+    match = _LAYER.fullmatch(name) or _FUSED.fullmatch(name)
     if match is None:
         raise ValueError(f"{name!r} is not the exit of a layer; these are named {exit_name(4)}")
     return int(match[1])
@@ -68,17 +79,17 @@ def exits_in(columns: Iterable[str]) -> list[str]:
     return [name for name in columns if name == FIRST_STAGE or is_layer(name)]
 
 
-def sort_key(name: str) -> tuple[int, int]:
-    """Return a key that sorts exits: the first stage, the layers from shallow to deep, then the cascade.
+def sort_key(name: str) -> tuple[int, int, int]:
+    """Return a key that sorts exits: first stage, layers from shallow to deep (each alone, then fused), cascade.
 
     Raises:
         ValueError: `name` is not an exit.
     """
     if name == FIRST_STAGE:
-        return 0, 0
-    return (2, 0) if name == CASCADE else (1, layer_of(name))
+        return 0, 0, 0
+    return (2, 0, 0) if name == CASCADE else (1, layer_of(name), int(is_fused(name)))
 
 
 def label(name: str) -> str:
-    """Return an exit's name for display, such as `layer 4` or `first stage`."""
-    return name.replace("_", " ")
+    """Return an exit's name for display, such as `layer 4`, `layer 4, fused` or `first stage`."""
+    return name.replace("_fused", ", fused").replace("_", " ")

@@ -28,9 +28,17 @@ def test_malformed_schedule_is_refused_with_an_example(text):
         Schedule.parse(text)
 
 
-@pytest.mark.parametrize("text", ["4:2 2", "4:2 4", "4:2 3:1 6", "4:0 6", "4:-1 6", "0:1 6", "0", "-1"])
+def test_stage_0_is_the_first_stage_and_scores_nothing():
+    schedule = Schedule.parse("0:50 3:10 6")
+    assert (str(schedule), schedule.layers, schedule.from_first_stage) == ("0:50 3:10 6", [3, 6], 50)
+    assert Schedule.parse("3:10 6").from_first_stage is None
+
+
+@pytest.mark.parametrize(
+    "text", ["4:2 2", "4:2 4", "4:2 3:1 6", "4:0 6", "4:-1 6", "0:0 6", "0:5 0", "0", "-1", "3:5 0:2 6"]
+)
 def test_descending_layers_and_zero_survivors_are_refused(text):
     with pytest.raises(
-        ValueError, match=rf"cascade '{text}': layers must ascend from 1 on, and at least one"
+        ValueError, match=rf"cascade '{text}': layers must ascend.*one candidate must survive"
     ):
         Schedule.parse(text)

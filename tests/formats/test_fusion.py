@@ -1,0 +1,71 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lwr.common.errors import BadInput
+from lwr.formats.fusion import Fusion, fuse_scores, fusion_record, normalize_first_stage, read_fusion
+
+FUSION = Fusion(
+    {2: {"first_stage": 0.5, "layer_2": 1.5}, 3: {"first_stage": 0.25, "layer_2": -0.5, "layer_3": 2.0}},
+    {2: {"layer_2": 1.0}, 3: {"layer_2": -0.25, "layer_3": 1.0}},
+)
+
+
+def test_fused_scores_are_the_weighted_sum_of_features():
+    features = {"first_stage": np.array([1.0, -1.0]), "layer_2": np.array([2.0, 4.0]), "layer_3": np.zeros(2)}
+    fused = fuse_scores(FUSION.weights(3, has_first_stage=True), features)
+    np.testing.assert_array_equal(fused, [0.25 - 1.0, -0.25 - 2.0])
+
+
+def test_numpy_and_torch_compute_the_same_bits():
+    generator = np.random.default_rng(0)
+    features = {name: generator.normal(size=1000) for name in ("first_stage", "layer_2", "layer_3")}
+    weights = {"first_stage": 0.1234, "layer_2": -0.7, "layer_3": 1.9}
+    by_torch = fuse_scores(weights, {name: torch.from_numpy(values) for name, values in features.items()})
+    np.testing.assert_array_equal(fuse_scores(weights, features), by_torch.numpy())
+
+
+def test_weights_of_one_exit_alone_reproduce_its_scores_to_the_byte():
+    scores = np.random.default_rng(0).normal(size=50).astype(np.float32)
+    features = {"first_stage": np.arange(50.0), "layer_2": scores.astype(np.float64)}
+    fused = fuse_scores({"first_stage": 0.0, "layer_2": 1.0}, features)
+    assert fused.astype(np.float32).tobytes() == scores.tobytes()
+
+
+def test_normalized_first_stage_does_not_depend_on_the_order():
+    scores = np.random.default_rng(0).gamma(2.0, size=31)
+    order = np.random.default_rng(1).permutation(31)
+    normalized = normalize_first_stage(scores)
+    assert normalized.mean() == pytest.approx(0, abs=1e-12)
+    assert normalized.std() == pytest.approx(1)
+    np.testing.assert_array_equal(normalized[order], normalize_first_stage(scores[order]))
+
+
+@pytest.mark.parametrize("scores", [[], [3.0], [2.0, 2.0, 2.0]])
+def test_a_first_stage_that_tells_nothing_apart_becomes_zero(scores):
+    np.testing.assert_array_equal(normalize_first_stage(scores), np.zeros(len(scores)))
+
+
+def test_a_written_file_reads_back(tmp_path):
+    (tmp_path / "fusion.json").write_text(json.dumps(fusion_record(FUSION)))
+    assert read_fusion(tmp_path / "fusion.json") == FUSION
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"with_first_stage": {"layer_2": {"layer_3": 1.0}}},  # deeper than the exit
+        {"without_first_stage": {"layer_2": {"first_stage": 1.0}}},
+        {"with_first_stage": {"layer_2": {}}},
+        {"with_first_stage": {"layer_2": {"layer_2": float("nan")}}},
+        {"with_first_stage": {"cascade": {"layer_2": 1.0}}},
+        {"with_first_stage": {"layer_2": [1.0]}},
+        {"with_first_stage": {"layer_2": {"layer_2": "much"}}},
+    ],
+)
+def test_a_damaged_file_is_refused_by_name(tmp_path, damage):
+    (tmp_path / "fusion.json").write_text(json.dumps(fusion_record(FUSION) | damage))
+    with pytest.raises(BadInput, match=r"fusion\.json.*(layer_2|cascade)"):
+        read_fusion(tmp_path / "fusion.json")
