@@ -1,0 +1,132 @@
+"""Choose the cheapest schedule that keeps its promise on new queries, at a stated confidence.
+
+The cheapest of thousands of schedules whose mean on dev keeps 99% of the deepest exit's quality is often one that was
+lucky on these queries. So a schedule must keep more than that on dev, by a margin. The margin is the smallest with
+which the complete search, repeated on bootstrap samples of the dev queries, chooses a schedule that breaks the promise
+on an independent sample of as many queries in at most 1 - confidence of the repetitions. The search is repeated as a
+whole, so the margin accounts for the number of schedules that are tried.
+
+Source of the bootstrap: Efron and Tibshirani (1993), An Introduction to the Bootstrap.
+
+Letters of shapes: S schedules, Q queries, B bootstrap samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm
+
+SAMPLES = 1000
+"""Number of repetitions of the search."""
+SAMPLES_AT_ONCE = 100
+MARGINS = 100
+"""Number of margins that are tried, from 0 to the greatest surplus of a schedule."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen schedule, and what is to be expected of it on as many new queries as dev has.
+
+    Attributes:
+        index: The schedule; None if none keeps the promise at this confidence.
+        margin: What the mean on dev had to keep beyond the promise, in units of the measure.
+        shortfall: Expected loss as a share of the reference's quality; negative: a gain. NaN without a choice.
+        shortfall_bound: The loss that is not exceeded at the stated confidence. NaN without a choice.
+        queries_needed: About how many dev queries would let the best schedule pass; None if one is chosen, or if no
+            schedule keeps the promise on these dev queries even without a margin.
+    """
+
+    index: int | None
+    margin: float
+    shortfall: float
+    shortfall_bound: float
+    queries_needed: int | None
+
+
+def choose_schedule(
+    quality: np.ndarray,
+    flops: np.ndarray,
+    reference: np.ndarray,
+    epsilon: float,
+    confidence: float,
+    seed: int = 0,
+) -> Choice:
+    """Choose the cheapest schedule that keeps at least 1 - epsilon of the reference's mean quality.
+
+    Args:
+        quality: float64 [S, Q], of each schedule and dev query.
+        flops: float64 [S].
+        reference: float64 [Q], of the deepest exit alone.
+        epsilon: The share of the reference's quality that may be lost.
+        confidence: The probability, in 0.5..1, that the choice keeps the promise on as many new queries.
+        seed: Random seed of the bootstrap.
+    """
+    cheapest_first = np.lexsort((-quality.mean(axis=1), flops))
+    quality = quality[cheapest_first]
+    surplus = quality - (1 - epsilon) * reference  # [S, Q]; the promise is a mean of at least 0
+    on_dev = surplus.mean(axis=1)  # [S]
+    if on_dev.max() < 0:
+        return Choice(None, float("nan"), float("nan"), float("nan"), None)
+    searched, confirmed = _bootstrap_shares(reference.size, seed)  # [Q, B] each
+    margins = np.linspace(0, on_dev.max(), MARGINS)  # [M]
+    found = _repeat_search(surplus, searched, margins)  # [M, B]
+    misses = (_means_at(surplus, found, confirmed) < 0).mean(axis=1)  # [M]; False where nothing was found
+    too_often = np.flatnonzero(misses > 1 - confidence)
+    least = too_often[-1] + 1 if too_often.size else 0  # all greater margins suffice, too
+    if least == MARGINS:
+        return Choice(None, float("nan"), float("nan"), float("nan"), _queries_needed(surplus, confidence))
+    chosen = int(np.argmax(on_dev >= margins[least]))
+    kept = _means_at(quality, found[least], confirmed) / (reference @ confirmed)  # [B]
+    kept = kept[np.isfinite(kept)]
+    bound = float(1 - np.quantile(kept, 1 - confidence))
+    return Choice(int(cheapest_first[chosen]), float(margins[least]), float(1 - kept.mean()), bound, None)
+
+
+def _bootstrap_shares(queries: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw pairs of independent bootstrap samples: float64 [Q, B] twice, the share of each query in a sample."""
+    draw = np.random.default_rng(seed).multinomial(queries, np.full(queries, 1 / queries), (2, SAMPLES))
+    searched, confirmed = draw.transpose(0, 2, 1) / queries
+    return searched, confirmed
+
+
+def _repeat_search(surplus: np.ndarray, searched: np.ndarray, margins: np.ndarray) -> np.ndarray:
+    """Repeat the search on bootstrap samples: int [M, B], the first schedule that exceeds each margin; S for none."""
+    found = np.empty((len(margins), searched.shape[1]), dtype=np.int64)
+    for sample in range(0, searched.shape[1], SAMPLES_AT_ONCE):
+        means = surplus @ searched[:, sample : sample + SAMPLES_AT_ONCE]  # [S, some of B]
+        best_so_far = np.maximum.accumulate(means, axis=0)
+        for offset, column in enumerate(best_so_far.T):
+            found[:, sample + offset] = np.searchsorted(column, margins)
+    return found
+
+
+def _means_at(values: np.ndarray, index: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Return each sample's mean of one schedule's values; NaN where the schedule is S, none.
+
+    Args:
+        values: float64 [S, Q].
+        index: int [..., B], a schedule for each sample.
+        shares: float64 [Q, B], the share of each query in a sample.
+
+    Returns:
+        float64 [..., B].
+    """
+    rows, place = np.unique(index, return_inverse=True)  # few of the schedules are ever chosen
+    with_none = np.vstack([values, np.full(values.shape[1], np.nan)])
+    means = with_none[rows] @ shares  # [rows, B]
+    return means[place.reshape(index.shape), np.arange(shares.shape[1])]
+
+
+def _queries_needed(surplus: np.ndarray, confidence: float) -> int | None:
+    """Estimate how many dev queries the most certain schedule needs to keep the promise on as many new ones.
+
+    The mean on dev and that on new queries both vary, hence the 2. The number of schedules is not taken into account:
+    the estimate is a lower bound. None if no schedule keeps the promise on dev.
+    """
+    means, deviations = surplus.mean(axis=1), surplus.std(axis=1)  # [S]
+    certainty = np.divide(means, deviations, out=np.zeros_like(means), where=deviations > 0).max()
+    if certainty <= 0:
+        return None
+    return max(surplus.shape[1] + 1, int(np.ceil(2 * (norm.ppf(confidence) / certainty) ** 2)))
