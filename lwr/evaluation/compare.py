@@ -1,8 +1,8 @@
-"""Compare exits with the deepest exit, with the first stage, and between arms."""
+"""Compare exits with the deepest exit, plain and fused, with the first stage, and between arms."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lwr.common.exits import ARM_COLUMNS, FIRST_STAGE, Arm, is_layer, label, layer_of
+from lwr.common.exits import ARM_COLUMNS, FIRST_STAGE, Arm, is_fused, is_layer, label, layer_of
 from lwr.evaluation.measures import read_measures
 from lwr.evaluation.paired_tests import compare_pair, holm
 from lwr.formats.tables import csv_text, markdown_table, write_text
@@ -23,9 +23,13 @@ NO_ARM = Arm("", "", 0, "")
 
 FAMILY_TITLES = {
     "deepest": "Against the deepest exit of the same model",
+    "fused deepest": "Against the deepest exit of the same model, fused",
     "first stage": "Against the first stage",
     "arms": "Against the grid's first model, layer by layer",
+    "fused arms": "Against the grid's first model, layer by layer, fused",
 }
+DEEPEST_FAMILIES = ("deepest", "fused deepest")
+ARM_FAMILIES = ("arms", "fused arms")
 
 EXIT_COLUMNS = [*ARM_COLUMNS[1:], "exit"]
 
@@ -83,11 +87,15 @@ def compare_exits(measures: pd.DataFrame, primary: str, margin: float) -> pd.Dat
 
     A comparison belongs to a family, within which `p Holm` adjusts `p randomisation`, in each split and data set:
 
-    - deepest: each other exit of an arm (a cascade too) with the arm's deepest layer. Non-inferiority is tested here
-      alone; elsewhere `p noninferior`, `p noninferior Holm` and `noninferior` are missing.
+    - deepest: each other exit of an arm (fused ones and a cascade too) with the arm's deepest layer alone.
+    - fused deepest: the same with the arm's deepest fused exit, where there are fused exits.
     - first stage: each exit of each arm (a cascade too) with the first stage, whose versus_ columns are empty or 0.
     - arms: each arm with the data set's first arm, at each layer that both have, and the deepest layer with the
       deepest where these differ.
+    - fused arms: the same for fused exits.
+
+    Non-inferiority is tested in the families `DEEPEST_FAMILIES` alone; elsewhere `p noninferior`, `p noninferior Holm`
+    and `noninferior` are missing.
 
     Args:
         measures: The files of `lwr evaluate`, concatenated; see `read_measures`.
@@ -112,7 +120,7 @@ def compare_exits(measures: pd.DataFrame, primary: str, margin: float) -> pd.Dat
     table = pd.DataFrame(rows)
 
     families = table.groupby(["split", "dataset", "family"], sort=False)
-    is_deepest = table["family"] == "deepest"
+    is_deepest = table["family"].isin(DEEPEST_FAMILIES)
     adjusted = families["p noninferior"].transform(holm).where(is_deepest)
     table["p Holm"] = families["p randomisation"].transform(holm)
     table["p noninferior"] = table["p noninferior"].where(is_deepest)
@@ -148,23 +156,32 @@ def _pairs(exits: Iterable[Exit]) -> Iterator[tuple[str, Exit, Exit]]:
     for exit in exits:
         by_arm.setdefault(exit[0], []).append(exit)
     [first_stage] = by_arm.pop(NO_ARM)
-    deepest = {arm: max(_of_layers(own), key=_layer) for arm, own in by_arm.items()}
-
-    for arm, own in by_arm.items():
-        yield from (("deepest", exit, deepest[arm]) for exit in own if exit != deepest[arm])
+    for family, of_kind in zip(DEEPEST_FAMILIES, (is_layer, is_fused), strict=True):
+        for own in by_arm.values():
+            if same_kind := _of_kind(own, of_kind):
+                deepest = max(same_kind, key=_layer)
+                yield from ((family, exit, deepest) for exit in own if exit != deepest)
     for own in by_arm.values():
         yield from (("first stage", exit, first_stage) for exit in own)
-    baseline, *others = by_arm
-    for arm in others:
-        pairs = product(_of_layers(by_arm[arm]), _of_layers(by_arm[baseline]))
-        yield from (("arms", exit, versus) for exit, versus in pairs if _layer(exit) == _layer(versus))
-        if _layer(deepest[arm]) != _layer(deepest[baseline]):
-            yield "arms", deepest[arm], deepest[baseline]
+    baseline, *others = by_arm.values()
+    for family, of_kind in zip(ARM_FAMILIES, (is_layer, is_fused), strict=True):
+        for own in others:
+            pairs = _pairs_of_arms(_of_kind(own, of_kind), _of_kind(baseline, of_kind))
+            yield from ((family, exit, versus) for exit, versus in pairs)
 
 
-def _of_layers(exits: Iterable[Exit]) -> list[Exit]:
-    """Return the exits of a single layer, without a cascade."""
-    return [exit for exit in exits if is_layer(exit[1])]
+def _pairs_of_arms(own: list[Exit], baseline: list[Exit]) -> Iterator[tuple[Exit, Exit]]:
+    """Yield the exits of two arms at the same layers, and their deepest exits where these differ in the layer."""
+    yield from (pair for pair in product(own, baseline) if _layer(pair[0]) == _layer(pair[1]))
+    if own and baseline:
+        deepest = max(own, key=_layer), max(baseline, key=_layer)
+        if _layer(deepest[0]) != _layer(deepest[1]):
+            yield deepest
+
+
+def _of_kind(exits: Iterable[Exit], of_kind: Callable[[str], bool]) -> list[Exit]:
+    """Return the exits whose name is of a kind: `is_layer` or `is_fused`."""
+    return [exit for exit in exits if of_kind(exit[1])]
 
 
 def _layer(exit: Exit) -> int:
@@ -203,7 +220,9 @@ def format_comparisons(table: pd.DataFrame, margin: float) -> pd.DataFrame:
         {
             "data set": row["dataset"],
             "what": exit_of_arm(row, ""),
-            "against": exit_of_arm(row, "versus_") if row["family"] == "arms" else label(row["versus_exit"]),
+            "against": exit_of_arm(row, "versus_")
+            if row["family"] in ARM_FAMILIES
+            else label(row["versus_exit"]),
             "difference": f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]",
             "p (Holm)": "<0.001" if row["p Holm"] < 0.001 else f"{row['p Holm']:.3f}",
             "effect size": f"{row['effect size']:+.2f}",

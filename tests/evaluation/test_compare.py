@@ -60,6 +60,36 @@ def test_exits_are_compared_with_deepest_and_first_stage():
     assert set(table["queries"]) == {12}
 
 
+FUSED = {"first_stage": 0.4, "layer_2": 0.3, "layer_2_fused": 0.45, "layer_4": 0.5, "layer_4_fused": 0.55}
+
+
+def test_exits_are_compared_with_the_plain_and_the_fused_deepest_exit():
+    table = compared(measured(FUSED | {"cascade": 0.545}))
+    others = ["layer_2", "layer_2_fused", "layer_4_fused", "cascade"]
+    assert whose(table, "deepest") == [(name, "layer_4") for name in others]
+    others = ["layer_2", "layer_2_fused", "layer_4", "cascade"]
+    assert whose(table, "fused deepest") == [(name, "layer_4_fused") for name in others]
+    assert len(whose(table, "first stage")) == 5
+    tested = table.set_index(["family", "exit"])["noninferior"]
+    assert tested["deepest"].to_dict() == dict.fromkeys(others[:1], False) | {
+        "layer_2_fused": False,
+        "layer_4_fused": True,
+        "cascade": True,
+    }
+    assert tested["fused deepest"].to_dict() == dict.fromkeys(others[:3], False) | {"cascade": True}
+    assert tested["first stage"].isna().all()
+
+
+def test_fused_exits_of_arms_are_compared_with_fused_ones():
+    table = compared(measured(FUSED), measured(FUSED, start_layer=3))
+    assert whose(table, "arms") == [("layer_2", "layer_2"), ("layer_4", "layer_4")]
+    assert whose(table, "fused arms") == [(name, name) for name in ("layer_2_fused", "layer_4_fused")]
+    for family, rows in table.groupby("family"):
+        assert list(rows["p Holm"]) == pytest.approx(holm(rows["p randomisation"])), family
+    text = format_comparisons(table.query("family == 'fused arms'"), 0.02)
+    assert text["against"].iloc[0] == "m start 2: layer 2, fused"
+
+
 def test_exit_better_by_construction_is_significantly_better():
     table = compared(measured(GOOD, seeds=3)).set_index(["family", "exit"])
     worse, close = table.loc[("deepest", "layer_2")], table.loc[("deepest", "layer_4")]
@@ -189,7 +219,8 @@ def test_compare_writes_numbers_of_both_splits_and_text_of_test(tmp_path):
     assert (set(rows["measure"]), set(rows["margin"])) == ({"nDCG@10"}, {0.02})
     text = (tmp_path / "tables/comparisons.md").read_text(encoding="utf-8")
     titles = [line for line in text.splitlines() if line.startswith("## ")]
-    assert len(titles) == len(FAMILY_TITLES) == 3
+    families = [title for family, title in FAMILY_TITLES.items() if "fused" not in family]
+    assert titles == [f"## {title}" for title in families]
     assert text.count(": layer") == of_a_split + 3  # rows between arms name both
 
 
