@@ -26,6 +26,8 @@ COST_COLUMNS = {
     "peak_memory_mib": "peak memory MiB",
 }
 """Key of an exit in a cost file -> the column that it becomes."""
+CHOICE_COLUMNS = ["confidence", "expected shortfall", "shortfall bound", "dev queries", "queries needed"]
+"""What `lwr cascade` says about a choice among schedules with fused scores (see `lwr.evaluation.choice.Choice`)."""
 
 
 def read_chosen_schedule(path: Path, layers: Sequence[int] | None = None) -> Schedule | None:
@@ -51,18 +53,22 @@ def read_chosen_schedule(path: Path, layers: Sequence[int] | None = None) -> Sch
 
 
 def read_cascades(files: Sequence[Path]) -> pd.DataFrame:
-    """Read the cascades of several arms: a row per arm and schedule on its Pareto front, and its deepest exit.
+    """Read the cascades of several arms: a row per arm and schedule on its Pareto front, and its deepest exit alone.
 
     Returns:
         A table with the columns `ARM_COLUMNS`, deepest, epsilon, measure, schedule, `dev flops`, `dev`,
-        `test flops`, `test`, chosen, front.
+        `test flops`, `test`, chosen, front; and where schedules are scored by fused scores, `CHOICE_COLUMNS` and fused.
     """
     shared = [*ARM_COLUMNS, "deepest", "epsilon", "measure"]
     rows = []
     for file in files:
         choice = _read_arm(file, {"deepest": str, "measure": str, "schedules": list})
-        rows += [{name: choice[name] for name in shared} | row for row in choice["schedules"]]
-    return pd.DataFrame(rows)
+        about = {name: choice[name] for name in shared} | {name: choice.get(name) for name in CHOICE_COLUMNS}
+        rows += [about | {"fused": False} | row for row in choice["schedules"]]
+    table = pd.DataFrame(rows)
+    if any(row["fused"] for row in rows):
+        return table
+    return table.drop(columns=[*CHOICE_COLUMNS, "fused"], errors="ignore")
 
 
 def read_costs(files: Sequence[Path]) -> pd.DataFrame:

@@ -42,3 +42,39 @@ def test_file_without_its_arm_is_refused(path, read):
     write_json(path, {"deepest": "4", "measure": "nDCG@10", "schedules": [], "exits": [], "dataset": "docs"})
     with pytest.raises(BadInput, match=r"docs\.json: field 'trained_on' is missing"):
         read([path])
+
+
+ARM = {"dataset": "d", "trained_on": "d", "base_model": "m", "start_layer": 2, "variant": "v"}
+PLAIN = ARM | {
+    "deepest": "4",
+    "epsilon": 0.01,
+    "measure": "nDCG@10",
+    "schedules": [{"schedule": "4", "dev": 0.5}],
+}
+BOUND = {
+    "confidence": 0.9,
+    "expected shortfall": 0.001,
+    "shortfall bound": 0.009,
+    "dev queries": 80,
+    "queries needed": None,
+}
+
+
+def test_cascades_with_fused_scores_say_how_they_were_chosen(tmp_path):
+    schedules = [
+        {"schedule": "0:5 4", "dev": 0.6, "fused": True},
+        {"schedule": "4", "dev": 0.5, "fused": False},
+    ]
+    write_json(tmp_path / "a.json", PLAIN | BOUND | {"schedules": schedules})
+    write_json(tmp_path / "b.json", PLAIN | {"base_model": "of an older grid"})
+    table = read_cascades([tmp_path / "a.json", tmp_path / "b.json"])
+    assert list(table["fused"]) == [True, False, False]
+    assert list(table["confidence"].fillna(0)) == [0.9, 0.9, 0]
+    assert list(table["shortfall bound"].fillna(0)) == [0.009, 0.009, 0]
+
+
+@pytest.mark.parametrize("choice", [PLAIN, PLAIN | dict.fromkeys(BOUND), PLAIN | BOUND])
+def test_cascades_without_fused_scores_have_the_columns_that_they_always_had(path, choice):
+    write_json(path, choice)
+    assert list(read_cascades([path])) == [*ARM, "deepest", "epsilon", "measure", "schedule", "dev"]
+    assert read_cascades([]).empty
