@@ -10,8 +10,16 @@ import pandas as pd
 
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
-from lwr.common.exits import ARM_COLUMNS, CASCADE, label
+from lwr.common.exits import ARM_COLUMNS, CASCADE, fused_name, is_fused, is_layer, label, layer_of, sort_key
 from lwr.common.results_tree import TABLES
+from lwr.reporting.fused import (
+    ChosenCascade,
+    add_costs,
+    complete_cascades,
+    complete_layers,
+    is_deepest_alone,
+    name_schedule,
+)
 from lwr.reporting.tables import format_number, format_percent
 
 SCHEDULE_TYPES = {"schedule": str, "deepest": str}
@@ -40,6 +48,7 @@ def read_evidence(tables: Path) -> dict[str, Evidence]:
     layers, cost, cascades, comparisons = (
         pd.read_csv(tables / f"{name}.csv", dtype=SCHEDULE_TYPES) for name in TABLES
     )
+    layers, cascades = complete_layers(layers), complete_cascades(cascades)
     primary, margin = comparisons["measure"].iloc[0], float(comparisons["margin"].iloc[0])
     return {
         dataset: Evidence(
@@ -64,8 +73,9 @@ def advise(tables: Path, out: Path, budget_ms: float | None = None, candidates: 
 def advice_text(tables: Path, budget_ms: float | None = None, candidates: int | None = None) -> str:
     """Return the recommendation for each data set, as Markdown.
 
-    It names the shallowest exit that is as good as the deepest, the best exit or cascade within a latency budget, and
-    the best cascade. Each is chosen on dev and reported on test.
+    It begins with what to deploy, the cascade chosen for the best model. Then it names the shallowest exit that is as
+    good as the deepest, and the best exit or cascade within a latency budget, and gives the details of the cascade.
+    Each is chosen on dev and reported on test.
 
     Args:
         tables: Folder of the tables.
@@ -86,9 +96,11 @@ def advice_text(tables: Path, budget_ms: float | None = None, candidates: int | 
 def _advice(evidence: Evidence, budget_ms: float | None, candidates: int | None) -> Iterator[str]:
     best = best_arm(evidence)
     deepest = deepest_exit(evidence, best)
+    yield headline(evidence, best)
     yield (
         f"The best model on dev is **{_name(best)}**: its deepest exit, layer {deepest['layer']}, has "
-        f"{evidence.primary} {deepest[f'dev {evidence.primary}']:.3f} there and {_score(evidence, deepest)} on test "
+        f"{evidence.primary} {deepest[f'dev {evidence.primary}']:.3f} there and {_score(evidence, deepest)} on test"
+        f"{_fused_beside(evidence, deepest)} "
         f"(first stage: {evidence.layers.iloc[0][evidence.primary]:.3f})."
     )
     yield shallowest_exit_advice(evidence, best)
@@ -96,27 +108,72 @@ def _advice(evidence: Evidence, budget_ms: float | None, candidates: int | None)
     yield cascade_advice(evidence, best)
 
 
+def _fused_beside(evidence: Evidence, deepest: pd.Series) -> str:
+    """Return what the deepest exit has with fused scores, or nothing."""
+    rows = rows_of_arm(evidence.layers, deepest[ARM_COLUMNS])
+    rows = rows[rows["exit"] == fused_name(deepest["layer"])]
+    return "".join(
+        f"; fused, at the same cost, {row[f'dev {evidence.primary}']:.3f} and {_score(evidence, row)}"
+        for _, row in rows.iterrows()
+    )
+
+
+# --- What to deploy ---
+
+
+def chosen_cascade(evidence: Evidence, arm: pd.Series) -> ChosenCascade:
+    """Return the schedule that dev chose for an arm."""
+    schedules = rows_of_arm(evidence.cascades, arm)
+    chosen, deepest = schedules[schedules["chosen"]], schedules[is_deepest_alone(schedules)]
+    return ChosenCascade(chosen.iloc[0], deepest.iloc[0])
+
+
+def headline(evidence: Evidence, arm: pd.Series) -> str:
+    """Return what to deploy of an arm, in one paragraph."""
+    choice = chosen_cascade(evidence, arm)
+    rerank = f"**{arm['dataset']}: rerank with {choice.name}"
+    if choice.is_deepest:
+        return f"{rerank}, the deepest, of {_name(arm)}**: {choice.missing()}."
+    row = choice.row
+    bound = f"; {choice.bound()}" if choice.has_bound else ""
+    on_dev = f"dev{choice.out_of_fold}: {choice.kept('dev'):.1%} at {row['dev flops']:.0%}{bound}"
+    return (
+        f"{rerank}, of {_name(arm)}**: {row['test flops']:.0%} of the FLOPs of layer {row['deepest']}, the deepest, at "
+        f"{choice.kept('test'):.1%} of its {row['measure']} on test ({on_dev})."
+    )
+
+
 # --- The shallowest exit that is as good ---
 
 
 def best_arm(evidence: Evidence) -> pd.Series:
-    """Return the arm whose deepest exit is the best on dev: its values by ARM_COLUMNS."""
-    exits = evidence.layers[(evidence.layers["layer"] > 0) & (evidence.layers["exit"] != CASCADE)]
+    """Return the arm whose deepest exit, not fused, is the best on dev: its values by ARM_COLUMNS."""
+    exits = evidence.layers[evidence.layers["exit"].map(is_layer)]
     deepest = exits.groupby(ARM_COLUMNS, sort=False).tail(1)
     return deepest.loc[deepest[f"dev {evidence.primary}"].idxmax(), ARM_COLUMNS]
 
 
-def comparisons_to_deepest(evidence: Evidence, arm: pd.Series, split: str) -> pd.DataFrame:
-    """Return the comparisons of an arm's exits to its deepest on one split, by exit, the shallowest first."""
+def comparisons_to_deepest(
+    evidence: Evidence, arm: pd.Series, split: str, fused: bool = False
+) -> pd.DataFrame:
+    """Return the comparisons of an arm's exits to its deepest on one split, by exit, the shallowest first.
+
+    Args:
+        evidence: The tables.
+        arm: Values by ARM_COLUMNS.
+        split: `dev` or `test`.
+        fused: Whether fused exits are among them.
+    """
     rows = rows_of_arm(evidence.comparisons, arm)
-    rows = rows[(rows["family"] == "deepest") & (rows["split"] == split) & (rows["exit"] != CASCADE)]
-    return rows.set_index("exit")
+    rows = rows[(rows["family"] == "deepest") & (rows["split"] == split)].set_index("exit")
+    names = [exit for exit in rows.index if is_layer(exit) or (fused and is_fused(exit))]
+    return rows.loc[sorted(names, key=sort_key)]
 
 
 def deepest_exit(evidence: Evidence, arm: pd.Series) -> pd.Series:
-    """Return the row of an arm's deepest exit in the table of layers."""
+    """Return the row of an arm's deepest exit, not fused, in the table of layers."""
     quality = rows_of_arm(evidence.layers, arm)
-    return quality[quality["exit"] != CASCADE].iloc[-1]
+    return quality[quality["exit"].map(is_layer)].iloc[-1]
 
 
 def shallowest_exit_advice(evidence: Evidence, arm: pd.Series) -> str:
@@ -124,14 +181,17 @@ def shallowest_exit_advice(evidence: Evidence, arm: pd.Series) -> str:
     deepest = deepest_exit(evidence, arm)
     title = f"### The shallowest exit as good as layer {deepest['layer']}\n\n"
     margin = f"{evidence.margin:g} {evidence.primary}"
-    dev, test = (comparisons_to_deepest(evidence, arm, split) for split in ("dev", "test"))
+    dev, test = (comparisons_to_deepest(evidence, arm, split, fused=True) for split in ("dev", "test"))
+    layers = dev.index.map(layer_of)
+    dev = dev[layers < deepest["layer"]]
     as_good = dev[dev["noninferior"].astype(bool)]
     if as_good.empty:
         return (
             f"{title}**Layer {deepest['layer']}** itself: on dev, no shallower exit is shown to lose less than {margin}"
             f"{_closest(dev)}."
         )
-    exit = as_good.index[0]
+    shallowest = as_good[as_good.index.map(layer_of) == layer_of(as_good.index[0])]  # alone, fused, or both
+    exit = shallowest["difference"].idxmax()
     on_dev, on_test = as_good.loc[exit], test.loc[exit]
     family = evidence.comparisons[["family", "split"]].value_counts()["deepest", "dev"]
     confirmed = "confirms it" if on_test["noninferior"] in (True, "True") else "does not confirm it"
@@ -165,11 +225,11 @@ def latency_front(evidence: Evidence, candidates: int | None) -> pd.DataFrame:
         evidence: The tables.
         candidates: Passages of a list, for the column `p95 ms`; None: as many as were timed.
     """
-    exit = [*ARM_COLUMNS, "exit"]
-    timed = evidence.cost.dropna(subset=["p95 ms"])[[*exit, "p95 ms", "candidates"]]
+    table = add_costs(evidence.layers.drop(columns="p95 ms"), evidence.cost, ["p95 ms", "candidates"])
+    table = table.dropna(subset="p95 ms")
     if candidates is not None:
-        timed = timed.assign(**{"p95 ms": timed["p95 ms"] * (candidates / timed["candidates"])})
-    table = evidence.layers.drop(columns="p95 ms").merge(timed, on=exit).sort_values("p95 ms")
+        table = table.assign(**{"p95 ms": table["p95 ms"] * (candidates / table["candidates"])})
+    table = table.sort_values(["p95 ms", f"dev {evidence.primary}"], ascending=[True, False])
     quality = table[f"dev {evidence.primary}"]
     return table[quality > quality.cummax().shift(fill_value=-1)]
 
@@ -223,31 +283,51 @@ def _choose_within(evidence: Evidence, front: pd.DataFrame, budget_ms: float, li
 
 def cascade_advice(evidence: Evidence, arm: pd.Series) -> str:
     """Advise on the cascade of an arm that was chosen on dev, with its result on test."""
-    schedules = rows_of_arm(evidence.cascades, arm)
-    chosen = schedules[schedules["chosen"]].iloc[0]
-    deepest = schedules[schedules["schedule"] == schedules["deepest"]].iloc[0]
-    goal, title = 1 - chosen["epsilon"], "### The best cascade\n\n"
-    reference = f"layer {chosen['deepest']}'s {chosen['measure']}"
-    if chosen["schedule"] == chosen["deepest"]:
-        return f"{title}None: on dev no cascade keeps {goal:.0%} of {reference} for less."
-    kept = {split: chosen[split] / deepest[split] for split in ("dev", "test")}
-    quality = {split: f"({chosen[split]:.3f} of {deepest[split]:.3f})" for split in kept}
-    verdict = "holds that on test" if kept["test"] >= goal else "does not hold that on test"
+    choice, title = chosen_cascade(evidence, arm), "### The best cascade\n\n"
+    if choice.is_deepest:
+        return f"{title}None: {choice.missing()}."
+    chosen, deepest = choice.row, choice.deepest
+    kept = {split: choice.kept(split) for split in ("dev", "test")}
+    quality = {split: f"{chosen[split]:.3f} of {deepest[split]:.3f}" for split in kept}
+    verdict = "holds that on test" if kept["test"] >= 1 - chosen["epsilon"] else "does not hold that on test"
     at_half = "yes" if kept["test"] >= 0.99 and chosen["test flops"] <= 0.5 else "no"
+    fused = ", fused" if chosen["fused"] else ""
+    confidence = f" with {choice.confidence}" if choice.has_bound else ""
     return (
-        f"{title}**`{chosen['schedule']}`**: {describe_schedule(chosen['schedule'])}. "
-        f"On dev it is the cheapest that keeps {goal:.0%} of {reference}: {kept['dev']:.1%} {quality['dev']} "
-        f"at {chosen['dev flops']:.0%} of its FLOPs.\n"
-        f"It {verdict}: {kept['test']:.1%} {quality['test']} at {chosen['test flops']:.0%}; "
-        f"99% at half the FLOPs: {at_half}. {_price(evidence, arm, CASCADE)}"
+        f"{title}**`{chosen['schedule']}`{fused}**: {describe_schedule(chosen['schedule'])}. "
+        f"On dev it is the cheapest that keeps {choice.goal}{confidence}: {kept['dev']:.1%} "
+        f"({quality['dev']}{choice.out_of_fold}) at {chosen['dev flops']:.0%} of its FLOPs.{_expectation(choice)}\n"
+        f"It {verdict}: {kept['test']:.1%} ({quality['test']}) at {chosen['test flops']:.0%}; "
+        f"99% at half the FLOPs: {at_half}. {_price(evidence, arm, CASCADE)}{_use_of_weights(choice)}"
+    )
+
+
+def _expectation(choice: ChosenCascade) -> str:
+    """Say what as many new queries as dev has are expected to lose, or nothing where that was not estimated."""
+    if not choice.has_bound:
+        return ""
+    loss = choice.row["expected shortfall"]
+    expected = f"lose {loss:.1%}" if loss >= 0 else f"gain {-loss:.1%}"
+    return f" It is expected to {expected} on as many new queries; {choice.bound()}."
+
+
+def _use_of_weights(choice: ChosenCascade) -> str:
+    if not choice.row["fused"]:
+        return ""
+    return (
+        " Its weights were fitted to the scores of this first stage, and are of no use with another "
+        "(`lwr rerank --fused`)."
     )
 
 
 def describe_schedule(schedule: str) -> str:
-    """Describe a schedule such as `2:20 4:10 6` in words."""
+    """Describe a schedule such as `0:50 2:20 6` in words; layer 0 is the first stage."""
     *keep, last = schedule.split()
     stages = [stage.split(":") for stage in keep]
-    words = [f"layer {layer} keeps the best {survivors}" for layer, survivors in stages]
+    words = [
+        f"{'the first stage' if layer == '0' else f'layer {layer}'} keeps the best {survivors}"
+        for layer, survivors in stages
+    ]
     return ", ".join([*words, f"layer {last} ranks {'them' if words else 'all'}"])
 
 
@@ -265,8 +345,8 @@ def _name(arm: pd.Series) -> str:
 
 
 def _choice(row: pd.Series) -> str:
-    what = f"cascade `{row['schedule']}`" if row["exit"] == CASCADE else f"layer {row['layer']}"
-    return f"{what} of {_name(row)}"
+    what = name_schedule(row["schedule"] if row["exit"] == CASCADE else str(row["layer"]), row["fused"])
+    return f"{what}{', of' if row['fused'] else ' of'} {_name(row)}"
 
 
 def _score(evidence: Evidence, row: pd.Series) -> str:
@@ -275,9 +355,10 @@ def _score(evidence: Evidence, row: pd.Series) -> str:
 
 
 def _price(evidence: Evidence, arm: pd.Series, exit: str) -> str:
-    cost = rows_of_arm(evidence.cost, arm).set_index("exit")
-    if exit not in cost.index:  # a cascade of one exit
-        return ""
-    flops, time, ms = (cost.loc[exit, name] for name in ("flops", "time", "p50 ms"))
+    rows = rows_of_arm(evidence.layers, arm)
+    rows = rows.loc[rows["exit"] == exit, [*ARM_COLUMNS, "exit", "schedule"]]
+    [(flops, time, ms)] = add_costs(rows, evidence.cost, ["flops", "time", "p50 ms"])[
+        ["flops", "time", "p50 ms"]
+    ].to_numpy()
     timed = "" if pd.isna(time) else f" and {format_percent(time)} of its time, {format_number(ms)} ms a list"
     return f"It takes {format_percent(flops)} of the deepest exit's FLOPs{timed}."

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from lwr.common.exits import ARM_COLUMNS, CASCADE, FIRST_STAGE, is_layer, layer_of
+from lwr.common.exits import ARM_COLUMNS, CASCADE, FIRST_STAGE, is_fused, is_layer, layer_of, sort_key
 from lwr.evaluation.arm_files import read_cascades, read_costs
 from lwr.evaluation.measures import read_measures
 from lwr.evaluation.paired_tests import interval
 from lwr.formats.tables import write_table, write_text
+from lwr.reporting.fused import add_costs, complete_cascades, complete_layers, is_deepest_alone
 
 TIES_SHOWN_FROM = 0.001
 """Share of candidates with equal scores from which on the table of layers has a column for it."""
@@ -67,14 +68,16 @@ def build_layers_table(
         cascades: As `read_cascades` returns them.
 
     Returns:
-        One row per data set for the first stage, then one per arm and exit, of each arm the cascade last. Columns:
-        ARM_COLUMNS; exit; layer (0: the first stage; of a cascade its last); schedule (of a cascade); seeds;
+        One row per data set for the first stage, then one per arm and exit: each layer alone, then fused, and the
+        cascade last. Columns:
+        ARM_COLUMNS; exit; layer (0: the first stage; of a cascade its last); schedule (of a cascade); seeds; fused
+        (whether its scores are fused; only where some are);
         per measure its mean over test queries and seeds, and `… sd`, the sample standard deviation over seeds;
         `ties`, the share of candidates with equal scores;
         of the primary measure `… low` and `… high`, its 95% bootstrap interval, and `dev …`;
         `flops` (share of the deepest exit's), `gflops per pair`, `p50 ms`, `p95 ms`;
-        `share of score`, of the deepest exit's primary measure; `share of gain`, the same for the differences to the
-        first stage (NaN where the deepest exit gains nothing).
+        `share of score`, of the primary measure of the deepest exit alone, not fused; `share of gain`, the same for the
+        differences to the first stage (NaN where the deepest exit gains nothing).
     """
     test = measures[measures["split"] == "test"]
     names = _measure_names(test)
@@ -82,9 +85,8 @@ def build_layers_table(
     table = table.join(_intervals(test[test["measure"] == primary]).add_prefix(f"{primary} "))
     dev = measures[(measures["split"] == "dev") & (measures["measure"] == primary)]
     table[f"dev {primary}"] = dev.groupby([*ARM_COLUMNS, "exit"])["value"].mean()
-    cost_columns = ["flops", "gflops per pair", "p50 ms", "p95 ms"]
-    table = table.join(costs.set_index([*ARM_COLUMNS, "exit"])[cost_columns]).reset_index()
-    table = _add_layers(table, cascades)
+    table = _add_layers(table.reset_index(), complete_cascades(cascades))
+    table = add_costs(table, costs, ["flops", "gflops per pair", "p50 ms", "p95 ms"])
     arms = [_add_shares(of_arm, primary) for _, of_arm in table.groupby(ARM_COLUMNS, sort=False)]
     return _merge_first_stages(pd.concat(arms).sort_index(), names)
 
@@ -101,15 +103,23 @@ def _quality_by_exit(test: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def _add_layers(table: pd.DataFrame, cascades: pd.DataFrame) -> pd.DataFrame:
-    """Insert the columns layer and schedule behind the exit."""
-    chosen = cascades[cascades["chosen"]].set_index(ARM_COLUMNS)["schedule"].reset_index()
-    schedules = table[ARM_COLUMNS].merge(chosen, how="left", on=ARM_COLUMNS)["schedule"]
-    schedules = schedules.where(table["exit"] == CASCADE, "")
+    """Insert the columns layer and schedule behind the exit, and fused where some are; sort the exits of each arm."""
+    chosen = cascades[cascades["chosen"]][[*ARM_COLUMNS, "schedule", "fused"]]
+    chosen = table[ARM_COLUMNS].merge(chosen, how="left", on=ARM_COLUMNS)
+    is_cascade = table["exit"] == CASCADE
+    schedules = chosen["schedule"].where(is_cascade, "")
+    fused = table["exit"].map(is_fused) | (is_cascade & chosen["fused"].eq(True))
     place = len(ARM_COLUMNS) + 1
     table.insert(place, "schedule", schedules)
     layers = [_layer(exit, schedule) for exit, schedule in zip(table["exit"], schedules, strict=True)]
     table.insert(place, "layer", layers)
-    return table
+    if fused.any():
+        table.insert(place + 2, "fused", fused)
+    arms = [
+        of_arm.sort_values("exit", key=lambda exits: exits.map(sort_key), kind="stable")
+        for _, of_arm in table.groupby(ARM_COLUMNS, sort=False)
+    ]
+    return pd.concat(arms, ignore_index=True)
 
 
 def _layer(exit: str, schedule: str) -> int:
@@ -130,7 +140,7 @@ def _intervals(values: pd.DataFrame) -> pd.DataFrame:
 
 def _add_shares(arm: pd.DataFrame, primary: str) -> pd.DataFrame:
     """Add the shares of the deepest exit's score and gain to the rows of one arm."""
-    quality = arm[arm["exit"] != CASCADE].set_index("layer")[primary]
+    quality = arm[arm["exit"].map(is_layer) | (arm["layer"] == 0)].set_index("layer")[primary]
     first_stage, deepest = quality[0], quality[quality.index.max()]
     gain = deepest - first_stage
     exits = arm["layer"] > 0
@@ -168,6 +178,7 @@ def format_layers(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     rows = format_arms(table)
     rows["layer"] = table["layer"].astype(str).where(exits, "first stage")
     rows["layer"] = rows["layer"].where(table["exit"] != CASCADE, "cascade " + table["schedule"])
+    rows["layer"] += complete_layers(table)["fused"].map({True: ", fused", False: ""})
     for name in names:
         spread = table[f"{name} sd"].map(lambda sd: "" if pd.isna(sd) else f" ± {sd:.3f}")
         rows[name] = table[name].map("{:.3f}".format) + spread
@@ -223,11 +234,14 @@ def format_costs(costs: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_cascades(cascades: pd.DataFrame) -> pd.DataFrame:
-    """Format cascades, a row per arm and schedule; `kept` is the share of the deepest exit's quality."""
-    deepest = cascades[cascades["schedule"] == cascades["deepest"]].set_index(ARM_COLUMNS)[["dev", "test"]]
+    """Format cascades, a row per arm and schedule; `kept` is the share of the quality of the deepest exit alone."""
+    cascades = complete_cascades(cascades)
+    deepest = cascades[is_deepest_alone(cascades)].set_index(ARM_COLUMNS)[["dev", "test"]]
     full = cascades[ARM_COLUMNS].merge(deepest.reset_index(), how="left", on=ARM_COLUMNS)
     rows = format_arms(cascades)
     rows["schedule"] = cascades["schedule"]
+    if cascades["fused"].any():
+        rows["fused"] = cascades["fused"].map({True: "yes", False: ""})
     rows["chosen"] = cascades["chosen"].map({True: "yes", False: ""})
     for split in ("dev", "test"):
         rows[f"{split} FLOPs"] = cascades[f"{split} flops"].map(format_percent)

@@ -9,7 +9,14 @@ import pytest
 
 from lwr.common.errors import BadInput
 from lwr.common.exits import ARM_COLUMNS
-from lwr.reporting.advise import advice_text, advise, describe_schedule, read_evidence
+from lwr.reporting.advise import (
+    advice_text,
+    advise,
+    best_arm,
+    comparisons_to_deepest,
+    describe_schedule,
+    read_evidence,
+)
 
 ARMS = {"one": ("d", "d", "one", 2, "v"), "two": ("d", "d", "two", 3, "v")}
 ONE = {2: (0.30, 0.35), 3: (0.49, 0.44), 4: (0.50, 0.45)}
@@ -36,27 +43,35 @@ def rows(
     timed: float | None = 1.0,
     dataset: str = "d",
     trained_on: str = "",
+    fused: dict[int, tuple[float, float]] | None = None,
+    bound: dict | None = None,
 ) -> dict[str, list[dict]]:
     """The rows of one arm in each table.
 
-    as_good: layer -> is it not inferior to the deepest, on dev and on test? worth, flops: of the cascade, on dev and
-    on test. timed: how much slower than MS.
+    as_good: layer or `layer_3_fused` -> is it not inferior to the deepest, on dev and on test? worth, flops: of the
+    cascade, on dev and on test. timed: how much slower than MS. fused: quality of fused exits. bound: how a fused
+    cascade was chosen.
     """
     arm = arm_of(name, dataset, trained_on)
     deepest = max(quality)
     exits = {k: (f"layer_{k}", k, str(k), *value) for k, value in quality.items()}
+    for k, value in (fused or {}).items():
+        exits[f"layer_{k}_fused"] = (f"layer_{k}_fused", k, "", *value)
     if schedule:
         exits["cascade"] = ("cascade", int(schedule.split()[-1]), schedule, *worth)
     layers, cost, cascades, comparisons = [], [], [], []
     for key, (exit, layer, text, dev, test) in exits.items():
         share = flops[1] if exit == "cascade" else layer / deepest
-        between = {"nDCG@10 low": test - 0.05, "nDCG@10 high": test + 0.05, "p95 ms": MS[key]}
+        between = {"nDCG@10 low": test - 0.05, "nDCG@10 high": test + 0.05, "p95 ms": MS.get(key, MS[layer])}
+        if fused:
+            between["fused"] = "fused" in exit or exit == "cascade"
         told = {"schedule": schedule if exit == "cascade" else "", "nDCG@10": test, "dev nDCG@10": dev}
         layers.append(arm | {"exit": exit, "layer": layer} | told | between)
-        ms = None if timed is None else MS[key] * timed
-        shares = {"flops": share, "time": None if ms is None else MS[key] / MS[deepest]}
+        ms = None if timed is None else MS.get(key, MS[layer]) * timed
+        shares = {"flops": share, "time": None if ms is None else MS.get(key, MS[layer]) / MS[deepest]}
         spent = {"p50 ms": ms and ms - 1, "p95 ms": ms, "candidates": 10, "device": "a lathe"}
-        cost.append(arm | {"exit": exit, "schedule": text} | shares | spent)
+        if "fused" not in exit:
+            cost.append(arm | {"exit": exit, "schedule": text} | shares | spent)
         for split, value, place in (("dev", dev, 0), ("test", test, 1)):
             told = {"split": split, "exit": exit, "measure": "nDCG@10", "margin": 0.02}
             seen = {
@@ -67,17 +82,19 @@ def rows(
             }
             good = (as_good or {}).get(key, (False, False))[place]
             p = {"p noninferior": 0.01 if good else 0.4, "p noninferior Holm": 0.012 if good else 0.8}
-            if layer != deepest or exit == "cascade":
+            if exit != f"layer_{deepest}":
                 comparisons.append(arm | told | seen | p | {"noninferior": good})
             other = {"family": "first stage", "noninferior": None, "p noninferior": None}
             comparisons.append(arm | told | seen | other)
-    points = {str(deepest): (1.0, quality[deepest][0], 1.0, quality[deepest][1])}
+    points = [(str(deepest), schedule is None, (1.0, quality[deepest][0], 1.0, quality[deepest][1]))]
     if schedule:
-        points[schedule] = (flops[0], worth[0], flops[1], worth[1])
-    for text, point in points.items():
+        points.append((schedule, True, (flops[0], worth[0], flops[1], worth[1])))
+    for text, chosen, point in points:
         about = {"deepest": str(deepest), "epsilon": 0.01, "measure": "nDCG@10", "schedule": text}
         about |= dict(zip(["dev flops", "dev", "test flops", "test"], point, strict=True))
-        cascades.append(arm | about | {"chosen": text == (schedule or str(deepest)), "front": True})
+        cascades.append(arm | about | {"chosen": chosen, "front": True})
+        if bound:
+            cascades[-1] |= bound | {"fused": chosen and schedule is not None}
     return {"layers": layers, "cost": cost, "cascades": cascades, "comparisons": comparisons}
 
 
@@ -295,12 +312,139 @@ def test_cascade_is_of_the_best_model(grid):
     ("schedule", "words"),
     [
         ("2:20 4:10 6", "layer 2 keeps the best 20, layer 4 keeps the best 10, layer 6 ranks them"),
+        ("0:30 6", "the first stage keeps the best 30, layer 6 ranks them"),
         ("3:5 4", "layer 3 keeps the best 5, layer 4 ranks them"),
         ("6", "layer 6 ranks all"),
     ],
 )
 def test_describe_schedule(schedule, words):
     assert describe_schedule(schedule) == words
+
+
+# --- Fused exits and cascades ---
+
+FUSED = {2: (0.45, 0.40), 3: (0.51, 0.46), 4: (0.53, 0.47)}
+BOUND = {"confidence": 0.9, "dev queries": 80, "queries needed": None}
+BOUND |= {"expected shortfall": 0.002, "shortfall bound": 0.0094}
+FELL_BACK = BOUND | {"expected shortfall": None, "shortfall bound": None}
+
+
+def recommended(advice: str) -> str:
+    """Return the paragraph that a data set begins with."""
+    return advice.partition("\n## d\n\n")[2].partition("\n\n")[0]
+
+
+def test_recommendation_begins_with_the_fused_cascade(grid):
+    folder = grid(rows(schedule="0:5 2:3 4", fused=FUSED, bound=BOUND, flops=(0.3, 0.29)))
+    assert recommended(advice_text(folder)) == (
+        "**d: rerank with cascade `0:5 2:3 4`, fused, of one, start 2, v**: 29% of the FLOPs of layer 4, the deepest, "
+        "at 99.6% of its nDCG@10 on test (dev, out of fold: 99.0% at 30%; with 90% confidence it loses at most 0.9%)."
+    )
+    cascade = section(advice_text(folder), "The best cascade")
+    assert cascade.startswith(
+        "**`0:5 2:3 4`, fused**: the first stage keeps the best 5, layer 2 keeps the best 3, layer 4 ranks them. On "
+        "dev it is the cheapest that keeps 99% of layer 4's nDCG@10 with 90% confidence: 99.0% (0.495 of 0.500, out of "
+        "fold) at 30% of its FLOPs. It is expected to lose 0.2% on as many new queries; with 90% confidence it loses "
+        "at most 0.9%."
+    )
+    assert "It holds that on test: 99.6% (0.448 of 0.450) at 29%" in cascade
+    assert cascade.endswith("are of no use with another (`lwr rerank --fused`).")
+
+
+def test_cascade_that_gains_says_so(grid):
+    bound = BOUND | {"expected shortfall": -0.021, "shortfall bound": -0.001}
+    text = advice_text(grid(rows(schedule="2:3 4", fused=FUSED, bound=bound)))
+    assert (
+        "It is expected to gain 2.1% on as many new queries; with 90% confidence it gains at least 0.1%."
+        in text
+    )
+
+
+def test_recommendation_says_how_many_dev_queries_a_cascade_needs(grid):
+    text = advice_text(grid(rows(fused=FUSED, bound=FELL_BACK | {"queries needed": 240})))
+    why = (
+        "80 dev queries are too few to show with 90% confidence that a cascade keeps 99% of layer 4's nDCG@10; about "
+        "240 would do."
+    )
+    assert recommended(text) == f"**d: rerank with layer 4, the deepest, of one, start 2, v**: {why}"
+    assert section(text, "The best cascade") == f"None: {why}"
+
+
+def test_recommendation_says_that_no_cascade_keeps_enough(grid):
+    text = advice_text(grid(rows(fused=FUSED, bound=FELL_BACK)))
+    assert recommended(text).endswith(": on the 80 dev queries no cascade keeps 99% of layer 4's nDCG@10.")
+
+
+def test_fused_deepest_exit_may_be_chosen(grid):
+    text = advice_text(grid(rows(schedule="4", worth=(0.53, 0.47), fused=FUSED, bound=BOUND, flops=(1, 1))))
+    assert recommended(text).startswith(
+        "**d: rerank with layer 4, fused, of one, start 2, v**: 100% of the FLOPs"
+    )
+    assert "It takes 100% of the deepest exit's FLOPs" in section(text, "The best cascade")
+    assert "| layer 4, fused, of one, start 2, v |" in section(text, "The best within")
+
+
+def test_recommendation_without_fused_scores_has_no_bound(grid):
+    assert recommended(advice_text(grid(rows(schedule="2:3 4")))) == (
+        "**d: rerank with cascade `2:3 4`, of one, start 2, v**: 45% of the FLOPs of layer 4, the deepest, at 99.6% of "
+        "its nDCG@10 on test (dev: 99.0% at 40%)."
+    )
+    assert recommended(advice_text(grid(rows()))) == (
+        "**d: rerank with layer 4, the deepest, of one, start 2, v**: on dev no cascade keeps 99% of layer 4's nDCG@10 "
+        "for less."
+    )
+
+
+def test_best_model_and_its_deepest_exit_are_told_plain_and_fused(grid):
+    better_fused = {3: (0.3, 0.6), 4: (0.9, 0.9)}
+    text = advice_text(grid(rows("two", TWO, fused=better_fused), rows(fused=FUSED)))
+    assert (
+        "The best model on dev is **one, start 2, v**: its deepest exit, layer 4, has nDCG@10 0.500 there and 0.450 "
+        "[0.400, 0.500] on test; fused, at the same cost, 0.530 and 0.470 [0.420, 0.520] (first stage: 0.401)."
+    ) in text
+
+
+def test_shallowest_exit_may_be_fused(grid):
+    good = {"layer_2_fused": (True, False), 3: (True, True), "layer_4_fused": (True, True)}
+    shallowest = section(advice_text(grid(rows(fused=FUSED, as_good=good))), "The shallowest exit as good")
+    assert shallowest.startswith("**Layer 2, fused**. Dev: -0.050")
+    assert "Test does not confirm it" in shallowest
+    assert shallowest.endswith("It takes 50% of the deepest exit's FLOPs and 50% of its time, 9 ms a list.")
+
+
+def test_of_a_layer_alone_and_fused_the_better_is_the_shallowest(grid):
+    good = {3: (True, True), "layer_3_fused": (True, True)}
+    text = advice_text(grid(rows(fused=FUSED, as_good=good)))
+    assert section(text, "The shallowest exit").startswith("**Layer 3, fused**")
+    worse = FUSED | {3: (0.48, 0.4)}
+    text = advice_text(grid(rows(fused=worse, as_good=good)))
+    assert section(text, "The shallowest exit").startswith("**Layer 3**")
+
+
+def test_fused_deepest_exit_is_not_shallower(grid):
+    text = advice_text(grid(rows(fused=FUSED, as_good={"layer_4_fused": (True, True)})))
+    assert section(text, "The shallowest exit").startswith("**Layer 4** itself: on dev, no shallower exit")
+
+
+def test_fused_exits_are_taken_within_a_budget(grid):
+    text = section(advice_text(grid(rows(fused=FUSED))), "The best within")
+    taken = [line.split(" | ")[1] for line in text.splitlines() if " of one" in line]
+    assert taken == [f"layer {layer}, fused, of one, start 2, v" for layer in (2, 3, 4)]
+    chosen = section(advice_text(grid(rows(fused=FUSED)), 19), "The best within")
+    assert chosen.startswith("**layer 3, fused, of one, start 2, v**: 95 of 100 lists")
+
+
+def test_comparisons_of_plain_exits_are_without_fused_ones(grid):
+    evidence = read_evidence(grid(rows(fused=FUSED)))["d"]
+    arm = best_arm(evidence)
+    assert list(comparisons_to_deepest(evidence, arm, "dev").index) == ["layer_2", "layer_3"]
+    assert list(comparisons_to_deepest(evidence, arm, "dev", fused=True).index) == [
+        "layer_2",
+        "layer_2_fused",
+        "layer_3",
+        "layer_3_fused",
+        "layer_4_fused",
+    ]
 
 
 # --- Files ---

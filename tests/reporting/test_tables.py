@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lwr.common.json_lines import write_json
+from lwr.common.json_lines import read_json, write_json
 from lwr.evaluation.arm_files import read_cascades, read_costs
+from lwr.evaluation.compare import compare
 from lwr.reporting.tables import (
     build_layers_table,
     format_cascades,
@@ -63,8 +64,8 @@ def cost_file(path: Path, exits=WITH_CASCADE, timed: bool = True, **arm) -> Path
     return path
 
 
-def cascade_file(path: Path, chosen: str = SCHEDULE, **arm) -> Path:
-    """A file that `lwr cascade` writes."""
+def cascade_file(path: Path, chosen: str = SCHEDULE, fused: bool = False, **arm) -> Path:
+    """A file that `lwr cascade` writes; if fused, all but the deepest exit alone have fused scores."""
     points = {"2": (0.5, 0.3, 0.5, 0.3), SCHEDULE: (0.6, 0.495, 0.61, 0.48), "4": (1.0, 0.5, 1.0, 0.6)}
     schedules = [
         {"schedule": name, **dict(zip(["dev flops", "dev", "test flops", "test"], point, strict=True))}
@@ -72,6 +73,10 @@ def cascade_file(path: Path, chosen: str = SCHEDULE, **arm) -> Path:
         for name, point in points.items()
     ]
     told = {"measure": "nDCG@10", "epsilon": 0.01, "tried": 9, "deepest": "4", "chosen": chosen}
+    if fused:
+        told |= {"fused": chosen != "4", "confidence": 0.9, "dev queries": 80, "queries needed": None}
+        told |= {"expected shortfall": 0.002, "shortfall bound": 0.009}
+        schedules = [row | {"fused": row["schedule"] != "4"} for row in schedules]
     write_json(path, about(**arm) | told | {"schedules": schedules})
     return path
 
@@ -87,9 +92,10 @@ def table(tmp_path):
             arm = dict(zip(about(), values, strict=True)) | {"start": values[3]}
             del arm["start_layer"]
             has_cascade = "cascade" in set(of_arm["exit"])
+            fused = any("fused" in exit for exit in of_arm["exit"])
             costs.append(cost_file(tmp_path / f"cost{i}.json", set(of_arm["exit"]), timed, **arm))
             chosen = SCHEDULE if has_cascade else "4"
-            cascades.append(cascade_file(tmp_path / f"cascade{i}.json", chosen, **arm))
+            cascades.append(cascade_file(tmp_path / f"cascade{i}.json", chosen, fused, **arm))
         return build_layers_table(together, "nDCG@10", read_costs(costs), read_cascades(cascades))
 
     return table
@@ -212,6 +218,83 @@ def test_text_has_only_columns_with_values(table):
     assert list(long["layer"])[-1] == "cascade 2:3 3"
     assert list(long["ties"])[:2] == ["0.1%"] * 2
     assert set(long["trained on"]) == {"", "big"}
+
+
+# --- Fused scores ---
+
+FUSED = {"first_stage": 0.4, "layer_2": 0.3, "layer_3": 0.45, "layer_4": 0.5}
+FUSED |= {"layer_2_fused": 0.42, "layer_3_fused": 0.5, "layer_4_fused": 0.55, "cascade": 0.52}
+SORTED = ["layer_2", "layer_2_fused", "layer_3", "layer_3_fused", "layer_4", "layer_4_fused", "cascade"]
+
+
+def test_fused_exits_are_beside_their_layers_at_the_same_cost(table):
+    rows = table(both_splits(FUSED, dev=0.01))
+    assert list(rows["exit"]) == ["first_stage", *SORTED]
+    assert list(rows["layer"]) == [0, 2, 2, 3, 3, 4, 4, 3]
+    assert list(rows["fused"]) == [False, False, True, False, True, False, True, True]
+    assert list(rows["flops"])[1:] == [0.5, 0.5, 0.75, 0.75, 1, 1, 0.6]
+    assert list(rows["p50 ms"])[1:] == [5, 5, 8, 8, 10, 10, 6]
+    by_exit = rows.set_index("exit")
+    assert by_exit["dev nDCG@10"]["layer_3_fused"] == pytest.approx(0.51)
+    text = format_layers(rows, ["nDCG@10"])
+    assert list(text["layer"])[4:] == ["3, fused", "4", "4, fused", "cascade 2:3 3, fused"]
+
+
+def test_shares_refer_to_the_deepest_exit_that_is_not_fused(table):
+    rows = table(both_splits(FUSED)).set_index("exit")
+    shares = {"layer_3": 0.9, "layer_3_fused": 1.0, "layer_4": 1.0, "layer_4_fused": 1.1, "cascade": 1.04}
+    assert rows["share of score"][list(shares)].to_dict() == pytest.approx(shares)
+    assert rows["share of gain"]["layer_4_fused"] == pytest.approx(1.5)
+
+
+def test_plain_cascade_is_not_fused_beside_fused_exits(table, monkeypatch):
+    monkeypatch.setitem(globals(), "SCHEDULE", "4")
+    rows = table(both_splits({name: value for name, value in FUSED.items() if name != "cascade"}))
+    assert list(rows["fused"]) == [False, False, True, False, True, False, True]
+
+
+def test_cascade_of_a_single_fused_exit_costs_what_its_layer_does(tmp_path):
+    measures = both_splits(FUSED)
+    costs = read_costs([cost_file(tmp_path / "cost.json", set(FUSED) - {"cascade"})])
+    cascades = read_cascades([cascade_file(tmp_path / "cascade.json", "2", fused=True)])
+    rows = build_layers_table(measures, "nDCG@10", costs, cascades).set_index("exit")
+    assert rows.loc["cascade", ["layer", "schedule", "fused", "flops", "p50 ms"]].tolist() == [
+        2,
+        "2",
+        True,
+        0.5,
+        5,
+    ]
+
+
+def test_kept_quality_refers_to_the_deepest_exit_that_is_not_fused(tmp_path):
+    path = cascade_file(tmp_path / "a.json", fused=True)
+    choice = read_json(path, {})
+    fused_deepest = choice["schedules"][-1] | {"fused": True, "dev": 0.55, "test": 0.63}
+    write_json(path, choice | {"schedules": [fused_deepest, *choice["schedules"]]})
+    text = format_cascades(read_cascades([path]))
+    assert list(text["schedule"]) == ["4", "2", SCHEDULE, "4"]
+    assert list(text["fused"]) == ["yes", "yes", "yes", ""]
+    assert list(text["dev kept"]) == ["110.0%", "60.0%", "99.0%", "100.0%"]
+
+
+def test_grid_without_fused_scores_has_the_tables_that_it_always_had(tmp_path):
+    """The files in `without_fusion` were written before there were fused scores."""
+    measures, costs, cascades = [], [], []
+    three = {name: value for name, value in GOOD.items() if name != "layer_2"}
+    for start, values in ((2, WITH_CASCADE), (3, three)):
+        for seed in (1, 2):
+            measures.append(tmp_path / f"{start}{seed}.parquet")
+            of_seed = {name: value + seed / 100 for name, value in values.items()}
+            both_splits(of_seed, 0.01, start=start, seed=seed).to_parquet(measures[-1])
+        costs.append(cost_file(tmp_path / f"cost{start}.json", set(values), timed=False, start=start))
+        cascades.append(
+            cascade_file(tmp_path / f"{start}.json", SCHEDULE if start == 2 else "4", start=start)
+        )
+    tables(measures, costs, cascades, "nDCG@10", tmp_path / "tables")
+    compare(measures, "nDCG@10", 0.02, tmp_path / "tables")
+    for expected in sorted((Path(__file__).parent / "without_fusion").iterdir()):
+        assert (tmp_path / "tables" / expected.name).read_bytes() == expected.read_bytes(), expected.name
 
 
 # --- Cost and cascades ---

@@ -1,0 +1,120 @@
+"""Fused exits and cascades in the tables: their names, their costs, how they were chosen, and tables without them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lwr.common.exits import ARM_COLUMNS, CASCADE, exit_name, is_fused, layer_of
+from lwr.evaluation.arm_files import CHOICE_COLUMNS
+
+
+def complete_layers(layers: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of layers with the column `fused`, False throughout if the grid has no fused scores."""
+    return layers if "fused" in layers else layers.assign(fused=False)
+
+
+def complete_cascades(cascades: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of cascades with `fused` and `CHOICE_COLUMNS`, False and NaN if there are no fused scores."""
+    if "fused" in cascades:
+        return cascades
+    return cascades.assign(fused=False, **dict.fromkeys(CHOICE_COLUMNS, np.nan))
+
+
+def is_deepest_alone(cascades: pd.DataFrame) -> pd.Series:
+    """Return which rows of a completed table of cascades are the deepest exit alone, scored by its own score."""
+    return (cascades["schedule"] == cascades["deepest"]) & ~cascades["fused"].astype(bool)
+
+
+def add_costs(exits: pd.DataFrame, costs: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Return rows of exits with columns of the table of costs; NaN where nothing was counted.
+
+    Fused scores cost nothing: a fused exit costs what its layer does, and so does a fused cascade of a single exit.
+
+    Args:
+        exits: Columns ARM_COLUMNS, exit, schedule.
+        costs: A row per arm and exit; see `read_costs`.
+        columns: The columns to add.
+    """
+    counted = costs[[*ARM_COLUMNS, "exit", *columns]].rename(columns={"exit": "counted as"})
+    names = [
+        _counted_as(exit, schedule) for exit, schedule in zip(exits["exit"], exits["schedule"], strict=True)
+    ]
+    joined = exits.assign(**{"counted as": names}).merge(counted, how="left", on=[*ARM_COLUMNS, "counted as"])
+    return joined.drop(columns="counted as").set_axis(exits.index)
+
+
+def _counted_as(exit: str, schedule: str) -> str:
+    """Return the name of an exit in the table of costs."""
+    if is_fused(exit):
+        return exit_name(layer_of(exit))
+    return exit_name(int(schedule)) if exit == CASCADE and ":" not in schedule else exit
+
+
+def name_schedule(schedule: str, fused: bool) -> str:
+    """Name a schedule in words, such as "cascade `0:10 4`, fused"; one of a single exit is named `layer 4`."""
+    name = f"cascade `{schedule}`" if ":" in schedule else f"layer {schedule}"
+    return f"{name}, fused" if fused else name
+
+
+@dataclass(frozen=True)
+class ChosenCascade:
+    """The schedule that dev chose for an arm, and the shares of the deepest exit's quality that it keeps."""
+
+    row: pd.Series
+    deepest: pd.Series
+
+    @property
+    def is_deepest(self) -> bool:
+        """Whether no cascade was chosen: the deepest exit alone ranks, by its own score."""
+        return self.row.name == self.deepest.name
+
+    @property
+    def name(self) -> str:
+        """The schedule in words."""
+        return name_schedule(self.row["schedule"], self.row["fused"])
+
+    @property
+    def goal(self) -> str:
+        """What had to be kept, such as `99% of layer 6's nDCG@10`."""
+        return f"{1 - self.row['epsilon']:.0%} of layer {self.row['deepest']}'s {self.row['measure']}"
+
+    @property
+    def has_bound(self) -> bool:
+        """Whether it was chosen at a stated confidence, not by the mean over dev alone."""
+        return not pd.isna(self.row["confidence"])
+
+    @property
+    def confidence(self) -> str:
+        """The confidence in words, such as `90% confidence`."""
+        return f"{100 * self.row['confidence']:g}% confidence"
+
+    @property
+    def out_of_fold(self) -> str:
+        """What is said of quality on dev: fused scores of a query have weights that were fitted without it."""
+        return ", out of fold" if self.row["fused"] else ""
+
+    def kept(self, split: str) -> float:
+        """Return the share of the deepest exit's quality on a split."""
+        return self.row[split] / self.deepest[split]
+
+    def missing(self) -> str:
+        """Say why no cascade was chosen, and whether more dev queries would help."""
+        if not self.has_bound:
+            return f"on dev no cascade keeps {self.goal} for less"
+        needed = self.row["queries needed"]
+        queries = f"{self.row['dev queries']:.0f} dev queries"
+        if pd.isna(needed):
+            return f"on the {queries} no cascade keeps {self.goal}"
+        return (
+            f"{queries} are too few to show with {self.confidence} that a cascade keeps {self.goal}; about "
+            f"{needed:.0f} would do"
+        )
+
+    def bound(self) -> str:
+        """Say what the choice loses at most on new queries, at the stated confidence."""
+        loss = self.row["shortfall bound"]
+        at_most = f"loses at most {loss:.1%}" if loss >= 0 else f"gains at least {-loss:.1%}"
+        return f"with {self.confidence} it {at_most}"
