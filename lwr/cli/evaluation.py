@@ -1,4 +1,4 @@
-"""Commands of evaluation: cascade, evaluate, cost, compare."""
+"""Commands of evaluation: fuse, cascade, evaluate, cost, compare."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lwr.cli.options import (
     silence_transformers,
 )
 from lwr.common.errors import BadInput
-from lwr.config.evaluation import CascadeSearchConfig, CostConfig, ScoringConfig
+from lwr.config.evaluation import CascadeSearchConfig, CostConfig, FusionConfig, ScoringConfig
 from lwr.config.load import read_settings
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -32,12 +32,59 @@ ArmOption = Annotated[
     str,
     Option("--arm", metavar="SETTINGS", help=f"Arm of a grid, written at the top: `{ARM_EXAMPLE}`."),
 ]
+FusionFile = Annotated[
+    Path | None, Option(help="JSON file that `lwr fuse` wrote; without it no scores are fused.", exists=True)
+]
 CascadeFile = Annotated[Path, Option(help="JSON file that `lwr cascade` wrote.", exists=True)]
+
+
+DevScores = Annotated[list[Path], Option(help="Parquet file of dev scores; once per seed.", exists=True)]
+PrimaryMeasure = Annotated[
+    str, Option(help="Measure by its ir_measures name: nDCG, RR, AP, P, R or Success, with a cutoff.")
+]
+
+
+def _check_choosing_measure(name: str) -> None:
+    from lwr.config.consistency import measure_problem, primary_problem
+
+    if problem := measure_problem(name) or primary_problem(name):
+        raise BadInput(f"--measure: {problem}")
+
+
+@app.command()
+def fuse(
+    dev: DevScores,
+    collection: Collection,
+    settings: Settings,
+    arm: ArmOption,
+    out: Out,
+    measure: PrimaryMeasure = "nDCG@10",
+    label: Label = "fuse",
+) -> None:
+    r"""Fit on dev the weights of fused scores, which combine the first stage with all exits read so far.
+
+    The JSON file also holds the measure of each exit on dev, alone and fused. SETTINGS: the keys under `fusion` but
+    `confidence`.
+
+    For example:
+
+    ```
+    lwr fuse --dev dev.parquet --collection results/collections/python-docs --settings '{penalty: 0.01}' \
+      --arm '{dataset: python-docs, trained_on: python-docs, base_model: minilm, start_layer: 2,
+      variant: default}' \
+      --out fusion.json
+    ```
+    """
+    from lwr.evaluation.fuse import fuse
+
+    _check_choosing_measure(measure)
+    how, ranked_arm = read_settings(settings, FusionConfig), read_settings(arm, RankedArm)
+    fuse(dev, collection, how, measure, ranked_arm.model_dump(), out, label)
 
 
 @app.command()
 def cascade(
-    dev: Annotated[list[Path], Option(help="Parquet file of dev scores; once per seed.", exists=True)],
+    dev: DevScores,
     test: Annotated[list[Path], Option(help="Parquet file of test scores; once per seed.", exists=True)],
     model: Annotated[Path, Option(help="Folder of one of these models, for its shapes.", exists=True)],
     collection: Collection,
@@ -45,9 +92,10 @@ def cascade(
     arm: ArmOption,
     out: Out,
 ) -> None:
-    r"""Choose on dev the cascade with the least FLOPs that keeps the deepest exit's nDCG@10.
+    r"""Choose on dev the cascade with the least FLOPs that keeps the deepest exit's quality.
 
-    The JSON file also holds the complete trade-off between FLOPs and nDCG@10. SETTINGS: the keys under `cascade`.
+    With weights of fused scores, exits prune and rank by these, and the first stage may prune before any passage is
+    read. The JSON file also holds the complete trade-off between FLOPs and quality. SETTINGS: the keys under `cascade`.
 
     For example:
 
@@ -78,8 +126,9 @@ def evaluate(
     ],
     runs: Annotated[Path, Option(help="Folder for a TREC run of each exit.", file_okay=False)],
     out: Out,
+    fusion: FusionFile = None,
 ) -> None:
-    r"""Measure the first stage, every exit and the cascade per query: a Parquet file, and TREC runs.
+    r"""Measure the first stage, every exit, fused or not, and the cascade per query: a Parquet file, and TREC runs.
 
     For example:
 
@@ -88,7 +137,7 @@ def evaluate(
       --split test --measures nDCG@10,RR@10 --cascade cascade.json \
       --cell '{dataset: python-docs, trained_on: python-docs, base_model: minilm, start_layer: 2,
       variant: default, seed: 1}' \
-      --runs runs --out measures.parquet
+      --fusion fusion.json --runs runs --out measures.parquet
     ```
     """
     from lwr.config.consistency import measure_problem
@@ -98,7 +147,7 @@ def evaluate(
     for name in names:
         if problem := measure_problem(name):
             raise BadInput(f"--measures: {problem}")
-    evaluate(scores, collection, split, names, cascade, ranked_cell.model_dump(), out, runs)
+    evaluate(scores, collection, split, names, cascade, ranked_cell.model_dump(), out, runs, fusion)
 
 
 @app.command()

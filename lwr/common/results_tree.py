@@ -81,6 +81,10 @@ class ResultsTree:
         """Return the folder of an arm."""
         return self.cells / arm.trained_on / arm.base_model / f"start{arm.start_layer}" / arm.variant
 
+    def fusion(self, arm: Arm, tested: str) -> Path:
+        """Return the file with the weights of an arm's fused scores."""
+        return self.arm(arm) / "fusion" / f"{tested}.json"
+
     def cascade(self, arm: Arm, tested: str) -> Path:
         """Return the file with the cascade chosen for an arm."""
         return self.arm(arm) / "cascade" / f"{tested}.json"

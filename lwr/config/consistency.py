@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from lwr.common.yaml_lines import Loc
+from lwr.config.evaluation import CHOOSING_MEASURES
 from lwr.config.grid import GridConfig
 from lwr.config.model import BaseModelConfig
 from lwr.config.problems import Problem, suggest
@@ -57,6 +58,17 @@ def measure_problem(name: str) -> str | None:
     return None if is_supported else f"{name} cannot be computed with the installed packages"
 
 
+def primary_problem(name: str) -> str | None:
+    """Return why a measure that can be computed cannot be the primary one, by which cascades are chosen; else None."""
+    import ir_measures
+
+    measure = ir_measures.parse_measure(name)
+    if measure.NAME in CHOOSING_MEASURES and set(measure.params) <= {"cutoff", "rel"}:
+        return None
+    families = ", ".join(CHOOSING_MEASURES)
+    return f"{name} cannot choose cascades; put one of {families} first, with a cutoff and `rel` alone"
+
+
 def _last_layers(config: GridConfig) -> tuple[dict[str, int | None], list[Problem]]:
     """Return the last layer of each base model, and the checkpoints that are missing."""
     layers: dict[str, int | None] = dict.fromkeys(config.base_models)
@@ -91,7 +103,7 @@ def _files(config: GridConfig) -> Iterator[Problem]:
 
 def _measures(config: GridConfig) -> Iterator[Problem]:
     for index, name in enumerate(config.measures):
-        if problem := measure_problem(name):
+        if problem := measure_problem(name) or (primary_problem(name) if index == 0 else None):
             yield Problem(("measures", index), problem)
 
 

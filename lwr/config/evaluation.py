@@ -1,12 +1,15 @@
-"""The sections of scoring, of the search for a cascade, and of costs."""
+"""The sections of scoring, of fused scores, of the search for a cascade, and of costs."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from lwr.config.section import Jobs, Layers, Passages, Precision, Queries, Section, Share, Tokens
+
+CHOOSING_MEASURES = ("nDCG", "RR", "AP", "P", "R", "Success")
+"""Families of measures by which a cascade can be chosen, with a cutoff and the parameter `rel` alone."""
 
 
 class ScoringConfig(Section):
@@ -20,14 +23,37 @@ class ScoringConfig(Section):
     precision: Precision = Field(default="float32", description="data type of the backbone; heads: float32")
 
 
+class FusionConfig(Section):
+    """Fused scores: their weights, fitted on dev, and the confidence of the choice of a cascade."""
+
+    penalty: Annotated[float, Field(gt=0)] = Field(
+        default=0.01,
+        description="weight of the squared (L2) norm of the fitted weights; larger: smaller weights",
+    )
+    folds: Annotated[int, Field(ge=2)] = Field(
+        default=5,
+        description="number of parts of the dev queries; a query's dev scores have weights fitted on the other parts",
+    )
+    confidence: Annotated[float, Field(ge=0.5, lt=1, json_schema_extra={"unit": "share"})] = Field(
+        default=0.9,
+        description="confidence with which the chosen cascade must lose at most `cascade.epsilon`, by bootstrap over "
+        "dev queries",
+    )
+
+    def fit_settings(self) -> dict[str, Any]:
+        """Return what `lwr fuse` gets as `--settings`: the keys that the weights depend on."""
+        return self.slice(exclude={"confidence"})
+
+
 class CascadeSearchConfig(Section):
     """The search for the cascade with the least FLOPs: which exits score, and how many candidates survive; on dev."""
 
     epsilon: Share = Field(
-        default=0.01, description="share of the deepest exit's dev nDCG@10 that a cascade may lose"
+        default=0.01, description="share of the deepest exit's primary measure that a cascade may lose"
     )
     stages: Annotated[Layers, Field(ge=2, le=4)] = Field(
-        default=3, description="maximum number of exits of a cascade"
+        default=3,
+        description="maximum number of exits of a cascade; with fused scores the first stage may prune before them",
     )
     exits: Annotated[Layers, Field(ge=2)] = Field(
         default=8, description="maximum number of exits that are tried, evenly spaced"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, create_model
+from pydantic import BeforeValidator, Field, create_model
 
 from lwr.common.exits import Arm, Cell
 from lwr.config.data import DatasetConfig
-from lwr.config.evaluation import CascadeSearchConfig, CostConfig, ScoringConfig
+from lwr.config.evaluation import CascadeSearchConfig, CostConfig, FusionConfig, ScoringConfig
 from lwr.config.model import BaseModelConfig
 from lwr.config.section import Layers, Name, Section
 from lwr.config.training import TrainingConfig
@@ -24,6 +24,18 @@ def _override_of(section: type[Section]) -> Any:
         for name, field in section.model_fields.items()
     }
     return create_model(f"{section.__name__}Override", __base__=Section, **fields)
+
+
+def _none_if_off(value: Any) -> Any:
+    if value is None:
+        raise ValueError("null should be a mapping, `key: value`, or `off`")
+    return None if value is False else value
+
+
+# YAML reads `off` as false.
+OptionalFusion = Annotated[
+    FusionConfig | None, BeforeValidator(_none_if_off, json_schema_input_type=FusionConfig | Literal[False])
+]
 
 
 class TrainingOverride(_override_of(TrainingConfig)):
@@ -71,6 +83,11 @@ class GridConfig(Section):
     )
     train: TrainingConfig = TrainingConfig()
     score: ScoringConfig = ScoringConfig()
+    fusion: OptionalFusion = Field(
+        default=FusionConfig(),
+        description="scores that combine the first stage's score with those of all exits read so far; off: each exit "
+        "alone, and the choice of a cascade without confidence",
+    )
     cascade: CascadeSearchConfig = CascadeSearchConfig()
     cost: CostConfig = CostConfig()
     measures: list[str] = Field(

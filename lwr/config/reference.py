@@ -21,7 +21,7 @@ def schema() -> Schema:
     grid = GridConfig.model_json_schema()
     for section in [grid, *grid["$defs"].values()]:
         for key in section["properties"].values():
-            if "$ref" in key:
+            if "$ref" in key or (_references(key) and isinstance(key.get("default"), dict)):
                 key.pop("default", None)
             if "patternProperties" in key:
                 key["additionalProperties"] = False
@@ -111,7 +111,7 @@ def _type(field: Schema, titles: dict[str, str]) -> str:
         case {"anyOf": alternatives} | {"oneOf": alternatives}:
             return " or ".join(_type(alternative, titles) for alternative in alternatives)
         case {"const": value}:
-            return f"`{value}`"
+            return "`off`" if value is False else f"`{value}`"
         case {"enum": values}:
             return " or ".join(f"`{value}`" for value in values)
         case {"patternProperties": inner}:

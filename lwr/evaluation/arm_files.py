@@ -1,12 +1,13 @@
-"""Read what `lwr cascade` and `lwr cost` write about an arm.
+"""Read what `lwr fuse`, `lwr cascade` and `lwr cost` write about an arm.
 
-The readers are not in the modules of these two steps, so that the steps of reporting neither import torch nor run again
+The readers are not in the modules of these steps, so that the steps of reporting neither import torch nor run again
 when the code of the model changes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pandas as pd
 from lwr.common.errors import BadInput
 from lwr.common.exits import ARM_COLUMNS, CASCADE
 from lwr.common.json_lines import read_json
+from lwr.formats.fusion import CrossFittedFusion, Fusion, read_cross_fitted, read_fusion
 from lwr.model.cascade_schedule import Schedule
 
 COST_COLUMNS = {
@@ -30,26 +32,63 @@ CHOICE_COLUMNS = ["confidence", "expected shortfall", "shortfall bound", "dev qu
 """What `lwr cascade` says about a choice among schedules with fused scores (see `lwr.evaluation.choice.Choice`)."""
 
 
-def read_chosen_schedule(path: Path, layers: Sequence[int] | None = None) -> Schedule | None:
-    """Read the schedule that `lwr cascade` chose; None where it chose the deepest exit alone.
+@dataclass(frozen=True)
+class ChosenCascade:
+    """The cascade that `lwr cascade` chose: its schedule, and whether fused scores prune and rank."""
+
+    schedule: Schedule
+    fused: bool
+
+
+def read_chosen_cascade(path: Path, layers: Sequence[int] | None = None) -> ChosenCascade | None:
+    """Read the cascade that `lwr cascade` chose; None where it chose the deepest exit alone, not fused.
 
     Args:
         path: JSON that `lwr cascade` wrote.
         layers: The layers that have a head in the model that the schedule is for; None: do not check them.
 
     Raises:
-        BadInput: The file cannot be read as such, or the schedule stops at a layer without a head.
+        BadInput: The file cannot be read as such, the schedule stops at a layer without a head, or the first stage
+            prunes for exits that are not fused.
     """
     choice = read_json(path, {"chosen": str, "deepest": str})
     try:
         schedule = Schedule.parse(choice["chosen"])
     except ValueError as error:
         raise BadInput(f"{path}: {error}") from None
+    fused = choice.get("fused", False)
+    if not isinstance(fused, bool):
+        raise BadInput(f"{path}: field 'fused' is {fused!r}; write true or false")
     if layers is not None and (without_head := sorted(set(schedule.layers) - set(layers))):
         raise BadInput(
             f"{path}: layer {without_head[0]} of cascade {schedule} has no head; choose it for this model again"
         )
-    return None if choice["chosen"] == choice["deepest"] else schedule
+    if schedule.from_first_stage is not None and not fused:
+        raise BadInput(f"{path}: cascade {schedule} begins with the first stage, but 'fused' is not true")
+    return None if choice["chosen"] == choice["deepest"] and not fused else ChosenCascade(schedule, fused)
+
+
+def read_arm_fusion(
+    path: Path, layers: Sequence[int], cross_fitted: bool = False
+) -> Fusion | CrossFittedFusion:
+    """Read the weights of an arm's fused scores.
+
+    Args:
+        path: JSON that `lwr fuse` wrote.
+        layers: The layers that have scores.
+        cross_fitted: Whether the scores are of the dev queries that the weights were fitted on; then each query gets
+            the weights that were fitted without it.
+
+    Raises:
+        BadInput: The file cannot be read as such, or its weights are of other layers.
+    """
+    fusion = read_cross_fitted(path) if cross_fitted else read_fusion(path)
+    if fusion.layers != sorted(layers):
+        raise BadInput(
+            f"{path}: has weights of layers {fusion.layers}, but the scores are of {sorted(layers)}; "
+            "run `lwr fuse` again"
+        )
+    return fusion
 
 
 def read_cascades(files: Sequence[Path]) -> pd.DataFrame:

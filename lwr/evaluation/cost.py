@@ -18,7 +18,7 @@ from lwr.common.json_lines import read_json, write_json
 from lwr.common.progress import show_progress
 from lwr.common.provenance import ResourceMeter, make_provenance, processor_name
 from lwr.config.evaluation import CostConfig, ScoringConfig
-from lwr.evaluation.arm_files import read_chosen_schedule
+from lwr.evaluation.arm_files import read_chosen_cascade
 from lwr.evaluation.flops import count_flops, count_flops_with_torch, derive_shape
 from lwr.formats import parquet
 from lwr.formats.beir import read_candidate_texts, read_queries, sample_queries
@@ -58,9 +58,9 @@ def cost(
     choice = read_json(cascade, {"schedules": list})
     reranker = LayerwiseReranker.from_pretrained(model)
     schedules = {exit_name(layer): Schedule.single(layer) for layer in reranker.exits}
-    chosen = read_chosen_schedule(cascade, reranker.exits)
+    chosen = read_chosen_cascade(cascade, reranker.exits)
     if chosen is not None:
-        schedules[CASCADE] = chosen
+        schedules[CASCADE] = chosen.schedule
 
     tokens = candidates["tokens"].to_numpy()
     by_layer = count_flops(derive_shape(reranker.backbone), tokens).mean(axis=1) / 1e9  # GFLOPs [layers]

@@ -9,11 +9,11 @@ import pandas as pd
 
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
-from lwr.common.exits import CASCADE, FIRST_STAGE, exits_in, layers_in
+from lwr.common.exits import CASCADE, FIRST_STAGE, exits_in, is_fused, layers_in, sort_key
 from lwr.common.hashing import sha256
-from lwr.evaluation.arm_files import read_chosen_schedule
-from lwr.evaluation.measures import Rankings, measures_per_query, rankings, tie_shares
-from lwr.evaluation.replay import replay_run
+from lwr.evaluation.arm_files import read_arm_fusion, read_chosen_cascade
+from lwr.evaluation.measures import measures_per_query, rankings, tie_shares
+from lwr.evaluation.replay import add_fused, replay_run
 from lwr.formats import parquet
 from lwr.formats.beir import Split, answerable_queries, read_qrels
 from lwr.formats.trec import write_run
@@ -28,12 +28,13 @@ def evaluate(
     cell: dict[str, str | int],
     out: Path,
     runs: Path,
+    fusion: Path | None = None,
 ) -> None:
     """Write the measures of every exit per query as Parquet, and a TREC run per exit.
 
-    The exits are the first stage and the layers, named like the columns of `scores`, and `cascade` unless the chosen
-    schedule is the deepest exit alone. `ties` is added to `measures`: the share of a query's candidates whose score
-    another candidate also has.
+    The exits are the first stage and the layers, named like the columns of `scores`; with weights, each layer's fused
+    scores, such as `layer_4_fused`; and `cascade` unless the chosen schedule is the deepest exit alone. `ties` is added
+    to `measures`: the share of a query's candidates whose score another candidate also has.
 
     Args:
         scores: Parquet that `lwr score` wrote.
@@ -44,17 +45,30 @@ def evaluate(
         cell: Columns and values that are the same in each row.
         out: Parquet file with the columns of `cell`, split, exit, query_id, measure, value.
         runs: Folder for the runs: `layer_4.trec` and so on.
+        fusion: JSON that `lwr fuse` wrote. Queries of dev get the weights that were fitted without them. None: no
+            scores are fused.
 
     Raises:
-        BadInput: An input cannot be read, or has a candidate twice for a query.
+        BadInput: An input cannot be read, does not belong to the others, or has a candidate twice for a query.
     """
     qrels = read_qrels(collection, split)
     table = parquet.read(scores, ["query_id", "doc_id", "tokens", FIRST_STAGE])
     if table.duplicated(["query_id", "doc_id"]).any():
         raise BadInput(f"{scores}: a candidate is duplicated for one query; score again")
-    by_exit = _rankings_by_exit(table, cascade)
+    chosen = read_chosen_cascade(cascade, layers_in(table))
+    if chosen is not None and chosen.fused and fusion is None:
+        raise BadInput(f"{cascade}: its schedule prunes by fused scores; give the weights as well (--fusion)")
+    weights = None
+    if fusion is not None:
+        weights = read_arm_fusion(fusion, layers_in(table), cross_fitted=split == "dev")
+        table = add_fused(table, weights)
+    exits = sorted([*exits_in(table), *filter(is_fused, table)], key=sort_key)
+    by_exit = {exit: rankings(table, exit) for exit in exits}
+    if chosen is not None:
+        run = replay_run(table, chosen.schedule, weights if chosen.fused else None)
+        by_exit[CASCADE] = {query: dict(ranked) for query, ranked in run.items()}
     values = [measures_per_query(qrels, run, measures).assign(exit=exit) for exit, run in by_exit.items()]
-    ties = [tie_shares(table, exit).assign(exit=exit) for exit in exits_in(table)]
+    ties = [tie_shares(table, exit).assign(exit=exit) for exit in exits]
     results = pd.concat([*values, *ties]).assign(**cell, split=split)
     results = results[results["query_id"].isin(answerable_queries(qrels))]
     with atomic(runs) as draft:
@@ -62,16 +76,10 @@ def evaluate(
             ranked = {query: list(docs.items()) for query, docs in run.items()}
             write_run(draft / f"{exit}.trec", ranked, exit)
     inputs = {"scores": scores, "cascade": cascade, "qrels": collection / f"qrels/{split}.tsv"}
+    if fusion is not None:
+        inputs["fusion"] = fusion
     parquet.write(
         out,
         results[[*cell, "split", "exit", "query_id", "measure", "value"]],
         {name: sha256(file) for name, file in inputs.items()},
     )
-
-
-def _rankings_by_exit(table: pd.DataFrame, cascade: Path) -> dict[str, Rankings]:
-    by_exit = {exit: rankings(table, exit) for exit in exits_in(table)}
-    schedule = read_chosen_schedule(cascade, layers_in(table))
-    if schedule is not None:
-        by_exit[CASCADE] = {query: dict(ranked) for query, ranked in replay_run(table, schedule).items()}
-    return by_exit

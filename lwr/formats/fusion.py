@@ -17,6 +17,7 @@ import numpy as np
 
 from lwr.common.errors import BadInput
 from lwr.common.exits import FIRST_STAGE, exit_name, layer_of
+from lwr.common.hashing import hash_share
 from lwr.common.json_lines import read_json
 
 FILE_NAME = "fusion.json"
@@ -47,6 +48,26 @@ class Fusion:
         return (self.with_first_stage if has_first_stage else self.without_first_stage)[layer]
 
 
+@dataclass(frozen=True)
+class CrossFittedFusion:
+    """Weights for the queries of dev: those of a query were fitted on dev without the queries of its fold.
+
+    Scores with weights that were fitted on the same queries would be too good.
+    """
+
+    folds: tuple[Fusion, ...]
+
+    @property
+    def layers(self) -> list[int]:
+        """The exits that have fused scores, ascending."""
+        return self.folds[0].layers
+
+
+def fold_of(query_id: str, folds: int) -> int:
+    """Return the fold of a query, 0..folds - 1; it depends on the query's id alone."""
+    return int(hash_share(query_id) * folds)
+
+
 def fuse_scores(weights: Mapping[str, float], features: Mapping[str, Scores]) -> Scores:
     """Combine features of candidates into their fused scores.
 
@@ -61,7 +82,7 @@ def fuse_scores(weights: Mapping[str, float], features: Mapping[str, Scores]) ->
         float64, of the features' shape.
     """
     names = list(weights)
-    total = features[names[0]] * weights[names[0]]
+    total: Any = features[names[0]] * weights[names[0]]
     for name in names[1:]:
         total = total + features[name] * weights[name]
     return total
@@ -103,8 +124,26 @@ def read_fusion(path: Path) -> Fusion:
     Raises:
         BadInput: The file cannot be read as such.
     """
-    record = read_json(path, {"with_first_stage": dict, "without_first_stage": dict})
-    return Fusion(*(_read_weights(path, record, key) for key in ("with_first_stage", "without_first_stage")))
+    return _read_both(path, read_json(path, {"with_first_stage": dict, "without_first_stage": dict}))
+
+
+def read_cross_fitted(path: Path) -> CrossFittedFusion:
+    """Read the weights for the queries of dev in a `fusion.json`. Raises BadInput."""
+    records = read_json(path, {"out_of_fold": list})["out_of_fold"]
+    if not records or not all(isinstance(record, dict) for record in records):
+        raise BadInput(f"{path}: out_of_fold: expected weights for each fold; run `lwr fuse` again")
+    return CrossFittedFusion(tuple(_read_both(path, record) for record in records))
+
+
+def _read_both(path: Path, record: Mapping[str, Any]) -> Fusion:
+    keys = ("with_first_stage", "without_first_stage")
+    for key in keys:
+        if not isinstance(record.get(key), dict):
+            raise BadInput(f"{path}: field {key!r} is missing in out_of_fold; run `lwr fuse` again")
+    fusion = Fusion(*(_read_weights(path, record, key) for key in keys))
+    if fusion.with_first_stage.keys() != fusion.without_first_stage.keys():
+        raise BadInput(f"{path}: {keys[0]} and {keys[1]} have other exits; run `lwr fuse` again")
+    return fusion
 
 
 def _read_weights(path: Path, record: Mapping[str, Any], key: str) -> dict[int, dict[str, float]]:

@@ -16,16 +16,16 @@ Run = dict[str, list[tuple[str, float]]]
 """Query id -> (passage id, score), best first."""
 
 
-def ranking_key(doc_id: str, score: float) -> tuple[float, float]:
+def ranking_key(doc_id: str, score: float, is_double: bool = False) -> tuple[float, float]:
     """Return a key that sorts passages best first.
 
-    Scores are compared as float32. Passages with equal scores are ordered by the hash of their id, which is independent
-    of relevance and of the order in which they are given.
+    Scores are compared as float32 unless `is_double`. Passages with equal scores are ordered by the hash of their id,
+    which is independent of relevance and of the order in which they are given.
     """
-    return -float(np.float32(score)), hash_share(doc_id)
+    return -float(score if is_double else np.float32(score)), hash_share(doc_id)
 
 
-def best_first(scored: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+def best_first(scored: Iterable[tuple[str, float]], is_double: bool = False) -> list[tuple[str, float]]:
     """Sort passages by `ranking_key` and make their scores strictly decreasing.
 
     trec_eval compares scores as float32 and would order equal ones by id. A score that is not below its predecessor
@@ -33,6 +33,7 @@ def best_first(scored: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
 
     Args:
         scored: (passage id, score) of one query, in any order.
+        is_double: Whether scores are compared as float64, as fused scores are.
 
     Returns:
         (passage id, score), best first; the scores are float32 values.
@@ -45,7 +46,7 @@ def best_first(scored: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
         if not np.isfinite(np.float32(score)):
             raise ValueError(f"the score of {doc_id!r} is {score}: not a finite float32")
     ranked, last = [], np.float32(np.inf)
-    for doc_id, score in sorted(scored, key=lambda pair: ranking_key(*pair)):
+    for doc_id, score in sorted(scored, key=lambda pair: ranking_key(*pair, is_double)):
         last = min(np.float32(score), np.nextafter(last, np.float32(-np.inf)))
         ranked.append((doc_id, float(last)))
     return ranked

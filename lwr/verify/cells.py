@@ -12,7 +12,7 @@ import pandas as pd
 from lwr.common.exits import CASCADE, FIRST_STAGE, Arm, Cell, exit_name, exits_in
 from lwr.common.json_lines import read_json, read_jsonl
 from lwr.common.results_tree import ResultsTree, cell_of_model
-from lwr.evaluation.arm_files import read_chosen_schedule
+from lwr.evaluation.arm_files import read_chosen_cascade
 from lwr.evaluation.measures import rankings, read_measures
 from lwr.formats import parquet
 from lwr.formats.beir import Split, answerable_queries, read_qrels
@@ -176,7 +176,7 @@ def _ranked_inputs(tree: ResultsTree, tested: str, split: Split) -> dict[str, Pa
 
 def _cascade_faults(ranked: RankedDataset, checksums: Checksums) -> Iterator[str]:
     choice = read_json(ranked.cascade, {"chosen": str, "deepest": str, "schedules": list, "inputs": dict})
-    read_chosen_schedule(ranked.cascade)
+    read_chosen_cascade(ranked.cascade)
     for split in RANKED_SPLITS:
         if set(choice["inputs"][split]) != {checksums.sha256(file) for file in ranked.scores(split)}:
             yield f"was chosen from other scores of {split} than are there now; {REMAKE}"
@@ -212,7 +212,7 @@ def _measure_faults(scored: ScoredSplit, checksums: Checksums, means: LayerMeans
     inputs = {"scores": scored.scores, "cascade": scored.cascade, "qrels": scored.qrels}
     yield from checksums.changed_inputs(parquet.read_inputs(scored.measures), inputs)
     exits = set(exits_in(scored.table))
-    if read_chosen_schedule(scored.cascade) is not None:
+    if read_chosen_cascade(scored.cascade) is not None:
         exits.add(CASCADE)
     collection = scored.tree.collection(scored.tested)
     judged = set(answerable_queries(read_qrels(collection, scored.split)))

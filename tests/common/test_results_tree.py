@@ -26,6 +26,7 @@ PATHS = {
     "base_model": (TREE.base_model("tiny"), "results/base_models/tiny.json"),
     "cells": (TREE.cells, "results/cells"),
     "arm": (TREE.arm(ARM), FOLDER),
+    "fusion": (TREE.fusion(ARM, "news"), f"{FOLDER}/fusion/news.json"),
     "cascade": (TREE.cascade(ARM, "news"), f"{FOLDER}/cascade/news.json"),
     "cost": (TREE.cost(ARM, "news"), f"{FOLDER}/cost/news.json"),
     "cell": (TREE.cell(CELL), f"{FOLDER}/seed1"),

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from lwr.common.code_digest import PACKAGE_ROOT, import_closure
 from lwr.common.exits import Cell
+from lwr.config.evaluation import FusionConfig
 from lwr.config.grid import GridConfig
 from lwr.config.model import BaseModelConfig
 
@@ -90,3 +91,9 @@ def test_base_and_training_depend_on_neither_the_grid_nor_the_data_sections(step
     closure = {str(file.relative_to(PACKAGE_ROOT)) for file in import_closure(PACKAGE_ROOT / step)}
     assert sections <= closure
     assert not {"config/grid.py", "config/data.py"} & closure
+
+
+def test_fusion_is_on_unless_turned_off():
+    assert grid(GRID).fusion == FusionConfig()
+    assert grid(GRID + "fusion: off\n").fusion is None
+    assert grid(GRID + "fusion: {confidence: 0.8, folds: 3}\n").fusion.fit_settings() == {"folds": 3}

@@ -78,6 +78,12 @@ BROKEN = {
     "base model without a variant": ("/model}", "/model, variants: []}", "x.yaml:4: base_models.minilm.variants", ["empty"]),
     "margin of 0": ("measures:", "margin: 0\nmeasures:", "x.yaml:8: margin", ["greater than 0"]),
     "cascade of one exit": ("measures:", "cascade: {stages: 1}\nmeasures:", "x.yaml:8: cascade.stages", ["1", "2"]),
+    "fusion on, in place of its keys": ("measures:", "fusion: on\nmeasures:", "x.yaml:8: fusion", ["True", "mapping"]),
+    "fusion that is null": ("measures:", "fusion: null\nmeasures:", "x.yaml:8: fusion", ["null", "`off`"]),
+    "fusion with one fold": ("measures:", "fusion: {folds: 1}\nmeasures:", "x.yaml:8: fusion.folds", ["1", "2"]),
+    "fusion with a confidence of 90": ("measures:", "fusion: {confidence: 90}\nmeasures:", "x.yaml:8: fusion.confidence", ["90", "1"]),
+    "primary measure that cannot choose a cascade": ("nDCG@10", "Bpref", "x.yaml:8: measures", ["Bpref", "nDCG, RR"]),
+    "primary measure with other gains": ("[nDCG@10", "[nDCG(dcg='exp-log2')@10", "x.yaml:8: measures", ["exp-log2", "rel"]),
     "override that is null": ("/model}", "/model, train: {lr: null}}", "x.yaml:4: base_models.minilm.train.lr", ["null", "number"]),
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ import pytest
 
 from lwr.common.errors import BadInput
 from lwr.common.json_lines import write_json
-from lwr.evaluation.arm_files import read_cascades, read_chosen_schedule, read_costs
+from lwr.evaluation.arm_files import ChosenCascade, read_cascades, read_chosen_cascade, read_costs
 from lwr.model.cascade_schedule import Schedule
 
 
@@ -17,24 +17,39 @@ def path(tmp_path):
 
 def test_chosen_schedule_is_read(path):
     write_json(path, {"chosen": "2:5 4", "deepest": "4"})
-    assert read_chosen_schedule(path) == read_chosen_schedule(path, [2, 3, 4]) == Schedule.parse("2:5 4")
+    expected = ChosenCascade(Schedule.parse("2:5 4"), fused=False)
+    assert read_chosen_cascade(path) == read_chosen_cascade(path, [2, 3, 4]) == expected
+
+
+def test_chosen_schedule_may_be_fused(path):
+    write_json(path, {"chosen": "0:9 2:5 4", "deepest": "4", "fused": True})
+    assert read_chosen_cascade(path, [2, 3, 4]) == ChosenCascade(Schedule.parse("0:9 2:5 4"), fused=True)
+    write_json(path, {"chosen": "4", "deepest": "4", "fused": True})
+    assert read_chosen_cascade(path) == ChosenCascade(Schedule.parse("4"), fused=True)
+
+
+@pytest.mark.parametrize(("fused", "words"), [(False, "0:9 4"), ("yes", "'yes'")])
+def test_first_stage_prunes_for_fused_exits_alone(path, fused, words):
+    write_json(path, {"chosen": "0:9 4", "deepest": "4", "fused": fused})
+    with pytest.raises(BadInput, match=rf"docs\.json: .*{words}.*fused|docs\.json: .*fused.*{words}"):
+        read_chosen_cascade(path)
 
 
 def test_chosen_deepest_exit_is_no_schedule(path):
     write_json(path, {"chosen": "4", "deepest": "4"})
-    assert read_chosen_schedule(path) is None
+    assert read_chosen_cascade(path) is None
 
 
 def test_schedule_with_layer_without_head_is_refused(path):
     write_json(path, {"chosen": "2:5 4", "deepest": "4"})
     with pytest.raises(BadInput, match=r"docs\.json: layer 2 of cascade 2:5 4 has no head"):
-        read_chosen_schedule(path, [3, 4])
+        read_chosen_cascade(path, [3, 4])
 
 
 def test_malformed_schedule_is_refused_with_its_file(path):
     write_json(path, {"chosen": "2:five 4", "deepest": "4"})
     with pytest.raises(BadInput, match=r"docs\.json: .*2:five 4"):
-        read_chosen_schedule(path)
+        read_chosen_cascade(path)
 
 
 @pytest.mark.parametrize("read", [read_cascades, read_costs])

@@ -41,6 +41,7 @@ SCORES = str(TREE.scores(WILDCARD_CELL, "{tested}", "{split}"))
 SHARD = str(TREE.score_shard(WILDCARD_CELL, "{tested}", "{split}", "{shard}"))
 MEASURES = str(TREE.measures(WILDCARD_CELL, "{tested}", "{split}"))
 RUNS = str(TREE.runs(WILDCARD_CELL, "{tested}", "{split}"))
+FUSION = str(TREE.fusion(WILDCARD_CELL, "{tested}"))
 CASCADE = str(TREE.cascade(WILDCARD_CELL, "{tested}"))
 COST = str(TREE.cost(WILDCARD_CELL, "{tested}"))
 
