@@ -12,6 +12,7 @@ from lwr.common.exits import (
     CASCADE,
     FIRST_STAGE,
     exit_name,
+    is_fused,
     is_layer,
     label,
     layer_of,
@@ -21,6 +22,7 @@ from lwr.common.exits import (
 from lwr.common.json_lines import read_jsonl
 from lwr.common.results_tree import cell_of_model
 from lwr.evaluation.paired_tests import EQUAL
+from lwr.reporting.fused import complete_layers
 
 TEXT_COLUMNS = ("dataset", "trained_on", "base_model", "variant", "exit", "schedule")
 MOST_POINTS = 60
@@ -48,15 +50,19 @@ def exit_rows(layers: pd.DataFrame, primary: str) -> pd.DataFrame:
     """Return the rows of layers.csv with the columns that the figures need.
 
     Returns:
-        ARM_COLUMNS, arm (label; missing for the first stage), exit, kind (`first stage`, `exit`, `cascade`), what (the
-        exit in words), layer, seeds; quality, low, high of the measure `primary`; shares and FLOPs of layers.csv.
+        ARM_COLUMNS, arm (label; missing for the first stage), exit, kind (`first stage`, `exit`, `fused`: an exit whose
+        scores are fused, `cascade`), what (the exit in words), layer, seeds; quality, low, high of the measure
+        `primary`; shares and FLOPs of layers.csv.
     """
-    kind = layers["exit"].map({FIRST_STAGE: "first stage", CASCADE: "cascade"}).fillna("exit")
+    layers = complete_layers(layers)
+    kind = layers["exit"].map({FIRST_STAGE: "first stage", CASCADE: "cascade"})
+    kind = kind.fillna(layers["fused"].map({True: "fused", False: "exit"}))
     layer = "layer " + layers["layer"].astype(str)
     table = layers.assign(
         arm=label_arms(layers[kind != "first stage"]).reindex(layers.index),
         kind=kind,
-        what=layer.mask(kind == "cascade", "cascade " + layers["schedule"]),
+        what=layer.mask(kind == "cascade", "cascade " + layers["schedule"])
+        + layers["fused"].map({True: ", fused", False: ""}),
         quality=layers[primary],
         low=layers[f"{primary} low"],
         high=layers[f"{primary} high"],
@@ -69,7 +75,8 @@ def exit_rows(layers: pd.DataFrame, primary: str) -> pd.DataFrame:
 def count_wins(per_query: pd.DataFrame, primary: str) -> pd.DataFrame:
     """Count the test queries that each exit ranks worse than its arm's deepest exit, equally well, and better.
 
-    The first stage and the cascade are compared like the exits. A query counts once, by its mean over seeds.
+    The deepest exit is the one that is not fused. The first stage, fused exits and the cascade are compared like the
+    exits. A query counts once, by its mean over seeds.
 
     Args:
         per_query: Columns ARM_COLUMNS, seed, split, exit, query_id, measure, value.
@@ -96,7 +103,10 @@ def count_wins(per_query: pd.DataFrame, primary: str) -> pd.DataFrame:
 def label_exits(names: set[str]) -> dict[str, str]:
     """Return the axis label of each exit, from the first stage to the cascade; a layer's is its number."""
     ordered = sorted(names, key=sort_key)
-    return {name: str(layer_of(name)) if is_layer(name) else label(name) for name in ordered}
+    return {
+        name: label(name).removeprefix("layer ") if is_layer(name) or is_fused(name) else label(name)
+        for name in ordered
+    }
 
 
 def select_panels(table: pd.DataFrame, most: int) -> tuple[pd.DataFrame, list[str]]:

@@ -38,6 +38,7 @@ from lwr.reporting.figure_style import (
     tight_scale,
     tooltip,
 )
+from lwr.reporting.fused import add_costs, complete_cascades
 
 OUTCOMES = ("lost", "tied", "won")
 MOST_PANELS = 12
@@ -84,7 +85,8 @@ def draw_quality(layers: pd.DataFrame, primary: str) -> alt.Chart:
     arms = _arms(table)
     # Shift the arms sideways so that the intervals of one do not cover those of another.
     shift = {arm: (i - (len(arms) - 1) / 2) * 0.3 / max(len(arms), 3) for i, arm in enumerate(arms)}
-    table["x"] = table["layer"] + table["arm"].map(shift)
+    beside = (table["kind"] == "fused") * 0.15 / max(len(arms), 3)
+    table["x"] = table["layer"] + table["arm"].map(shift) + beside
     ticks = sorted(set(table.loc[table["kind"] == "exit", "layer"].tolist()))
     ticks = {"values": ticks} if len(ticks) <= 16 else {"tickMinStep": 1}
     base, pick = _base(arms, primary, {"low": "95% from", "high": "95% to", "seeds": "seeds"})
@@ -96,6 +98,7 @@ def draw_quality(layers: pd.DataFrame, primary: str) -> alt.Chart:
         *_first_stage(primary, "right"),
         lines,
         intervals.encode(y="low:Q", y2="high:Q"),
+        *_fused_exits(base, table),
         _cascades(base, pick),
         points,  # above a diamond at the same position
     )
@@ -104,13 +107,14 @@ def draw_quality(layers: pd.DataFrame, primary: str) -> alt.Chart:
 
 def draw_gain(layers: pd.DataFrame, primary: str) -> alt.Chart:
     """Draw the share of the deepest exit's gain over the first stage, and of its score, by relative depth."""
-    table = exit_rows(layers, primary).query("kind == 'exit'")
+    table = exit_rows(layers, primary).query("kind in ('exit', 'fused')")
     if table["share of gain"].isna().all():
         return empty_figure("no arm gains anything over the first stage")
     arms = _arms(table)
     depth = 100 * table["layer"] / table.groupby(["dataset", "arm"])["layer"].transform("max")
     shares = {of: 100 * table[f"share of {of}"] for of in ("gain", "score")}
     table = pd.concat([table.assign(depth=depth, share=share, of=of) for of, share in shares.items()])
+    table = table[(table["of"] == "gain") | (table["kind"] == "exit")]
     table = table.dropna(subset="share")
     lowest, highest = min(table["share"].min(), 0), max(table["share"].max(), 100)
     base, pick = _base(arms, primary, {"depth": "depth (%)", "share": "share (%)"}, ["of"])
@@ -122,8 +126,10 @@ def draw_gain(layers: pd.DataFrame, primary: str) -> alt.Chart:
         y=alt.Y("share:Q", title="share of the deepest exit's gain (%)", scale=y_scale),
     )
     score = base.transform_filter("datum.of == 'score'").encode(opacity=fade_unpicked(pick, 0.6))
+    gain = base.transform_filter("datum.of == 'gain'")
     chart = alt.layer(
-        *_exits(base.transform_filter("datum.of == 'gain'"), arms, pick),
+        *_exits(gain, arms, pick),
+        *_fused_exits(gain, table),
         score.mark_line(strokeWidth=1.3, strokeDash=[2, 3], clip=True),
     )
     cut = "Cut off below −100%." if lowest < -100 else ""
@@ -134,6 +140,7 @@ def draw_gain(layers: pd.DataFrame, primary: str) -> alt.Chart:
 
 def draw_flops(layers: pd.DataFrame, cascades: pd.DataFrame, primary: str) -> alt.Chart:
     """Draw `primary` on test by FLOPs: the exits of each arm, and the cascades that are Pareto-optimal on dev."""
+    cascades = complete_cascades(cascades)
     table = exit_rows(layers, primary)
     cascades = cascades[cascades["front"].astype(bool)]
     if not cascades.empty:
@@ -152,6 +159,7 @@ def draw_flops(layers: pd.DataFrame, cascades: pd.DataFrame, primary: str) -> al
         *_first_stage(primary, "left"),
         lines,
         *([] if cascades.empty else [dashes, dots]),
+        *_fused_exits(base, table),
         _cascades(base, pick),
         points,  # above a diamond at the same position
     )
@@ -165,7 +173,9 @@ def _pareto_front(table: pd.DataFrame, cascades: pd.DataFrame) -> pd.DataFrame:
     front = cascades.merge(deepest, on=ARM_COLUMNS)
     front = front.assign(kind="front", flops=front["test flops"], quality=front["test"])
     front["gflops per pair"] *= front["flops"]
-    return front.assign(what="schedule " + front["schedule"])
+    fused = front["fused"].map({True: ", fused", False: ""})
+    front = front.assign(what="schedule " + front["schedule"] + fused)
+    return front[[*ARM_COLUMNS, "arm", "kind", "what", "quality", "flops", "gflops per pair"]]
 
 
 def draw_latency(layers: pd.DataFrame, cost: pd.DataFrame, primary: str) -> alt.Chart:
@@ -173,8 +183,8 @@ def draw_latency(layers: pd.DataFrame, cost: pd.DataFrame, primary: str) -> alt.
     if cost["p50 ms"].isna().all():
         return empty_figure("no latencies were measured")
     measured = ["p50 ms", "p95 ms", "candidates", "device"]
-    times = cost[[*ARM_COLUMNS, "exit", *measured]]
-    table = exit_rows(layers, primary).merge(times, on=[*ARM_COLUMNS, "exit"], how="left")
+    times = add_costs(layers[[*ARM_COLUMNS, "exit", "schedule"]], cost, measured)[measured]
+    table = exit_rows(layers, primary).join(times)
     arms = _arms(table)
     table = table[table["p50 ms"].notna() | (table["kind"] == "first stage")]
     sizes, devices = table["candidates"].dropna().unique(), table["device"].dropna().unique()
@@ -188,7 +198,12 @@ def draw_latency(layers: pd.DataFrame, cost: pd.DataFrame, primary: str) -> alt.
     note = _note(table, "Bars: to the 95th percentile.", device)
     lines, points = _exits(base, arms, pick)
     chart = alt.layer(
-        *_first_stage(primary, "left"), lines, timed.mark_rule(strokeWidth=1.2), _cascades(base, pick), points
+        *_first_stage(primary, "left"),
+        lines,
+        timed.mark_rule(strokeWidth=1.2),
+        *_fused_exits(base, table),
+        _cascades(base, pick),
+        points,
     )
     return finish(chart, table, note)
 
@@ -268,6 +283,15 @@ def _exits(base: alt.Chart, arms: Sequence[str], pick: alt.Parameter) -> tuple[a
     return lines, exits.mark_point(filled=True, size=36, clip=True).encode(shape=shape)
 
 
+def _fused_exits(base: alt.Chart, table: pd.DataFrame) -> list[alt.Chart]:
+    """Return the lines and the hollow points of fused exits; none where there are none."""
+    if not (table["kind"] == "fused").any():
+        return []
+    fused = base.transform_filter("datum.kind == 'fused'")
+    lines = fused.mark_line(strokeWidth=1.4, strokeDash=[7, 3], clip=True).encode(order="layer:Q")
+    return [lines, fused.mark_point(size=30, fill="white", strokeWidth=1.4, clip=True)]
+
+
 def _first_stage(primary: str, side: str) -> list[alt.Chart]:
     """Return the rule of the first stage and its name, at the `left` or `right` side."""
     rows = alt.Chart().transform_filter("datum.kind == 'first stage'").encode(y=_quality_axis(primary))
@@ -293,4 +317,5 @@ def _quality_axis(primary: str) -> alt.Y:
 def _note(table: pd.DataFrame, *sentences: str) -> list[str]:
     """Return the sentences above a figure, wrapped to its width."""
     cascade = "Diamond: cascade chosen on dev." if (table["kind"] == "cascade").any() else ""
-    return textwrap.wrap(" ".join(filter(None, [cascade, *sentences])), 62)
+    fused = "Hollow circles: fused exits." if (table["kind"] == "fused").any() else ""
+    return textwrap.wrap(" ".join(filter(None, [cascade, fused, *sentences])), 62)

@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lwr.common.exits import ARM_COLUMNS, CASCADE, FIRST_STAGE, Cell, exit_name
+from lwr.common.exits import ARM_COLUMNS, CASCADE, FIRST_STAGE, Cell, exit_name, fused_name, is_fused
 from lwr.common.json_lines import write_json, write_jsonl
 from lwr.common.results_tree import ResultsTree
 
 PRIMARY = "nDCG@10"
 LAST = 6
 FIRST_STAGE_QUALITY = 0.64
+BOUND = {"confidence": 0.9, "expected shortfall": 0.002, "shortfall bound": 0.009}
+BOUND |= {"dev queries": 80, "queries needed": None}
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ def make(
     cascade: bool = True,
     cost: bool = True,
     queries: int = 40,
+    fused: bool = False,
 ) -> Inputs:
     """Write all inputs under `root`; an arm that starts at LAST has one exit, and no cascade.
 
@@ -58,6 +61,7 @@ def make(
         arms: as `arm` returns them; None: two.
         cascade: whether arms of three exits or more have one.
         cost: whether times were measured.
+        fused: whether there are fused exits; cascades are fused, too, then.
     """
     arms = arms or [arm(), arm(start=4)]
     tree = ResultsTree(root)
@@ -74,10 +78,13 @@ def make(
             shares = {"share of gain": gained, "share of score": value / 0.683, "flops": layer / LAST}
             layers.append(_layers_row(this, exit_name(layer), layer, value, seeds, **shares))
             costs.append(_cost_row(this, exit_name(layer), layer, cost))
+            if fused:
+                shares |= {"share of gain": gained + 0.2, "share of score": value / 0.683 + 0.01}
+                layers.append(_layers_row(this, fused_name(layer), layer, value + 0.009, seeds, **shares))
             if layer in (start, LAST):
                 cascades.append(_cascades_row(this, str(layer), layer / LAST, value))
         if cascade and len(exits) > 2:
-            schedule = f"{start}:20 {start + 1}:10 {LAST}"
+            schedule = f"{'0:25 ' if fused else ''}{start}:20 {start + 1}:10 {LAST}"
             shares = {"schedule": schedule, "share of gain": 0.98, "share of score": 0.99, "flops": 0.55}
             layers.append(_layers_row(this, CASCADE, LAST, 0.681 - 0.003 * number, seeds, **shares))
             costs.append(_cost_row(this, CASCADE, 0.55 * LAST, cost))
@@ -86,11 +93,16 @@ def make(
         for seed in range(1, seeds + 1):
             cell = Cell(trained_on, base_model, start, variant, seed)
             files.append(tree.measures(cell, dataset, "test"))
-            _write_measures(files[-1], this, seed, queries, rng)
+            _write_measures(files[-1], this, seed, queries, rng, fused)
             if tree.model(cell) not in models:
                 models.append(tree.model(cell))
                 write_jsonl(models[-1] / "training.jsonl", _training_log(exits, rng))
                 write_json(models[-1] / "provenance.json", _provenance(cell))
+    if fused:
+        for row in layers:
+            row["fused"] = is_fused(row["exit"]) or row["exit"] == CASCADE
+        for row in cascades:
+            row |= BOUND | {"fused": ":" in row["schedule"]}
     comparisons = [_comparisons_row(split, this, rng) for split, this in product(("dev", "test"), arms)]
     _write_csv(tree.tables / "layers.csv", layers)
     _write_csv(tree.tables / "cost.csv", costs)
@@ -147,8 +159,12 @@ def _comparisons_row(split: str, this: tuple, rng: np.random.Generator) -> dict:
     return row | {"noninferior": False, "wins": 60, "ties": 170, "losses": 70}
 
 
-def _write_measures(path: Path, this: tuple, seed: int, queries: int, rng: np.random.Generator) -> None:
+def _write_measures(
+    path: Path, this: tuple, seed: int, queries: int, rng: np.random.Generator, fused: bool
+) -> None:
     exits = [FIRST_STAGE, *(exit_name(layer) for layer in range(this[3], LAST + 1))]
+    if fused:
+        exits += [fused_name(layer) for layer in range(this[3], LAST + 1)]
     base = rng.beta(2, 1, queries)
     values = [
         np.clip(base + (rng.random(queries) < 0.1 * (LAST + 1 - depth)) * rng.normal(0, 0.1, queries), 0, 1)

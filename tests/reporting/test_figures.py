@@ -137,6 +137,25 @@ def test_cascades_of_the_dev_front_are_drawn_with_test_results(tmp_path):
     assert front["gflops per pair"]["schedule 2:15 6"] == pytest.approx(0.463 * 1.9)
 
 
+def test_fused_exits_are_drawn_beside_their_layers(tmp_path):
+    specs = specifications(make(tmp_path, fused=True))
+    for name in ("quality", "gain", "flops", "latency"):
+        drawn = rows_of(specs[name])
+        fused = drawn[drawn["kind"] == "fused"]
+        assert list(fused["what"].head(2)) == ["layer 2, fused", "layer 3, fused"], name
+        assert "datum.kind == 'fused'" in json.dumps(specs[name]), name
+        if name != "gain":
+            assert "Hollow circles: fused exits." in " ".join(specs[name]["title"])
+    timed = rows_of(specs["latency"]).set_index(["arm", "what"])["p50 ms"]
+    assert timed["minilm, start 2", "layer 3, fused"] == timed["minilm, start 2", "layer 3"] > 0
+    assert "schedule 0:25 2:20 3:10 6, fused" in set(rows_of(specs["flops"])["what"])
+    assert {"2", "2, fused", "6, fused", "first stage"} <= set(rows_of(specs["wins"])["exit"])
+
+
+def test_grid_without_fused_scores_has_no_marks_of_fused_exits(tmp_path):
+    assert "fused" not in json.dumps(specifications(make(tmp_path)))
+
+
 def test_several_data_sets_have_a_panel_each(tmp_path):
     specs = specifications(make(tmp_path, [arm(), arm("nfcorpus"), arm("nfcorpus", start=6)]))
     assert [spec["facet"]["field"] for spec in specs.values()] == ["dataset"] * 4 + ["panel"] * 2
@@ -230,8 +249,9 @@ def test_figure_files_are_complete_and_need_no_network(tmp_path):
         {"arms": nine_arms(), "seeds": 3},
         {"arms": [arm(), arm(start=4), arm("nfcorpus"), arm("nfcorpus", base="qwen", start=6)]},
         {"arms": [arm(start=6)], "cost": False, "cascade": False},
+        {"arms": [arm(), arm(start=4), arm("nfcorpus")], "fused": True},
     ],
-    ids=["one", "nine", "data-sets", "single-exit"],
+    ids=["one", "nine", "data-sets", "single-exit", "fused"],
 )
 def test_figures_of_small_and_large_grids_are_drawn(tmp_path, case):
     for svg in write_figures(make(tmp_path, **case), tmp_path / "figures").values():

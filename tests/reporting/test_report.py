@@ -60,6 +60,13 @@ def test_comparisons_on_dev_are_not_shown(tmp_path):
     assert shown[: shown.index("</table>")].count("<tr>") == 1 + 2
 
 
+def test_fused_exits_and_the_bound_of_a_cascade_are_shown(tmp_path):
+    page = page_of(make(tmp_path, [arm()], fused=True), tmp_path)
+    assert "<td>layer 4, fused</td>" in page
+    about = page[page.index('id="table-cascades"') :].partition("</p>")[0]
+    assert "confidence 0.900, expected shortfall 0.002, shortfall bound 0.009, dev queries 80" in about
+
+
 def test_empty_table_says_so(tmp_path):
     inputs = make(tmp_path)
     cost = pd.read_csv(inputs.tables / "cost.csv")
