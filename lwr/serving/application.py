@@ -25,7 +25,7 @@ from lwr.model.reranker import LayerwiseReranker
 from lwr.reporting.palette import read_colours, read_stylesheet
 from lwr.serving import api_types as api
 from lwr.serving.admission import PUBLIC_PATHS, Admission, Limits
-from lwr.serving.errors import add_error_handlers
+from lwr.serving.errors import Refused, add_error_handlers
 from lwr.serving.ranking import Ranker
 from lwr.serving.worker import Worker
 
@@ -108,7 +108,7 @@ class Endpoints:
         post("/v1/scores", self.scores)
         get = partial(app.add_api_route, methods=["GET"])
         get("/v1/models", self.models, responses={401: ERRORS[401]})
-        get("/health", self.health)
+        get("/health", self.health, responses={500: ERRORS[500]})
         get("/", self.page, include_in_schema=False)
 
     async def rerank_v1(self, request: api.AnyRerankRequest) -> api.RerankAnswer | list[api.TeiResult]:
@@ -185,7 +185,9 @@ class Endpoints:
         return api.Models(data=[model])
 
     async def health(self) -> api.Health:
-        """Answer as soon as the model is loaded. No key is required."""
+        """Answer as soon as the model is loaded, and as long as it scores. No key is required."""
+        if not self.ranker.worker.is_alive:
+            raise Refused(500, "the thread that scores has ended; restart the server")
         return api.Health()
 
     async def page(self) -> HTMLResponse:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import cast
 
 import numpy as np
@@ -41,6 +42,10 @@ class Job:
         return [len(row) for row in self.rows]
 
 
+class WorkerEnded(RuntimeError):
+    """The thread has ended, so that a job is not answered."""
+
+
 class Worker:
     """A thread that scores jobs in the order in which they come.
 
@@ -58,8 +63,15 @@ class Worker:
         """
         self.reranker, self.scoring = reranker, scoring
         self._waiting: SimpleQueue[Job | None] = SimpleQueue()  # None: close
+        self._taken: list[Job] = []  # from `_waiting`, for the next batch
+        self._ended = Event()
         self._thread = Thread(target=self._run, name="lwr-worker", daemon=True)
         self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether jobs are answered."""
+        return not self._ended.is_set()
 
     def submit(
         self, query: str, passages: Sequence[str], exits: Sequence[int] | Schedule
@@ -72,10 +84,13 @@ class Worker:
             exits: The layers to score at, or the cascade to rank by.
 
         Returns:
-            A future that raises what scoring raises. A job that is cancelled before its turn is not computed.
+            A future that raises what scoring raises, and WorkerEnded if the thread has ended. A job that is cancelled
+            before its turn is not computed.
         """
         job = Job(query, passages, exits)
         self._waiting.put(job)
+        if self._ended.is_set():
+            self._refuse_jobs()
         return job.answer
 
     def close(self) -> None:
@@ -84,6 +99,23 @@ class Worker:
         self._thread.join()
 
     def _run(self) -> None:
+        """Answer jobs until `close`. If the thread ends otherwise, no job waits for ever."""
+        try:
+            self._answer_all()
+        finally:
+            self._ended.set()
+            self._refuse_jobs()
+
+    def _refuse_jobs(self) -> None:
+        """Answer the jobs that wait, or were taken, by WorkerEnded."""
+        error = WorkerEnded("the thread that scores has ended; restart the server")
+        while job := self._next_waiting():
+            self._taken.append(job)
+        for job in self._taken:
+            with suppress(InvalidStateError):  # answered, or cancelled
+                job.answer.set_exception(error)
+
+    def _answer_all(self) -> None:
         while (job := self._waiting.get()) is not None:
             batch = self._fill_batch(job)
             self._answer([job for job in batch if not isinstance(job.exits, Schedule)])
@@ -95,8 +127,10 @@ class Worker:
         """Tokenise the first job and those that wait, until their tokens fill a batch, and return them."""
         budget = self.scoring.tokens_per_batch or self.reranker.default_tokens_per_batch
         batch: list[Job] = []
+        self._taken = []
         tokens, job = 0, first
         while job is not None:
+            self._taken.append(job)
             if self._tokenise(job):
                 batch.append(job)
                 tokens += sum(job.lengths)

@@ -18,6 +18,7 @@ from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker
 from lwr.serving.admission import Limits
 from lwr.serving.application import build_application
+from lwr.serving.worker import Worker
 
 QUERY = "load the object"
 TEXTS = [f"def decode{i}(s): return s" + " and more" * (i % 4) for i in range(9)]
@@ -272,6 +273,13 @@ def test_cascade_scores_are_reciprocal_ranks_and_layer_overrides_it(offline):
     np.testing.assert_allclose([result["relevance_score"] for result in ranked], 1 / np.arange(1, 10))
     expected = squeezed(scores_of(offline, QUERY, TEXTS, 3))
     np.testing.assert_allclose(by_index(at_exit, "relevance_score"), expected, atol=1e-5)
+
+
+def test_health_tells_when_the_worker_has_ended(client, monkeypatch):
+    monkeypatch.setattr(Worker, "is_alive", False)
+    answer = client.get("/health")
+    assert answer.status_code == 500
+    assert "restart" in answer.json()["message"]
 
 
 def test_health_and_models(client):

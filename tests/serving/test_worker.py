@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from threading import Event
 
 import numpy as np
@@ -110,3 +111,25 @@ def test_failing_job_does_not_fail_others(monkeypatch, offline):
     answers = [worker.submit(QUERY, [text], [4]) for text in (TEXTS[0], "long " * 200, TEXTS[1])]
     worker.close()
     assert [type(answer.exception(0)) for answer in answers] == [type(None), MemoryError, type(None)]
+
+
+def test_jobs_of_a_thread_that_ended_are_refused(monkeypatch):
+    go = Event()
+
+    def fail(*_):
+        go.wait(10)
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    monkeypatch.setattr(worker_module.Worker, "_answer", fail)
+    worker = worker_module.Worker(build(), ScoringConfig())
+    assert worker.is_alive
+    answers = [worker.submit(QUERY, TEXTS[:1], [4]) for _ in range(2)]  # one is taken, one waits
+    go.set()
+    for answer in answers:
+        with pytest.raises(worker_module.WorkerEnded):
+            answer.result(timeout=10)
+    assert not worker.is_alive
+    with pytest.raises(worker_module.WorkerEnded):
+        worker.submit(QUERY, TEXTS[:1], [4]).result(timeout=10)
+    worker.close()
