@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from architectures import ARCHITECTURES, Architecture
+from architectures import ARCHITECTURES, LAYERS, Architecture
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
+from lwr.common.errors import BadInput
 from lwr.common.json_lines import write_jsonl
 from lwr.config.evaluation import ScoringConfig
 from lwr.config.model import BaseModelConfig, PromptTemplate
@@ -132,6 +134,20 @@ def test_pad_token_without_embedding_does_no_harm(architecture, data, tmp_path):
     config = BaseModelConfig(model=str(folder), template=TEMPLATE)
     base(config, tmp_path / "base.json")
     use(config, data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "architecture", [each for each in ARCHITECTURES if each.name in ("gpt2", "distilbert", "nomic_bert")]
+)
+@pytest.mark.parametrize("damage", ["missing", "shape"])
+def test_tensors_of_all_blocks_are_checked(architecture, damage, tmp_path):
+    file = architecture.save(tmp_path / "base") / "model.safetensors"
+    tensors = load_file(file)
+    name = max(name for name in tensors if f".{LAYERS - 1}." in name and name.endswith(".weight"))
+    damaged = {} if damage == "missing" else {name: tensors[name][1:].clone()}
+    save_file({each: t for each, t in tensors.items() if each != name} | damaged, file, {"format": "pt"})
+    with pytest.raises(BadInput, match=rf"base: .*({'lacks 1 tensors' if damage == 'missing' else 'shape'})"):
+        try_base_model(BaseModelConfig(model=str(tmp_path / "base")))
 
 
 def test_attention_in_place_of_sdpa_is_reported_and_recorded(tmp_path, capsys):

@@ -15,6 +15,8 @@ from lwr.common.json_lines import read_json
 
 CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 """Patterns of the files that are downloaded from the hub: neither pickles nor code."""
+WEIGHTS_INDEX = "model.safetensors.index.json"
+"""The file that says in which of several files a tensor is."""
 
 
 def find_local_folder(model: str) -> Path | None:
@@ -142,13 +144,18 @@ def _count_layers_under_another_name(folder: Path) -> int | None:
 
 
 def check_weights(folder: Path) -> None:
-    """Check that the safetensors files of a folder are complete, by their headers and sizes.
+    """Check that the safetensors files of a folder are there and complete, by their index, headers and sizes.
 
     A changed byte is not detected here, but by `lwr verify`.
 
     Raises:
-        BadInput: A file is truncated or is not a safetensors file.
+        BadInput: A file is truncated, is not a safetensors file, or is missing though the index names it.
     """
+    index = folder / WEIGHTS_INDEX
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        named = read_json(index, {"weight_map": dict})["weight_map"].values()
+        if missing := sorted({str(name) for name in named if not (folder / str(name)).is_file()}):
+            raise BadInput(f"{index}: names {missing[0]}, which is not beside it; fetch it again")
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, "numpy"):

@@ -19,14 +19,16 @@ from lwr.model.batching import pad
 from lwr.model.layer_hooks import UnsupportedBackbone, find_blocks
 from lwr.model.loading import (
     LoadedBaseModel,
-    build_on_meta,
+    check_missing,
     count_embeddings,
     count_positions,
     load_base_model,
+    load_weights,
     read_model_config,
     resolve_attention,
 )
-from lwr.model.minicpm import is_minicpm
+from lwr.model.minicpm import check_tensors, is_minicpm
+from lwr.model.packing import are_close
 from lwr.model.prompt import Row
 from lwr.model.reranker import LayerwiseReranker
 
@@ -50,20 +52,18 @@ class TriedBaseModel:
         description: As `describe_checkpoint` returns it.
         attention: The attention that it is loaded with.
         positions: The largest number of tokens of a row; None: any.
-        causal: Whether it is a decoder, which reads pairs in a template.
         has_yes_row: Whether heads can be initialised by `head_init: yes_token`; None if that was not asked for.
-        tokenizer: Its tokenizer.
+        reranker: Its first blocks with random heads.
     """
 
     description: dict
     attention: str
     positions: int | None
-    causal: bool
     has_yes_row: bool | None
-    tokenizer: PreTrainedTokenizerBase
+    reranker: LayerwiseReranker
 
 
-def base(config: BaseModelConfig, out: Path) -> None:
+def base(config: BaseModelConfig, out: Path) -> TriedBaseModel:
     """Fetch a base model, try it out, and describe it in the JSON file `out`.
 
     Raises:
@@ -73,6 +73,7 @@ def base(config: BaseModelConfig, out: Path) -> None:
     if tried.attention != config.attention:
         log(f"base: {config.model} has no attention {config.attention!r}; {tried.attention!r} is used")
     write_json(out, tried.description | {"attention": tried.attention, "positions": tried.positions})
+    return tried
 
 
 def try_base_model(config: BaseModelConfig, with_vocabulary: bool = False) -> TriedBaseModel:
@@ -99,24 +100,30 @@ def try_base_model(config: BaseModelConfig, with_vocabulary: bool = False) -> Tr
     except UnsupportedBackbone as error:
         raise BadInput(f"{config.model}: this architecture cannot be used: {error}") from error
     has_yes_row = loaded.yes_row is not None if with_vocabulary else None
-    return TriedBaseModel(
-        description, attention, positions, reranker.stack.causal, has_yes_row, loaded.tokenizer
-    )
+    return TriedBaseModel(description, attention, positions, has_yes_row, reranker)
 
 
 def _check_architecture(config: BaseModelConfig) -> str:
-    """Build the model without weights, find all its blocks, and return the attention that it is loaded with."""
+    """Compare all tensors with the model, find all its blocks, and return the attention that it is loaded with.
+
+    No tensor is read.
+    """
     folder = fetch_checkpoint(config.model, config.revision)
     if is_minicpm(folder):
+        check_tensors(folder, config.num_layers)
         return config.attention
     model_config = read_model_config(folder, config.num_layers)
     attention = resolve_attention(AutoModel, model_config, config.attention)
     try:
-        backbone = build_on_meta(AutoModel, model_config, attention)
+        dtype = getattr(torch, config.dtype)
+        backbone, missing = load_weights(AutoModel, folder, model_config, dtype, attention, "meta")
+    except BadInput:
+        raise
     except Exception as error:  # whatever a model's class raises
         raise UnsupportedBackbone(
             f"{model_config.model_type}: it cannot be built ({first_line(error)})"
         ) from error
+    check_missing(folder, missing)
     find_blocks(backbone)
     return attention
 
@@ -211,7 +218,7 @@ def _try_scores(rows: list[Row], reranker: LayerwiseReranker) -> None:
         alone = torch.cat([_scores([row], reranker) for row in rows], dim=1)  # [exits, rows]
     except Exception as error:  # whatever a model's class raises
         raise _cannot_run(reranker.backbone, error) from error
-    if not _are_close(alone, together, reranker.backbone.dtype):
+    if not are_close(alone, together, reranker.backbone.dtype):
         raise UnsupportedBackbone(
             f"{name}: the score of a pair depends on the padding that its batch needs, so it has no score of its own"
         )
@@ -225,7 +232,7 @@ def _try_scores(rows: list[Row], reranker: LayerwiseReranker) -> None:
             f"{name}: no rows can be dropped between its blocks, as cascades do ({first_line(error)})"
         ) from error
     kept = ~scores[-1].isnan()
-    if not _are_close(scores[-1, kept], together[-1, kept], reranker.backbone.dtype):
+    if not are_close(scores[-1, kept], together[-1, kept], reranker.backbone.dtype):
         raise UnsupportedBackbone(
             f"{name}: other rows change the score of a row, so cascades cannot drop any"
         )
@@ -234,11 +241,6 @@ def _try_scores(rows: list[Row], reranker: LayerwiseReranker) -> None:
 def _scores(rows: list[Row], reranker: LayerwiseReranker) -> Tensor:
     """Score rows at all exits: float32 [exits, rows]."""
     return reranker(pad(rows, reranker.prompt.tokenizer, reranker.num_embeddings))
-
-
-def _are_close(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
-    """Return whether scores are equal up to rounding in a dtype."""
-    return bool((a - b).norm() <= torch.finfo(dtype).eps ** 0.5 * b.norm())
 
 
 def _cannot_run(backbone: PreTrainedModel, error: Exception) -> UnsupportedBackbone:

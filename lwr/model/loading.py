@@ -22,7 +22,13 @@ from transformers import (
 
 from lwr.common.errors import BadInput, first_line
 from lwr.config.model import BaseModelConfig
-from lwr.formats.checkpoint import check_no_adapter, check_weights, fetch_checkpoint, read_config
+from lwr.formats.checkpoint import (
+    WEIGHTS_INDEX,
+    check_no_adapter,
+    check_weights,
+    fetch_checkpoint,
+    read_config,
+)
 from lwr.model.layer_hooks import find_blocks
 from lwr.model.minicpm import is_minicpm, load_minicpm
 from lwr.model.prompt import Prompt, yes_token
@@ -93,7 +99,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_weights(
-    auto_class: Any, folder: Path, config: PretrainedConfig, dtype: torch.dtype, attention: str
+    auto_class: Any,
+    folder: Path,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    attention: str,
+    device: str | None = None,
 ) -> tuple[PreTrainedModel, set[str]]:
     """Load a model whose files `check_weights` has accepted.
 
@@ -103,6 +114,7 @@ def load_weights(
         config: Its config, which may be cut to the first blocks.
         dtype: The dtype of the model.
         attention: The attention that is asked for; see `resolve_attention`.
+        device: `meta` compares the names and shapes of all tensors, but reads none; None: the CPU.
 
     Returns:
         The model, and the names of the tensors that the checkpoint lacks.
@@ -111,14 +123,16 @@ def load_weights(
         BadInput: Weights have another shape than config.json says, or are not safetensors; or the attention is not
             available.
     """
-    if not any(folder.glob("*.safetensors")):
-        raise BadInput(f"{folder}: no *.safetensors in it; pickled weights are not read, convert them")
+    names = ("model.safetensors", WEIGHTS_INDEX)
+    if not any((folder / name).is_file() for name in names):
+        raise BadInput(f"{folder}: no {' or '.join(names)} in it; pickled weights are not read, convert them")
     model, info = auto_class.from_pretrained(
         folder,
         config=config,
         dtype=dtype,
         attn_implementation=resolve_attention(auto_class, config, attention),
         use_safetensors=True,
+        device_map=device,
         trust_remote_code=False,
         ignore_mismatched_sizes=True,  # reported below
         output_loading_info=True,
@@ -165,7 +179,9 @@ def check_missing(folder: Path, missing: set[str]) -> None:
     """Raise BadInput if a checkpoint lacks a tensor that is needed; a pooler is not, as no head reads it."""
     needed = {name for name in missing if not name.startswith("pooler.")}
     if needed:
-        raise BadInput(f"{folder}: its checkpoint lacks {len(needed)} tensors, {min(needed)} for one")
+        raise BadInput(
+            f"{folder}: its checkpoint lacks {len(needed)} tensors, {min(needed)} for one; fetch it again"
+        )
 
 
 def read_model_config(folder: Path, num_layers: int | None = None) -> PretrainedConfig:
@@ -184,11 +200,18 @@ def read_model_config(folder: Path, num_layers: int | None = None) -> Pretrained
             )
         raise BadInput(f"{folder / 'config.json'}: {reason}") from error
     if num_layers is not None:
-        text = config.get_text_config()
-        text.num_hidden_layers = num_layers
-        if vars(text).get("layer_types"):  # attention or convolution, one entry per block
-            text.layer_types = text.layer_types[:num_layers]
+        cut_config(config.get_text_config(), num_layers)
     return config
+
+
+def cut_config(config: PretrainedConfig, num_layers: int) -> None:
+    """Cut a text config, in place, to its first `num_layers` blocks."""
+    config.num_hidden_layers = num_layers
+    if vars(config).get("layer_types"):  # attention or convolution, one entry per block
+        config.layer_types = config.layer_types[:num_layers]
+    if config.model_type == "gpt_neo":  # the same, and the list that it is made from
+        config.attention_layers = config.attention_layers[:num_layers]
+        config.attention_types = [[config.attention_layers, 1]]
 
 
 def count_embeddings(backbone: PreTrainedModel) -> int:

@@ -95,6 +95,31 @@ def load_minicpm(
     )
 
 
+def check_tensors(folder: Path, num_layers: int | None) -> None:
+    """Compare the names and shapes of the tensors that `load_minicpm` needs with config.json, without reading them.
+
+    Raises:
+        ValueError: One is missing or has another shape.
+    """
+    config = read_config(folder)
+    actual: dict[str, list[int]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as reader:
+            actual |= {name: reader.get_slice(name).get_shape() for name in reader.keys()}  # noqa: SIM118
+    with torch.device("meta"):
+        backbone = _make_llama(config, num_layers or config["num_hidden_layers"], "eager")
+    expected = {f"model.{name}": list(tensor.shape) for name, tensor in backbone.state_dict().items()}
+    if missing := sorted(set(expected) - set(actual)):
+        raise ValueError(
+            f"{folder}: its checkpoint lacks {len(missing)} tensors, {missing[0]} for one; fetch it again"
+        )
+    if other := [name for name, shape in expected.items() if shape != actual[name]]:
+        shapes = f"{other[0]} is {actual[other[0]]}, by config.json {expected[other[0]]}"
+        raise ValueError(
+            f"{folder}: weights of another shape than its config.json says: {shapes}; fetch it again"
+        )
+
+
 def _make_llama(config: dict[str, Any], num_layers: int, attention: str) -> LlamaModel:
     """Make a Llama of the shape of a MiniCPM's config.json, with random weights."""
     shape = {key: config[key] for key in SAME_IN_LLAMA if config.get(key) is not None}

@@ -302,7 +302,7 @@ def _find_first_position(
         backbone.set_attn_implementation(ATTENTION_NAME)
         # RoBERTa's first position is the id of its padding token + 1
         for first_position in (0, (pad_token_id or 0) + 1):
-            if _is_close(_run_packed(backbone, stack, ids, first_position), alone):
+            if are_close(_run_packed(backbone, stack, ids, first_position), alone, alone.dtype):
                 return first_position
     # it does not accept `packing`, its attention cannot be replaced, or its blocks shape the packed rows otherwise
     except (TypeError, ValueError, AttributeError, RuntimeError):
@@ -330,6 +330,6 @@ def _run(backbone: PreTrainedModel, stack: LayerStack, ids: Tensor, **inputs: An
     return states[0]
 
 
-def _is_close(a: Tensor, b: Tensor) -> bool:
-    """Return whether two tensors are equal up to rounding in their dtype."""
-    return bool((a - b).float().norm() < torch.finfo(a.dtype).eps ** 0.5 * b.float().norm())
+def are_close(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether two tensors are equal up to rounding in a dtype."""
+    return bool((a - b).float().norm() <= torch.finfo(dtype).eps ** 0.5 * b.float().norm())

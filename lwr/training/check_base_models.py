@@ -5,6 +5,7 @@ This is apart from `lwr.model.base`, so that the step `base` does not depend on 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from lwr.common.errors import BadInput
@@ -14,19 +15,21 @@ from lwr.config.grid import GridConfig
 from lwr.config.load import locate, read
 from lwr.config.problems import Problem
 from lwr.formats.checkpoint import is_on_this_machine
-from lwr.model.base import try_base_model
+from lwr.model.base import TriedBaseModel, try_base_model
 from lwr.model.loading import check_row_limit
 from lwr.model.prompt import Prompt
+from lwr.model.reranker import LayerwiseReranker
 
 
-def check_base_models(file: Path) -> list[str]:
+def check_base_models(file: Path, describe: Callable[[LayerwiseReranker], str] | None = None) -> list[str]:
     """Try out the base models of a grid that are on this machine, with the lengths of their trainings.
 
     Args:
         file: The config of the grid, which `lwr.config.check.check` has accepted.
+        describe: Returns what to say of a base model that can be used; it gets its first blocks with random heads.
 
     Returns:
-        A line for each base model that is not on this machine.
+        A line for each base model that is not on this machine, and those of `describe`.
 
     Raises:
         BadInput: One line per problem: file, line, key, and what is wrong.
@@ -35,7 +38,10 @@ def check_base_models(file: Path) -> list[str]:
     notes, problems = [], []
     for name, base_model in config.base_models.items():
         if is_on_this_machine(base_model.model, base_model.revision):
-            problems += _problems(config, name)
+            found, tried = _problems(config, name)
+            problems += found
+            if tried is not None and describe is not None:
+                notes.append(f"  {name}: {describe(tried.reranker)}")
         else:
             notes.append(
                 f"  {name}: {base_model.model} is not on this machine, unchecked; `lwr base` fetches and tries it"
@@ -46,20 +52,21 @@ def check_base_models(file: Path) -> list[str]:
     return notes
 
 
-def _problems(config: GridConfig, name: str) -> list[Problem]:
-    """Return what is wrong with a base model and with its trainings."""
+def _problems(config: GridConfig, name: str) -> tuple[list[Problem], TriedBaseModel | None]:
+    """Try out a base model; return what is wrong with it and with its trainings, and the model if it can be used."""
     base_model = config.base_models[name]
     trainings = {variant: config.train_of(name, variant) for variant in config.variants_of(name)}
     needs_vocabulary = any(training.head_init == "yes_token" for training in trainings.values())
     try:
         tried = try_base_model(base_model, needs_vocabulary)
     except ValueError as error:
-        return [Problem(("base_models", name, "model"), str(error))]
+        return [Problem(("base_models", name, "model"), str(error))], None
     problems = []
-    template = base_model.template if tried.causal else None
+    template = base_model.template if tried.reranker.stack.causal else None
+    tokenizer = tried.reranker.prompt.tokenizer
     for variant, training in trainings.items():
         try:
-            prompt = Prompt(tried.tokenizer, template, training.query_max_len, training.passage_max_len)
+            prompt = Prompt(tokenizer, template, training.query_max_len, training.passage_max_len)
             check_row_limit(prompt, tried.positions)
         except ValueError as error:
             keys = ("passage_max_len", "query_max_len")
@@ -72,4 +79,4 @@ def _problems(config: GridConfig, name: str) -> list[Problem]:
                     loc, f"{base_model.model} has no language-model head to take `Yes` from; use `random`"
                 )
             )
-    return problems
+    return problems, tried

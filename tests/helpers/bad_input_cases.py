@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from bad_input_world import (
     truncate,
     write,
 )
+from safetensors import safe_open
 
 from lwr.formats import parquet
 
@@ -168,6 +170,16 @@ def use_gpt2() -> None:
     gpt2.save(Path("base"))
 
 
+def split_weights() -> None:
+    """Leave an index of two files in place of the weights, but only the first file."""
+    weights = Path("base/model.safetensors")
+    with safe_open(weights, "numpy") as reader:
+        names = list(reader.keys())
+    weights.rename("base/model-1.safetensors")
+    index = {name: f"model-{1 + name.startswith('model.layers.3')}.safetensors" for name in names}
+    Path("base/model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+
+
 def shrink_vocabulary() -> None:
     """Leave embeddings of the first 300 tokens alone."""
     set_keys("base/config.json", vocab_size=300)()
@@ -200,6 +212,9 @@ CHECKPOINTS = [
     Case("adapter beside the weights", BASE, write("base/adapter_config.json", "{}"), ("base/adapter_config.json", "merge")),
     Case("attention that the model's class lacks", with_option(BASE, "--base", "{model: ./base, attention: flash_attention_2}"), no_damage, ("flash_attention_2", "sdpa")),
     Case("weights without a tensor of the first layers", BASE, edit_weights("base/model.safetensors", lambda t: {k: v for k, v in t.items() if "layers.1.mlp" not in k}), ("base", "3 tensors")),
+    Case("weights without a tensor of the last layer", BASE, edit_weights("base/model.safetensors", lambda t: {k: v for k, v in t.items() if "layers.3.mlp" not in k}), ("base", "3 tensors")),
+    Case("weights of another shape in the last layer", BASE, edit_weights("base/model.safetensors", lambda t: {k: v[:-1].clone() if "layers.3.mlp.up" in k else v for k, v in t.items()}), ("base", "layers.3.mlp.up_proj.weight", "shape")),
+    Case("weights without one of their files", BASE, split_weights, ("base/model.safetensors.index.json", "model-2.safetensors")),
     Case("no tokenizer in a base model", BASE, combine(remove("base/tokenizer.json"), remove("base/tokenizer_config.json")), ("base", "tokenizer")),
     Case("tokenizer of another model", BASE, shrink_vocabulary, ("./base", "embeddings", "tokenizer")),
     Case("more layers than there are", with_option(BASE, "--base", "{model: ./base, num_layers: 9}"), no_damage, ("num_layers", "9", "4")),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lwr.config.model import BaseModelConfig
 from lwr.config.training import LoraConfig
+from lwr.model.base import try_base_model
 from lwr.model.batching import pad
 from lwr.model.layer_hooks import find_layer_stack
 from lwr.model.loading import load_base_model
@@ -184,6 +185,18 @@ def test_missing_tensor_is_refused(tmp_path):
     del tensors["model.layers.2.mlp.up_proj.weight"]
     with pytest.raises(ValueError, match=r"layers\.2\.mlp\.up_proj\.weight"):
         load_base_model(BaseModelConfig(model=write(tmp_path, tensors)))
+
+
+@pytest.mark.parametrize("damage", ["missing", "shape"])
+def test_tensors_of_the_last_block_are_checked_before_training(damage, tmp_path):
+    tensors = weights()
+    name = f"model.layers.{LAYERS - 1}.mlp.up_proj.weight"
+    if damage == "missing":
+        del tensors[name]
+    else:
+        tensors[name] = tensors[name][1:].clone()
+    with pytest.raises(ValueError, match=name):
+        try_base_model(BaseModelConfig(model=write(tmp_path, tensors)))
 
 
 def test_missing_head_is_refused(tmp_path):
