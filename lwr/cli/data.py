@@ -24,7 +24,8 @@ def check(
 ) -> None:
     """Describe a grid, or report everything that is wrong with its config: file, line, key and fix.
 
-    Base models that are on this machine are tried out, on their first two blocks. Nothing else is run.
+    Base models that are on this machine are tried out, on their first two blocks, and a line says how their rerankers
+    can be exported. Nothing else is run.
 
     For example:
 
@@ -36,10 +37,11 @@ def check(
 
     try:
         description = check(file)  # before torch is loaded
+        from lwr.export.export import describe_exports
         from lwr.training.check_base_models import check_base_models
 
         silence_transformers()
-        notes = check_base_models(file)
+        notes = check_base_models(file, describe_exports)
         typer.echo("\n".join([description, *notes]))
     except BadInput as error:  # lines without a prefix, so that editors and terminals link file:line
         typer.secho(str(error), fg="red", err=True)

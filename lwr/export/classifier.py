@@ -11,8 +11,10 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
     PretrainedConfig,
@@ -24,7 +26,7 @@ from lwr.common.json_lines import write_json
 from lwr.export.encoder_head import attach_head
 from lwr.export.pair_tokenizer import PROBES, PairTokenizer, uncut_prompt, write_pair_tokenizer
 from lwr.export.readme import SAMPLE_PASSAGE, SAMPLE_QUERY, classifier_readme
-from lwr.export.truncate import truncate_config, truncate_tensors
+from lwr.export.truncate import UNREAD, truncate_config, truncate_tensors
 from lwr.model.batching import pad
 from lwr.model.prompt import Prompt
 from lwr.model.reranker import LayerwiseReranker
@@ -40,15 +42,29 @@ def write_classifier(reranker: LayerwiseReranker, layer: int, folder: Path) -> N
     Raises:
         ValueError: The exit cannot be written so, or its scores differ after loading.
     """
-    build_classifier(reranker, layer).save_pretrained(folder)
+    classifier = build_classifier(reranker, layer)
+    classifier.save_pretrained(folder)
     pair = write_pair_tokenizer(reranker.prompt, reranker.num_embeddings, folder)
     _complete_config(folder / "config.json", pair.tokenizer)
     # text-embeddings-inference reads the length to cut to from this file
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": reranker.prompt.lengths.row})
     pairs = fit_pairs(reranker.prompt)
     score, difference = _compare_scores(reranker, layer, folder, pair, pairs)
-    readme = classifier_readme(reranker, layer, pair, pairs[0], score, difference)
+    has_extra_block = classifier.config.num_hidden_layers > layer
+    readme = classifier_readme(reranker, layer, pair, pairs[0], score, difference, has_extra_block)
     (folder / "README.md").write_text(readme, encoding="utf-8")
+
+
+def check_classifier(reranker: LayerwiseReranker) -> None:
+    """Check that exits can be written as classifiers with their tokenizer, without writing or scoring any.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    config = build_classifier(reranker, reranker.exits[-1]).config
+    with TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        write_pair_tokenizer(reranker.prompt, reranker.num_embeddings, Path(folder))
 
 
 @torch.no_grad()
@@ -78,10 +94,21 @@ def build_classifier(reranker: LayerwiseReranker, layer: int) -> PreTrainedModel
     if causal:
         state["score.weight"] = head[None].to(reranker.backbone.dtype)  # [1, hidden]
     else:
-        attach_head(config, state, head, reranker.pooling)
+        attach_head(config, state, prefix, reranker.stack, head, reranker.pooling)
     model = _without_weights(config)
+    state |= _fill_unread(model, prefix, state)
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def _fill_unread(model: PreTrainedModel, prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return zeros for the tensors of parts that a classifier has but does not read, such as BigBird's pooler."""
+    unread = tuple(f"{prefix}.{part}" for part in UNREAD)
+    return {
+        name: torch.zeros(tensor.shape)
+        for name, tensor in model.state_dict().items()
+        if name.startswith(unread) and name not in state
+    }
 
 
 def _without_weights(config: PretrainedConfig) -> PreTrainedModel:

@@ -1,20 +1,24 @@
 """Write the linear head of an encoder's exit as the nonlinear head of its stock sequence-classification class.
 
 Our score is linear: score = head · state, where the state is that of the first token or the mean over all tokens. A
-stock head applies tanh or GELU and sometimes a LayerNorm before its output layer. The weights written here keep these
-functions in a range where they are linear, or where two of them add up to a linear function. A state written by a
-LayerNorm is bounded, hence so is the score; it enters the head divided by a share of its bound (`_scale`) and is
-multiplied back by the output layer. In float32 this costs about a millionth of the score.
+stock head applies tanh, GELU or ReLU and sometimes a LayerNorm before its output layer. The weights written here keep
+these functions in a range where they are linear, or where two of them add up to a linear function. A state written by a
+norm is bounded, hence so is the score; it enters the head divided by a share of its bound (`_scale`) and is multiplied
+back by the output layer. In float32 this costs about a millionth of the score.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PretrainedConfig
+from transformers.activations import ACT2FN
+
+from lwr.model.layer_hooks import LayerStack
 
 State = dict[str, Tensor]
 
@@ -30,55 +34,169 @@ GELU_REFERENCE = 2.0**8
 """As REFERENCE, but smaller: it moves the norm's mean, and half precision rounds to a share of that mean."""
 
 
-def attach_head(config: PretrainedConfig, state: State, head: Tensor, pooling: str) -> None:
+@dataclass(frozen=True)
+class StockHead:
+    """A head that computes out(activation(dense(h))) from the first token's state h.
+
+    Attributes:
+        dense: Name of its first linear layer in the classifier.
+        out: Name of its output layer.
+        activation: Name in ACT2FN of transformers.
+    """
+
+    dense: str
+    out: str
+    activation: str
+
+
+@dataclass(frozen=True)
+class PostNormBlock:
+    """The names in a block that normalises its own output.
+
+    Attributes:
+        blocks: The list of blocks in the backbone.
+        value: The linear layer of the values.
+        output: The linear layer after attention.
+        attention_norm: The norm after attention.
+        norm: The norm of the block's output.
+    """
+
+    blocks: str = "encoder.layer"
+    value: str = "attention.self.value"
+    output: str = "attention.output.dense"
+    attention_norm: str = "attention.output.LayerNorm"
+    norm: str = "output.LayerNorm"
+
+
+BLOCKS = {
+    "deberta": PostNormBlock(value="attention.self.in_proj"),
+    "deberta-v2": PostNormBlock(value="attention.self.value_proj"),
+    "distilbert": PostNormBlock(
+        "transformer.layer", "attention.v_lin", "attention.out_lin", "sa_layer_norm", "output_layer_norm"
+    ),
+    "nomic_bert": PostNormBlock("layers", norm="post_mlp_layernorm"),
+}
+"""Architecture -> the names in its blocks; those of BERT for all others."""
+NOT_AVERAGED = {
+    "esm": "its blocks add to the state of the block before them, which cannot be replaced by a mean",
+    "megatron-bert": "its blocks add to the state of the block before them, which cannot be replaced by a mean",
+    "mobilebert": "its blocks narrow the state before attention, so that no block can take the mean",
+    "mpnet": "the relative positions that all its blocks share weigh the tokens, so that no block can take the mean",
+    "nomic_bert": "its blocks have no biases, which a block that takes the mean needs",
+}
+"""Architecture -> the reason why its stock classifier cannot read the mean over tokens."""
+
+
+def attach_head(
+    config: PretrainedConfig, state: State, base: str, stack: LayerStack, head: Tensor, pooling: str
+) -> None:
     """Extend `config` and `state` in place to the sequence classifier whose logit is head · pooled state.
 
     Args:
         config: Config of the encoder, cut to its blocks.
         state: The encoder's tensors, under the names of the classifier.
+        base: Name of the encoder in the classifier.
+        stack: The encoder's blocks, not cut, and final norm.
         head: float [hidden].
         pooling: `mean` or `first`.
 
     Raises:
-        ValueError: The construction for this architecture is not known.
+        ValueError: The construction for this architecture is not known, or it cannot pool so.
     """
-    if config.model_type == "modernbert":
-        _attach_gelu_head(config, state, head, pooling)
-    elif config.model_type == "bert":
-        _attach_tanh_head(config, state, head, pooling, "bert", "bert.pooler.dense", "classifier")
-    elif config.model_type == "xlm-roberta":
-        _attach_tanh_head(config, state, head, pooling, "roberta", "classifier.dense", "classifier.out_proj")
-    else:
+    kind = config.model_type
+    if pooling == "mean" and kind in NOT_AVERAGED:
         raise ValueError(
-            f"{config.model_type}: writing its exits as a stock sequence classifier is not implemented; "
-            "bert, xlm-roberta and modernbert can be exported"
+            f"{kind}: its stock sequence classifier reads the first token, and {NOT_AVERAGED[kind]}; a reranker "
+            "trained with `pooling: first` can be exported; serve this one with lwr"
         )
+    if kind == "mobilebert":
+        config.classifier_activation = False  # leaves out dense and tanh
+        state["classifier.weight"], state["classifier.bias"] = head[None], torch.zeros(1)
+        return
+    if kind == "modernbert":
+        config.classifier_pooling = "mean" if pooling == "mean" else "cls"
+        _attach_gelu_norm_head(config, state, head, _scale(head, stack.norm))
+        return
+    stock, block = _find_stock_head(config, base), BLOCKS.get(kind, PostNormBlock())
+    norm = stack.norm
+    if isinstance(norm, nn.Identity):
+        norm = stack.blocks[config.num_hidden_layers - 1].get_submodule(block.norm)
+    scale = _scale(head, norm)
+    direction = head / scale  # [hidden]
+    if kind == "eurobert":
+        config.classifier_pooling = "mean" if pooling == "mean" else "bos"
+    elif pooling == "mean":
+        direction = _add_averaging_block(config, state, base, block, direction)
+    if stock.activation == "tanh":
+        _attach_tanh_head(state, stock, direction, scale)
+    else:
+        _attach_mirrored_head(state, stock, direction, scale)
 
 
-def _attach_tanh_head(
-    config: PretrainedConfig, state: State, head: Tensor, pooling: str, base: str, dense: str, out: str
-) -> None:
-    """Attach a head that computes out(tanh(dense(h))) from the first token's state h.
+def _find_stock_head(config: PretrainedConfig, base: str) -> StockHead:
+    """Return the head of an architecture's stock classifier. Raises ValueError if it is not known."""
+    match config.model_type:
+        case "bert" | "ernie" | "layoutlm" | "megatron-bert" | "nomic_bert" | "rembert":
+            return StockHead(f"{base}.pooler.dense", "classifier", "tanh")
+        case "camembert" | "data2vec-text" | "esm" | "mpnet" | "roberta" | "xlm-roberta":
+            return StockHead("classifier.dense", "classifier.out_proj", "tanh")
+        case "big_bird" | "roformer":
+            return StockHead("classifier.dense", "classifier.out_proj", config.hidden_act)
+        case "electra":
+            return StockHead("classifier.dense", "classifier.out_proj", "gelu")
+        case "deberta" | "deberta-v2":
+            return StockHead("pooler.dense", "classifier", config.pooler_hidden_act)
+        case "distilbert":
+            return StockHead("pre_classifier", "classifier", "relu")
+        case "eurobert":
+            return StockHead("dense", "classifier", "gelu")
+    raise ValueError(
+        f"{config.model_type}: writing its exits as a stock sequence classifier is not implemented; "
+        "docs/how-to/own-base-model.md lists the architectures that can be exported"
+    )
 
-    With scale = `_scale` and direction · h = head · h / scale (of the mean over tokens, where that is pooled):
+
+def _attach_tanh_head(state: State, stock: StockHead, direction: Tensor, scale: float) -> None:
+    """Attach a head with tanh, whose logit is scale · direction · h.
 
     1. dense:  x_i = TANH_GAIN · direction · h for every i, so that no weight of `out` is too large for half precision
     2. tanh:   tanh(x_i) = x_i, as x_i is at most 4 · TANH_GAIN
-    3. out:    logit = Σ_i scale / (TANH_GAIN · hidden) · x_i = head · h
+    3. out:    logit = Σ_i scale / (TANH_GAIN · hidden) · x_i
     """
-    hidden = config.hidden_size
-    norm = f"{base}.encoder.layer.{config.num_hidden_layers - 1}.output.LayerNorm"
-    scale = _scale(head, state[f"{norm}.weight"], state[f"{norm}.bias"])
-    direction = head / scale  # [hidden]
-    if pooling == "mean":
-        direction = _add_averaging_block(config, state, f"{base}.encoder.layer", direction)
-    state[f"{dense}.weight"] = (TANH_GAIN * direction).repeat(hidden, 1)  # [hidden, hidden]
-    state[f"{dense}.bias"] = torch.zeros(hidden)
-    state[f"{out}.weight"] = torch.full((1, hidden), scale / TANH_GAIN / hidden)
-    state[f"{out}.bias"] = torch.zeros(1)
+    hidden = len(direction)
+    state[f"{stock.dense}.weight"] = (TANH_GAIN * direction).repeat(hidden, 1)  # [hidden, hidden]
+    state[f"{stock.dense}.bias"] = torch.zeros(hidden)
+    state[f"{stock.out}.weight"] = torch.full((1, hidden), scale / TANH_GAIN / hidden)
+    state[f"{stock.out}.bias"] = torch.zeros(1)
 
 
-def _add_averaging_block(config: PretrainedConfig, state: State, blocks: str, direction: Tensor) -> Tensor:
+def _attach_mirrored_head(state: State, stock: StockHead, direction: Tensor, scale: float) -> None:
+    """Attach a head with an activation f for which f(x) - f(-x) = x, such as ReLU, GELU and SiLU.
+
+    1. dense:       x_0 = direction · h, x_1 = -x_0, other x_i = 0
+    2. activation:  f(x_0) - f(x_1) = x_0
+    3. out:         logit = scale · (f(x_0) - f(x_1))
+
+    Raises:
+        ValueError: The activation is not such a function.
+    """
+    sample = torch.linspace(-4, 4, 101, dtype=torch.float64)  # `_scale` keeps x_0 in this range
+    activation = ACT2FN[stock.activation]
+    if not torch.allclose(activation(sample) - activation(-sample), sample):
+        raise ValueError(
+            f"its stock sequence classifier applies {stock.activation}, which does not pass on a linear score; "
+            "serve this reranker with lwr"
+        )
+    hidden = len(direction)
+    state[f"{stock.dense}.weight"] = _matrix(hidden, {0: direction, 1: -direction})
+    state[f"{stock.dense}.bias"] = torch.zeros(hidden)
+    state[f"{stock.out}.weight"] = _vector(hidden, {0: scale, 1: -scale})[None]
+    state[f"{stock.out}.bias"] = torch.zeros(1)
+
+
+def _add_averaging_block(
+    config: PretrainedConfig, state: State, base: str, block: PostNormBlock, direction: Tensor
+) -> Tensor:
     """Append a block after which the first token's state holds m, the mean over tokens of direction · h.
 
     h = weight · n + bias is a state that the last LayerNorm wrote; n is normalised: Σ_i n_i = 0. `last` is the last of
@@ -97,7 +215,8 @@ def _add_averaging_block(config: PretrainedConfig, state: State, blocks: str, di
     Args:
         config: Config of the encoder; gets one more block.
         state: The classifier's tensors; gets that block's.
-        blocks: Name of the list of blocks.
+        base: Name of the encoder in the classifier.
+        block: The names in its blocks.
         direction: float [hidden].
 
     Returns:
@@ -105,23 +224,21 @@ def _add_averaging_block(config: PretrainedConfig, state: State, blocks: str, di
     """
     hidden, depth = config.hidden_size, config.num_hidden_layers
     last = hidden - 1
-    previous, new = f"{blocks}.{depth - 1}.", f"{blocks}.{depth}."
-    norm = f"{previous}output.LayerNorm."
-    weight, bias = state[f"{norm}weight"], state[f"{norm}bias"]
-    state[f"{norm}weight"] = STATE_GAIN * (1 - _vector(hidden, {last: 1.0}))  # 1
-    state[f"{norm}bias"] = torch.zeros(hidden)
+    previous, new = f"{base}.{block.blocks}.{depth - 1}.", f"{base}.{block.blocks}.{depth}."
+    norm = f"{previous}{block.norm}"
+    weight, bias = state[f"{norm}.weight"], state[f"{norm}.bias"]
+    state[f"{norm}.weight"] = STATE_GAIN * (1 - _vector(hidden, {last: 1.0}))  # 1
+    state[f"{norm}.bias"] = torch.zeros(hidden)
 
     for name in [name for name in state if name.startswith(previous)]:
         state[new + name.removeprefix(previous)] = torch.zeros_like(state[name])  # 3, 6
-    attention = f"{new}attention."
     read = (direction * weight - direction[last] * weight[last]) / STATE_GAIN
-    state[f"{attention}self.value.weight"] = _matrix(hidden, {0: read})  # 2
-    state[f"{attention}self.value.bias"] = _vector(hidden, {0: float(direction @ bias)})
-    state[f"{attention}output.dense.weight"] = _matrix(hidden, {last: _vector(hidden, {0: SCORE_GAIN})})  # 4
-    state[f"{attention}output.dense.bias"] = _vector(hidden, {0: REFERENCE, 1: -REFERENCE})
-    state[f"{attention}output.LayerNorm.weight"] = torch.ones(hidden)  # 5
-    deviation = math.sqrt(2 / hidden * (1 + config.layer_norm_eps))
-    state[f"{new}output.LayerNorm.weight"] = torch.full((hidden,), deviation)  # 6
+    _set_value(config, state, f"{new}{block.value}", read, float(direction @ bias))  # 2
+    state[f"{new}{block.output}.weight"] = _matrix(hidden, {last: _vector(hidden, {0: SCORE_GAIN})})  # 4
+    state[f"{new}{block.output}.bias"] = _vector(hidden, {0: REFERENCE, 1: -REFERENCE})
+    state[f"{new}{block.attention_norm}.weight"] = torch.ones(hidden)  # 5
+    eps = getattr(config, "layer_norm_eps", 1e-12)  # DistilBERT's is fixed
+    state[f"{new}{block.norm}.weight"] = torch.full((hidden,), math.sqrt(2 / hidden * (1 + eps)))  # 6
     config.num_hidden_layers = depth + 1
 
     share = -1 / (hidden - 3)
@@ -129,10 +246,26 @@ def _add_averaging_block(config: PretrainedConfig, state: State, blocks: str, di
     return readout * (REFERENCE / SCORE_GAIN)  # 7
 
 
-def _attach_gelu_head(config: PretrainedConfig, state: State, head: Tensor, pooling: str) -> None:
+def _set_value(config: PretrainedConfig, state: State, value: str, weight: Tensor, bias: float) -> None:
+    """Let component 0 of the values be weight · x + bias, and all others 0. Queries and keys remain 0.
+
+    DeBERTa's first version has one linear layer for queries, keys and values of each head in turn, and their biases
+    apart.
+    """
+    hidden = config.hidden_size
+    if config.model_type == "deberta":
+        row = 2 * hidden // config.num_attention_heads
+        state[f"{value}.weight"][row] = weight
+        state[f"{value.rpartition('.')[0]}.v_bias"] = _vector(hidden, {0: bias})
+    else:
+        state[f"{value}.weight"] = _matrix(hidden, {0: weight})
+        state[f"{value}.bias"] = _vector(hidden, {0: bias})
+
+
+def _attach_gelu_norm_head(config: PretrainedConfig, state: State, head: Tensor, scale: float) -> None:
     """Attach ModernBERT's head, which computes classifier(LayerNorm(GELU(dense(h)))) from the pooled state h.
 
-    With scale = `_scale` and u = head · h / scale:
+    With u = head · h / scale:
 
     1. dense:       d_0 = u, d_1 = -u, d_2 = GELU_REFERENCE, other d_i = 0
     2. GELU:        g_0 - g_1 = GELU(u) - GELU(-u) = u for every u, and g_2 = GELU_REFERENCE
@@ -141,8 +274,6 @@ def _attach_gelu_head(config: PretrainedConfig, state: State, head: Tensor, pool
     4. classifier:  logit = scale · (g_0 - g_1) = head · h; the mean cancels out
     """
     hidden = config.hidden_size
-    scale = _scale(head, state["model.final_norm.weight"], state.get("model.final_norm.bias"))
-    config.classifier_pooling = "mean" if pooling == "mean" else "cls"
     config.classifier_activation, config.classifier_bias = "gelu", True
     state["head.dense.weight"] = _matrix(hidden, {0: head / scale, 1: -head / scale})  # 1
     state["head.dense.bias"] = _vector(hidden, {2: GELU_REFERENCE})
@@ -154,16 +285,16 @@ def _attach_gelu_head(config: PretrainedConfig, state: State, head: Tensor, pool
     state["classifier.bias"] = torch.zeros(1)
 
 
-def _scale(head: Tensor, weight: Tensor, bias: Tensor | None) -> float:
-    """Return a power of two between a quarter and a half of the bound of |head · h|.
+def _scale(head: Tensor, norm: nn.Module) -> float:
+    """Return a power of two between a quarter and a half of the bound of |head · h|, where `norm` wrote the state h.
 
-    h = weight · n + bias is written by a LayerNorm, and |n| ≤ √hidden, so |head · h| ≤ |head · weight| √hidden +
-    |head · bias|. A larger scale would round all scores more coarsely; with this one, a score at the bound is off by a
-    few millionths of itself.
+    h = weight · n + bias, and |n| ≤ √hidden, so |head · h| ≤ |head · weight| √hidden + |head · bias|. A larger scale
+    would round all scores more coarsely; with this one, a score at the bound is off by a few millionths of itself.
     """
-    bound = float((head * weight).norm()) * math.sqrt(len(head))
-    if bias is not None:
-        bound += abs(float(head @ bias))
+    parameters = {name: parameter.float() for name, parameter in norm.named_parameters()}
+    bound = float((head * parameters["weight"]).norm()) * math.sqrt(len(head))
+    if "bias" in parameters:
+        bound += abs(float(head @ parameters["bias"]))
     return 2.0 ** math.ceil(math.log2(max(bound, TANH_GAIN)) - 2)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lwr.common.atomic import atomic
+from lwr.common.errors import first_line
+
+if TYPE_CHECKING:
+    from lwr.model.reranker import LayerwiseReranker
 
 Layout = Literal["huggingface", "onnx", "upstream"]
 
@@ -50,3 +55,23 @@ def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingfa
                 write_onnx(reranker, layer, draft)
             case "upstream":
                 write_upstream(reranker, layer, draft)
+
+
+def describe_exports(reranker: LayerwiseReranker) -> str:
+    """Say in which layouts exits of a reranker can be written, and why not as `huggingface`. No file is left behind.
+
+    Nothing is scored, and `onnx` is not tried, which begins as `huggingface` does.
+    """
+    from lwr.export.classifier import check_classifier
+    from lwr.export.upstream import check_upstream
+
+    said = []
+    try:
+        check_classifier(reranker)
+        said.append("can be exported as huggingface")
+    except Exception as error:  # whatever a model's class raises
+        said.append(f"cannot be exported as huggingface ({first_line(error)})")
+    with suppress(ValueError):  # most are not Llamas
+        check_upstream(reranker)
+        said.append("can be exported as upstream")
+    return "; ".join(said)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lwr.export.pair_tokenizer import PairTokenizer
 from lwr.model.reranker import LayerwiseReranker
@@ -20,11 +21,13 @@ def render(template: str, metadata: ModelCardData, **fields: Any) -> str:
 
     Args:
         template: File name in `templates/`, without its suffix.
-        metadata: Front matter, which the hub reads.
-        fields: Variables of the template.
+        metadata: Front matter, which the hub reads; its values are variables of the template, too.
+        fields: Variables of the template; jinja2.UndefinedError is raised if one is missing.
     """
-    card = ModelCard.from_template(metadata, template_path=str(TEMPLATES / f"{template}.md.j2"), **fields)
-    return f"{card.content}\n"
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined)
+    values = metadata.to_dict() | fields | {"card_data": metadata.to_yaml()}
+    card = environment.get_template(f"{template}.md.j2").render(values)
+    return f"{card}\n"
 
 
 def classifier_readme(
@@ -34,6 +37,7 @@ def classifier_readme(
     sample: tuple[str, str],
     score: float,
     difference: float,
+    has_extra_block: bool,
 ) -> str:
     """Describe a folder with a sequence classifier.
 
@@ -44,6 +48,7 @@ def classifier_readme(
         sample: A query and a passage that fit into a row.
         score: The reranker's score of `sample`.
         difference: Largest difference between its scores and those of the folder.
+        has_extra_block: Whether a block was added that takes the mean over the tokens.
     """
     query, passage = pair.write(*sample)
     prompt, frame = reranker.prompt, reranker.prompt.frame(None)
@@ -57,7 +62,7 @@ def classifier_readme(
         base=_base_model(reranker),
         architecture=reranker.config.model_type,
         causal=reranker.stack.causal,
-        extra_block=reranker.pooling == "mean" and reranker.config.model_type != "modernbert",
+        extra_block=has_extra_block,
         score=score,
         difference=max(difference, 1e-7),
         query=repr(query),

@@ -7,20 +7,22 @@ import copy
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from lwr.model.loading import cut_config
 from lwr.model.reranker import LayerwiseReranker
+
+UNREAD = ("pooler.", "contact_head.")
+"""Parts of backbones beside their blocks that no head reads; the second one, ESM's, has weights for each block."""
 
 
 def truncate_config(config: PretrainedConfig, layer: int) -> PretrainedConfig:
     """Copy the config of a backbone, with its first `layer` blocks only."""
     config = copy.deepcopy(config.get_text_config())
-    config.num_hidden_layers = layer
-    if vars(config).get("layer_types"):  # kinds of attention, one per block
-        config.layer_types = config.layer_types[:layer]
+    cut_config(config, layer)
     return config
 
 
 def truncate_tensors(reranker: LayerwiseReranker, layer: int) -> dict[str, Tensor]:
-    """Return the backbone's tensors by name, without blocks above `layer` and without a pooler, which no head reads.
+    """Return the backbone's tensors by name, without blocks above `layer` and without UNREAD.
 
     Of a multimodal backbone the language model's tensors remain, under the names that they have in that model alone.
     """
@@ -29,7 +31,7 @@ def truncate_tensors(reranker: LayerwiseReranker, layer: int) -> dict[str, Tenso
     (blocks,) = [f"{name}." for name, module in modules if module is reranker.stack.blocks]
 
     def is_kept(name: str) -> bool:
-        if name.startswith("pooler."):
+        if name.startswith(UNREAD):
             return False
         return not name.startswith(blocks) or int(name.removeprefix(blocks).split(".")[0]) < layer
 

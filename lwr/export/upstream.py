@@ -27,8 +27,7 @@ def write_upstream(reranker: LayerwiseReranker, layer: int, folder: Path) -> Non
     Raises:
         ValueError: Upstream's class or prompt would give other scores.
     """
-    if differences := list(_differences_to_upstream(reranker)):
-        raise ValueError(f"FlagEmbedding can't read this reranker: {'; '.join(differences)}")
+    check_upstream(reranker)
     tensors = {f"model.{name}": tensor for name, tensor in truncate_tensors(reranker, layer).items()}
     exits = [k for k in reranker.exits if k <= layer]
     if reranker.shared_head:
@@ -48,6 +47,12 @@ def write_upstream(reranker: LayerwiseReranker, layer: int, folder: Path) -> Non
     assert template is not None  # as encoders differ from upstream
     readme = upstream_readme(reranker, layer, template.instruction)
     (folder / "README.md").write_text(readme, encoding="utf-8")
+
+
+def check_upstream(reranker: LayerwiseReranker) -> None:
+    """Check that upstream's class and prompt give the scores of a reranker. Raises ValueError if they do not."""
+    if differences := list(_differences_to_upstream(reranker)):
+        raise ValueError(f"FlagEmbedding can't read this reranker: {'; '.join(differences)}")
 
 
 def _differences_to_upstream(reranker: LayerwiseReranker) -> Iterator[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import minicpm_checkpoint as minicpm
 import pytest
 import tiny
 import torch
+from huggingface_hub import ModelCardData
+from jinja2 import UndefinedError
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import (
@@ -25,7 +28,7 @@ from lwr.config.model import BaseModelConfig, PromptTemplate
 from lwr.config.training import LoraConfig
 from lwr.export import classifier
 from lwr.export.export import export
-from lwr.export.readme import SAMPLE_PASSAGE, SAMPLE_QUERY
+from lwr.export.readme import SAMPLE_PASSAGE, SAMPLE_QUERY, render
 from lwr.model.batching import pad
 from lwr.model.loading import load_base_model
 from lwr.model.lora import add_lora
@@ -420,6 +423,20 @@ def test_readme_has_a_score_to_compare_with(architecture, tmp_path):
     assert ("text-embeddings-inference has no reranker" in card) == (architecture == "llama")
 
 
+def test_readme_does_not_write_1_tokens(tmp_path):
+    lengths = {"query_max_len": 7, "passage_max_len": 3}  # 7 tokens for both texts, 6 for a passage
+    model = save_reranker_and_base(tmp_path, "bert", **lengths)
+    export(model, 3, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Pairs above 10 tokens" in card
+    assert not re.search(r"\b1 tokens", card)
+
+
+def test_template_with_a_missing_variable_is_an_error():
+    with pytest.raises(UndefinedError, match="layer"):
+        render("upstream", ModelCardData())
+
+
 def test_existing_folder_is_replaced(tmp_path):
     model = save_reranker_and_base(tmp_path, "llama")
     export(model, 3, tmp_path / "out", "upstream")
@@ -445,11 +462,11 @@ def test_decoder_with_mean_pooling_is_refused(tmp_path):
 
 
 def test_encoder_with_unknown_head_is_refused(tmp_path):
-    config = AutoConfig.for_model("electra", **tiny.SHAPE, embedding_size=tiny.HIDDEN)
+    config = AutoConfig.for_model("roberta-prelayernorm", **tiny.SHAPE)
     model = save_reranker(
         tmp_path / "model", AutoModel.from_config(config).eval(), tiny.tokenizer(encoder=True)
     )
-    with pytest.raises(ValueError, match=r"electra.* bert, xlm-roberta and modernbert"):
+    with pytest.raises(ValueError, match=r"roberta-prelayernorm.*own-base-model"):
         export(model, 3, tmp_path / "out")
 
 

@@ -1,6 +1,7 @@
 """The architectures that base models may have, or may not and why: tiny checkpoints of each, and the table of the docs.
 
-`tests/test_base_models.py` checks each of them, and `make generated` writes the table.
+`tests/test_base_models.py` and `tests/export/test_architectures.py` check each of them, and `make generated` writes the
+table.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ class Architecture:
         encoder: Whether a token reads the tokens after it.
         settings: Keys of its config beside those of `tiny.SHAPE`.
         refused: The reason why it cannot be used; None: it can.
+        not_exported: The reason why exits that pool as is usual cannot be exported as `huggingface`; None: they can.
     """
 
     name: str
     encoder: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     refused: str | None = None
+    not_exported: str | None = None
 
     def save(self, folder: Path) -> Path:
         """Save a checkpoint with random weights, and its tokenizer."""
@@ -47,14 +50,18 @@ class Architecture:
         return folder
 
 
-def decoder(name: str, refused: str | None = None, **settings: Any) -> Architecture:
+def decoder(
+    name: str, refused: str | None = None, not_exported: str | None = None, **settings: Any
+) -> Architecture:
     """Return a decoder."""
-    return Architecture(name, False, settings, refused)
+    return Architecture(name, False, settings, refused, not_exported)
 
 
-def encoder(name: str, refused: str | None = None, **settings: Any) -> Architecture:
+def encoder(
+    name: str, refused: str | None = None, not_exported: str | None = None, **settings: Any
+) -> Architecture:
     """Return an encoder."""
-    return Architecture(name, True, settings, refused)
+    return Architecture(name, True, settings, refused, not_exported)
 
 
 HEAD = {"head_dim": 8}
@@ -70,16 +77,21 @@ DEBERTA_V2 = {
 BART = {"encoder_layers": LAYERS, "decoder_layers": LAYERS, "d_model": 32}
 BART |= {f"{side}_ffn_dim": 64 for side in ("encoder", "decoder")}
 BART |= {f"{side}_attention_heads": 4 for side in ("encoder", "decoder")}
+LINEAR_AND_FULL = ["linear_attention", "full_attention", "linear_attention"]
+MOBILE = {"embedding_size": 32, "true_hidden_size": 32, "intra_bottleneck_size": 32}
+MOBILE |= {"initializer_range": 0.1}  # with more, states without norm grow until rounding changes scores
 PADDING = "depends on the padding"
 DROPS = "no rows can be dropped"
 ONE_LIST = "one list of its 3 blocks"
 ONE_NORM = "not one norm"
 SEQ2SEQ = "an encoder with a decoder"
+NO_CLASS = "no sequence classifier of this architecture"
+FIRST_ONLY = "reads the first token"
 ARCHITECTURES = [
     decoder("biogpt"),
     decoder("bloom", DROPS),
-    decoder("codegen", rotary_dim=8),
-    decoder("cohere"),
+    decoder("codegen", not_exported=NO_CLASS, rotary_dim=8),
+    decoder("cohere", not_exported=NO_CLASS),
     decoder("exaone4"),
     decoder("falcon"),
     decoder("gemma", **HEAD),
@@ -92,11 +104,11 @@ ARCHITECTURES = [
     decoder("gpt_neox"),
     decoder("gpt_oss", num_local_experts=4, **HEAD),
     decoder("gptj", rotary_dim=8),
-    decoder("granite"),
-    decoder("lfm2", block_ff_dim=64, layer_types=["conv", "full_attention", "conv"]),
+    decoder("granite", not_exported=NO_CLASS),
+    decoder("lfm2", not_exported=NO_CLASS, block_ff_dim=64, layer_types=["conv", "full_attention", "conv"]),
     decoder("llama"),
-    decoder("mamba", state_size=4),
-    decoder("mamba2", num_heads=8, head_dim=8, state_size=8, n_groups=1),
+    decoder("mamba", not_exported=NO_CLASS, state_size=4),
+    decoder("mamba2", not_exported=NO_CLASS, num_heads=8, head_dim=8, state_size=8, n_groups=1),
     decoder("mistral"),
     decoder("mixtral", num_local_experts=4),
     decoder("mpt"),
@@ -110,12 +122,12 @@ ARCHITECTURES = [
     decoder("phi3"),
     decoder("qwen2"),
     decoder("qwen3", **HEAD),
-    decoder("qwen3_5_text", **HEAD, **tiny.LINEAR_ATTENTION),
-    decoder("rwkv", attention_hidden_size=32),
+    decoder("qwen3_5_text", **HEAD, **tiny.LINEAR_ATTENTION, layer_types=LINEAR_AND_FULL),
+    decoder("rwkv", not_exported=NO_CLASS, attention_hidden_size=32),
     decoder("smollm3"),
     decoder("stablelm"),
     decoder("starcoder2"),
-    decoder("xglm", num_layers=LAYERS, attention_heads=4, ffn_dim=64),
+    decoder("xglm", not_exported=NO_CLASS, num_layers=LAYERS, attention_heads=4, ffn_dim=64),
     encoder("albert", ONE_LIST, embedding_size=16),
     encoder("bart", SEQ2SEQ, **BART),
     encoder("bert"),
@@ -128,16 +140,16 @@ ARCHITECTURES = [
     encoder("distilbert"),
     encoder("electra", embedding_size=32),
     encoder("ernie"),
-    encoder("esm"),
+    encoder("esm", not_exported=FIRST_ONLY),
     encoder("eurobert", **HEAD),
     encoder("fnet", PADDING),
     encoder("layoutlm"),
     encoder("longformer", ONE_NORM, attention_window=[16] * LAYERS),
-    encoder("megatron-bert"),
-    encoder("mobilebert", embedding_size=32, true_hidden_size=32, intra_bottleneck_size=32),
+    encoder("megatron-bert", not_exported=FIRST_ONLY),
+    encoder("mobilebert", not_exported=FIRST_ONLY, **MOBILE),
     encoder("modernbert", cls_token_id=1, sep_token_id=2),
-    encoder("mpnet", **OFFSET),
-    encoder("nomic_bert"),
+    encoder("mpnet", not_exported=FIRST_ONLY, **OFFSET),
+    encoder("nomic_bert", not_exported=FIRST_ONLY),
     encoder("nystromformer", PADDING),
     encoder("rembert", input_embedding_size=32),
     encoder("roberta", **OFFSET),
@@ -152,13 +164,28 @@ ARCHITECTURES = [
 
 def render_table() -> str:
     """Return the table of architectures in Markdown."""
-    lines = ["| architecture | kind | base model |", "|:--|:--|:--|"]
+    lines = ["| architecture | kind | base model | `lwr export` |", "|:--|:--|:--|:--|"]
     for each in ARCHITECTURES:
+        kind = "encoder" if each.encoder else "decoder"
         outcome = "yes" if each.refused is None else f"refused: {REASONS[each.refused]}"
-        lines.append(f"| {each.name} | {'encoder' if each.encoder else 'decoder'} | {outcome} |")
+        lines.append(f"| {each.name} | {kind} | {outcome} | {_describe_export(each)} |")
     return "\n".join(lines) + "\n"
 
 
+def _describe_export(architecture: Architecture) -> str:
+    """Return the table's entry on exports."""
+    if architecture.refused is not None:
+        return ""
+    if architecture.not_exported is not None:
+        return EXPORT_REASONS[architecture.not_exported]
+    return "yes, and for FlagEmbedding" if architecture.name == "llama" else "yes"
+
+
+EXPORT_REASONS = {
+    NO_CLASS: "no: transformers has no sequence classifier of it",
+    FIRST_ONLY: "with `pooling: first` only",
+}
+"""Key words of a message -> the entry in the docs."""
 REASONS = {
     DROPS: "a cascade cannot drop rows between its blocks",
     ONE_LIST: "it does not keep all its blocks in a single list",
