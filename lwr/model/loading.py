@@ -64,13 +64,15 @@ def load_base_model(base: BaseModelConfig, with_vocabulary: bool = False) -> Loa
     folder = fetch_checkpoint(base.model, base.revision)
     check_no_adapter(folder)
     dtype = getattr(torch, base.dtype)
-    tokenizer = load_tokenizer(folder)
     if is_minicpm(folder):
+        # a plain config, because transformers warns of a model of type `` where it does not know that of config.json
+        tokenizer = load_tokenizer(folder, PretrainedConfig())
         minicpm = load_minicpm(folder, tokenizer, base.num_layers, dtype, base.attention)
         vocabulary = minicpm.vocabulary_head
         yes_row = None if vocabulary is None else vocabulary[yes_token(tokenizer)].clone()
         return LoadedBaseModel(minicpm.backbone, tokenizer, yes_row, minicpm.heads)
 
+    tokenizer = load_tokenizer(folder)
     config = read_model_config(folder, base.num_layers)
     check_weights(folder)
     auto_class = AutoModelForCausalLM if with_vocabulary else AutoModel
@@ -84,14 +86,18 @@ def load_base_model(base: BaseModelConfig, with_vocabulary: bool = False) -> Loa
     return LoadedBaseModel(cast(PreTrainedModel, model.base_model.eval()), tokenizer, yes_row, {})
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path, config: PretrainedConfig | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a checkpoint.
+
+    Args:
+        folder: The checkpoint.
+        config: A config in place of its config.json.
 
     Raises:
         BadInput: There is none, or it is damaged or needs code of its own.
     """
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare ones
         raise BadInput(
             f"{folder}: its tokenizer cannot be read ({first_line(error)}); fetch it again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import pytest
@@ -115,6 +116,15 @@ def test_tied_vocabulary_head_is_the_unscaled_embedding(tmp_path):
     yes = yes_token(loaded.tokenizer)
     assert torch.equal(loaded.yes_row, tensors["model.embed_tokens.weight"][yes])
     assert torch.equal(loaded.backbone.embed_tokens.weight[yes], loaded.yes_row * CONFIG["scale_emb"])
+
+
+@pytest.mark.filterwarnings("error")
+def test_loading_warns_of_nothing(tmp_path, caplog, monkeypatch):
+    folder = write(tmp_path, weights() | {"lm_head.weight": torch.randn(tiny.VOCABULARY, HIDDEN)})
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    with caplog.at_level(logging.WARNING, "transformers"):
+        load_base_model(BaseModelConfig(model=folder), with_vocabulary=True)
+    assert caplog.messages == []
 
 
 # --- layerwise checkpoints -----------------------------------------------------------------------------
