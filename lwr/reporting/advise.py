@@ -13,7 +13,7 @@ from lwr.common.errors import BadInput
 from lwr.common.exits import ARM_COLUMNS, CASCADE, fused_name, is_fused, is_layer, label, layer_of, sort_key
 from lwr.common.results_tree import TABLES
 from lwr.reporting.fused import (
-    ChosenCascade,
+    CascadeChoice,
     add_costs,
     complete_cascades,
     complete_layers,
@@ -121,16 +121,16 @@ def _fused_beside(evidence: Evidence, deepest: pd.Series) -> str:
 # --- What to deploy ---
 
 
-def chosen_cascade(evidence: Evidence, arm: pd.Series) -> ChosenCascade:
+def cascade_choice(evidence: Evidence, arm: pd.Series) -> CascadeChoice:
     """Return the schedule that dev chose for an arm."""
     schedules = rows_of_arm(evidence.cascades, arm)
     chosen, deepest = schedules[schedules["chosen"]], schedules[is_deepest_alone(schedules)]
-    return ChosenCascade(chosen.iloc[0], deepest.iloc[0])
+    return CascadeChoice(chosen.iloc[0], deepest.iloc[0])
 
 
 def headline(evidence: Evidence, arm: pd.Series) -> str:
     """Return what to deploy of an arm, in one paragraph."""
-    choice = chosen_cascade(evidence, arm)
+    choice = cascade_choice(evidence, arm)
     rerank = f"**{arm['dataset']}: rerank with {choice.name}"
     if choice.is_deepest:
         return f"{rerank}, the deepest, of {_name(arm)}**: {choice.missing()}."
@@ -283,7 +283,7 @@ def _choose_within(evidence: Evidence, front: pd.DataFrame, budget_ms: float, li
 
 def cascade_advice(evidence: Evidence, arm: pd.Series) -> str:
     """Advise on the cascade of an arm that was chosen on dev, with its result on test."""
-    choice, title = chosen_cascade(evidence, arm), "### The best cascade\n\n"
+    choice, title = cascade_choice(evidence, arm), "### The best cascade\n\n"
     if choice.is_deepest:
         return f"{title}None: {choice.missing()}."
     chosen, deepest = choice.row, choice.deepest
@@ -302,7 +302,7 @@ def cascade_advice(evidence: Evidence, arm: pd.Series) -> str:
     )
 
 
-def _expectation(choice: ChosenCascade) -> str:
+def _expectation(choice: CascadeChoice) -> str:
     """Say what as many new queries as dev has are expected to lose, or nothing where that was not estimated."""
     if not choice.has_bound:
         return ""
@@ -311,7 +311,7 @@ def _expectation(choice: ChosenCascade) -> str:
     return f" It is expected to {expected} on as many new queries; {choice.bound()}."
 
 
-def _use_of_weights(choice: ChosenCascade) -> str:
+def _use_of_weights(choice: CascadeChoice) -> str:
     if not choice.row["fused"]:
         return ""
     return (

@@ -60,7 +60,7 @@ def name_schedule(schedule: str, fused: bool) -> str:
 
 
 @dataclass(frozen=True)
-class ChosenCascade:
+class CascadeChoice:
     """The schedule that dev chose for an arm, and the shares of the deepest exit's quality that it keeps."""
 
     row: pd.Series
