@@ -1,9 +1,22 @@
-"""The schedule of a cascade: which exits score, and how many candidates survive each of them."""
+"""The schedule of a cascade: which exits score, how many candidates survive each of them, and the ranking it ends in.
+
+Letters in shape comments: C candidates of a query, R candidates that block 1 reads.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
+
+import numpy as np
+
+from lwr.common.exits import FIRST_STAGE, exit_name, layer_of
+from lwr.common.json_lines import FLOAT32_LIMIT
+from lwr.formats.fusion import Fusion, fuse_scores, normalize_first_stage
+
+Weights = Mapping[int, Mapping[str, float]]
+"""Layer of a stage -> name of a feature -> weight, as in `lwr.formats.fusion`."""
 
 
 @dataclass(frozen=True)
@@ -63,3 +76,163 @@ class Schedule:
     def from_first_stage(self) -> int | None:
         """The number of candidates that the first stage lets through to block 1; None: all."""
         return dict(self.keep).get(0)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The ranking of the candidates of one query.
+
+    Attributes:
+        order: int64 [C], their indices from best to worst.
+        layers: int64 [C], the last exit that scored each candidate, in the order in which they were given; 0: it was
+            dropped by the first stage.
+        scores: float32 [C], each candidate's score at that exit, in the same order; float64 if the scores are fused or
+            the first stage drops candidates.
+    """
+
+    order: np.ndarray
+    layers: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class RankingPlan:
+    """How a schedule ranks the candidates of one query.
+
+    Attributes:
+        schedule: The exit or the cascade.
+        read: int64 [R], the candidates that block 1 reads, ascending.
+        dropped: int64 [C - R], those that the first stage drops, best first.
+        first_stage: float64 [C], the scores of the first stage; None if they are not given.
+        weights: The weights of fused scores at each stage; None: a stage ranks by its exit's own scores.
+    """
+
+    schedule: Schedule
+    read: np.ndarray
+    dropped: np.ndarray
+    first_stage: np.ndarray | None
+    weights: Weights | None
+
+    @property
+    def features(self) -> dict[str, np.ndarray]:
+        """The features of fused scores that are known before the first block, by name: float64 [R]."""
+        if self.weights is None or self.first_stage is None:
+            return {}
+        return {FIRST_STAGE: normalize_first_stage(self.first_stage)[self.read]}
+
+    @property
+    def layers(self) -> list[int]:
+        """The exits that score, ascending."""
+        return layers_to_score(self.schedule.layers, self.weights)
+
+    def fuse(self, scores: np.ndarray) -> np.ndarray:
+        """Return the scores by which the last stage ranks: float32 [R], float64 if fused.
+
+        Args:
+            scores: float32 [layers, R], of `layers`.
+        """
+        if self.weights is None:
+            return scores[-1]
+        exits = zip(map(exit_name, self.layers), scores.astype(np.float64), strict=True)
+        return fuse_scores(self.weights[self.schedule.last], self.features | dict(exits))
+
+    def rank(self, by_stage: np.ndarray) -> Ranking:
+        """Rank all candidates: the later one was dropped, the better; of equal ones the first given comes first.
+
+        Args:
+            by_stage: [stages, R], the scores by which each stage from block 1 on ranks, NaN for candidates that were
+                dropped before it; or [1, R], those of the last stage.
+        """
+        last_stage = (~np.isnan(by_stage)).sum(axis=0) - 1  # [R]
+        read_scores = by_stage[last_stage, np.arange(by_stage.shape[1])]  # [R]
+        order = np.lexsort((-read_scores, -last_stage))
+        read_layers = np.array(self.schedule.layers[-len(by_stage) :])[last_stage]
+        if not len(self.dropped):
+            return Ranking(order, read_layers, read_scores)
+        assert self.first_stage is not None  # it dropped some
+        layers, scores = np.zeros(len(self.first_stage), dtype=np.int64), self.first_stage.copy()
+        layers[self.read], scores[self.read] = read_layers, read_scores
+        return Ranking(np.concatenate([self.read[order], self.dropped]), layers, scores)
+
+
+def layers_to_score(stages: Sequence[int], weights: Weights | None) -> list[int]:
+    """Return the exits that stages need, ascending: their own, and those that their fused scores combine."""
+    combined = [] if weights is None else [name for stage in stages for name in weights[stage]]
+    return sorted({*stages, *(layer_of(name) for name in combined if name != FIRST_STAGE)})
+
+
+def plan_ranking(
+    schedule: Schedule,
+    candidates: int,
+    first_stage: Sequence[float] | np.ndarray | None = None,
+    fusion: Fusion | None = None,
+    fused: bool = False,
+) -> RankingPlan:
+    """Plan the ranking of the candidates of one query.
+
+    Args:
+        schedule: The exit or the cascade.
+        candidates: The number of candidates.
+        first_stage: The scores of the first stage, one per candidate. Stages then use the weights with it, otherwise
+            those without.
+        fusion: The weights of fused scores.
+        fused: Whether stages rank by fused scores.
+
+    Raises:
+        ValueError: Weights or first-stage scores that are needed are missing, scores are given that nothing uses, or
+            they are not one finite number per candidate.
+    """
+    scores = None if first_stage is None else _check_first_stage(first_stage, candidates)
+    if scores is None and schedule.from_first_stage is not None:
+        raise ValueError(
+            f"cascade {str(schedule)!r} starts with the first stage, whose scores are missing: give first_stage, one "
+            "score per document, or leave out the stage 0"
+        )
+    if scores is not None and schedule.from_first_stage is None and not fused:
+        raise ValueError(
+            "first_stage is given, but nothing uses it: rank with fused=True or by a cascade with a stage 0, or leave "
+            "it out"
+        )
+    survivors = candidates if schedule.from_first_stage is None else schedule.from_first_stage
+    # as in runs, where float32 scores are compared
+    best_first = (
+        np.arange(candidates) if scores is None else (-scores.astype(np.float32)).argsort(kind="stable")
+    )
+    read, dropped = np.sort(best_first[:survivors]), best_first[survivors:]
+    weights = None
+    if fused:
+        weights = _weights_of(fusion, schedule.layers, has_first_stage=scores is not None)
+    return RankingPlan(schedule, read, dropped, scores, weights)
+
+
+def _check_first_stage(scores: Sequence[float] | np.ndarray, candidates: int) -> np.ndarray:
+    """Return first-stage scores as float64 [C]. Raise ValueError unless they are one finite number per candidate."""
+    try:
+        values = np.asarray(scores, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"first_stage is not a list of numbers; give one per document, {candidates}"
+        ) from None
+    if values.shape != (candidates,):
+        raise ValueError(
+            f"first_stage has the shape {list(values.shape)}, but there are {candidates} documents; give one score for "
+            "each, in their order"
+        )
+    wrong = np.flatnonzero(~(np.abs(values) < FLOAT32_LIMIT))
+    if len(wrong):
+        raise ValueError(
+            f"first_stage[{wrong[0]}] is {values[wrong[0]]}; give a number that is finite as a float32"
+        )
+    return values
+
+
+def _weights_of(fusion: Fusion | None, stages: Sequence[int], has_first_stage: bool) -> Weights:
+    """Return the weights of fused scores at stages. Raise ValueError if there are none."""
+    if fusion is None:
+        raise ValueError(
+            "this reranker has no weights of fused scores: fit them with `lwr fuse`, then set `reranker.fusion = "
+            "read_fusion(file)` (lwr.formats.fusion), or put the file into the model's folder as fusion.json"
+        )
+    if missing := sorted(set(stages) - set(fusion.layers)):
+        raise ValueError(f"fused scores have no weights at layers {missing}, but at {fusion.layers}")
+    return {layer: fusion.weights(layer, has_first_stage) for layer in stages}

@@ -9,7 +9,6 @@ Letters in shape comments: B rows of the batch, R remaining rows, H hidden size.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -21,13 +20,14 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lwr.common.exits import exit_name
+from lwr.common.exits import FIRST_STAGE, exit_name
 from lwr.common.texts import check_documents, check_pairs, check_text, is_single_pair
 from lwr.config.model import Attention, BaseModelConfig, Pooling, PromptTemplate
+from lwr.formats.fusion import Fusion, fuse_scores
 from lwr.model import storage
 from lwr.model.batch_layout import PackedLayout, PaddedLayout
 from lwr.model.batching import make_batches, out_of_memory_hint, pad
-from lwr.model.cascade_schedule import Schedule
+from lwr.model.cascade_schedule import Ranking, RankingPlan, Schedule, Weights, layers_to_score, plan_ranking
 from lwr.model.layer_hooks import LayerStack, find_layer_stack, run_to
 from lwr.model.loading import check_row_limit, count_embeddings, count_positions, yes_row_of
 from lwr.model.packing import enable_packing
@@ -35,21 +35,6 @@ from lwr.model.prompt import Prompt, Row
 
 CPU_TOKENS_PER_BATCH = 2048  # the states of a few thousand tokens fit into a CPU's caches
 GPU_TOKENS_PER_BATCH = 16384
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """The ranking of the candidates of one query.
-
-    Attributes:
-        order: int64 [candidates], their indices from best to worst.
-        layers: int64 [candidates], the last exit that scored each candidate, in the order in which they were given.
-        scores: float32 [candidates], each candidate's score at that exit, in the same order.
-    """
-
-    order: np.ndarray
-    layers: np.ndarray
-    scores: np.ndarray
 
 
 class LayerwiseReranker(nn.Module):
@@ -72,6 +57,7 @@ class LayerwiseReranker(nn.Module):
         exits: The layers that have a head, ascending.
         heads: One parameter [H] for each exit, or a single one that all exits share.
         first_position: The index of a packed row's first position; None if rows are padded instead of packed.
+        fusion: The weights of fused scores; None: rankings cannot be fused. They belong to one first stage.
     """
 
     def __init__(
@@ -87,6 +73,7 @@ class LayerwiseReranker(nn.Module):
         query_max_len: int = 32,
         passage_max_len: int = 224,
         base: BaseModelConfig | None = None,
+        fusion: Fusion | None = None,
     ):
         """Put heads on a backbone.
 
@@ -103,6 +90,7 @@ class LayerwiseReranker(nn.Module):
             query_max_len: Tokens of a query (see `Prompt`).
             passage_max_len: Tokens of a passage (see `Prompt`).
             base: The checkpoint of the backbone. An adapter cannot be saved without it.
+            fusion: The weights of fused scores, which `lwr fuse` fits.
 
         Raises:
             UnsupportedBackbone: The backbone's layers cannot be observed.
@@ -143,6 +131,7 @@ class LayerwiseReranker(nn.Module):
             self._prompt = Prompt(tokenizer, template if causal else None, query_max_len, passage_max_len)
             check_row_limit(self._prompt, count_positions(self.backbone))
         self.base = base
+        self.fusion = fusion
 
     @property
     def prompt(self) -> Prompt:
@@ -204,6 +193,9 @@ class LayerwiseReranker(nn.Module):
         keep: Mapping[int, int],
         last: int,
         tokens_at_once: int | None = None,
+        *,
+        weights: Weights | None = None,
+        first_stage: Tensor | None = None,
     ) -> Tensor:
         """Score the candidates of one query in one pass that drops candidates on the way.
 
@@ -213,20 +205,32 @@ class LayerwiseReranker(nn.Module):
                 the batch.
             last: The layer that scores the candidates that remain at the end.
             tokens_at_once: About how many tokens a block computes at a time; None: all.
+            weights: Layer -> weights of the fused scores by which it drops and ranks; None: a layer's own scores.
+            first_stage: float64 [B], the normalised scores of the first stage, which `weights` may name.
 
         Returns:
-            float32 [layers of the cascade, B], NaN for candidates that were dropped before a layer.
+            float32 [layers of the cascade, B], or float64 if fused; NaN for candidates that were dropped before a
+            layer.
         """
-        layers = [*sorted(keep), last]
+        stages = [*sorted(keep), last]
+        layers = layers_to_score(stages, weights)
         self._check_layers(layers)
         layout = self._lay_out(features)
         batch_size, device = len(features["input_ids"]), features["input_ids"].device
-        scores = torch.full((len(layers), batch_size), torch.nan, device=device)
+        dtype = torch.float32 if weights is None else torch.float64
+        unknown = torch.full((batch_size,), torch.nan, dtype=dtype, device=device)  # [B]
+        known = {} if first_stage is None else {FIRST_STAGE: first_stage}  # name of a feature -> [B]
+        scores = unknown.repeat(len(stages), 1)  # [stages, B]
 
         def score_and_drop(layer: int, hidden: Tensor) -> Tensor | None:
             # [R], in the order of the layout
-            of_layer = self._score(layer, layout.pool(hidden, self.stack.norm))
-            scores[layers.index(layer), layout.rows] = of_layer
+            of_layer = self._score(layer, layout.pool(hidden, self.stack.norm)).to(dtype)
+            if weights is not None:
+                known[exit_name(layer)] = unknown.index_copy(0, layout.rows, of_layer)
+                if layer not in stages:
+                    return None
+                of_layer = fuse_scores(weights[layer], known)[layout.rows]
+            scores[stages.index(layer), layout.rows] = of_layer
             if layer == last:
                 return None
             batch_order = layout.rows.argsort()  # [R], so that a stable sort prefers the first in the batch
@@ -303,13 +307,31 @@ class LayerwiseReranker(nn.Module):
             scores[:, batch] = torch.stack(by_layer).cpu().numpy()  # [layers, B]
         return scores
 
+    def rows_to_read(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        schedule: Schedule,
+        first_stage: Sequence[float] | np.ndarray | None = None,
+        instruction: str | None = None,
+    ) -> list[Row | None]:
+        """Tokenise the (query, passage) pairs that the first stage of a schedule lets through, None for the others."""
+        if schedule.from_first_stage is None:
+            return list(self.prompt.rows(pairs, instruction))
+        read = plan_ranking(schedule, len(pairs), first_stage).read
+        rows: list[Row | None] = [None] * len(pairs)
+        for i, row in zip(read, self.prompt.rows([pairs[i] for i in read], instruction), strict=True):
+            rows[i] = row
+        return rows
+
     @torch.inference_mode()
     def rank_rows(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[Row | None],
         schedule: Schedule,
         tokens_per_batch: int | None = None,
         precision: str = "float32",
+        first_stage: Sequence[float] | np.ndarray | None = None,
+        fused: bool = False,
     ) -> Ranking:
         """Rank the tokenised candidates of one query. Of candidates with equal scores the first given comes first.
 
@@ -317,27 +339,42 @@ class LayerwiseReranker(nn.Module):
         as many tokens at a time as a batch holds.
 
         Args:
-            rows: The candidates.
+            rows: The candidates. Those that the first stage drops may be None (see `rows_to_read`).
             schedule: The exit or the cascade.
             tokens_per_batch: As for `score_rows`.
             precision: `float32`, or `bfloat16` for autocast.
+            first_stage: The scores of the first stage, one per candidate.
+            fused: Whether to drop and rank by fused scores.
 
         Raises:
+            ValueError: Weights or first-stage scores are missing, or scores are given that nothing uses.
             MemoryError: The candidates do not fit into memory.
         """
-        if not schedule.keep or not rows:
-            (scores,) = self.score_rows(rows, [schedule.last], tokens_per_batch, precision)
-            return Ranking(np.argsort(-scores, kind="stable"), np.full(len(rows), schedule.last), scores)
+        plan = plan_ranking(schedule, len(rows), first_stage, self.fusion, fused)
+        read = [cast(Row, rows[i]) for i in plan.read]
+        if len(schedule.layers) == 1 or not read:
+            scores = self.score_rows(read, plan.layers, tokens_per_batch, precision)  # [layers, R]
+            return plan.rank(plan.fuse(scores)[None])
         budget = tokens_per_batch or self.default_tokens_per_batch
-        hint = f"a cascade of {len(rows)} rows, about {budget} tokens at a time; set tokens_per_batch lower"
+        hint = f"a cascade of {len(read)} rows, about {budget} tokens at a time; set tokens_per_batch lower"
         with out_of_memory_hint(hint), self._autocast(precision):
-            scores = self.cascade(self._make_features(rows), dict(schedule.keep), schedule.last, budget)
-        by_stage = scores.cpu().numpy()  # [stages, rows]
-        # [rows]; the later a row was dropped, the better its rank
-        last_stage = (~np.isnan(by_stage)).sum(axis=0) - 1
-        scores = by_stage[last_stage, np.arange(len(rows))]  # [rows]
-        order = np.lexsort((-scores, -last_stage))
-        return Ranking(order, np.array(schedule.layers)[last_stage], scores)
+            return plan.rank(self._run_cascade(read, plan, budget))
+
+    def _run_cascade(self, rows: Sequence[Row], plan: RankingPlan, tokens_at_once: int) -> np.ndarray:
+        """Run the stages of a plan from block 1 on; return their scores, [stages, R]."""
+        keep = {layer: survivors for layer, survivors in plan.schedule.keep if layer > 0}
+        features = self._make_features(rows)
+        known = plan.features
+        first_stage = torch.from_numpy(known[FIRST_STAGE]).to(self.heads[0].device) if known else None
+        scores = self.cascade(
+            features,
+            keep,
+            plan.schedule.last,
+            tokens_at_once,
+            weights=plan.weights,
+            first_stage=first_stage,
+        )
+        return scores.cpu().numpy()
 
     def score(
         self,
@@ -389,6 +426,8 @@ class LayerwiseReranker(nn.Module):
         layer: int | None = None,
         *,
         cascade: str | Schedule | None = None,
+        first_stage: Sequence[float] | np.ndarray | None = None,
+        fused: bool = False,
         top_k: int | None = None,
         return_documents: bool = True,
         normalize: bool = False,
@@ -399,18 +438,25 @@ class LayerwiseReranker(nn.Module):
             query: The query.
             documents: The candidates: texts, or mappings with `text` and optionally `title`.
             layer: The exit that ranks; None: the deepest.
-            cascade: A schedule such as `2:20 4:10 6` instead of `layer`.
+            cascade: A schedule such as `2:20 4:10 6` instead of `layer`; in `0:50 3:10 6` only the best 50 documents of
+                the first stage are read.
+            first_stage: The score of each document from the retriever that found it, in the order of `documents`, for
+                `fused` and for a stage 0.
+            fused: Rank, and let a cascade drop documents, by fused scores (see `lwr.formats.fusion`): with the weights
+                that include the first stage if `first_stage` is given, otherwise with those without.
             top_k: The number of documents returned; None: all.
             return_documents: Whether to return the texts as well.
             normalize: Map scores to 0..1 by the logistic function.
 
         Returns:
             For each document `corpus_id` (its index in `documents`), `score` and, if wanted, `text`. With a cascade
-            also `layer`, the last exit that scored it. Scores of different layers cannot be compared.
+            or with `fused` also `layer`, the last exit that scored it; 0 if the first stage dropped it, whose score is
+            then given. Scores of different layers cannot be compared.
 
         Raises:
-            ValueError: Both `layer` and `cascade` are given, a layer has no head, `top_k` is less than 1, or a document
-                is not a text.
+            ValueError: Both `layer` and `cascade` are given, a layer has no head, `top_k` is less than 1, a document is
+                not a text, `fused` without weights, a stage 0 without `first_stage`, or `first_stage` is not one finite
+                number per document or has no use.
         """
         schedule = self._resolve_schedule(layer, cascade)
         self._check_layers(schedule.layers)
@@ -418,14 +464,15 @@ class LayerwiseReranker(nn.Module):
             raise ValueError(f"top_k is {top_k!r}; give a number of documents from 1 on, or None for all")
         texts = check_documents(documents)
         check_text(query, "query")
-        ranking = self.rank_rows(self.prompt.rows([(query, text) for text in texts]), schedule)
+        rows = self.rows_to_read([(query, text) for text in texts], schedule, first_stage)
+        ranking = self.rank_rows(rows, schedule, first_stage=first_stage, fused=fused)
         scores = logistic(ranking.scores) if normalize else ranking.scores
         ranked = []
         for i in ranking.order[:top_k].tolist():
             entry: dict[str, Any] = {"corpus_id": i, "score": float(scores[i])}
             if return_documents:
                 entry["text"] = texts[i]
-            if schedule.keep:
+            if schedule.keep or fused:
                 entry["layer"] = int(ranking.layers[i])
             ranked.append(entry)
         return ranked
@@ -455,7 +502,7 @@ class LayerwiseReranker(nn.Module):
     # --- Saving and loading ---
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write weights or adapter, heads, tokenizer and lwr.json into `folder`.
+        """Write weights or adapter, heads, tokenizer, lwr.json and, with weights of fused scores, fusion.json.
 
         That is all `from_pretrained` needs, except for the base model that an adapter names.
 
@@ -475,7 +522,9 @@ class LayerwiseReranker(nn.Module):
         }
         names = ["shared"] if self.shared_head else [exit_name(k) for k in self.exits]
         heads = dict(zip(names, self.heads, strict=True))
-        storage.write_reranker(Path(folder), self.backbone, heads, self.prompt.tokenizer, self.base, options)
+        storage.write_reranker(
+            Path(folder), self.backbone, heads, self.prompt.tokenizer, self.base, options, self.fusion
+        )
 
     @classmethod
     def from_pretrained(

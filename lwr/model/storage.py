@@ -1,9 +1,12 @@
-"""Write and read a reranker in a folder: weights or adapter, heads, tokenizer, and lwr.json with its options."""
+"""Write and read a reranker in a folder: weights or adapter, heads, tokenizer, and lwr.json with its options.
+
+A reranker that has weights of fused scores also has fusion.json.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,9 +22,11 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from lwr.common.errors import BadInput
 from lwr.common.exits import exit_name
-from lwr.common.json_lines import read_json
+from lwr.common.json_lines import read_json, write_json
 from lwr.config.model import Attention, BaseModelConfig, PromptTemplate
 from lwr.formats.checkpoint import check_weights, fetch_checkpoint, read_config, weights_fingerprint
+from lwr.formats.fusion import FILE_NAME as FUSION_FILE
+from lwr.formats.fusion import Fusion, fusion_record, read_fusion
 from lwr.model.loading import check_missing, load_base_model, load_tokenizer, load_weights, read_model_config
 from lwr.model.minicpm import has_heads, is_minicpm
 
@@ -39,6 +44,7 @@ def write_reranker(
     tokenizer: PreTrainedTokenizerBase,
     base: BaseModelConfig | None,
     options: Mapping[str, Any],
+    fusion: Fusion | None = None,
 ) -> None:
     """Write a reranker into a folder.
 
@@ -49,6 +55,7 @@ def write_reranker(
         tokenizer: The tokenizer.
         base: The checkpoint of the backbone.
         options: The other keys of lwr.json.
+        fusion: The weights of fused scores.
 
     Raises:
         ValueError: The backbone has an adapter, but `base` is None.
@@ -73,6 +80,10 @@ def write_reranker(
         "base_fingerprint": _fingerprint(base) if has_adapter and base is not None else None,
     }
     (folder / "lwr.json").write_text(json.dumps({**origin, **options}, indent=2) + "\n", encoding="utf-8")
+    if fusion is None:
+        (folder / FUSION_FILE).unlink(missing_ok=True)  # of another reranker that the folder held
+    else:
+        write_json(folder / FUSION_FILE, fusion_record(fusion))
 
 
 def _fingerprint(base: BaseModelConfig) -> str:
@@ -105,6 +116,35 @@ def read_stored_exits(model: str, revision: str | None = None) -> list[int]:
     _check_upstream(folder, model)
     config = read_config(folder)
     return list(range(config["start_layer"], config["num_hidden_layers"] + 1))
+
+
+def read_stored_fusion(model: str, revision: str | None = None, file: Path | None = None) -> Fusion | None:
+    """Read the weights of fused scores of a stored reranker; None if it has none. Its own weights are not read.
+
+    Args:
+        model: Folder or hub id.
+        revision: Revision of a hub id.
+        file: A file that `lwr fuse` wrote, instead of the reranker's fusion.json.
+
+    Raises:
+        BadInput: There is no reranker, or the weights cannot be read or are of other exits.
+    """
+    exits = read_stored_exits(model, revision)
+    stored = fetch_checkpoint(model, revision, [FUSION_FILE, "config.json"]) / FUSION_FILE
+    if file is None and not stored.is_file():
+        return None
+    return read_fusion_of(file or stored, exits)
+
+
+def read_fusion_of(file: Path, exits: Sequence[int]) -> Fusion:
+    """Read weights of fused scores. Raises BadInput if they cannot be read or are of other exits."""
+    fusion = read_fusion(file)
+    if fusion.layers != list(exits):
+        raise BadInput(
+            f"{file}: has weights of layers {fusion.layers}, but the reranker's exits are {exits[0]}..{exits[-1]}; "
+            "give the file that `lwr fuse` wrote for this reranker"
+        )
+    return fusion
 
 
 @dataclass(frozen=True)
@@ -160,7 +200,10 @@ def read_reranker(
         backbone, missing = load_weights(AutoModel, folder, read_model_config(folder), dtype, attention)
         check_missing(folder, missing)
     _check_head_sizes(folder, heads, backbone)
+    exits = range(description["start_layer"], description["depth"] + 1)
+    has_fusion = (folder / FUSION_FILE).is_file()
     options = {name: description[name] for name in STORED_OPTIONS} | {
+        "fusion": read_fusion_of(folder / FUSION_FILE, exits) if has_fusion else None,
         "initial_heads": heads,
         "template": PromptTemplate(**(description["template"] or {})),
         "base": base,
