@@ -67,10 +67,28 @@ class Schedule:
             )
         return schedule
 
+    @classmethod
+    def requested(cls, layer: int | None, cascade: str | Schedule | None, deepest: int) -> Schedule:
+        """Return the schedule of a request for a layer, a cascade, or neither: the deepest layer.
+
+        Raises:
+            ValueError: Both are given, or the text of the cascade is malformed.
+        """
+        if layer is not None and cascade is not None:
+            raise ValueError(f"layer is {layer} and cascade {str(cascade)!r}: give one of the two")
+        if cascade is None:
+            return cls.single(deepest if layer is None else layer)
+        return cascade if isinstance(cascade, Schedule) else cls.parse(cascade)
+
+    @property
+    def keep_of_exits(self) -> dict[int, int]:
+        """Layer -> survivors of each stage but the last and stage 0."""
+        return {layer: survivors for layer, survivors in self.keep if layer > 0}
+
     @property
     def layers(self) -> list[int]:
         """The layers that score, ascending; stage 0 is not among them."""
-        return [*(layer for layer, _ in self.keep if layer > 0), self.last]
+        return [*self.keep_of_exits, self.last]
 
     @property
     def from_first_stage(self) -> int | None:

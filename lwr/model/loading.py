@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os.path import commonpath
 from pathlib import Path
@@ -274,3 +275,26 @@ def set_dropout(backbone: nn.Module, share: float) -> None:
             module.p = share
         if "attention_dropout" in vars(module):  # decoders pass this number to the attention function
             vars(module)["attention_dropout"] = share
+
+
+def make_heads(
+    layers: Sequence[int], backbone: PreTrainedModel, initial: Tensor | Mapping[int, Tensor] | None
+) -> list[Tensor]:
+    """Return the initial weights of heads, float32 [H] each, on the backbone's device.
+
+    Args:
+        layers: The layers of the heads.
+        backbone: The backbone.
+        initial: [H] for all, or layer -> [H]; None: random.
+
+    Raises:
+        ValueError: A layer has no head in `initial`.
+    """
+    hidden_size = backbone.config.get_text_config().hidden_size
+    if initial is None:
+        return [torch.normal(0.0, 0.02, (hidden_size,), device=backbone.device) for _ in layers]
+    weights = dict.fromkeys(layers, initial) if isinstance(initial, Tensor) else initial
+    missing = [k for k in layers if k not in weights]
+    if missing:
+        raise ValueError(f"no head for layers {missing}: the checkpoint has heads at {sorted(weights)}")
+    return [weights[k].detach().to(backbone.device, torch.float32).clone() for k in layers]

@@ -27,9 +27,9 @@ from lwr.formats.fusion import Fusion, fuse_scores
 from lwr.model import storage
 from lwr.model.batch_layout import PackedLayout, PaddedLayout
 from lwr.model.batching import make_batches, out_of_memory_hint, pad
-from lwr.model.cascade_schedule import Ranking, RankingPlan, Schedule, Weights, layers_to_score, plan_ranking
+from lwr.model.cascade_schedule import Ranking, Schedule, Weights, layers_to_score, plan_ranking
 from lwr.model.layer_hooks import LayerStack, find_layer_stack, run_to
-from lwr.model.loading import check_row_limit, count_embeddings, count_positions, yes_row_of
+from lwr.model.loading import check_row_limit, count_embeddings, count_positions, make_heads, yes_row_of
 from lwr.model.packing import enable_packing
 from lwr.model.prompt import Prompt, Row
 
@@ -125,7 +125,8 @@ class LayerwiseReranker(nn.Module):
         self.exits = list(range(start_layer, num_layers + 1))
         self.pooling: Pooling = pooling or ("last" if causal else "mean")
         self.shared_head = shared_head
-        self.heads = nn.ParameterList(self._make_heads(initial_heads))
+        head_layers = self.exits[-1:] if shared_head else self.exits
+        self.heads = nn.ParameterList(make_heads(head_layers, self.backbone, initial_heads))
         self._prompt: Prompt | None = None
         if tokenizer is not None:
             self._prompt = Prompt(tokenizer, template if causal else None, query_max_len, passage_max_len)
@@ -143,18 +144,6 @@ class LayerwiseReranker(nn.Module):
         if self._prompt is None:
             raise ValueError("this reranker has no tokenizer, which texts need: give LayerwiseReranker one")
         return self._prompt
-
-    def _make_heads(self, initial: Tensor | Mapping[int, Tensor] | None) -> list[Tensor]:
-        """Return the initial weights of each head, float32 [H], on the backbone's device."""
-        hidden_size, device = self.config.get_text_config().hidden_size, self.backbone.device
-        layers = self.exits[-1:] if self.shared_head else self.exits
-        if initial is None:
-            return [torch.normal(0.0, 0.02, (hidden_size,), device=device) for _ in layers]
-        weights = dict.fromkeys(layers, initial) if isinstance(initial, Tensor) else initial
-        missing = [k for k in layers if k not in weights]
-        if missing:
-            raise ValueError(f"no head for layers {missing}: the checkpoint has heads at {sorted(weights)}")
-        return [weights[k].detach().to(device, torch.float32).clone() for k in layers]
 
     # --- Scoring features ---
 
@@ -195,7 +184,7 @@ class LayerwiseReranker(nn.Module):
         tokens_at_once: int | None = None,
         *,
         weights: Weights | None = None,
-        first_stage: Tensor | None = None,
+        first_stage: np.ndarray | None = None,
     ) -> Tensor:
         """Score the candidates of one query in one pass that drops candidates on the way.
 
@@ -219,7 +208,9 @@ class LayerwiseReranker(nn.Module):
         batch_size, device = len(features["input_ids"]), features["input_ids"].device
         dtype = torch.float32 if weights is None else torch.float64
         unknown = torch.full((batch_size,), torch.nan, dtype=dtype, device=device)  # [B]
-        known = {} if first_stage is None else {FIRST_STAGE: first_stage}  # name of a feature -> [B]
+        known: dict[str, Tensor] = {}  # name of a feature -> [B]
+        if first_stage is not None:
+            known[FIRST_STAGE] = torch.as_tensor(first_stage, device=device)
         scores = unknown.repeat(len(stages), 1)  # [stages, B]
 
         def score_and_drop(layer: int, hidden: Tensor) -> Tensor | None:
@@ -358,23 +349,15 @@ class LayerwiseReranker(nn.Module):
         budget = tokens_per_batch or self.default_tokens_per_batch
         hint = f"a cascade of {len(read)} rows, about {budget} tokens at a time; set tokens_per_batch lower"
         with out_of_memory_hint(hint), self._autocast(precision):
-            return plan.rank(self._run_cascade(read, plan, budget))
-
-    def _run_cascade(self, rows: Sequence[Row], plan: RankingPlan, tokens_at_once: int) -> np.ndarray:
-        """Run the stages of a plan from block 1 on; return their scores, [stages, R]."""
-        keep = {layer: survivors for layer, survivors in plan.schedule.keep if layer > 0}
-        features = self._make_features(rows)
-        known = plan.features
-        first_stage = torch.from_numpy(known[FIRST_STAGE]).to(self.heads[0].device) if known else None
-        scores = self.cascade(
-            features,
-            keep,
-            plan.schedule.last,
-            tokens_at_once,
-            weights=plan.weights,
-            first_stage=first_stage,
-        )
-        return scores.cpu().numpy()
+            by_stage = self.cascade(
+                self._make_features(read),
+                schedule.keep_of_exits,
+                schedule.last,
+                budget,
+                weights=plan.weights,
+                first_stage=plan.features.get(FIRST_STAGE),
+            )
+        return plan.rank(by_stage.cpu().numpy())
 
     def score(
         self,
@@ -458,7 +441,7 @@ class LayerwiseReranker(nn.Module):
                 not a text, `fused` without weights, a stage 0 without `first_stage`, or `first_stage` is not one finite
                 number per document or has no use.
         """
-        schedule = self._resolve_schedule(layer, cascade)
+        schedule = Schedule.requested(layer, cascade, self.exits[-1])
         self._check_layers(schedule.layers)
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 1):
             raise ValueError(f"top_k is {top_k!r}; give a number of documents from 1 on, or None for all")
@@ -476,14 +459,6 @@ class LayerwiseReranker(nn.Module):
                 entry["layer"] = int(ranking.layers[i])
             ranked.append(entry)
         return ranked
-
-    def _resolve_schedule(self, layer: int | None, cascade: str | Schedule | None) -> Schedule:
-        """Return the schedule that `rank` is asked for."""
-        if layer is not None and cascade is not None:
-            raise ValueError(f"layer is {layer} and cascade {str(cascade)!r}: give one of the two")
-        if cascade is None:
-            return Schedule.single(self.exits[-1] if layer is None else layer)
-        return cascade if isinstance(cascade, Schedule) else Schedule.parse(cascade)
 
     @property
     def default_tokens_per_batch(self) -> int:
