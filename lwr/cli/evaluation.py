@@ -14,7 +14,6 @@ from lwr.cli.options import (
     Collection,
     Label,
     Measures,
-    Model,
     Out,
     RankedArm,
     RankedCell,
@@ -152,38 +151,49 @@ def evaluate(
 
 @app.command()
 def cost(
-    model: Model,
-    collection: Collection,
-    scores: Annotated[
-        Path, Option(help="Parquet file of test scores, whose candidates are ranked.", exists=True)
+    models: Annotated[
+        list[Path],
+        Option("--model", help="Folder of a model that `lwr train` wrote; once per arm.", exists=True),
     ],
-    cascade: CascadeFile,
+    scores: Annotated[
+        list[Path],
+        Option(
+            help="Its Parquet file of test scores, whose candidates are ranked; once per arm.", exists=True
+        ),
+    ],
+    cascades: Annotated[
+        list[Path], Option("--cascade", help="JSON file that `lwr cascade` wrote; once per arm.", exists=True)
+    ],
+    collection: Collection,
     scoring: Annotated[str, Option(metavar="SETTINGS", help="The keys under `score`.")],
     settings: Settings,
-    arm: ArmOption,
     out: Out,
     label: Label = "cost",
 ) -> None:
-    r"""Measure FLOPs, time and memory of each exit and of the cascade, interleaved on this machine.
+    r"""Measure FLOPs, time and memory of each exit and cascade of all arms that rank a data set.
 
-    SETTINGS: the keys under `cost`. The output is JSON.
+    The models of all arms are in memory together, and rank in turns, so that other load on this machine slows all of
+    them alike. Times are ratios to that of the deepest exit of the first arm. Give the options of an arm in the same
+    order. SETTINGS: the keys under `cost`. The output is JSON.
 
     For example:
 
     ```
-    lwr cost --model model --collection results/collections/python-docs --scores test.parquet \
-      --cascade cascade.json --scoring '{precision: bfloat16}' --settings '{queries: 20}' \
-      --arm '{dataset: python-docs, trained_on: python-docs, base_model: minilm, start_layer: 2,
-      variant: default}' \
-      --out cost.json
+    lwr cost --model minilm/model --scores minilm/test.parquet --cascade minilm/cascade.json \
+      --model bert/model --scores bert/test.parquet --cascade bert/cascade.json \
+      --collection results/collections/python-docs --scoring '{precision: bfloat16}' \
+      --settings '{queries: 20}' --out cost.json
     ```
     """
-    from lwr.evaluation.cost import cost
+    from lwr.evaluation.cost import ArmFiles, cost
 
+    if not len(models) == len(scores) == len(cascades):
+        given = f"{len(models)}, {len(scores)} and {len(cascades)} times"
+        raise BadInput(f"--model, --scores, --cascade: given {given}; give each once per arm")
     silence_transformers()
     how, which = read_settings(scoring, ScoringConfig), read_settings(settings, CostConfig)
-    ranked_arm = read_settings(arm, RankedArm).model_dump()
-    cost(model, collection, scores, cascade, how, which, ranked_arm, out, label)
+    arms = [ArmFiles(*files) for files in zip(models, scores, cascades, strict=True)]
+    cost(arms, collection, how, which, out, label)
 
 
 @app.command()

@@ -17,7 +17,8 @@ app = typer.Typer(rich_markup_mode="markdown")
 def tables(
     measures: Measures,
     costs: Annotated[
-        list[Path], Option("--cost", help="JSON file that `lwr cost` wrote; once per arm.", exists=True)
+        list[Path],
+        Option("--cost", help="JSON file that `lwr cost` wrote; once per ranked data set.", exists=True),
     ],
     cascades: Annotated[
         list[Path], Option("--cascade", help="JSON file that `lwr cascade` wrote; once per arm.", exists=True)

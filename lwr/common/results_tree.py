@@ -89,10 +89,6 @@ class ResultsTree:
         """Return the file with the cascade chosen for an arm."""
         return self.arm(arm) / "cascade" / f"{tested}.json"
 
-    def cost(self, arm: Arm, tested: str) -> Path:
-        """Return the file with the measured cost of an arm."""
-        return self.arm(arm) / "cost" / f"{tested}.json"
-
     def cell(self, cell: Cell) -> Path:
         """Return the folder of a cell."""
         return self.arm(cell) / f"seed{cell.seed}"
@@ -117,7 +113,11 @@ class ResultsTree:
         """Return the folder with one TREC run per exit."""
         return self.cell(cell) / "runs" / tested / split
 
-    # Tables, figures, report
+    # Costs, tables, figures, report
+
+    def cost(self, tested: str) -> Path:
+        """Return the file with the costs of all arms that rank a data set."""
+        return self.root / "cost" / f"{tested}.json"
 
     @property
     def tables(self) -> Path:

@@ -6,28 +6,20 @@ when the code of the model changes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import ARM_COLUMNS, CASCADE
+from lwr.common.exits import ARM_COLUMNS, is_layer, label
 from lwr.common.json_lines import read_json
 from lwr.formats.fusion import CrossFittedFusion, Fusion, read_cross_fitted, read_fusion
 from lwr.model.cascade_schedule import Schedule
 
-COST_COLUMNS = {
-    "gflops_per_pair": "gflops per pair",
-    "parameters": "parameters",
-    "p50_ms": "p50 ms",
-    "p95_ms": "p95 ms",
-    "pairs_per_second": "pairs per second",
-    "peak_memory_mib": "peak memory MiB",
-}
-"""Key of an exit in a cost file -> the column that it becomes."""
 CHOICE_COLUMNS = ["confidence", "expected shortfall", "shortfall bound", "dev queries", "queries needed"]
 """What `lwr cascade` says about a choice among schedules with fused scores (see `lwr.evaluation.choice.Choice`)."""
 
@@ -101,7 +93,7 @@ def read_cascades(files: Sequence[Path]) -> pd.DataFrame:
     shared = [*ARM_COLUMNS, "deepest", "epsilon", "measure"]
     rows = []
     for file in files:
-        choice = _read_arm(file, {"deepest": str, "measure": str, "schedules": list})
+        choice = read_arm(file, {"deepest": str, "measure": str, "schedules": list})
         about = {name: choice[name] for name in shared} | {name: choice.get(name) for name in CHOICE_COLUMNS}
         rows += [about | {"fused": False} | row for row in choice["schedules"]]
     table = pd.DataFrame(rows)
@@ -111,30 +103,75 @@ def read_cascades(files: Sequence[Path]) -> pd.DataFrame:
 
 
 def read_costs(files: Sequence[Path]) -> pd.DataFrame:
-    """Read the costs of several arms: a row per arm and exit, a cascade's among them.
+    """Read the costs of all arms: a row per arm and exit, a cascade's among them.
+
+    Args:
+        files: JSON that `lwr cost` wrote, one file per data set that is ranked.
 
     Returns:
-        A table with the columns `ARM_COLUMNS`, candidates, queries, device, precision, exit, schedule, the values of
-        `COST_COLUMNS`, and `flops` and `time` as shares of the arm's deepest exit.
+        A table with the columns `ARM_COLUMNS`, candidates, queries, device, precision, reference (the exit that times
+        are relative to), exit, schedule, `gflops per pair`, parameters, ratio, `ratio low`, `ratio high`, `p50 ms`,
+        `p95 ms`, `pairs per second`, `peak memory MiB`, and `flops` and `time` as shares of the arm's deepest exit.
+        What was not timed is NaN.
     """
-    shared = [*ARM_COLUMNS, "candidates", "queries", "device", "precision"]
     rows = []
     for file in files:
-        cost = _read_arm(file, {"exits": list})
-        deepest = [row for row in cost["exits"] if row["exit"] != CASCADE][-1]
-        for row in cost["exits"]:
-            about = {name: cost[name] for name in shared} | {name: row[name] for name in ("exit", "schedule")}
-            columns = {column: row[key] for key, column in COST_COLUMNS.items()}
-            shares = {
-                "flops": row["gflops_per_pair"] / deepest["gflops_per_pair"],
-                "time": row["p50_ms"] / deepest["p50_ms"] if row["p50_ms"] else None,
-            }
-            rows.append(about | columns | shares)
+        cost = read_json(file, {"arms": list})
+        for arm in cost["arms"]:
+            _check_arm(file, arm)
+            rows += _cost_rows(cost, arm)
     return pd.DataFrame(rows)
 
 
-def _read_arm(file: Path, required: dict[str, type]) -> dict[str, Any]:
+def _cost_rows(cost: dict[str, Any], arm: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of one arm. Times are the ratios, multiplied by the times of the reference."""
+    reference = cost["reference"]
+    p50, p95, throughput = (
+        reference[name] if reference else np.nan for name in ("p50_ms", "p95_ms", "pairs_per_second")
+    )
+    shared = {name: arm[name] for name in ARM_COLUMNS}
+    shared |= {name: cost[name] for name in ("candidates", "queries", "device", "precision")}
+    shared["reference"] = f"{label(reference['exit'])} of {describe_arm(reference)}" if reference else None
+    deepest = [row for row in arm["exits"] if is_layer(row["exit"])][-1]
+    rows = []
+    for row in arm["exits"]:
+        ratio, low, high = (
+            np.nan if row[name] is None else row[name] for name in ("ratio", "ratio_low", "ratio_high")
+        )
+        rows.append(
+            {
+                **shared,
+                "exit": row["exit"],
+                "schedule": row["schedule"],
+                "gflops per pair": row["gflops_per_pair"],
+                "parameters": row["parameters"],
+                "ratio": ratio,
+                "ratio low": low,
+                "ratio high": high,
+                "p50 ms": ratio * p50,
+                "p95 ms": ratio * p95,
+                "pairs per second": throughput / ratio,
+                "peak memory MiB": row["peak_memory_mib"],
+                "flops": row["gflops_per_pair"] / deepest["gflops_per_pair"],
+                "time": ratio / deepest["ratio"] if deepest["ratio"] else None,
+            }
+        )
+    return rows
+
+
+def describe_arm(row: Mapping[str, Any] | pd.Series) -> str:
+    """Return the name of the arm that a row is of, such as `minilm, start 2, default`."""
+    trained = "" if row["trained_on"] == row["dataset"] else f" trained on {row['trained_on']}"
+    return f"{row['base_model']}, start {row['start_layer']}, {row['variant']}{trained}"
+
+
+def read_arm(file: Path, required: dict[str, type]) -> dict[str, Any]:
+    """Read JSON with the columns of an arm and other required fields. Raises BadInput if one is missing."""
     record = read_json(file, required)
+    _check_arm(file, record)
+    return record
+
+
+def _check_arm(file: Path, record: dict[str, Any]) -> None:
     if missing := [name for name in ARM_COLUMNS if name not in record]:
         raise BadInput(f"{file}: field {missing[0]!r} is missing; make the file again")
-    return record

@@ -1,88 +1,157 @@
-"""Measure what each exit and the cascade cost: FLOPs and parameters are counted, time and memory measured."""
+"""Measure the cost of each exit and cascade of all arms: FLOPs and parameters are counted, time and memory measured."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from lwr.common.exits import CASCADE, FIRST_STAGE, exit_name
+from lwr.common.errors import BadInput
+from lwr.common.exits import ARM_COLUMNS, CASCADE, FIRST_STAGE, exit_name, is_layer
 from lwr.common.hashing import sha256
-from lwr.common.json_lines import read_json, write_json
+from lwr.common.json_lines import write_json
 from lwr.common.progress import show_progress
 from lwr.common.provenance import ResourceMeter, make_provenance, processor_name
 from lwr.config.evaluation import CostConfig, ScoringConfig
-from lwr.evaluation.arm_files import read_chosen_cascade
+from lwr.evaluation.arm_files import read_arm, read_chosen_cascade
 from lwr.evaluation.flops import count_flops, count_flops_with_torch, derive_shape
+from lwr.evaluation.timing import REPEATS, make_monotone, relative_times, time_in_turns
 from lwr.formats import parquet
 from lwr.formats.beir import read_candidate_texts, read_queries, sample_queries
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker
 
+MEASURED = ("ratio", "ratio_low", "ratio_high", "peak_memory_mib")
+"""Fields of an exit that are null where nothing is timed."""
+
+
+@dataclass(frozen=True)
+class ArmFiles:
+    """The files of an arm: its first model, what that scored on test, and the cascade chosen for the arm."""
+
+    model: Path  # folder that `lwr train` wrote
+    scores: Path  # Parquet that `lwr score` wrote: its candidates are ranked, its tokens counted
+    cascade: Path  # JSON that `lwr cascade` wrote; it names the arm
+
+    def read_candidates(self) -> pd.DataFrame:
+        """Read the columns query_id, doc_id, first_stage and tokens of the scores."""
+        columns = ["query_id", "doc_id", FIRST_STAGE, "tokens"]
+        return parquet.read(self.scores, columns)[columns]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model, and the exit or cascade of it that is timed."""
+
+    reranker: LayerwiseReranker
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class CandidateList:
+    """A query and its candidates, as texts."""
+
+    query: str
+    passages: Sequence[str]
+
 
 def cost(
-    model: Path,
+    arms: Sequence[ArmFiles],
     collection: Path,
-    scores: Path,
-    cascade: Path,
     scoring: ScoringConfig,
     settings: CostConfig,
-    arm: dict[str, str | int],
     out: Path,
     label: str = "cost",
 ) -> None:
-    """Write the FLOPs, parameters, time and memory of ranking one query's candidates, per exit, as JSON.
+    """Write what each exit and the cascade of every arm take to rank one list of candidates, as JSON.
 
-    Times are in milliseconds from texts to ranking, tokenising included, of one list of candidates at a time.
+    FLOPs and parameters are counted. Times, from texts to ranking, tokenising included, are measured in turns
+    (`lwr.evaluation.timing`) and written as ratios to the reference, the deepest exit of the first arm. For that, the
+    models of all arms are in memory together. The ratios of an arm's layers never fall with depth.
 
     Args:
-        model: Folder that `lwr train` wrote.
+        arms: The arms that rank one data set; their scores must be of the same candidates.
         collection: BEIR folder with the texts.
-        scores: Scores of test, as `lwr score` writes them: their candidates are ranked, their tokens counted.
-        cascade: JSON that `lwr cascade` wrote.
         scoring: Precision and batch size of the passes.
         settings: The number of lists to time.
-        arm: The columns that identify the arm, written at the top of the file.
         out: The file to write.
         label: Printed before each line of progress.
+
+    Raises:
+        BadInput: Two arms have different candidates.
     """
     meter = ResourceMeter()
-    columns = ["query_id", "doc_id", FIRST_STAGE, "tokens"]
-    candidates = parquet.read(scores, columns)[columns]
-    choice = read_json(cascade, {"schedules": list})
-    reranker = LayerwiseReranker.from_pretrained(model)
-    schedules = {exit_name(layer): Schedule.single(layer) for layer in reranker.exits}
-    chosen = read_chosen_cascade(cascade, reranker.exits)
-    if chosen is not None:
-        schedules[CASCADE] = chosen.schedule
+    candidates = _shared_candidates(arms)
+    records, contenders = [], []
+    for files in arms:
+        reranker = LayerwiseReranker.from_pretrained(files.model)
+        schedules = _schedules(files, reranker.exits)
+        records.append(_describe_arm(files, reranker, schedules))
+        if settings.queries:
+            contenders += [Contender(reranker, schedule) for schedule in schedules.values()]
+    reference = None
+    if settings.queries:
+        lists = read_lists(collection, candidates, settings.queries)
+        reference = _add_measurements(records, contenders, lists, scoring, label)
+    facts = {
+        "device": device_name(),
+        "precision": scoring.precision,
+        "candidates": round(candidates.groupby("query_id").size().median()),
+        "queries": len(lists) if settings.queries else 0,
+        "repeats": REPEATS if settings.queries else 0,
+        "reference": reference,
+        "arms": records,
+    }
+    write_json(out, make_provenance(meter, **facts))
 
-    tokens = candidates["tokens"].to_numpy()
-    by_layer = count_flops(derive_shape(reranker.backbone), tokens).mean(axis=1) / 1e9  # GFLOPs [layers]
+
+def _shared_candidates(arms: Sequence[ArmFiles]) -> pd.DataFrame:
+    first, *others = arms
+    candidates = first.read_candidates()
+    for other in others:
+        columns = ["query_id", "doc_id"]
+        if not other.read_candidates()[columns].equals(candidates[columns]):
+            raise BadInput(
+                f"{other.scores}: other candidates than {first.scores}; score both for one first stage"
+            )
+    return candidates
+
+
+def _schedules(files: ArmFiles, layers: Sequence[int]) -> dict[str, Schedule]:
+    """Return the schedule of each exit by its name, the cascade last."""
+    schedules = {exit_name(layer): Schedule.single(layer) for layer in layers}
+    chosen = read_chosen_cascade(files.cascade, layers)
+    return schedules if chosen is None else {**schedules, CASCADE: chosen.schedule}
+
+
+# --- Counts ---
+
+
+def _describe_arm(
+    files: ArmFiles, reranker: LayerwiseReranker, schedules: Mapping[str, Schedule]
+) -> dict[str, Any]:
+    """Return what the file says of an arm: its columns, the counts of its exits, and checksums of its files."""
+    choice = read_arm(files.cascade, {"schedules": list})
     shares = {row["schedule"]: row["test flops"] for row in choice["schedules"]}
-    timed = time_lists(reranker, collection, candidates, schedules, scoring, settings.queries or 0, label)
+    tokens = files.read_candidates()["tokens"].to_numpy()
+    by_layer = count_flops(derive_shape(reranker.backbone), tokens).mean(axis=1) / 1e9  # GFLOPs [layers]
     exits = []
     for name, schedule in schedules.items():
         gflops = by_layer[-1] * shares[str(schedule)] if schedule.keep else by_layer[schedule.last - 1]
         about = {"exit": name, "schedule": str(schedule)}
         counts = {"gflops_per_pair": float(gflops), "parameters": count_parameters(reranker, schedule.last)}
-        exits.append(about | counts | timed[name])
-    facts = {
-        **arm,
-        "device": device_name(),
-        "precision": scoring.precision,
-        "candidates": round(candidates.groupby("query_id").size().median()),
-        "queries": settings.queries or 0,
+        exits.append(about | counts | dict.fromkeys(MEASURED))
+    return {
+        **{column: choice[column] for column in ARM_COLUMNS},
         "flops_by_torch_over_formula": _torch_over_formula(reranker, rows=2, tokens=64),
         "exits": exits,
-        "inputs": {"scores": sha256(scores), "cascade": sha256(cascade)},
+        "inputs": {"scores": sha256(files.scores), "cascade": sha256(files.cascade)},
     }
-    write_json(out, make_provenance(meter, **facts))
 
 
 def _torch_over_formula(reranker: LayerwiseReranker, rows: int, tokens: int) -> float:
@@ -112,87 +181,66 @@ def device_name() -> str:
 # --- Time and memory ---
 
 
-@dataclass
-class Timings:
-    """The measurements of one exit, a number per list."""
-
-    seconds: list[float] = field(default_factory=list)
-    peak_memory_mib: list[float] = field(default_factory=list)  # empty where the system cannot measure it
-
-    @contextmanager
-    def measure(self) -> Iterator[None]:
-        """Add the time and the peak memory of the block."""
-        can_measure_memory = reset_peak_memory()
-        began = time.perf_counter()
-        yield
-        self.seconds.append(time.perf_counter() - began)
-        if can_measure_memory:
-            self.peak_memory_mib.append(peak_memory())
-
-    def summary(self, pairs: int) -> dict[str, float | None]:
-        """Return percentiles, throughput and peak memory; None for what was not measured."""
-        memory = max(self.peak_memory_mib, default=None)
-        if not self.seconds:
-            return {"p50_ms": None, "p95_ms": None, "pairs_per_second": None, "peak_memory_mib": memory}
-        p50, p95 = np.percentile(self.seconds, [50, 95]) * 1000
-        return {
-            "p50_ms": float(p50),
-            "p95_ms": float(p95),
-            "pairs_per_second": pairs / sum(self.seconds),
-            "peak_memory_mib": memory,
-        }
-
-
-def time_lists(
-    reranker: LayerwiseReranker,
-    collection: Path,
-    candidates: pd.DataFrame,
-    schedules: Mapping[str, Schedule],
-    scoring: ScoringConfig,
-    sample_size: int,
-    label: str,
-) -> dict[str, dict[str, float | None]]:
-    """Time the ranking of single lists by each schedule, in turns.
-
-    Each list is ranked by all schedules before the next list, and the schedule that is first changes from list to list,
-    so that other load on the machine slows all schedules alike. Before that, the first list is ranked once without
-    measuring.
+def read_lists(collection: Path, candidates: pd.DataFrame, at_most: int) -> list[CandidateList]:
+    """Read the candidate lists of a sample of queries, chosen by hash.
 
     Args:
-        reranker: The model.
         collection: BEIR folder with the texts.
         candidates: Columns query_id, doc_id, first_stage.
-        schedules: Name of an exit -> the schedule that it runs.
-        scoring: Precision and batch size of the passes.
-        sample_size: Number of queries, sampled by hash.
-        label: Printed before each line of progress.
-
-    Returns:
-        p50_ms, p95_ms, pairs_per_second and peak_memory_mib per name; None without queries.
+        at_most: The number of queries, if there are as many.
     """
     run = {
         query: list(zip(ranked["doc_id"], ranked[FIRST_STAGE], strict=True))
         for query, ranked in candidates.groupby("query_id", sort=False)
     }
-    sample = sample_queries(run, sample_size) if sample_size else []
+    sample = sample_queries(run, at_most)
     queries = read_queries(collection)
     texts = read_candidate_texts(collection, "test", {query_id: run[query_id] for query_id in sample})
+    return [CandidateList(queries[query_id], [texts[doc] for doc, _ in run[query_id]]) for query_id in sample]
 
-    def rank(query_id: str, schedule: Schedule) -> None:
-        passages = [texts[doc] for doc, _ in run[query_id]]
-        rank_texts(reranker, queries[query_id], passages, schedule, scoring)
 
-    names, timings = list(schedules), {name: Timings() for name in schedules}
-    for query_id in sample[:1]:
-        for schedule in schedules.values():
-            rank(query_id, schedule)
-    for turn, query_id in enumerate(show_progress(sample, len(sample), label)):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            with timings[name].measure():
-                rank(query_id, schedules[name])
-    pairs = sum(len(run[query_id]) for query_id in sample)
-    return {name: timings[name].summary(pairs) for name in names}
+def _add_measurements(
+    records: Sequence[dict[str, Any]],
+    contenders: Sequence[Contender],
+    lists: Sequence[CandidateList],
+    scoring: ScoringConfig,
+    label: str,
+) -> dict[str, Any]:
+    """Measure the contenders, add the result to the exits of `records`, and return the times of the reference."""
+
+    def rank(contender: Contender, ranked: CandidateList) -> None:
+        rank_texts(contender.reranker, ranked.query, ranked.passages, contender.schedule, scoring)
+
+    longest = max(lists, key=lambda ranked: sum(map(len, ranked.passages)))
+    memory = [
+        peak_memory_of(contender.reranker, lambda contender=contender: rank(contender, longest))
+        for contender in show_progress(contenders, len(contenders), f"{label}, memory")
+    ]
+    names = [exit["exit"] for exit in records[0]["exits"]]
+    reference = max(i for i, name in enumerate(names) if is_layer(name))
+    seconds = time_in_turns(rank, contenders, lists, label)
+    times = relative_times(seconds, reference)  # [3, contenders]
+
+    before = 0
+    for record in records:
+        exits = record["exits"]
+        own = times[:, before : before + len(exits)]  # [3, exits], a view
+        layers = [i for i, exit in enumerate(exits) if is_layer(exit["exit"])]
+        own[:, layers] = make_monotone(own[:, layers])
+        for exit, (low, ratio, high), mib in zip(exits, own.T.tolist(), memory[before:], strict=False):
+            exit |= {"ratio": ratio, "ratio_low": low, "ratio_high": high, "peak_memory_mib": mib}
+        before += len(exits)
+
+    by_list = np.median(seconds[reference], axis=0)  # [lists]
+    p50, p95 = np.percentile(by_list, [50, 95]) * 1000
+    pairs = sum(len(ranked.passages) for ranked in lists)
+    return {
+        **{column: records[0][column] for column in ARM_COLUMNS},
+        "exit": names[reference],
+        "p50_ms": float(p50),
+        "p95_ms": float(p95),
+        "pairs_per_second": pairs / float(by_list.sum()),
+    }
 
 
 def rank_texts(
@@ -205,6 +253,16 @@ def rank_texts(
     """Rank passages, given as texts; this is what is timed. Return int64 [passages], indices from best to worst."""
     rows = reranker.prompt.rows([(query, passage) for passage in passages])
     return reranker.rank_rows(rows, schedule, scoring.tokens_per_batch, scoring.precision).order
+
+
+def peak_memory_of(reranker: LayerwiseReranker, run: Callable[[], object]) -> float | None:
+    """Return the MiB of a model's weights and of what `run` needs beside them; None if the system cannot measure it."""
+    if not reset_peak_memory():
+        return None
+    before = peak_memory()
+    run()
+    weights = sum(p.numel() * p.element_size() for p in reranker.parameters()) / 2**20
+    return weights + peak_memory() - before
 
 
 def reset_peak_memory() -> bool:

@@ -27,7 +27,14 @@ from lwr.reporting.advise import (
     rows_of_arm,
     shallowest_exit_advice,
 )
-from lwr.reporting.tables import format_arms, format_cascades, format_costs, format_layers
+from lwr.reporting.tables import (
+    RATIO_NOTE,
+    format_arms,
+    format_cascades,
+    format_costs,
+    format_layers,
+    time_note,
+)
 
 UNKNOWN_LICENSE = "unknown"  # the hub's word; not guessed, because the base model's licence applies too
 PLACEHOLDER = "path/to/this/folder"
@@ -221,7 +228,7 @@ def _result_fields(measured: Measured) -> dict[str, Any]:
     """Collect what the template shows of one data set."""
     layers, costs, cascades = measured.layers, measured.costs, measured.cascades
     with_first_stage = pd.concat([measured.evidence.layers.iloc[[0]], layers])
-    timed = costs["p50 ms"].notna().any()
+    timed = costs["ratio"].notna().any()
     return {
         "dataset": measured.dataset,
         "seeds": int(layers["seeds"].iloc[0]),
@@ -229,7 +236,7 @@ def _result_fields(measured: Measured) -> dict[str, Any]:
         "shallowest_exit": shallowest_exit_advice(measured.evidence, measured.arm),
         "best_cascade": cascade_advice(measured.evidence, measured.arm),
         "costs": _table(format_costs(costs), costs),
-        "timed": costs.iloc[0][["candidates", "device", "precision"]].to_dict() if timed else None,
+        "timed": f"{time_note(costs.iloc[0])} {RATIO_NOTE}" if timed else None,
         "cascades": _table(format_cascades(cascades), cascades),
     }
 

@@ -12,6 +12,7 @@ from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
 from lwr.common.exits import ARM_COLUMNS, CASCADE, fused_name, is_fused, is_layer, label, layer_of, sort_key
 from lwr.common.results_tree import TABLES
+from lwr.evaluation.arm_files import describe_arm
 from lwr.reporting.fused import (
     CascadeChoice,
     add_costs,
@@ -20,10 +21,13 @@ from lwr.reporting.fused import (
     is_deepest_alone,
     name_schedule,
 )
-from lwr.reporting.tables import format_number, format_percent
+from lwr.reporting.tables import format_number, format_percent, overlapping
 
 SCHEDULE_TYPES = {"schedule": str, "deepest": str}
 """Types of columns that pandas would read as numbers where all schedules are single exits."""
+NAMED = 2
+"""Number of exits that a sentence on doubtful times names."""
+FLOPS_DECIDE = "Where the intervals of two times overlap, the choice with fewer FLOPs counts as no slower:"
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def _advice(evidence: Evidence, budget_ms: float | None, candidates: int | None)
     deepest = deepest_exit(evidence, best)
     yield headline(evidence, best)
     yield (
-        f"The best model on dev is **{_name(best)}**: its deepest exit, layer {deepest['layer']}, has "
+        f"The best model on dev is **{describe_arm(best)}**: its deepest exit, layer {deepest['layer']}, has "
         f"{evidence.primary} {deepest[f'dev {evidence.primary}']:.3f} there and {_score(evidence, deepest)} on test"
         f"{_fused_beside(evidence, deepest)} "
         f"(first stage: {evidence.layers.iloc[0][evidence.primary]:.3f})."
@@ -133,12 +137,12 @@ def headline(evidence: Evidence, arm: pd.Series) -> str:
     choice = cascade_choice(evidence, arm)
     rerank = f"**{arm['dataset']}: rerank with {choice.name}"
     if choice.is_deepest:
-        return f"{rerank}, the deepest, of {_name(arm)}**: {choice.missing()}."
+        return f"{rerank}, the deepest, of {describe_arm(arm)}**: {choice.missing()}."
     row = choice.row
     bound = f"; {choice.bound()}" if choice.has_bound else ""
     on_dev = f"dev{choice.out_of_fold}: {choice.kept('dev'):.1%} at {row['dev flops']:.0%}{bound}"
     return (
-        f"{rerank}, of {_name(arm)}**: {row['test flops']:.0%} of the FLOPs of layer {row['deepest']}, the deepest, at "
+        f"{rerank}, of {describe_arm(arm)}**: {row['test flops']:.0%} of the FLOPs of layer {row['deepest']}, the deepest, at "
         f"{choice.kept('test'):.1%} of its {row['measure']} on test ({on_dev})."
     )
 
@@ -218,64 +222,104 @@ def _difference(comparison: pd.Series) -> str:
 # --- Within a budget ---
 
 
-def latency_front(evidence: Evidence, candidates: int | None) -> pd.DataFrame:
-    """Return the exits and cascades that no faster one beats on dev, the fastest first.
+def timed_exits(evidence: Evidence, candidates: int | None) -> pd.DataFrame:
+    """Return the exits and cascades that were timed.
 
     Args:
         evidence: The tables.
-        candidates: Passages of a list, for the column `p95 ms`; None: as many as were timed.
+        candidates: Passages of a list, for times in ms; None: as many as were timed.
+
+    Returns:
+        The columns of the table of layers; ratio and `p95 ms`, each also with `low` and `high`; `from ms`, the least
+        budget that counts as enough. Where the intervals of two times overlap, the one with fewer FLOPs counts as no
+        slower.
     """
-    table = add_costs(evidence.layers.drop(columns="p95 ms"), evidence.cost, ["p95 ms", "candidates"])
-    table = table.dropna(subset="p95 ms")
+    times = ["p95 ms", "ratio", "ratio low", "ratio high", "candidates"]
+    table = add_costs(evidence.layers.drop(columns="p95 ms"), evidence.cost, times).dropna(subset="ratio")
     if candidates is not None:
-        table = table.assign(**{"p95 ms": table["p95 ms"] * (candidates / table["candidates"])})
-    table = table.sort_values(["p95 ms", f"dev {evidence.primary}"], ascending=[True, False])
-    quality = table[f"dev {evidence.primary}"]
-    return table[quality > quality.cummax().shift(fill_value=-1)]
+        table["p95 ms"] *= candidates / table["candidates"]
+    for end in ("low", "high"):
+        table[f"p95 ms {end}"] = table["p95 ms"] * (table[f"ratio {end}"] / table["ratio"])
+    table["from ms"] = [_least_ms(table, row) for _, row in table.iterrows()]
+    return table
+
+
+def _least_ms(table: pd.DataFrame, row: pd.Series) -> float:
+    """Return the least time of exits that take no fewer FLOPs than `row` and that times do not tell from it."""
+    alike = overlapping(table, row)
+    return alike.loc[alike["gflops per pair"] >= row["gflops per pair"], "p95 ms"].min()
+
+
+def latency_front(evidence: Evidence, timed: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `timed_exits` that no faster one beats on dev, the fastest first."""
+    dev = f"dev {evidence.primary}"
+    timed = timed.sort_values(["from ms", dev, "gflops per pair"], ascending=[True, False, True])
+    return timed[timed[dev] > timed[dev].cummax().shift(fill_value=-1)]
 
 
 def _budget_advice(evidence: Evidence, budget_ms: float | None, candidates: int | None) -> str:
     title = "### The best within a latency budget\n\n"
-    if evidence.cost["p95 ms"].isna().all():
+    if evidence.cost["ratio"].isna().all():
         if budget_ms is not None:
             raise BadInput(
                 "nothing was timed in this grid; set `cost: {queries: 20}` in its config and run it again"
             )
         return f"{title}Nothing was timed (`cost: queries` in the config)."
-    front = latency_front(evidence, candidates)
-    timed = evidence.cost["candidates"].iloc[0]
-    lists = f"lists of {candidates or timed} candidates on {evidence.cost['device'].iloc[0]}"
-    if candidates not in (None, timed):
-        lists += f" (scaled from {timed})"
+    timed = timed_exits(evidence, candidates)
+    measured = evidence.cost["candidates"].iloc[0]
+    lists = f"lists of {candidates or measured} candidates on {evidence.cost['device'].iloc[0]}"
+    if candidates not in (None, measured):
+        lists += f" (scaled from {measured})"
     if budget_ms is None:
-        return (
-            f"{title}By what 95 of 100 {lists} take ({evidence.primary}):\n\n{_budget_table(evidence, front)}"
-        )
-    return title + _choose_within(evidence, front, budget_ms, lists)
+        told = f"By what 95 of 100 {lists} take, with the 95% interval of each time ({evidence.primary}):"
+        return f"{title}{told}\n\n{_budget_table(evidence, timed)}"
+    return title + _choose_within(evidence, timed, budget_ms, lists)
 
 
-def _budget_table(evidence: Evidence, front: pd.DataFrame) -> str:
-    """Return a Markdown table of the best choice from each latency on."""
-    lines = ["| from ms | take | dev | test |", "|--:|:--|--:|--:|"]
-    for _, row in front.iterrows():
-        ms, dev = format_number(row["p95 ms"]), row[f"dev {evidence.primary}"]
-        lines.append(f"| {ms} | {_choice(row)} | {dev:.3f} | {_score(evidence, row)} |")
-    return "\n".join(lines)
+def _budget_table(evidence: Evidence, timed: pd.DataFrame) -> str:
+    """Return a Markdown table of the best choice from each latency on, and what its times do not tell apart."""
+    lines, doubts = ["| from ms | take | ms | dev | test |", "|--:|:--|--:|--:|--:|"], []
+    for _, row in latency_front(evidence, timed).iterrows():
+        values = [format_number(row["from ms"]), _choice(row), _milliseconds(row)]
+        values += [f"{row[f'dev {evidence.primary}']:.3f}", _score(evidence, row)]
+        lines.append(f"| {' | '.join(values)} |")
+        doubts += [f"- {doubt}" for doubt in _doubts(evidence, timed, row)]
+    return "\n".join(lines) + ("\n\n" + "\n".join([FLOPS_DECIDE, "", *doubts]) if doubts else "")
 
 
-def _choose_within(evidence: Evidence, front: pd.DataFrame, budget_ms: float, lists: str) -> str:
-    within = front[front["p95 ms"] <= budget_ms]
+def _choose_within(evidence: Evidence, timed: pd.DataFrame, budget_ms: float, lists: str) -> str:
+    front, budget = latency_front(evidence, timed), format_number(budget_ms)
+    within = front[front["from ms"] <= budget_ms]
     if within.empty:
         fastest = front.iloc[0]
-        ms = format_number(fastest["p95 ms"])
-        return f"Nothing: the fastest, {_choice(fastest)}, takes {ms} ms for {lists}."
+        return f"Nothing: the fastest, {_choice(fastest)}, takes {_milliseconds(fastest)} ms for {lists}."
     best = within.iloc[-1]
-    ms, dev = format_number(best["p95 ms"]), best[f"dev {evidence.primary}"]
-    return (
-        f"**{_choice(best)}**: 95 of 100 {lists} take at most {ms} ms. "
-        f"Of all within {format_number(budget_ms)} ms it ranks dev best, {evidence.primary} {dev:.3f}; "
+    text = (
+        f"**{_choice(best)}**: 95 of 100 {lists} take at most {_milliseconds(best)} ms. "
+        f"Of all within {budget} ms it ranks dev best, {evidence.primary} {best[f'dev {evidence.primary}']:.3f}; "
         f"on test it has {_score(evidence, best)}."
     )
+    if best["p95 ms high"] > budget_ms:
+        text += f" The interval of its time reaches above {budget} ms."
+    return " ".join([text, *_doubts(evidence, timed, best)])
+
+
+def _doubts(evidence: Evidence, timed: pd.DataFrame, row: pd.Series) -> list[str]:
+    """Return a sentence on the exits that may be as fast as `row` and would be chosen if they are; or none."""
+    others = overlapping(timed, row).drop(index=row.name)
+    dev = f"dev {evidence.primary}"
+    others = others[(others[dev] > row[dev]) | (others["p95 ms"] < row["p95 ms"])].sort_values("p95 ms")
+    if others.empty:
+        return []
+    named = [f"{_choice(other)} ({_milliseconds(other)} ms)" for _, other in others.head(NAMED).iterrows()]
+    more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+    return [f"The times do not tell {_choice(row)} from {', '.join(named)}{more}."]
+
+
+def _milliseconds(row: pd.Series) -> str:
+    """Format `p95 ms` with its interval."""
+    ms, low, high = (format_number(row[f"p95 ms{end}"]) for end in ("", " low", " high"))
+    return f"{ms} [{low}, {high}]"
 
 
 # --- The cascade ---
@@ -339,14 +383,9 @@ def rows_of_arm(table: pd.DataFrame, arm: pd.Series) -> pd.DataFrame:
     return table[(table[ARM_COLUMNS] == arm).all(axis=1)]
 
 
-def _name(arm: pd.Series) -> str:
-    trained = "" if arm["trained_on"] == arm["dataset"] else f" trained on {arm['trained_on']}"
-    return f"{arm['base_model']}, start {arm['start_layer']}, {arm['variant']}{trained}"
-
-
 def _choice(row: pd.Series) -> str:
     what = name_schedule(row["schedule"] if row["exit"] == CASCADE else str(row["layer"]), row["fused"])
-    return f"{what}{', of' if row['fused'] else ' of'} {_name(row)}"
+    return f"{what}{', of' if row['fused'] else ' of'} {describe_arm(row)}"
 
 
 def _score(evidence: Evidence, row: pd.Series) -> str:
@@ -355,10 +394,12 @@ def _score(evidence: Evidence, row: pd.Series) -> str:
 
 
 def _price(evidence: Evidence, arm: pd.Series, exit: str) -> str:
-    rows = rows_of_arm(evidence.layers, arm)
-    rows = rows.loc[rows["exit"] == exit, [*ARM_COLUMNS, "exit", "schedule"]]
-    [(flops, time, ms)] = add_costs(rows, evidence.cost, ["flops", "time", "p50 ms"])[
-        ["flops", "time", "p50 ms"]
-    ].to_numpy()
+    deepest = deepest_exit(evidence, arm)["exit"]
+    rows = rows_of_arm(evidence.layers, arm)[[*ARM_COLUMNS, "exit", "schedule"]]
+    columns = ["flops", "time", "p50 ms", "ratio low", "ratio high"]
+    costs = add_costs(rows, evidence.cost, columns).set_index("exit")
+    flops, time, ms = (costs.loc[exit, name] for name in ("flops", "time", "p50 ms"))
     timed = "" if pd.isna(time) else f" and {format_percent(time)} of its time, {format_number(ms)} ms a list"
+    if exit in overlapping(costs, costs.loc[deepest]).index:
+        timed += ", which the measurement does not tell from the deepest exit's"
     return f"It takes {format_percent(flops)} of the deepest exit's FLOPs{timed}."

@@ -47,10 +47,27 @@ def _measure_names(values: pd.DataFrame) -> list[str]:
 
 
 def _cost_note(cost: pd.DataFrame) -> str:
-    if cost["p50 ms"].isna().all():
+    timed = cost.dropna(subset="ratio").drop_duplicates("dataset")
+    if timed.empty:
         return "Nothing was timed.\n\n"
-    candidates, device, precision = (cost[name].iloc[0] for name in ("candidates", "device", "precision"))
-    return f"Times of ranking one list of {candidates} passages, from texts to ranking, on {device}, {precision}.\n\n"
+    return "\n\n".join([*(time_note(row) for _, row in timed.iterrows()), RATIO_NOTE]) + "\n\n"
+
+
+RATIO_NOTE = (
+    "All exits and cascades of a data set were timed in turns. The ratio is the median over lists of an exit's time, "
+    "divided by the reference's on the same list; in brackets is its 95% interval. p50 and p95 ms are the ratio times "
+    "the reference's. Times of a model's layers that fell with depth were replaced by their mean. Where the intervals "
+    "of two exits overlap, these times do not tell which is faster: see *as fast as*."
+)
+"""What the columns of the table of costs say about times."""
+
+
+def time_note(cost: pd.Series) -> str:
+    """Return what was timed, from a row of the table of costs."""
+    return (
+        f"Times of ranking one list of {cost['candidates']} passages of {cost['dataset']}, from texts to ranking, over "
+        f"{cost['queries']} lists, on {cost['device']}, {cost['precision']}. Reference: {cost['reference']}."
+    )
 
 
 # --- Quality by layer ---
@@ -226,11 +243,32 @@ def format_costs(costs: pd.DataFrame) -> pd.DataFrame:
     rows["GFLOPs per pair"] = costs["gflops per pair"].map(format_number)
     rows["FLOPs"] = costs["flops"].map(format_percent)
     rows["time"] = costs["time"].map(format_percent)
+    rows["ratio"] = [format_ratio(*row) for row in costs[["ratio", "ratio low", "ratio high"]].to_numpy()]
+    rows["as fast as"] = _as_fast_as(costs, rows["exit"])
     rows["p50 ms"], rows["p95 ms"] = costs["p50 ms"].map(format_number), costs["p95 ms"].map(format_number)
     rows["pairs/s"] = costs["pairs per second"].map(format_number)
     rows["parameters, M"] = (costs["parameters"] / 1e6).map(format_number)
     rows["peak memory, MiB"] = costs["peak memory MiB"].map(format_number)
     return rows
+
+
+def format_ratio(ratio: float, low: float, high: float) -> str:
+    """Format a ratio of times with its interval; a missing one as nothing."""
+    return "" if pd.isna(ratio) else f"{ratio:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _as_fast_as(costs: pd.DataFrame, names: pd.Series) -> pd.Series:
+    """List for each row the exits of its arm that its time does not tell it from: the intervals overlap."""
+    found = pd.Series("", index=costs.index)
+    for _, arm in costs.groupby(ARM_COLUMNS, sort=False):
+        for i, row in arm.iterrows():
+            found[i] = ", ".join(names[j] for j in overlapping(arm, row).index if j != i)
+    return found
+
+
+def overlapping(costs: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
+    """Return the rows whose interval of the ratio overlaps that of `row`, itself included; none without times."""
+    return costs[(costs["ratio low"] <= row["ratio high"]) & (costs["ratio high"] >= row["ratio low"])]
 
 
 def format_cascades(cascades: pd.DataFrame) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lwr.common.exits import CASCADE, FIRST_STAGE, Arm, Cell, exit_name, exits_in
+from lwr.common.exits import ARM_COLUMNS, CASCADE, FIRST_STAGE, Arm, Cell, exit_name, exits_in
 from lwr.common.json_lines import read_json, read_jsonl
 from lwr.common.results_tree import ResultsTree, cell_of_model
 from lwr.evaluation.arm_files import read_chosen_cascade
@@ -37,11 +38,6 @@ class RankedDataset:
     def cascade(self) -> Path:
         """The JSON file with the chosen cascade."""
         return self.tree.cascade(self.arm, self.name)
-
-    @property
-    def cost(self) -> Path:
-        """The JSON file with the cost of each exit."""
-        return self.tree.cost(self.arm, self.name)
 
     def scores(self, split: Split) -> list[Path]:
         """Return the scores of each cell."""
@@ -95,6 +91,7 @@ class ScoredSplit:
 
 def check_cells(tree: ResultsTree, checksums: Checksums, means: LayerMeans, verdict: Verdict) -> None:
     """Check every arm and cell, and collect the means of their measures in `means`."""
+    rankers: dict[str, list[RankedDataset]] = defaultdict(list)  # data set -> the arms that rank it
     for arm in tree.arms_on_disk():
         cells = tree.cells_on_disk(arm)
         tested = _tested_datasets(tree, arm, cells)
@@ -105,19 +102,20 @@ def check_cells(tree: ResultsTree, checksums: Checksums, means: LayerMeans, verd
         for name in tested:
             ranked = RankedDataset(tree, arm, cells, name)
             verdict.check(ranked.cascade, _cascade_faults(ranked, checksums))
-            verdict.check(ranked.cost, _cost_faults(ranked, checksums))
+            rankers[name].append(ranked)
             for cell in cells:
                 for split in RANKED_SPLITS:
                     scored = ScoredSplit(tree, cell, name, split)
                     verdict.check(scored.scores, _score_faults(scored, checksums))
                     verdict.check(scored.measures, _measure_faults(scored, checksums, means))
                     verdict.check(scored.runs, _run_faults(scored))
+    for name, arms in rankers.items():
+        verdict.check(tree.cost(name), _cost_faults(tree.cost(name), arms, checksums))
 
 
 def _tested_datasets(tree: ResultsTree, arm: Arm, cells: Sequence[Cell]) -> list[str]:
     """Return the data sets that anything was written about."""
-    files = tree.existing(tree.cascade(arm, "*")) + tree.existing(tree.cost(arm, "*"))
-    tested = {file.stem for file in files}
+    tested = {file.stem for file in tree.existing(tree.cascade(arm, "*"))}
     for cell in cells:
         for path in (tree.scores, tree.measures, tree.runs):
             tested |= {folder.name for folder in tree.existing(path(cell, "*", "*").parent)}
@@ -184,11 +182,22 @@ def _cascade_faults(ranked: RankedDataset, checksums: Checksums) -> Iterator[str
         yield from checksums.changed_inputs(choice["inputs"]["qrels"], qrels)
 
 
-def _cost_faults(ranked: RankedDataset, checksums: Checksums) -> Iterator[str]:
-    inputs = read_json(ranked.cost, {"exits": list, "inputs": dict})["inputs"]
-    yield from checksums.changed_inputs(inputs, {"cascade": ranked.cascade})
-    if inputs["scores"] not in {checksums.sha256(file) for file in ranked.scores("test")}:
-        yield f"was measured on other scores of test than are there now; {REMAKE}"
+def _cost_faults(path: Path, rankers: Sequence[RankedDataset], checksums: Checksums) -> Iterator[str]:
+    """Compare the costs of a data set with the arms that rank it."""
+    measured = {
+        Arm(**{name: arm[name] for name in ARM_COLUMNS[1:]}): arm["inputs"]
+        for arm in read_json(path, {"arms": list})["arms"]
+    }
+    for ranked in rankers:
+        inputs = measured.pop(ranked.arm, None)
+        if inputs is None:
+            yield f"lacks {ranked.tree.arm(ranked.arm)}; {REMAKE}"
+            continue
+        yield from checksums.changed_inputs(inputs, {"cascade": ranked.cascade})
+        if inputs["scores"] not in {checksums.sha256(file) for file in ranked.scores("test")}:
+            yield f"was measured on other scores of {ranked.tree.arm(ranked.arm)} than are there now; {REMAKE}"
+    for arm in measured:
+        yield f"has {rankers[0].tree.arm(arm)}, which is missing; {REMAKE}"
 
 
 def _score_faults(scored: ScoredSplit, checksums: Checksums) -> Iterator[str]:

@@ -11,7 +11,7 @@ from lwr.common.results_tree import ANY_CELL, ResultsTree
 
 
 def find_leftovers(tree: ResultsTree) -> Iterator[str]:
-    """Find drafts, checkpoints and shards of scores; a line each that says what to do about it."""
+    """Find drafts, checkpoints, shards of scores, costs of older versions; a line each that says what to do."""
     for path in sorted(tree.root.rglob(".draft-*")):
         if not any(parent.name.startswith(".draft-") for parent in path.parents):
             yield f"{path}: left over from a step that was killed; harmless, may be removed"
@@ -22,3 +22,5 @@ def find_leftovers(tree: ResultsTree) -> Iterator[str]:
             yield f"{path}: of a training that has not finished, which will continue from here"
     for path in tree.existing(tree.score_shard(ANY_CELL, "*", "*", "*")):
         yield f"{path}: a shard of scores that was not gathered yet, or is left over; harmless"
+    for path in tree.existing(tree.arm(ANY_CELL) / "cost" / "*.json"):
+        yield f"{path}: the cost of one arm, as older versions wrote it; no step reads it, may be removed"

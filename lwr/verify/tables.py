@@ -55,7 +55,7 @@ def _table_faults(tree: ResultsTree, name: str, path: Path, means: LayerMeans) -
     if name == "layers":
         yield from _layer_faults(path, means)
     elif name == "cost":
-        costs = tree.cost(ANY_CELL, "*")
+        costs = tree.cost("*")
         yield from _row_faults(path, read_costs(tree.existing(costs)), costs)
     elif name == "cascades":
         cascades = tree.cascade(ANY_CELL, "*")

@@ -28,7 +28,7 @@ PATHS = {
     "arm": (TREE.arm(ARM), FOLDER),
     "fusion": (TREE.fusion(ARM, "news"), f"{FOLDER}/fusion/news.json"),
     "cascade": (TREE.cascade(ARM, "news"), f"{FOLDER}/cascade/news.json"),
-    "cost": (TREE.cost(ARM, "news"), f"{FOLDER}/cost/news.json"),
+    "cost": (TREE.cost("news"), "results/cost/news.json"),
     "cell": (TREE.cell(CELL), f"{FOLDER}/seed1"),
     "model": (TREE.model(CELL), f"{FOLDER}/seed1/model"),
     "scores": (TREE.scores(CELL, "news", "test"), f"{FOLDER}/seed1/scores/news/test.parquet"),

@@ -54,7 +54,8 @@ def test_malformed_schedule_is_refused_with_its_file(path):
 
 @pytest.mark.parametrize("read", [read_cascades, read_costs])
 def test_file_without_its_arm_is_refused(path, read):
-    write_json(path, {"deepest": "4", "measure": "nDCG@10", "schedules": [], "exits": [], "dataset": "docs"})
+    cost = {"arms": [{"exits": [], "dataset": "docs"}]}
+    write_json(path, {"deepest": "4", "measure": "nDCG@10", "schedules": [], "dataset": "docs", **cost})
     with pytest.raises(BadInput, match=r"docs\.json: field 'trained_on' is missing"):
         read([path])
 

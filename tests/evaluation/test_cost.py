@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,10 +12,13 @@ import tiny
 import torch
 
 import lwr.evaluation.cost
+from lwr.common.errors import BadInput
 from lwr.common.json_lines import write_json
 from lwr.config.evaluation import CostConfig, ScoringConfig
-from lwr.evaluation.cost import cost, count_parameters, device_name
+from lwr.evaluation.arm_files import read_costs
+from lwr.evaluation.cost import ArmFiles, cost, count_parameters, device_name
 from lwr.evaluation.flops import count_flops, derive_shape
+from lwr.evaluation.timing import REPEATS
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import write_run
 from lwr.model.cascade_schedule import Schedule
@@ -25,9 +28,10 @@ from lwr.scoring.score import score
 QUERIES = {f"q{i}": f"load the object number {i}" for i in range(4)}
 PASSAGES = {f"d{i}": "def decode(s): return s " + "and more " * (i % 5) + str(i) for i in range(9)}
 SCHEDULE = "2:2 4"
+NAMES = ["layer_2", "layer_3", "layer_4", "cascade"]
 ARM = {"dataset": "d", "trained_on": "d", "base_model": "bert", "start_layer": 2, "variant": "v"}
 COUNTED = ("exit", "schedule", "gflops_per_pair", "parameters")
-TIMED = ("p50_ms", "p95_ms", "pairs_per_second", "peak_memory_mib")
+TIMED = ("ratio", "ratio_low", "ratio_high", "peak_memory_mib")
 
 
 @pytest.fixture(scope="module", params=["bert", "llama"])
@@ -45,30 +49,45 @@ def scored(tmp_path_factory, request):
 
 
 @pytest.fixture
-def costs(scored, tmp_path):
-    """Return a function that runs `cost` and returns what it wrote."""
+def arm_files(scored, tmp_path):
+    """Return a function that returns the files of an arm with a given cascade and variant; all have one model."""
 
-    def costs(queries: int | None = None, chosen: str = SCHEDULE) -> dict:
+    def arm_files(chosen: str = SCHEDULE, variant: str = "v") -> ArmFiles:
         schedules = [{"schedule": name, "test flops": share} for name, share in ((SCHEDULE, 0.4), ("4", 1.0))]
         choice = {
             "deepest": "4",
             "chosen": chosen,
             "schedules": [*schedules, {"schedule": "3", "test flops": 0.7}],
         }
-        write_json(tmp_path / "cascade.json", choice)
+        path = tmp_path / f"cascade-{variant}.json"
+        write_json(path, ARM | {"variant": variant} | choice)
+        return ArmFiles(scored / "model", scored / "test.parquet", path)
+
+    return arm_files
+
+
+@pytest.fixture
+def costs(scored, tmp_path, arm_files):
+    """Return a function that runs `cost` on one arm or those given and returns what it wrote."""
+
+    def costs(queries: int | None = None, chosen: str = SCHEDULE, arms: list[ArmFiles] | None = None) -> dict:
         out = tmp_path / "cost.json"
-        files = (scored / "model", scored, scored / "test.parquet", tmp_path / "cascade.json")
-        cost(*files, ScoringConfig(), CostConfig(queries=queries), ARM, out)
+        cost(arms or [arm_files(chosen)], scored, ScoringConfig(), CostConfig(queries=queries), out)
         return json.loads(out.read_text(encoding="utf-8"))
 
     return costs
+
+
+def exits_of(written: dict) -> list[dict]:
+    (arm,) = written["arms"]
+    return arm["exits"]
 
 
 # --- counts --------------------------------------------------------------------------------------------
 
 
 def test_flops_are_mean_over_candidates_and_share_for_cascade(scored, costs):
-    by_name = {exit["exit"]: exit for exit in costs()["exits"]}
+    by_name = {exit["exit"]: exit for exit in exits_of(costs())}
     assert list(by_name) == ["layer_2", "layer_3", "layer_4", "cascade"]
     assert [exit["schedule"] for exit in by_name.values()] == ["2", "3", "4", SCHEDULE]
     shape = derive_shape(LayerwiseReranker.from_pretrained(scored / "model").backbone)
@@ -81,11 +100,11 @@ def test_flops_are_mean_over_candidates_and_share_for_cascade(scored, costs):
 
 
 def test_no_cascade_where_deepest_exit_is_chosen(costs):
-    assert [exit["exit"] for exit in costs(chosen="4")["exits"]] == ["layer_2", "layer_3", "layer_4"]
+    assert [exit["exit"] for exit in exits_of(costs(chosen="4"))] == ["layer_2", "layer_3", "layer_4"]
 
 
 def test_cascade_of_one_exit_costs_what_that_exit_costs(costs):
-    *_, third, _, cascade = costs(chosen="3")["exits"]
+    *_, third, _, cascade = exits_of(costs(chosen="3"))
     assert (cascade["exit"], cascade["schedule"], third["exit"]) == ("cascade", "3", "layer_3")
     assert cascade["gflops_per_pair"] == third["gflops_per_pair"]
     assert cascade["parameters"] == third["parameters"]
@@ -118,12 +137,12 @@ def test_parameters_by_hand():
 
 
 def test_flops_counted_by_torch_agree_with_formula(costs):
-    assert costs()["flops_by_torch_over_formula"] == pytest.approx(1, rel=0.02)
+    assert costs()["arms"][0]["flops_by_torch_over_formula"] == pytest.approx(1, rel=0.02)
 
 
 def test_cost_file_records_arm_device_and_provenance(costs):
     about = costs()
-    assert {name: about[name] for name in ARM} == ARM
+    assert {name: about["arms"][0][name] for name in ARM} == ARM
     assert (about["candidates"], about["precision"], about["queries"]) == (4, "float32", 0)
     assert about["device"] == device_name()
     measured = {"wall_seconds", "peak_memory_mib", "energy_joules"}
@@ -141,29 +160,117 @@ def test_device_name_of_processor_has_its_threads():
         torch.set_num_threads(before)
 
 
-# --- times ---------------------------------------------------------------------------------------------
+# --- several arms ---
+
+
+def test_each_arm_has_its_exits_and_checksums(costs, arm_files):
+    written = costs(arms=[arm_files(variant="v"), arm_files("4", variant="w")])
+    first, second = written["arms"]
+    assert (first["variant"], second["variant"]) == ("v", "w")
+    assert [exit["exit"] for exit in first["exits"]] == NAMES
+    assert [exit["exit"] for exit in second["exits"]] == NAMES[:3]
+    assert first["inputs"]["scores"] == second["inputs"]["scores"]
+    assert first["inputs"]["cascade"] != second["inputs"]["cascade"]
+
+
+def test_arms_with_other_candidates_are_refused(costs, arm_files, tmp_path):
+    first = arm_files()
+    fewer = pd.read_parquet(first.scores)[1:]
+    fewer.to_parquet(tmp_path / "fewer.parquet", index=False)
+    with pytest.raises(BadInput, match=r"fewer\.parquet: other candidates than .*test\.parquet"):
+        costs(arms=[first, ArmFiles(first.model, tmp_path / "fewer.parquet", first.cascade)])
+
+
+# --- times ---
+
+
+class Machine:
+    """A machine on which a layer takes a millisecond per passage, times a load that changes with time."""
+
+    def __init__(self, monkeypatch, load=lambda now: 1.0):
+        self.now, self.load, self.calls = 0.0, load, []
+        monkeypatch.setattr(lwr.evaluation.cost, "rank_texts", self.rank_texts)
+        real = lwr.evaluation.cost.time_in_turns
+        timed = functools.partial(real, clock=lambda: self.now)
+        monkeypatch.setattr(lwr.evaluation.cost, "time_in_turns", timed)
+
+    def rank_texts(self, reranker, query, passages, schedule, *_):
+        self.calls.append((query, len(passages), str(schedule)))
+        work = 2.5 if schedule.keep else schedule.last
+        self.now += 0.001 * work * len(passages) * self.load(self.now)
 
 
 def test_nothing_is_ranked_without_timed_queries(costs, monkeypatch):
     monkeypatch.setattr(lwr.evaluation.cost, "rank_texts", None)
-    exits = costs(queries=None)["exits"]
-    assert [exit[name] for exit in exits for name in TIMED] == [None] * 4 * 4
-    assert all(exit[name] for exit in exits for name in COUNTED)
+    written = costs(queries=None)
+    assert (written["reference"], written["repeats"]) == (None, 0)
+    assert [exit[name] for exit in exits_of(written) for name in TIMED] == [None] * 4 * 4
+    assert all(exit[name] for exit in exits_of(written) for name in COUNTED)
 
 
 def test_every_exit_and_the_cascade_are_timed(costs):
-    about = costs(queries=2)
-    assert about["queries"] == 2
-    assert len(about["exits"]) == 4
-    for exit in about["exits"]:
-        assert 0 < exit["p50_ms"] <= exit["p95_ms"]
-        # two lists: the mean of their times is the median
-        assert exit["pairs_per_second"] * exit["p50_ms"] / 1000 == pytest.approx(4.5, abs=0.5 + 1e-6)
-        if lwr.evaluation.cost.reset_peak_memory():
-            assert exit["peak_memory_mib"] > (0 if torch.cuda.is_available() else 100)
+    written = costs(queries=2)
+    assert (written["queries"], written["repeats"]) == (2, REPEATS)
+    assert {name: written["reference"][name] for name in ARM} == ARM
+    assert written["reference"]["exit"] == "layer_4"
+    assert 0 < written["reference"]["p50_ms"] <= written["reference"]["p95_ms"]
+    ratios = [exit["ratio"] for exit in exits_of(written)]
+    assert ratios[:3] == sorted(ratios[:3])
+    for exit in exits_of(written):
+        assert 0 < exit["ratio_low"] <= exit["ratio"] <= exit["ratio_high"]
 
 
-def test_exits_rank_each_list_in_turns_with_rotating_start(scored, costs, monkeypatch):
+def test_times_by_hand(costs, monkeypatch, tmp_path):
+    Machine(monkeypatch)
+    written = costs(queries=4)
+    # two lists of 4 passages and two of 5, up to layer 4: 16, 16, 20 and 20 ms
+    reference = written["reference"]
+    assert (reference["p50_ms"], reference["p95_ms"]) == pytest.approx((18, 20))
+    assert reference["pairs_per_second"] == pytest.approx(18 / 0.072)
+    table = read_costs([tmp_path / "cost.json"]).set_index("exit")
+    assert list(table["ratio"]) == pytest.approx([0.5, 0.75, 1, 0.625])
+    assert list(table["time"]) == pytest.approx([0.5, 0.75, 1, 0.625])
+    assert list(table["p50 ms"]) == pytest.approx([9, 13.5, 18, 11.25])
+    assert list(table["p95 ms"]) == pytest.approx([10, 15, 20, 12.5])
+    assert table["pairs per second"]["layer_2"] == pytest.approx(500)
+    assert set(table["reference"]) == {"layer 4 of bert, start 2, v"}
+
+
+def test_arms_of_equal_shape_agree_while_the_load_changes(costs, arm_files, monkeypatch):
+    """Other processes slow the machine by a factor of four, again and again."""
+    machine = Machine(monkeypatch, lambda now: 4.0 if int(now / 0.07) % 2 else 1.0)
+    first, second = costs(queries=4, arms=[arm_files(variant="v"), arm_files(variant="w")])["arms"]
+    assert machine.now > 0.2, "the load must have changed"
+    for one, other in zip(first["exits"], second["exits"], strict=True):
+        assert one["exit"] == other["exit"]
+        assert one["ratio_low"] <= other["ratio_high"]
+        assert other["ratio_low"] <= one["ratio_high"]
+
+
+def test_layers_do_not_get_faster_with_depth_by_noise(costs, monkeypatch):
+    machine = Machine(monkeypatch)
+    machine.load = lambda now: (
+        2.0 if machine.calls[-1][2] == "2" else 1.0
+    )  # layer 2 seems slower than layer 3
+    two, three, four, cascade = (exit["ratio"] for exit in exits_of(costs(queries=4)))
+    assert (two, three) == pytest.approx((0.875, 0.875))
+    assert (four, cascade) == pytest.approx((1, 0.625))
+
+
+def test_all_arms_rank_a_list_before_the_next(costs, arm_files, monkeypatch):
+    machine = Machine(monkeypatch)
+    costs(queries=3, arms=[arm_files(variant="v"), arm_files("4", variant="w")])
+    schedules = ["2", "3", "4", SCHEDULE, "2", "3", "4"]
+    memory, *turns = (machine.calls[i : i + 7] for i in range(0, len(machine.calls), 7))
+    assert [schedule for *_, schedule in memory] == schedules
+    assert len(turns) == 3 * REPEATS
+    for turn in turns:
+        assert len({query for query, *_ in turn}) == 1
+        assert sorted(schedule for *_, schedule in turn) == sorted(schedules)
+    assert len({query for query, *_ in machine.calls}) == 3
+
+
+def test_what_is_timed_ranks_as_the_scores_do(scored, costs, monkeypatch):
     calls, rank_texts = [], lwr.evaluation.cost.rank_texts
 
     def recording(reranker, query, passages, schedule, *settings):
@@ -173,17 +280,6 @@ def test_exits_rank_each_list_in_turns_with_rotating_start(scored, costs, monkey
 
     monkeypatch.setattr(lwr.evaluation.cost, "rank_texts", recording)
     costs(queries=3)
-    warm_up, *turns = (calls[i : i + 4] for i in range(0, len(calls), 4))
-    schedules = ["2", "3", "4", SCHEDULE]
-    assert [schedule for _, _, schedule, _ in warm_up] == schedules
-    assert [[schedule for _, _, schedule, _ in turn] for turn in turns] == [
-        schedules[i:] + schedules[:i] for i in range(3)
-    ]
-    queries_by_turn = [{query for query, *_ in turn} for turn in (warm_up, *turns)]
-    assert [len(queries) for queries in queries_by_turn] == [1] * 4
-    assert queries_by_turn[0] == queries_by_turn[1]
-    assert len(set.union(*queries_by_turn)) == 3
-
     table = pd.read_parquet(scored / "test.parquet")
     names = {text: name for name, text in QUERIES.items()}
     for query, passages, schedule, order in calls:
@@ -194,22 +290,16 @@ def test_exits_rank_each_list_in_turns_with_rotating_start(scored, costs, monkey
 
 
 def test_all_queries_are_timed_where_fewer_exist_than_wanted(costs, monkeypatch):
-    calls = []
-    monkeypatch.setattr(lwr.evaluation.cost, "rank_texts", lambda *arguments: calls.append(arguments))
-    costs(queries=50)
-    assert len(calls) == 4 * (1 + len(QUERIES))
+    machine = Machine(monkeypatch)
+    assert costs(queries=50)["queries"] == len(QUERIES)
+    assert len(machine.calls) == 4 * (1 + REPEATS * len(QUERIES))
 
 
-def test_percentiles_by_hand(costs, monkeypatch):
-    """With a clock by which ranking the first list lasts 1 s, the second 2 s and so on, at every exit."""
-    now, calls = [0.0], []
-
-    def slow(*_):
-        now[0] += max(len(calls) // 4, 1)
-        calls.append(None)
-
-    monkeypatch.setattr(lwr.evaluation.cost, "rank_texts", slow)
-    monkeypatch.setattr(lwr.evaluation.cost, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    for exit in costs(queries=4)["exits"]:
-        assert (exit["p50_ms"], exit["p95_ms"]) == pytest.approx((2500, 3850))
-        assert exit["pairs_per_second"] == pytest.approx(18 / 10)
+def test_memory_is_that_of_the_own_model(costs, arm_files, scored):
+    if not lwr.evaluation.cost.reset_peak_memory():
+        pytest.skip("this system cannot measure memory")
+    reranker = LayerwiseReranker.from_pretrained(scored / "model")
+    weights = sum(p.numel() * p.element_size() for p in reranker.parameters()) / 2**20
+    arms = [arm_files(variant=str(i)) for i in range(3)]
+    for arm in costs(queries=1, arms=arms)["arms"]:
+        assert all(exit["peak_memory_mib"] >= weights for exit in arm["exits"])

@@ -21,7 +21,7 @@ from lwr.common.results_tree import ResultsTree
 from lwr.config.evaluation import CascadeSearchConfig, CostConfig, ScoringConfig
 from lwr.evaluation.cascade import cascade
 from lwr.evaluation.compare import compare
-from lwr.evaluation.cost import cost
+from lwr.evaluation.cost import ArmFiles, cost
 from lwr.evaluation.evaluate import evaluate
 from lwr.export.card import card
 from lwr.formats.beir import Passage, write_collection
@@ -60,7 +60,7 @@ def tree(tmp_path_factory, build_reranker) -> ResultsTree:
         {query: f"load {query}" for of_split in queries.values() for query in of_split},
         {split: {q: {f"d{i}": 1} for i, q in enumerate(of_split)} for split, of_split in queries.items()},
     )
-    cascades, costs = tree.cascade(CELL.arm, "made-up"), tree.cost(CELL.arm, "made-up")
+    cascades, costs = tree.cascade(CELL.arm, "made-up"), tree.cost("made-up")
     scores = {split: tree.scores(CELL, "made-up", split) for split in queries}
     measures = {split: tree.measures(CELL, "made-up", split) for split in queries}
     for split, of_split in queries.items():
@@ -73,7 +73,9 @@ def tree(tmp_path_factory, build_reranker) -> ResultsTree:
     for split in queries:
         inputs = scores[split], collection, split, ["nDCG@10", "RR@10"], cascades
         evaluate(*inputs, ARM | {"seed": 1}, measures[split], tree.runs(CELL, "made-up", split))
-    cost(model, collection, scores["test"], cascades, ScoringConfig(), CostConfig(queries=2), ARM, costs)
+    cost(
+        [ArmFiles(model, scores["test"], cascades)], collection, ScoringConfig(), CostConfig(queries=2), costs
+    )
     tables([*measures.values()], [costs], [cascades], "nDCG@10", tree.tables)
     compare([*measures.values()], "nDCG@10", 0.02, tree.tables)
     return tree

@@ -22,7 +22,7 @@ from lwr.data.mine import mine
 from lwr.data.retrieve import retrieve
 from lwr.evaluation.cascade import cascade
 from lwr.evaluation.compare import compare
-from lwr.evaluation.cost import cost
+from lwr.evaluation.cost import ArmFiles, cost
 from lwr.evaluation.evaluate import evaluate
 from lwr.formats.beir import Passage, Split, write_collection
 from lwr.formats.checkpoint import describe_checkpoint
@@ -53,7 +53,7 @@ def build(folder: Path) -> Path:
         _train_and_score(tree, cell, base)
     _search_and_time(tree)
     measures = [_evaluate(tree, cell, split) for split in ("dev", "test") for cell in CELLS]
-    tables(measures, [tree.cost(ARM, "docs")], [tree.cascade(ARM, "docs")], "nDCG@10", tree.tables)
+    tables(measures, [tree.cost("docs")], [tree.cascade(ARM, "docs")], "nDCG@10", tree.tables)
     compare(measures, "nDCG@10", 0.02, tree.tables)
     advise(tree.tables, tree.recommendation, None, None)
     tree.figures.mkdir()
@@ -89,7 +89,7 @@ def _search_and_time(tree: ResultsTree) -> None:
     about = {"dataset": "docs", **asdict(ARM)}
     search, timing = CascadeSearchConfig(epsilon=0.9, keep=[3]), CostConfig(queries=None)
     cascade(model, dev, test, collection, search, about, chosen)
-    cost(model, collection, test[0], chosen, ScoringConfig(), timing, about, tree.cost(ARM, "docs"))
+    cost([ArmFiles(model, test[0], chosen)], collection, ScoringConfig(), timing, tree.cost("docs"))
 
 
 def _evaluate(tree: ResultsTree, cell: Cell, split: Split) -> Path:

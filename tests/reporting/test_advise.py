@@ -41,6 +41,7 @@ def rows(
     worth: tuple[float, float] = (0.495, 0.448),
     flops: tuple[float, float] = (0.4, 0.45),
     timed: float | None = 1.0,
+    spread: float = 0.01,
     dataset: str = "d",
     trained_on: str = "",
     fused: dict[int, tuple[float, float]] | None = None,
@@ -49,8 +50,8 @@ def rows(
     """The rows of one arm in each table.
 
     as_good: layer or `layer_3_fused` -> is it not inferior to the deepest, on dev and on test? worth, flops: of the
-    cascade, on dev and on test. timed: how much slower than MS. fused: quality of fused exits. bound: how a fused
-    cascade was chosen.
+    cascade, on dev and on test. timed: how much slower than MS. spread: of the ratio of times to 20 ms, up and
+    down. fused: quality of fused exits. bound: how a fused cascade was chosen.
     """
     arm = arm_of(name, dataset, trained_on)
     deepest = max(quality)
@@ -62,14 +63,19 @@ def rows(
     layers, cost, cascades, comparisons = [], [], [], []
     for key, (exit, layer, text, dev, test) in exits.items():
         share = flops[1] if exit == "cascade" else layer / deepest
-        between = {"nDCG@10 low": test - 0.05, "nDCG@10 high": test + 0.05, "p95 ms": MS.get(key, MS[layer])}
+        ms = None if timed is None else MS.get(key, MS[layer]) * timed
+        between = {"nDCG@10 low": test - 0.05, "nDCG@10 high": test + 0.05, "p95 ms": ms}
+        between["gflops per pair"] = 2 * share
         if fused:
             between["fused"] = "fused" in exit or exit == "cascade"
         told = {"schedule": schedule if exit == "cascade" else "", "nDCG@10": test, "dev nDCG@10": dev}
         layers.append(arm | {"exit": exit, "layer": layer} | told | between)
-        ms = None if timed is None else MS.get(key, MS[layer]) * timed
         shares = {"flops": share, "time": None if ms is None else MS.get(key, MS[layer]) / MS[deepest]}
-        spent = {"p50 ms": ms and ms - 1, "p95 ms": ms, "candidates": 10, "device": "a lathe"}
+        ratios = {
+            f"ratio{end}": ms and ms / 20 + off
+            for end, off in (("", 0), (" low", -spread), (" high", spread))
+        }
+        spent = ratios | {"p50 ms": ms and ms - 1, "p95 ms": ms, "candidates": 10, "device": "a lathe"}
         if "fused" not in exit:
             cost.append(arm | {"exit": exit, "schedule": text} | shares | spent)
         for split, value, place in (("dev", dev, 0), ("test", test, 1)):
@@ -240,7 +246,7 @@ def test_times_are_scaled_to_the_number_of_candidates(grid):
     within = section(advice_text(folder, 49, 25), "The best within")
     assert within.startswith(
         "**layer 3 of one, start 2, v**: 95 of 100 lists of 25 candidates on a lathe (scaled from 10) take at most "
-        "37.5 ms."
+        "37.5 [37, 38] ms."
     )
     assert section(advice_text(folder, 50, 25), "The best within").startswith(f"**{FOUR_OF_ONE}**")
     assert "scaled" not in advice_text(folder, 50, 10)
@@ -248,19 +254,72 @@ def test_times_are_scaled_to_the_number_of_candidates(grid):
 
 def test_too_small_budget_reports_the_fastest_exit(grid):
     assert section(advice_text(grid(rows()), 9.9), "The best within") == (
-        "Nothing: the fastest, layer 2 of one, start 2, v, takes 10 ms for lists of 10 candidates on a lathe."
+        "Nothing: the fastest, layer 2 of one, start 2, v, takes 10 [9.8, 10.2] ms for lists of 10 candidates on a "
+        "lathe."
     )
 
 
 def test_without_budget_all_choices_are_listed(grid):
     text = section(advice_text(grid(rows(schedule="2:3 4"), rows("two", TWO))), "The best within")
     assert [line for line in text.splitlines() if line.startswith("|")] == [
-        "| from ms | take | dev | test |",
-        "|--:|:--|--:|--:|",
-        "| 10 | layer 2 of one, start 2, v | 0.300 | 0.350 [0.300, 0.400] |",
-        "| 12 | cascade `2:3 4` of one, start 2, v | 0.495 | 0.448 [0.398, 0.498] |",
-        f"| 20 | {FOUR_OF_ONE} | 0.500 | 0.450 [0.400, 0.500] |",
+        "| from ms | take | ms | dev | test |",
+        "|--:|:--|--:|--:|--:|",
+        "| 10 | layer 2 of one, start 2, v | 10 [9.8, 10.2] | 0.300 | 0.350 [0.300, 0.400] |",
+        "| 12 | cascade `2:3 4` of one, start 2, v | 12 [11.8, 12.2] | 0.495 | 0.448 [0.398, 0.498] |",
+        f"| 20 | {FOUR_OF_ONE} | 20 [19.8, 20.2] | 0.500 | 0.450 [0.400, 0.500] |",
     ]
+    assert "do not tell" not in text
+
+
+def cheap_rows(spread: float) -> dict[str, list[dict]]:
+    """Return rows of arm two, whose layer 3 takes 16 ms and half the FLOPs of one's, which takes 15 ms."""
+    cheap = rows("two", {3: (0.49, 0.44), 4: (0.50, 0.45)}, timed=16 / 15, spread=spread)
+    for row in cheap["layers"]:
+        row["gflops per pair"] /= 2
+    return cheap
+
+
+def test_of_times_that_do_not_differ_the_one_with_fewer_flops_is_chosen(grid):
+    folder = grid(rows(spread=0.1), cheap_rows(spread=0.1))
+    within = section(advice_text(folder, 15.5), "The best within")
+    assert within.startswith(
+        "**layer 3 of two, start 3, v**: 95 of 100 lists of 10 candidates on a lathe take at most 16 [14, 18] ms."
+    )
+    assert "The interval of its time reaches above 15.5 ms." in within
+    assert (
+        "The times do not tell layer 3 of two, start 3, v from layer 3 of one, start 2, v (15 [13, 17] ms)"
+        in within
+    )
+    table = section(advice_text(folder), "The best within")
+    assert "| 15 | layer 3 of two, start 3, v | 16 [14, 18] | 0.490 | 0.440 [0.390, 0.490] |" in table
+    assert "| layer 3 of one" not in table
+    assert "the choice with fewer FLOPs counts as no slower" in table
+    assert (
+        "- The times do not tell layer 3 of two, start 3, v from layer 3 of one, start 2, v (15 [13, 17] ms)"
+        in table
+    )
+
+
+def test_of_times_that_differ_the_faster_is_chosen_whatever_its_flops(grid):
+    within = section(advice_text(grid(rows(), cheap_rows(spread=0.01)), 15.5), "The best within")
+    assert within.startswith("**layer 3 of one, start 2, v**")
+    assert "do not tell" not in within
+
+
+def test_worse_exit_with_fewer_flops_is_not_advised_where_it_is_not_faster(grid, monkeypatch):
+    """Layer 3 seems to take 20.5 ms, layer 4, which is better, 20."""
+    monkeypatch.setitem(MS, 3, 20.5)
+    text = section(advice_text(grid(rows(spread=0.1))), "The best within")
+    choices = [line.split(" | ")[1] for line in text.splitlines() if line.startswith("| ")]
+    assert choices == ["take", "layer 2 of one, start 2, v", FOUR_OF_ONE]
+
+
+def test_price_says_where_an_exit_is_not_shown_to_be_faster_than_the_deepest(grid, monkeypatch):
+    monkeypatch.setitem(MS, 3, 19.0)
+    text = advice_text(grid(rows(as_good={3: (True, True)}, spread=0.1)))
+    assert section(text, "The shallowest exit").endswith(
+        "95% of its time, 18 ms a list, which the measurement does not tell from the deepest exit's."
+    )
 
 
 def test_budget_without_times_is_refused(grid):

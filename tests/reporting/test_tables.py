@@ -51,16 +51,18 @@ def cost_file(path: Path, exits=WITH_CASCADE, timed: bool = True, **arm) -> Path
             "schedule": SCHEDULE if exit == "cascade" else exit.removeprefix("layer_"),
             "gflops_per_pair": gflops,
             "parameters": int(gflops * 1e6),
-            "p50_ms": ms if timed else None,
-            "p95_ms": 2 * ms if timed else None,
-            "pairs_per_second": 10_000 / ms if timed else None,
+            "ratio": ms / 10 if timed else None,
+            "ratio_low": (ms - 1) / 10 if timed else None,
+            "ratio_high": (ms + 1) / 10 if timed else None,
             "peak_memory_mib": 1234.5 if timed else None,
         }
         for exit, (gflops, ms) in COUNTED.items()
         if exit in exits
     ]
     facts = {"device": "a lathe", "precision": "float32", "candidates": 10, "queries": 20 * timed}
-    write_json(path, about(**arm) | facts | {"exits": rows})
+    times = {"exit": "layer_4", "p50_ms": 10.0, "p95_ms": 20.0, "pairs_per_second": 1000.0}
+    facts["reference"] = about(**arm) | times if timed else None
+    write_json(path, facts | {"arms": [about(**arm) | {"exits": rows}]})
     return path
 
 
@@ -309,16 +311,30 @@ def test_cost_shares_refer_to_the_deepest_exit_not_to_the_cascade(tmp_path):
     text = format_costs(costs)
     assert list(text["exit"])[:4] == ["2", "3", "4", SCHEDULE]
     assert list(text["time"])[:4] == ["50%", "80%", "100%", "60%"]
+    assert list(text["ratio"])[:2] == ["0.50 [0.40, 0.60]", "0.80 [0.70, 0.90]"]
+    assert list(text["p95 ms"])[:2] == ["10", "16"]
     assert list(text["pairs/s"])[:2] == ["2,000", "1,250"]
     assert list(text["parameters, M"])[:2] == ["1", "1.5"]
 
 
+def test_cost_table_says_which_times_do_not_differ(tmp_path, monkeypatch):
+    monkeypatch.setitem(COUNTED, "layer_3", (1.5, 5.5))
+    text = format_costs(read_costs([cost_file(tmp_path / "a.json"), cost_file(tmp_path / "b.json", start=3)]))
+    # layer 2: 4 to 6 ms, layer 3: 4.5 to 6.5, layer 4: 9 to 11, the cascade: 5 to 7
+    assert list(text["as fast as"]) == [f"3, {SCHEDULE}", f"2, {SCHEDULE}", "", "2, 3"] * 2
+
+
 def test_untimed_exits_have_flops_only(tmp_path):
     costs = read_costs([cost_file(tmp_path / "a.json", timed=False)])
-    assert costs[["time", "p50 ms", "p95 ms", "pairs per second", "peak memory MiB"]].isna().all(axis=None)
+    assert (
+        costs[["time", "ratio", "p50 ms", "p95 ms", "pairs per second", "peak memory MiB"]]
+        .isna()
+        .all(axis=None)
+    )
     assert list(costs["flops"]) == pytest.approx([0.5, 0.75, 1, 0.6])
     text = format_costs(costs)
-    assert set(text["time"]) == set(text["p50 ms"]) == set(text["peak memory, MiB"]) == {""}
+    for column in ("time", "ratio", "as fast as", "p50 ms", "peak memory, MiB"):
+        assert set(text[column]) == {""}
 
 
 def test_kept_quality_refers_to_the_same_arms_deepest_exit(tmp_path):
@@ -366,8 +382,8 @@ def test_tables_writes_csv_markdown_and_latex(tmp_path):
     assert r"\begin{tabular}" in text["layers.tex"]
     assert "| first stage " in text["layers.md"]
     assert "| cascade 2:3 3 |" in text["layers.md"]
-    assert text["cost.md"].startswith("Times of ranking one list of 10 passages")
-    assert "on a lathe, float32.\n\n|" in text["cost.md"]
+    assert text["cost.md"].startswith("Times of ranking one list of 10 passages of d, ")
+    assert "over 20 lists, on a lathe, float32. Reference: layer 4 of m, start 2, v.\n\n" in text["cost.md"]
     assert len(pd.read_csv(tmp_path / "tables/cascades.csv")) == 3
 
 

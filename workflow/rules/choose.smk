@@ -29,34 +29,36 @@ rule cascade:
         " --settings {params.settings:q} --arm {params.arm:q} --out {output:q} 2>&1 | tee {log:q}"
 
 
-# Many threads, so that on a small machine it runs alone: jobs that measure side by side would measure each other.
+# One job for all arms: they are timed in turns. Many threads, so that on a small machine it runs alone.
 rule cost:
     input:
-        model=first_seed(MODEL),
+        models=of_ranking_arms(MODEL),
         corpus=ranked_collection(CORPUS),
         queries=ranked_collection(QUERIES),
-        scores=first_seed(SCORES, split="test"),
-        cascade=CASCADE,
+        scores=of_ranking_arms(SCORES, split="test"),
+        cascades=of_ranking_arms(CASCADE),
     output:
         COST,
     log:
-        f"{LOGS}/cost/{ARM}/{{tested}}.log",
+        f"{LOGS}/cost/{{tested}}.log",
     conda:
         "../../environment.yml"
     threads: 8
     resources:
         gpu=1,
-        mem_mb=16000,
-        runtime=120,
+        mem_mb=lambda w, input: 14000 + 2000 * len(input.models),
+        runtime=lambda w, input: 60 + 60 * len(input.models),
     params:
         folder=lambda w, input: folder_of(input.corpus),
+        models=lambda w, input: repeated_option("--model", input.models),
+        scores=lambda w, input: repeated_option("--scores", input.scores),
+        cascades=lambda w, input: repeated_option("--cascade", input.cascades),
         scoring=as_json(GRID.score.model_copy(update={"shards": 1})),
         settings=as_json(GRID.cost),
-        arm=lambda w: as_json(ranked_arm(w)),
-        label=f"cost {ARM} {{tested}}",
+        label="cost {tested}",
         code=CODE["cost"],
     shell:
         "lwr launch --gpus {resources.gpu} --"
-        " cost --model {input.model:q} --collection {params.folder:q} --scores {input.scores:q}"
-        " --cascade {input.cascade:q} --scoring {params.scoring:q} --settings {params.settings:q}"
-        " --arm {params.arm:q} --label {params.label:q} --out {output:q} 2>&1 | tee {log:q}"
+        " cost {params.models} {params.scores} {params.cascades} --collection {params.folder:q}"
+        " --scoring {params.scoring:q} --settings {params.settings:q} --label {params.label:q} --out {output:q}"
+        " 2>&1 | tee {log:q}"

@@ -43,7 +43,7 @@ MEASURES = str(TREE.measures(WILDCARD_CELL, "{tested}", "{split}"))
 RUNS = str(TREE.runs(WILDCARD_CELL, "{tested}", "{split}"))
 FUSION = str(TREE.fusion(WILDCARD_CELL, "{tested}"))
 CASCADE = str(TREE.cascade(WILDCARD_CELL, "{tested}"))
-COST = str(TREE.cost(WILDCARD_CELL, "{tested}"))
+COST = str(TREE.cost("{tested}"))
 
 LAYERS_TABLE = [str(path) for path in TREE.table("layers")]
 OTHER_TABLES = [str(path) for name in ("cost", "cascades") for path in TREE.table(name)]
@@ -86,6 +86,21 @@ def arm_paths(pattern):
         pattern.format(**wildcards_of(arm), tested=tested)
         for arm in GRID.arms()
         for tested in GRID.tests_of(arm.trained_on)
+    ]
+
+
+def cost_paths():
+    """The file of costs for every data set that is ranked."""
+    ranked = [tested for arm in GRID.arms() for tested in GRID.tests_of(arm.trained_on)]
+    return [COST.format(tested=tested) for tested in dict.fromkeys(ranked)]
+
+
+def of_ranking_arms(pattern, **fixed):
+    """Input function: the path for every arm that ranks a data set; of its first seed where the path has a seed."""
+    return lambda w: [
+        pattern.format(**wildcards_of(arm), tested=w.tested, seed=GRID.seeds[0], **fixed)
+        for arm in GRID.arms()
+        if w.tested in GRID.tests_of(arm.trained_on)
     ]
 
 

@@ -28,7 +28,7 @@ rule compare:
 rule tables:
     input:
         measures=EVERY_MEASURE,
-        costs=arm_paths(COST),
+        costs=cost_paths(),
         cascades=arm_paths(CASCADE),
     output:
         in_report(LAYERS_TABLE, "Quality by layer"),
