@@ -60,6 +60,8 @@ def advise(
 ) -> None:
     """Recommend a layer or a cascade: chosen on dev, reported on test.
 
+    Where the intervals of two measured times overlap, the choice with fewer FLOPs counts as no slower.
+
     For example:
 
     ```

@@ -66,7 +66,7 @@ class CascadeSearchConfig(Section):
 
 
 class CostConfig(Section):
-    """The measurement of time and memory of each exit and of the cascade, all in one run."""
+    """The measurement of time and memory of each exit and cascade, of all models that rank a data set in one job."""
 
     queries: Queries | None = Field(
         default=20, description="number of test queries whose candidates are ranked; null: nothing is timed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
@@ -114,42 +115,44 @@ def test_monotone_times_keep_low_ratio_and_high_in_order():
     assert (np.diff(ratio) >= 0).all()
 
 
-def burn(stop) -> None:
-    while not stop.is_set():
-        np.random.default_rng(0).random((200, 200)) @ np.ones((200, 200))
+def burn() -> None:
+    matrix = np.random.default_rng(0).random((200, 200))
+    while True:
+        np.matmul(matrix, matrix)
+
+
+@contextmanager
+def load():
+    """Keep every processor busy twice over."""
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=burn, daemon=True) for _ in range(2 * (os.cpu_count() or 1))]
+    for process in processes:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
 
 
 @pytest.mark.slow
 def test_equal_computations_agree_beside_processes_that_come_and_go():
-    """Every processor is loaded twice over during every second third of the rounds."""
-    processes, stop = multiprocessing.get_context("spawn"), None
-    calls, loads = [], []
     matrix = np.random.default_rng(0).random((150, 150))
+    calls = []
 
-    def run(work: int, item: int) -> None:
-        nonlocal stop
-        if len(calls) % 60 == 20:
-            stop = processes.Event()
-            loads.extend(processes.Process(target=burn, args=(stop,)) for _ in range(2 * os.cpu_count()))
-            for process in loads:
-                process.start()
-        elif len(calls) % 60 == 40:
-            stop_load()
-        calls.append(work)
-        for _ in range(100 * work):
-            matrix @ matrix
+    with ExitStack() as loads:
 
-    def stop_load() -> None:
-        if loads:
-            stop.set()
-            for process in loads:
-                process.join()
-            loads.clear()
+        def run(work: int, item: int) -> None:
+            if len(calls) % 60 == 20:
+                loads.enter_context(load())
+            elif len(calls) % 60 == 40:
+                loads.close()
+            calls.append(work)
+            for _ in range(100 * work):
+                np.matmul(matrix, matrix)
 
-    try:
         seconds = time_in_turns(run, [2, 1, 4, 1, 4], list(range(12)))
-    finally:
-        stop_load()
     low, ratio, high = relative_times(seconds, reference=0)
     for first, second in ((1, 3), (2, 4)):  # of 95% intervals, some do not hold the true ratio by a little
         assert low[first] <= 1.1 * high[second]
