@@ -142,8 +142,8 @@ def headline(evidence: Evidence, arm: pd.Series) -> str:
     bound = f"; {choice.bound()}" if choice.has_bound else ""
     on_dev = f"dev{choice.out_of_fold}: {choice.kept('dev'):.1%} at {row['dev flops']:.0%}{bound}"
     return (
-        f"{rerank}, of {describe_arm(arm)}**: {row['test flops']:.0%} of the FLOPs of layer {row['deepest']}, the deepest, at "
-        f"{choice.kept('test'):.1%} of its {row['measure']} on test ({on_dev})."
+        f"{rerank}, of {describe_arm(arm)}**: {row['test flops']:.0%} of the FLOPs of layer {row['deepest']}, the "
+        f"deepest, at {choice.kept('test'):.1%} of its {row['measure']} on test ({on_dev})."
     )
 
 
