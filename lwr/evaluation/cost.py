@@ -249,10 +249,13 @@ def rank_texts(
     passages: Sequence[str],
     schedule: Schedule,
     scoring: ScoringConfig,
+    first_stage: Sequence[float] | None = None,
+    fused: bool = False,
 ) -> np.ndarray:
     """Rank passages, given as texts; this is what is timed. Return int64 [passages], indices from best to worst."""
-    rows = reranker.prompt.rows([(query, passage) for passage in passages])
-    return reranker.rank_rows(rows, schedule, scoring.tokens_per_batch, scoring.precision).order
+    rows = reranker.rows_to_read([(query, passage) for passage in passages], schedule, first_stage)
+    how = scoring.tokens_per_batch, scoring.precision
+    return reranker.rank_rows(rows, schedule, *how, first_stage=first_stage, fused=fused).order
 
 
 def peak_memory_of(reranker: LayerwiseReranker, run: Callable[[], object]) -> float | None:
