@@ -1,10 +1,11 @@
 """Choose the cheapest schedule that keeps its promise on new queries, at a stated confidence.
 
 The cheapest of thousands of schedules whose mean on dev keeps 99% of the deepest exit's quality is often one that was
-lucky on these queries. So a schedule must keep more than that on dev, by a margin. The margin is the smallest with
-which the complete search, repeated on bootstrap samples of the dev queries, chooses a schedule that breaks the promise
-on an independent sample of as many queries in at most 1 - confidence of the repetitions. The search is repeated as a
-whole, so the margin accounts for the number of schedules that are tried.
+lucky on these queries. So a schedule must keep more than that on dev, by a margin. The margin is counted in standard
+errors of the schedule's own surplus: one that hardly differs from the deepest exit needs little. It is the smallest
+with which the complete search, repeated on bootstrap samples of the dev queries, chooses a schedule that breaks the
+promise on an independent sample of as many queries in at most 1 - confidence of the repetitions. The search is repeated
+as a whole, so the margin accounts for the number of schedules that are tried.
 
 Source of the bootstrap: Efron and Tibshirani (1993), An Introduction to the Bootstrap.
 
@@ -21,8 +22,10 @@ from scipy.stats import norm
 SAMPLES = 1000
 """Number of repetitions of the search."""
 SAMPLES_AT_ONCE = 100
-MARGINS = 100
-"""Number of margins that are tried, from 0 to the greatest surplus of a schedule."""
+SMALLEST_DEVIATION = 1e-6
+"""Of a schedule's surplus over queries: what equals the deepest exit everywhere has none."""
+MARGINS = np.linspace(0, 4, 101)
+"""Margins that are tried, in standard errors of the mean."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Choice:
 
     Attributes:
         index: The schedule; None if none keeps the promise at this confidence.
-        margin: What the mean on dev had to keep beyond the promise, in units of the measure.
+        margin: How many standard errors the mean on dev had to lie above the promise. NaN if no margin suffices.
         shortfall: Expected loss as a share of the reference's quality; negative: a gain. NaN without a choice.
         shortfall_bound: The loss that is not exceeded at the stated confidence. NaN without a choice.
         queries_needed: About how many dev queries would let the best schedule pass; None if one is chosen, or if no
@@ -66,22 +69,22 @@ def choose_schedule(
     cheapest_first = np.lexsort((-quality.mean(axis=1), flops))
     quality = quality[cheapest_first]
     surplus = quality - (1 - epsilon) * reference  # [S, Q]; the promise is a mean of at least 0
-    on_dev = surplus.mean(axis=1)  # [S]
-    if on_dev.max() < 0:
-        return Choice(None, float("nan"), float("nan"), float("nan"), None)
+    deviation = np.maximum(surplus.std(axis=1, keepdims=True), SMALLEST_DEVIATION)
+    scaled = surplus / deviation * np.sqrt(reference.size)  # [S, Q]; its mean is in standard errors
     searched, confirmed = _bootstrap_shares(reference.size, seed)  # [Q, B] each
-    margins = np.linspace(0, on_dev.max(), MARGINS)  # [M]
-    found = _repeat_search(surplus, searched, margins)  # [M, B]
+    found = _repeat_search(scaled, searched)  # [M, B]
     misses = (_means_at(surplus, found, confirmed) < 0).mean(axis=1)  # [M]; False where nothing was found
     too_often = np.flatnonzero(misses > 1 - confidence)
     least = too_often[-1] + 1 if too_often.size else 0  # all greater margins suffice, too
-    if least == MARGINS:
-        return Choice(None, float("nan"), float("nan"), float("nan"), _queries_needed(surplus, confidence))
-    chosen = int(np.argmax(on_dev >= margins[least]))
+    margin = float(MARGINS[least]) if least < len(MARGINS) else float("nan")
+    on_dev = scaled.mean(axis=1)  # [S]
+    if not on_dev.max() >= margin:
+        return Choice(None, margin, float("nan"), float("nan"), _queries_needed(surplus, confidence))
+    chosen = int(np.argmax(on_dev >= margin))
     kept = _means_at(quality, found[least], confirmed) / (reference @ confirmed)  # [B]
     kept = kept[np.isfinite(kept)]
     bound = float(1 - np.quantile(kept, 1 - confidence))
-    return Choice(int(cheapest_first[chosen]), float(margins[least]), float(1 - kept.mean()), bound, None)
+    return Choice(int(cheapest_first[chosen]), margin, float(1 - kept.mean()), bound, None)
 
 
 def _bootstrap_shares(queries: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -91,14 +94,14 @@ def _bootstrap_shares(queries: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return searched, confirmed
 
 
-def _repeat_search(surplus: np.ndarray, searched: np.ndarray, margins: np.ndarray) -> np.ndarray:
+def _repeat_search(scaled: np.ndarray, searched: np.ndarray) -> np.ndarray:
     """Repeat the search on bootstrap samples: int [M, B], the first schedule that exceeds each margin; S for none."""
-    found = np.empty((len(margins), searched.shape[1]), dtype=np.int64)
+    found = np.empty((len(MARGINS), searched.shape[1]), dtype=np.int64)
     for sample in range(0, searched.shape[1], SAMPLES_AT_ONCE):
-        means = surplus @ searched[:, sample : sample + SAMPLES_AT_ONCE]  # [S, some of B]
+        means = scaled @ searched[:, sample : sample + SAMPLES_AT_ONCE]  # [S, some of B]
         best_so_far = np.maximum.accumulate(means, axis=0)
         for offset, column in enumerate(best_so_far.T):
-            found[:, sample + offset] = np.searchsorted(column, margins)
+            found[:, sample + offset] = np.searchsorted(column, MARGINS)
     return found
 
 
@@ -125,8 +128,8 @@ def _queries_needed(surplus: np.ndarray, confidence: float) -> int | None:
     The mean on dev and that on new queries both vary, hence the 2. The number of schedules is not taken into account:
     the estimate is a lower bound. None if no schedule keeps the promise on dev.
     """
-    means, deviations = surplus.mean(axis=1), surplus.std(axis=1)  # [S]
-    certainty = np.divide(means, deviations, out=np.zeros_like(means), where=deviations > 0).max()
+    deviations = np.maximum(surplus.std(axis=1), SMALLEST_DEVIATION)  # [S]
+    certainty = (surplus.mean(axis=1) / deviations).max()
     if certainty <= 0:
         return None
     return max(surplus.shape[1] + 1, int(np.ceil(2 * (norm.ppf(confidence) / certainty) ** 2)))
