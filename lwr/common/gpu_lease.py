@@ -45,12 +45,15 @@ def _python_command(module: str, *arguments: str) -> list[str]:
 def _accelerate_command(step: list[str], processes: int) -> list[str]:
     """Return the command that runs a step in several processes.
 
-    The environment variable LWR_ACCELERATE adds options, as for several nodes: `--num_machines 2 --machine_rank 0`.
+    The processes share the threads of OMP_NUM_THREADS. The environment variable LWR_ACCELERATE adds options, as for
+    several nodes: `--num_machines 2 --machine_rank 0`.
     """
+    threads = max(1, int(os.environ.get("OMP_NUM_THREADS", 1)) // processes)
     options = [
         "--multi_gpu",  # the launcher of several processes; without GPUs they communicate by gloo
         *("--num_processes", str(processes)),
         *("--num_machines", "1"),
+        *("--num_cpu_threads_per_process", str(threads)),
         *("--mixed_precision", "no"),
         *("--dynamo_backend", "no"),
         *shlex.split(os.environ.get("LWR_ACCELERATE", "")),

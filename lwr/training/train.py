@@ -156,6 +156,7 @@ def _write_provenance(folder: Path, meter: ResourceMeter, cell: Cell | None, inp
         "cell": None if cell is None else dataclasses.asdict(cell),
         **inputs,
         "gpu": _describe_gpu(),
+        "threads": torch.get_num_threads(),
         "files": {str(file.relative_to(folder)): sha256(file) for file in written},
     }
     write_json(folder / "provenance.json", make_provenance(meter, **facts))

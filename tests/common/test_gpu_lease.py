@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lwr.common.gpu_lease import launch_step
+
 STEP = "import os, time; print(os.environ.get('CUDA_VISIBLE_DEVICES'), flush=True); time.sleep(60)"
 """A step that prints its devices and keeps them for a minute."""
 LAUNCH = f"""
@@ -93,3 +95,16 @@ def test_nothing_is_leased_under_slurm(machine, start, monkeypatch):
 def test_nothing_is_leased_without_gpus(machine, start):
     (machine / "bin/nvidia-smi").unlink()
     assert devices(start(1)) == "None"
+
+
+@pytest.mark.parametrize(("given", "each"), [("8", "4"), ("1", "1"), (None, "1")])
+def test_processes_share_the_threads(monkeypatch, given, each):
+    commands = []
+    monkeypatch.setattr("os.execv", lambda _, command: commands.append(command))
+    monkeypatch.setenv("SLURM_JOB_ID", "1")  # leases no GPU
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    launch_step(["train"], gpus=1, processes=2)
+    (command,) = commands
+    assert command[command.index("--num_cpu_threads_per_process") + 1] == each

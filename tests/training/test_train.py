@@ -230,6 +230,7 @@ def test_cell_is_recorded_in_provenance(data, tmp_path):
     by_hand = run(data, tmp_path / "by_hand", steps=1)
     recorded = [read_json(model / "provenance.json", {}) for model in (tmp_path / "in_grid", by_hand)]
     assert [provenance["cell"] for provenance in recorded] == [cell, None]
+    assert [provenance["threads"] for provenance in recorded] == [1, 1]
 
 
 def test_cell_of_another_seed_is_refused(data, tmp_path):

@@ -150,6 +150,18 @@ def any_of(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
+def threads_each(jobs):
+    """Threads of each of the jobs of a rule: an equal share of the cores among those that can run at the same time.
+
+    Not more jobs run at the same time than there are GPUs in --resources. Where an executor submits the jobs, Snakemake
+    knows no number of cores, and `set-threads` in the profile decides. Threads are not in `params:`, so that another
+    --cores runs nothing again.
+    """
+    cores, gpus = workflow.resource_settings.cores or 1, workflow.global_resources.get("gpu").value
+    at_once = jobs if gpus is None else min(jobs, gpus)
+    return max(1, cores // max(1, at_once))
+
+
 def failures(text):
     """(rule, log file) of each job that failed, once, from what Snakemake printed."""
     found = re.findall(r"^Error in rule\s(\w+):.*?^    log: (\S+)", text, re.MULTILINE | re.DOTALL)

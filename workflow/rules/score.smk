@@ -15,6 +15,7 @@ rule score:
         f"{LOGS}/score/{CELL}/{{tested}}/{{split}}{'' if SHARDS == 1 else '.{shard}'}.log",
     conda:
         "../../environment.yml"
+    threads: threads_each(len(cell_paths(SCORES, split="{split}")) * 2 * SHARDS)  # dev and test
     resources:
         gpu=1,
         mem_mb=16000,

@@ -32,6 +32,7 @@ rule train:
         f"{LOGS}/train/{CELL}.log",
     conda:
         "../../environment.yml"
+    threads: threads_each(len(model_paths()))
     resources:
         gpu=1,
         processes=1,
