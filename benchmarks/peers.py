@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 TORCH = f"torch=={version('torch').partition('+')[0]}"
 PEERS = {
     "ours": None,
+    "cores": None,
     "flagembedding": [TORCH, "FlagEmbedding==1.4.2", "transformers==4.44.2", "peft==0.12.0"],
     "cross_encoder": [TORCH, "sentence-transformers==6.2.0", "transformers==5.23.0"],
 }
