@@ -42,6 +42,11 @@ def _text_of(document: Any, info: ValidationInfo) -> Any:
     return "\n".join(f"{name}: {_write_value(value)}" for name, value in fields.items())
 
 
+def _query_of(query: Any) -> Any:
+    """Return the text of an object, as Jina's clients may send it, and anything else as it is."""
+    return query.get("text", query) if isinstance(query, dict) else query
+
+
 def _write_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
@@ -71,7 +76,24 @@ Truth = Annotated[
     WithJsonSchema({"anyOf": [{"type": "boolean"}, {"enum": list(TRUTH_VALUES)}]}),
 ]
 Passage = Annotated[str, AfterValidator(_check_utf8)]
-Query = Annotated[str, StringConstraints(min_length=1), AfterValidator(_check_utf8)]
+Query = Annotated[
+    str,
+    StringConstraints(min_length=1),
+    AfterValidator(_check_utf8),
+    BeforeValidator(_query_of),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {
+                    "type": "object",
+                    "properties": {"text": {"type": "string", "minLength": 1}},
+                    "required": ["text"],
+                },
+            ]
+        }
+    ),
+]
 Document = Annotated[
     Passage,
     BeforeValidator(_text_of),
@@ -88,6 +110,10 @@ Document = Annotated[
 NonEmpty = Field(min_length=1, fail_fast=True)
 RawScores = Annotated[
     Truth, Field(description="Return scores as the head computes them, instead of mapping them to 0..1.")
+]
+TopN = Annotated[
+    Annotated[int, Field(ge=0), IntegerLike] | None,
+    Field(description="Number of documents to return, from the best; null, or 0 as vLLM writes it: all."),
 ]
 Layer = Annotated[
     Annotated[int, IntegerLike] | None,
@@ -113,8 +139,10 @@ class RerankRequest(Request):
         ),
     )
     documents: Annotated[list[Document], NonEmpty]
-    top_n: Annotated[int, Field(ge=1), IntegerLike] | None = Field(
-        default=None, description="Number of documents to return, from the best; null: all."
+    top_n: TopN = None
+    top_k: Annotated[int, Field(ge=1), IntegerLike] | None = Field(
+        default=None,
+        description="Voyage's name of `top_n`. If it is there, even as null, the answer has `data`, too, as Voyage's.",
     )
     return_documents: Truth | None = Field(
         default=None,
@@ -124,6 +152,10 @@ class RerankRequest(Request):
         default=None, description="Whether `meta` contains the number of tokens."
     )
     raw_scores: RawScores = False
+    use_activation: Truth | None = Field(
+        default=None,
+        description="vLLM's name of the opposite of `raw_scores`; false is the same as raw scores.",
+    )
     layer: Layer = None
 
 
@@ -134,6 +166,7 @@ class TeiRequest(Request):
     texts: Annotated[list[Passage], NonEmpty]
     raw_scores: RawScores = False
     return_text: Truth = False
+    top_n: TopN = None
     layer: Layer = None
 
 
@@ -203,12 +236,23 @@ class Meta(BaseModel):
     tokens: Tokens | None = None
 
 
+class VoyageResult(BaseModel):
+    """A document's score, for clients of Voyage."""
+
+    index: int
+    relevance_score: float
+    document: str | None = None
+
+
 class RerankAnswer(BaseModel):
     """Answer to a request with `documents`, the best document first."""
 
     id: str
     model: str
     results: list[Result]
+    data: list[VoyageResult] | None = Field(
+        default=None, description="The results again, where the request has `top_k`."
+    )
     usage: Usage
     meta: Meta
 

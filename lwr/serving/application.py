@@ -138,19 +138,22 @@ class Endpoints:
         ranking = await self.ranker.rank(request.query, request.documents, request.layer)
         if request.return_documents is not None:
             return_documents = request.return_documents
-        scores = ranking.scores if request.raw_scores else ranking.relevance
+        is_raw = request.raw_scores or request.use_activation is False
+        scores = ranking.scores if is_raw else ranking.relevance
         results = [
             api.Result(
                 index=i,
                 relevance_score=scores[i],
                 document=api.Text(text=request.documents[i]) if return_documents else None,
             )
-            for i in ranking.best_first[: request.top_n]
+            for i in ranking.best_first[: request.top_n or request.top_k or None]
         ]
+        is_of_voyage = "top_k" in request.model_fields_set
         return api.RerankAnswer(
             id=str(uuid4()),
             model=self.name,
             results=results,
+            data=[_write_for_voyage(result) for result in results] if is_of_voyage else None,
             usage=api.Usage(total_tokens=ranking.tokens),
             meta=api.Meta(
                 api_version=api.Version(version=api_version),
@@ -162,7 +165,8 @@ class Endpoints:
         ranking = await self.ranker.rank(request.query, request.texts, request.layer)
         scores = ranking.scores if request.raw_scores else ranking.relevance
         texts = request.texts if request.return_text else [None] * len(request.texts)
-        return [api.TeiResult(index=i, score=scores[i], text=texts[i]) for i in ranking.best_first]
+        best = ranking.best_first[: request.top_n or None]
+        return [api.TeiResult(index=i, score=scores[i], text=texts[i]) for i in best]
 
     async def scores(self, request: api.ScoresRequest) -> api.ScoresAnswer:
         """Score documents at all exits, in one pass."""
@@ -195,6 +199,11 @@ class Endpoints:
         return HTMLResponse(render_page(), headers=PAGE_HEADERS)
 
 
+def _write_for_voyage(result: api.Result) -> api.VoyageResult:
+    text = result.document.text if result.document else None
+    return api.VoyageResult(index=result.index, relevance_score=result.relevance_score, document=text)
+
+
 def render_page() -> str:
     """Return the page with the stylesheet that it shares with the report."""
     environment = Environment(undefined=StrictUndefined)
@@ -213,7 +222,9 @@ def _describe_limits(app: FastAPI, exits: list[int], limits: Limits) -> None:
     text = {"maxLength": limits.characters}
     for name in ("RerankRequest", "TeiRequest", "ScoresRequest"):
         fields = schemas[name]["properties"]
-        fields["query"] |= text
+        query, query_object = fields["query"]["anyOf"]
+        query |= text
+        query_object["properties"]["text"] |= text
         passages = fields.get("documents") or fields["texts"]
         passages["maxItems"] = limits.documents
         for kind in passages["items"].get("anyOf", [passages["items"]]):

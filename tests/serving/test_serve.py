@@ -93,7 +93,7 @@ def test_documents_may_be_objects_and_are_returned_on_request(client, path, aske
             assert result["document"] == {"text": TEXTS[result["index"]]}
 
 
-@pytest.mark.parametrize(("top_n", "many"), [(1, 1), (4, 4), (9, 9), (1000, 9)])
+@pytest.mark.parametrize(("top_n", "many"), [(1, 1), (4, 4), (9, 9), (1000, 9), (0, 9)])
 def test_top_n_limits_results(client, top_n, many):
     asked = {"query": QUERY, "documents": TEXTS}
     whole = client.post("/v2/rerank", json=asked).json()["results"]
@@ -192,9 +192,36 @@ def test_texts_get_the_list_of_tei(client, path):
     assert both == answer
 
 
+@pytest.mark.parametrize("top_n", [0, 2, None])
+def test_top_n_limits_texts(client, top_n):
+    body = {"query": QUERY, "texts": PASSAGES}
+    whole = client.post("/rerank", json=body).json()
+    assert client.post("/rerank", json=body | {"top_n": top_n}).json() == whole[: top_n or 3]
+
+
+@pytest.mark.parametrize("top_k", [2, None])
+@pytest.mark.parametrize("return_documents", [False, True])
+def test_client_of_voyage_finds_data(client, top_k, return_documents):
+    body = {"model": "m", **ASKED, "top_k": top_k, "truncation": True, "return_documents": return_documents}
+    answer = client.post("/v1/rerank", json=body).raise_for_status().json()
+    whole = client.post("/v1/rerank", json=ASKED).json()
+    assert "data" not in whole
+    best = whole["results"][: top_k or 3]
+    document = {i: {"document": PASSAGES[i]} if return_documents else {} for i in range(3)}
+    wanted = [{k: r[k] for k in ("index", "relevance_score")} | document[r["index"]] for r in best]
+    assert answer["data"] == wanted
+
+
+def test_query_may_be_an_object_with_a_text(client):
+    whole = client.post("/v1/rerank", json=ASKED).json()["results"]
+    asked = ASKED | {"query": {"text": QUERY}}
+    assert client.post("/v1/rerank", json=asked).raise_for_status().json()["results"] == whole
+
+
+@pytest.mark.parametrize("raw", [{"raw_scores": True}, {"use_activation": False}])
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
-def test_raw_scores_of_documents(client, offline, path):
-    answer = client.post(path, json=ASKED | {"raw_scores": True}).raise_for_status().json()
+def test_raw_scores_of_documents(client, offline, path, raw):
+    answer = client.post(path, json=ASKED | raw).raise_for_status().json()
     expected = scores_of(offline, QUERY, PASSAGES, 4)
     np.testing.assert_allclose(by_index(answer["results"], "relevance_score"), expected, rtol=1e-5, atol=1e-5)
 
@@ -366,7 +393,9 @@ def problem_of(answer, status: int) -> str:
         ({"documents": ["a", {"text": None}]}, "documents.1: .*not None"),
         ({"documents": ["a", "\udc00"]}, "documents.1: "),
         ({"documents": [[]] * 40}, r"documents.0: Input should be a valid string$"),
-        ({"top_n": 0}, "top_n: .*not 0"),
+        ({"top_n": -1}, "top_n: .*not -1"),
+        ({"top_k": 0}, "top_k: .*not 0"),
+        ({"query": {"texts": "a"}}, "query: "),
         ({"top_n": "3"}, "top_n: .*not '3'"),
         ({"top_n": 1.5}, "top_n: .*not 1.5"),
         ({"top_n": float("nan")}, "top_n: "),
