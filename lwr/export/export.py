@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lwr.common.atomic import atomic
-from lwr.common.errors import first_line
+from lwr.common.errors import BadInput, first_line
 
 if TYPE_CHECKING:
     from lwr.model.reranker import LayerwiseReranker
@@ -27,8 +27,8 @@ def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingfa
             `upstream`: FlagEmbedding's layerwise checkpoint, with all exits up to `layer`.
 
     Raises:
-        ValueError: The layer has no head, or the backbone, its pooling or its prompt cannot be expressed in that
-            layout, or packages of the extra `onnx` are missing.
+        ValueError: `out` holds the model, the layer has no head, the backbone, its pooling or its prompt cannot be
+            expressed in that layout, or packages of the extra `onnx` are missing.
     """
     # imported late, so that the command line reads `Layout` without loading torch
     from lwr.export.classifier import write_classifier
@@ -37,6 +37,10 @@ def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingfa
     from lwr.model.lora import merge_lora
     from lwr.model.reranker import LayerwiseReranker
 
+    if Path(model).resolve().is_relative_to(out.resolve()):
+        raise BadInput(
+            f"{out}: the export would replace this folder, which holds the model; name another folder"
+        )
     if layout == "onnx":
         check_packages()
     # eager is the one attention implementation that every backbone has

@@ -215,16 +215,17 @@ def _parse_judgement(line: str, where: str) -> tuple[str, str, int]:
 
 
 def parse_grade(grade: object, where: str) -> int:
-    """Return a grade that is a whole number: an int, a float such as 1.0, or a string such as "1".
+    """Return a grade that is a whole number: an int, a float such as 1.0, or a string of either.
 
     Raises:
         BadInput: It is none of these, or so high that trec_eval cannot count it.
     """
     try:
-        number = int(grade) if isinstance(grade, str | int | float) else None
+        value = float(grade) if isinstance(grade, str) else grade
+        number = int(value) if isinstance(value, int | float) else None
     except (ValueError, OverflowError):  # words, NaN, infinity
-        number = None
-    if number is None or isinstance(grade, bool) or (isinstance(grade, float) and number != grade):
+        value = number = None
+    if number is None or isinstance(value, bool) or number != value:
         raise BadInput(f"{where}: grade {grade!r} is not a whole number; write 1 for relevant")
     if abs(number) > HIGHEST_GRADE:
         raise BadInput(

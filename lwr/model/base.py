@@ -120,8 +120,14 @@ def _check_architecture(config: BaseModelConfig) -> str:
     except BadInput:
         raise
     except Exception as error:  # whatever a model's class raises
+        is_quantised = "quantization_config" in vars(model_config)
+        fix = (
+            "; its weights are quantised: take the checkpoint that they were made from"
+            if is_quantised
+            else ""
+        )
         raise UnsupportedBackbone(
-            f"{model_config.model_type}: it cannot be built ({first_line(error)})"
+            f"{model_config.model_type}: it cannot be built ({first_line(error)}){fix}"
         ) from error
     check_missing(folder, missing)
     find_blocks(backbone)

@@ -97,7 +97,7 @@ def test_bad_query_is_reported(tmp_path, row, says):
         ("q1\td1", "2 columns"),
         ("q1 d1 1", "1 columns"),
         ("q9\td1\t1", "query 'q9'"),
-        ("q1\td1\t1.0", "grade '1.0'"),
+        ("q1\td1\t1.5", "grade '1.5'"),
         ("q1\td1\t10001", "grade 10001"),
         ("q1\ta b\t1", "id 'a b'"),
         ("q1\td0\t1", "'q1' and 'd0' are judged twice"),

@@ -214,6 +214,8 @@ CHECKPOINTS = [
     Case("weights without a tensor of the first layers", BASE, edit_weights("base/model.safetensors", lambda t: {k: v for k, v in t.items() if "layers.1.mlp" not in k}), ("base", "3 tensors")),
     Case("weights without a tensor of the last layer", BASE, edit_weights("base/model.safetensors", lambda t: {k: v for k, v in t.items() if "layers.3.mlp" not in k}), ("base", "3 tensors")),
     Case("weights of another shape in the last layer", BASE, edit_weights("base/model.safetensors", lambda t: {k: v[:-1].clone() if "layers.3.mlp.up" in k else v for k, v in t.items()}), ("base", "layers.3.mlp.up_proj.weight", "shape")),
+    Case("quantised weights", BASE, set_keys("base/config.json", quantization_config={"quant_method": "awq", "bits": 4}), ("./base", "quantised")),
+    Case("export in place of the model", [*EXPORT[:6], "model", *EXPORT[7:]], no_damage, ("model", "another folder")),
     Case("weights without one of their files", BASE, split_weights, ("base/model.safetensors.index.json", "model-2.safetensors")),
     Case("no tokenizer in a base model", BASE, combine(remove("base/tokenizer.json"), remove("base/tokenizer_config.json")), ("base", "tokenizer")),
     Case("tokenizer of another model", BASE, shrink_vocabulary, ("./base", "embeddings", "tokenizer")),
