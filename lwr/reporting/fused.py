@@ -109,8 +109,8 @@ class CascadeChoice:
         if pd.isna(needed):
             return f"on the {queries} no cascade keeps {self.goal}"
         return (
-            f"{queries} are too few to show with {self.confidence} that a cascade keeps {self.goal}; about "
-            f"{needed:.0f} would do"
+            f"{queries} are too few to show with {self.confidence} that a cascade keeps {self.goal}; at "
+            f"least about {needed:.0f} are needed"
         )
 
     def bound(self) -> str:

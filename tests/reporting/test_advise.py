@@ -422,8 +422,8 @@ def test_cascade_that_gains_says_so(grid):
 def test_recommendation_says_how_many_dev_queries_a_cascade_needs(grid):
     text = advice_text(grid(rows(fused=FUSED, bound=FELL_BACK | {"queries needed": 240})))
     why = (
-        "80 dev queries are too few to show with 90% confidence that a cascade keeps 99% of layer 4's nDCG@10; about "
-        "240 would do."
+        "80 dev queries are too few to show with 90% confidence that a cascade keeps 99% of layer 4's nDCG@10; at "
+        "least about 240 are needed."
     )
     assert recommended(text) == f"**d: rerank with layer 4, the deepest, of one, start 2, v**: {why}"
     assert section(text, "The best cascade") == f"None: {why}"
