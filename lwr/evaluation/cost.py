@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -224,10 +226,11 @@ def _add_measurements(
     before = 0
     for record in records:
         exits = record["exits"]
-        own = times[:, before : before + len(exits)]  # [3, exits], a view
+        of_arm = slice(before, before + len(exits))
+        own = times[:, of_arm]  # [3, exits], a view
         layers = [i for i, exit in enumerate(exits) if is_layer(exit["exit"])]
         own[:, layers] = make_monotone(own[:, layers])
-        for exit, (low, ratio, high), mib in zip(exits, own.T.tolist(), memory[before:], strict=False):
+        for exit, (low, ratio, high), mib in zip(exits, own.T.tolist(), memory[of_arm], strict=True):
             exit |= {"ratio": ratio, "ratio_low": low, "ratio_high": high, "peak_memory_mib": mib}
         before += len(exits)
 
@@ -269,15 +272,24 @@ def peak_memory_of(reranker: LayerwiseReranker, run: Callable[[], object]) -> fl
 
 
 def reset_peak_memory() -> bool:
-    """Reset the peak memory; return whether the system can measure it."""
+    """Reset the peak memory; return whether the system can measure it.
+
+    Without a GPU, memory that glibc holds for reuse is first given back, so that it counts again where it is used.
+    """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         return True
+    _return_free_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return False
     return True
+
+
+def _return_free_memory() -> None:
+    with suppress(AttributeError):  # other C libraries
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory() -> float:

@@ -312,8 +312,9 @@ def _doubts(evidence: Evidence, timed: pd.DataFrame, row: pd.Series) -> list[str
     if others.empty:
         return []
     named = [f"{_choice(other)} ({_milliseconds(other)} ms)" for _, other in others.head(NAMED).iterrows()]
-    more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
-    return [f"The times do not tell {_choice(row)} from {', '.join(named)}{more}."]
+    if len(others) > NAMED:
+        named.append(f"{len(others) - NAMED} more")
+    return [f"The times do not tell {_choice(row)} from {' and from '.join(named)}."]
 
 
 def _milliseconds(row: pd.Series) -> str:

@@ -303,3 +303,20 @@ def test_memory_is_that_of_the_own_model(costs, arm_files, scored):
     arms = [arm_files(variant=str(i)) for i in range(3)]
     for arm in costs(queries=1, arms=arms)["arms"]:
         assert all(exit["peak_memory_mib"] >= weights for exit in arm["exits"])
+
+
+def test_memory_does_not_depend_on_what_ran_before():
+    if not lwr.evaluation.cost.reset_peak_memory():
+        pytest.skip("this system cannot measure memory")
+    reranker = tiny.build_reranker("bert")
+
+    def use(mebibytes: int) -> float:
+        used = lwr.evaluation.cost.peak_memory_of(
+            reranker, lambda: torch.ones(mebibytes, 2**18, device=device).sum()
+        )
+        assert used is not None
+        return used
+
+    device = reranker.heads[0].device
+    measured = [use(mebibytes) for mebibytes in (60, 20, 60, 20)]
+    assert measured == pytest.approx([60, 20, 60, 20], abs=6)
