@@ -29,7 +29,7 @@ coverage: .venv/.installed
 	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[dev,coverage]'
 	$(BIN)/pytest -n 2 --dist loadgroup --cov --cov-report term
 
-# Which small changes of loss, depth, cascade and measures no test of theirs notices: `make mutants ONLY='lwr.training.loss*'`.
+# Which small changes of loss, depth, cascade and measures no test of theirs notices: `make mutants ONLY='lwr.training.losses*'`.
 mutants: .venv/.installed
 	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[dev,mutants]'
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run $(ONLY)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.generic import ModelOutput
 
 from lwr.model.reranker import LayerwiseReranker
-from lwr.training.loss import assign_teachers, layerwise_loss
+from lwr.training.losses.layerwise import assign_teachers, layerwise_loss
 
 
 @dataclass

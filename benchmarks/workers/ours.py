@@ -13,7 +13,7 @@ from lwr.config.training import LoraConfig
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.lora import add_lora
 from lwr.model.reranker import LayerwiseReranker
-from lwr.training.loss import assign_teachers, layerwise_loss
+from lwr.training.losses.layerwise import assign_teachers, layerwise_loss
 from lwr.training.recompute import set_recompute
 
 folder, what, *options = sys.argv[1:]

@@ -12,7 +12,7 @@ from lwr.config.evaluation import CHOOSING_MEASURES
 from lwr.config.grid import GridConfig
 from lwr.config.model import BaseModelConfig
 from lwr.config.problems import Problem, suggest
-from lwr.config.training import TrainingConfig
+from lwr.config.training import NEED_SCORES, TrainingConfig
 from lwr.formats.checkpoint import count_layers
 
 
@@ -29,7 +29,8 @@ def problems_of_sections(config: GridConfig) -> list[Problem]:
 
 def problems_between_sections(config: GridConfig) -> list[Problem]:
     """Return what is wrong between sections; only meaningful where every key is valid."""
-    return list(dict.fromkeys([*_tests(config), *_group_sizes(config), *_exit_weights(config)]))
+    checks = (_tests, _group_sizes, _exit_weights, _teacher_scores)
+    return list(dict.fromkeys(problem for check in checks for problem in check(config)))
 
 
 def last_layer(base: BaseModelConfig) -> int | None:
@@ -136,12 +137,14 @@ def _depth(config: GridConfig, name: str, last: int | None) -> Iterator[Problem]
 
 
 def _keep(config: GridConfig, base_model: str, variant: str, last: int | None) -> Iterator[Problem]:
-    """Yield what is wrong with `keep` and `keep_by` of a training."""
+    """Yield what is wrong with keys of a training that depend on each other, and with `keep_by`."""
     try:
         train = config.train_of(base_model, variant)
     except ValidationError as error:  # each override is valid, but not their combination
-        loc = find_setting(config, base_model, variant, "keep", "eval_steps")
-        yield from (Problem(loc, problem["msg"].removeprefix("Value error, ")) for problem in error.errors())
+        for problem in error.errors():
+            keys = ("loss", "distillation") if "distillation" in problem["loc"] else ("keep", "eval_steps")
+            loc = find_setting(config, base_model, variant, *keys)
+            yield Problem(loc, problem["msg"].removeprefix("Value error, "))
         return
     if train.keep != "best" or not isinstance(train.keep_by, int) or last is None:
         return
@@ -213,6 +216,23 @@ def _exit_weights(config: GridConfig) -> Iterator[Problem]:
             unused[loc] = [layer for layer in unused.get(loc, train.exit_weights) if layer not in exits]
     for loc, weighted in unused.items():
         yield from (Problem((*loc, layer), "no cell has a head at this layer") for layer in weighted)
+
+
+def _teacher_scores(config: GridConfig) -> Iterator[Problem]:
+    """Yield the losses that need teacher scores where the groups of a data set have none."""
+    needing = {
+        find_setting(config, base_model, variant, "loss"): train.loss
+        for (base_model, variant), train in _trainings(config).items()
+        if train.loss in NEED_SCORES
+    }
+    for name, dataset in config.datasets.items():
+        if not needing or not dataset.train or dataset.has_teacher_scores():
+            continue
+        fix = (
+            "set its mining.teacher_run" if dataset.source.is_collection else "add pos_scores and neg_scores"
+        )
+        for loc, loss in needing.items():
+            yield Problem(loc, f"{loss} needs teacher scores, but groups of {name} have none; {fix}")
 
 
 def _trainings(config: GridConfig) -> dict[tuple[str, str], TrainingConfig]:

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from lwr.config.problems import Problem, missing_file
 from lwr.config.section import Groups, Passages, Queries, Ranks, Section, Share
 from lwr.formats.beir import Split
+from lwr.formats.training_groups import have_teacher_scores, list_group_files
 
 Dangling = Annotated[
     Literal["error", "drop"],
@@ -120,6 +121,10 @@ class FlagEmbeddingSource(SourceSection):
             return []
         return [Problem(("path",), f"no such file or folder: {self.path}")]
 
+    def files(self) -> list[Path]:
+        """Return the files with groups."""
+        return list_group_files(Path(self.path))
+
 
 Source = PythonDocsSource | BeirFolderSource | IrDatasetsSource | HubSource | FlagEmbeddingSource
 
@@ -214,6 +219,12 @@ class DatasetConfig(Section):
             *(problem.below("first_stage") for problem in self.first_stage.problems()),
             *(problem.below("mining") for problem in self.mining.problems()),
         ]
+
+    def has_teacher_scores(self) -> bool:
+        """Return whether the training groups will have the scores of a teacher; reads the first group of a file."""
+        if isinstance(self.source, FlagEmbeddingSource):
+            return have_teacher_scores(self.source.files())
+        return self.mining.teacher_run is not None
 
     def collect_settings(self) -> dict[str, Any]:
         """Return what `lwr collect` depends on."""

@@ -23,6 +23,11 @@ Recompute = Literal["nothing", "cheap", "blocks"]
 
 Teacher = Literal["deepest", "next", "anchors", "none"]
 
+Loss = Literal["contrastive", "mse", "margin_mse", "ranknet", "listnet"]
+
+NEED_SCORES: tuple[Loss, ...] = ("mse", "margin_mse")
+"""Losses that are not defined for labels alone."""
+
 
 class LoraConfig(Section):
     """A low-rank adapter on a frozen backbone."""
@@ -47,7 +52,11 @@ class DistillationConfig(Section):
     temperature: float = Field(
         default=1.0, gt=0, description="divisor of the teacher's and the student's scores; higher is softer"
     )
-    external: bool = Field(default=True, description="also learn from the teacher scores in the groups")
+    external: bool = Field(
+        default=True,
+        description="whether the teacher scores in the groups are used: by `loss: contrastive` in a term of its own, "
+        "by any other loss as its targets",
+    )
 
     @model_validator(mode="after")
     def _anchors_need_a_distance(self) -> Self:
@@ -112,6 +121,12 @@ class TrainingConfig(Section):
         description="initial weights of the heads; `yes_token`: the language-model head's row of `Yes`, as upstream "
         "(decoders); `checkpoint`: the heads of a layerwise checkpoint",
     )
+    loss: Loss = Field(
+        default="contrastive",
+        description="loss of every exit, beside its teacher; `contrastive`: positive against negatives, as upstream; "
+        "`mse`, `margin_mse`: distance to the teacher scores in the groups, which must have them; `ranknet`, "
+        "`listnet`: order, or distribution, of these scores, or of the labels where there are none",
+    )
     distillation: DistillationConfig = DistillationConfig()
     exit_weights: dict[int, Annotated[float, Field(ge=0)]] = Field(
         default={}, description="weight of a layer's loss; 1 for layers that are not named"
@@ -147,3 +162,13 @@ class TrainingConfig(Section):
         if keep == "best" and info.data.get("eval_steps", 1) is None:
             raise ValueError("`best` compares evaluated steps: set `eval_steps`")
         return keep
+
+    @field_validator("distillation")
+    @classmethod
+    def _let_the_loss_have_scores(
+        cls, distillation: DistillationConfig, info: ValidationInfo
+    ) -> DistillationConfig:
+        loss = info.data.get("loss")  # absent where it has a problem of its own
+        if loss in NEED_SCORES and not distillation.external:
+            raise ValueError(f"`loss: {loss}` learns from the teacher scores: leave `external: true`")
+        return distillation

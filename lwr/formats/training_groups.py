@@ -7,7 +7,35 @@ from pathlib import Path
 from typing import Any
 
 from lwr.common.errors import BadInput
-from lwr.common.json_lines import FLOAT32_LIMIT, read_json_rows
+from lwr.common.json_lines import FLOAT32_LIMIT, plain_or_gzipped, read_json_rows
+
+SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
+"""Ends of the names of files with groups in a folder."""
+
+
+def list_group_files(path: Path) -> list[Path]:
+    """Return the file that `path` names, or the files with groups in that folder, sorted by name.
+
+    Raises:
+        BadInput: The folder has no such file, or a file and its archive.
+    """
+    path = path.expanduser()
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES) and file.is_file())
+    if not found:
+        raise BadInput(
+            f"{path}: no {', '.join(SUFFIXES)} file in this folder; give a file or a folder of them"
+        )
+    for file in found:
+        if file.suffix != ".gz":
+            plain_or_gzipped(file)  # refuses a file beside its archive: its groups would count twice
+    return found
+
+
+def have_teacher_scores(paths: Sequence[Path]) -> bool:
+    """Return whether the groups of several files have the scores of a teacher; only the first group is read."""
+    return next(read_training_groups(paths)).get("pos_scores") is not None
 
 
 def read_training_groups(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:

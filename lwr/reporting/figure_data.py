@@ -15,7 +15,6 @@ from lwr.common.exits import (
     is_fused,
     is_layer,
     label,
-    layer_of,
     layers_in,
     sort_key,
 )
@@ -25,6 +24,8 @@ from lwr.evaluation.paired_tests import EQUAL
 from lwr.reporting.fused import complete_layers
 
 TEXT_COLUMNS = ("dataset", "trained_on", "base_model", "variant", "exit", "schedule")
+OTHER_LOGS = ("distillation", "eval")
+"""Names of what training.jsonl logs per exit beside the loss of `train.loss`."""
 MOST_POINTS = 60
 """Points of a training curve: a panel is not wide enough for more."""
 
@@ -120,13 +121,15 @@ def select_panels(table: pd.DataFrame, most: int) -> tuple[pd.DataFrame, list[st
 
 
 def read_training_losses(models: Sequence[Path]) -> pd.DataFrame:
-    """Read the contrastive loss of each exit by step: means over seeds and, in long trainings, over adjacent steps.
+    """Read the loss of each exit by step: means over seeds and, in long trainings, over adjacent steps.
+
+    The loss is that of the labels or scores (`train.loss`), without that of a teacher among the exits.
 
     Args:
         models: Folders that `lwr train` wrote, each with its training.jsonl.
 
     Returns:
-        ARM_COLUMNS (the data set is the one trained on), layer, step, loss (nats).
+        ARM_COLUMNS (the data set is the one trained on), layer, step, loss, name (of the loss).
 
     Raises:
         BadInput: A training.jsonl is not JSON lines, or a model's cell is not known.
@@ -136,14 +139,14 @@ def read_training_losses(models: Sequence[Path]) -> pd.DataFrame:
         cell = cell_of_model(model)
         arm = (cell.trained_on, cell.trained_on, cell.base_model, cell.start_layer, cell.variant)
         for line in read_jsonl(model / "training.jsonl", {}):
-            losses = {name.removeprefix("contrastive_"): loss for name, loss in line.items()}
-            rows += [
-                (*arm, layer_of(exit), line["step"], loss) for exit, loss in losses.items() if is_layer(exit)
-            ]
-    table = pd.DataFrame(rows, columns=[*ARM_COLUMNS, "layer", "step", "loss"])
+            for key, value in line.items():
+                name, _, exit = key.partition("_layer_")
+                if exit and name not in OTHER_LOGS:
+                    rows.append((*arm, name, int(exit), line["step"], value))
+    table = pd.DataFrame(rows, columns=[*ARM_COLUMNS, "name", "layer", "step", "loss"])
     if table.empty:
         return table
     steps_per_point = -(-table["step"].max() // MOST_POINTS)  # rounded up
     points = (table["step"] // steps_per_point).rename("point")
-    means = table.groupby([*ARM_COLUMNS, "layer", points], sort=False)[["step", "loss"]].mean()
+    means = table.groupby([*ARM_COLUMNS, "name", "layer", points], sort=False)[["step", "loss"]].mean()
     return means.reset_index().drop(columns="point")

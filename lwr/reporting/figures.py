@@ -233,21 +233,25 @@ def draw_wins(counts: pd.DataFrame) -> alt.Chart:
 
 
 def draw_training(losses: pd.DataFrame) -> alt.Chart:
-    """Draw the contrastive loss of each exit by step (`read_training_losses`), a panel per arm."""
+    """Draw the loss of each exit by step (`read_training_losses`), a panel per arm."""
     if losses.empty:
         return empty_figure("no training was logged")
     table, note = select_panels(losses, MOST_PANELS)
+    names = list(dict.fromkeys(table["name"]))
+    title = "contrastive loss (nats)" if names == ["contrastive"] else f"loss ({', '.join(names)})"
     legend = alt.Legend(columns=8, symbolType="stroke", symbolLimit=0)
     viridis = alt.Scale(scheme=alt.SchemeParams("viridis", extent=[0, 0.92]))  # its end is too pale on white
     chart = alt.Chart().mark_line(strokeWidth=1.4)
     chart = chart.encode(
         x=alt.X("step:Q", title="step", axis=alt.Axis(tickCount=3, format=",d", grid=False)),
-        y=alt.Y("loss:Q", title="contrastive loss (nats)", scale=tight_scale()).axis(tickCount=5),
+        y=alt.Y("loss:Q", title=title, scale=tight_scale()).axis(tickCount=5),
         color=alt.Color("layer:O", title="exit at layer", legend=legend, scale=viridis),
-        tooltip=tooltip(["panel"], {"layer": "layer", "step": "step", "loss": "loss (nats)"}),
+        tooltip=tooltip(["panel", "name"], {"layer": "layer", "step": "step", "loss": "loss"}),
     )
     height = HEIGHT if table["panel"].nunique() == 1 else HEIGHT // 2
-    return finish(chart, table, note, by="panel", height=height, y="shared")
+    return finish(
+        chart, table, note, by="panel", height=height, y="shared" if len(names) == 1 else "independent"
+    )
 
 
 # --- Marks that figures share ---

@@ -12,15 +12,21 @@ from transformers import TrainerCallback
 
 from lwr.common.exits import exit_name
 from lwr.common.progress import format_duration
+from lwr.config.training import Loss
 
 
 class ProgressCallback(TrainerCallback):
     """A bar in a terminal, and a line on stderr for each log and each dev evaluation."""
 
-    def __init__(self, label: str, exits: Sequence[int], group_size: int):
-        """Set what the lines show: a label, the layers with a head, and the contrastive loss at chance."""
-        self.label, self.exits = label, exits
-        self.chance = math.log(group_size)
+    def __init__(self, label: str, exits: Sequence[int], group_size: int, loss: Loss = "contrastive"):
+        """Set what the lines show: a label, the layers with a head, and the loss with its value at chance."""
+        self.label, self.exits, self.loss = label, exits, loss
+        chance = {
+            "ranknet": math.log(2),
+            "contrastive": math.log(group_size),
+            "listnet": math.log(group_size),
+        }
+        self.chance = f" (chance {chance[loss]:.2f})" if loss in chance else ""
 
     def on_train_begin(self, args, state, control, **_):
         """Start the clock and show the bar, on the main process."""
@@ -42,7 +48,7 @@ class ProgressCallback(TrainerCallback):
             remaining = seconds_per_step * (state.max_steps - state.global_step)
             self._print(
                 state,
-                f"loss by layer {self._by_layer(logs, 'contrastive')} (chance {self.chance:.2f}), "
+                f"loss by layer {self._by_layer(logs, self.loss)}{self.chance}, "
                 f"{logs['tokens_per_second']:,.0f} tokens/s, {logs['mfu']:.0%} of what matrix products reach, "
                 f"{format_duration(seconds)} passed, {format_duration(remaining)} left",
             )

@@ -17,14 +17,16 @@ from transformers import TrainingArguments, set_seed
 
 from lwr.common.atomic import atomic, check_writable
 from lwr.common.code_digest import code_digest
+from lwr.common.errors import BadInput
 from lwr.common.exits import Cell, exit_name
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import write_json, write_jsonl
 from lwr.common.progress import log
 from lwr.common.provenance import ResourceMeter, make_provenance
 from lwr.config.model import BaseModelConfig
-from lwr.config.training import TrainingConfig
+from lwr.config.training import NEED_SCORES, TrainingConfig
 from lwr.formats.checkpoint import fetch_checkpoint, weights_fingerprint
+from lwr.formats.training_groups import have_teacher_scores
 from lwr.model.loading import LoadedBaseModel, load_base_model, set_dropout
 from lwr.model.lora import add_lora
 from lwr.model.reranker import LayerwiseReranker
@@ -73,6 +75,7 @@ def train(
     check_writable(out)
     if cell is not None and (cell.start_layer, cell.seed) != (start_layer, seed):
         raise ValueError(f"cell {cell} is not of start layer {start_layer} and seed {seed}; make them agree")
+    _check_teacher_scores(settings, groups)
     set_seed(seed)
     reranker = build_reranker(base, start_layer, settings)
     training_groups = read_groups(groups, reranker.prompt, settings.group_size, seed)
@@ -91,6 +94,15 @@ def train(
             _write_provenance(draft, meter, cell, facts)
         shutil.rmtree(checkpoints, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
+
+
+def _check_teacher_scores(settings: TrainingConfig, groups: Path) -> None:
+    """Raise BadInput if the loss needs teacher scores and the groups have none."""
+    if settings.loss in NEED_SCORES and not have_teacher_scores([groups]):
+        raise BadInput(
+            f"{groups}:1: no teacher scores, but loss: {settings.loss} needs them; add pos_scores and neg_scores, set "
+            "mining.teacher_run, or use loss: contrastive"
+        )
 
 
 def _list_inputs(

@@ -23,7 +23,7 @@ from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import convert_write_errors
 from lwr.training.dataset import Batch, TrainingGroup, collate
 from lwr.training.dev_evaluation import DevEvaluation
-from lwr.training.loss import assign_teachers, layerwise_loss
+from lwr.training.losses.layerwise import assign_teachers, layerwise_loss
 from lwr.training.progress_callback import ProgressCallback
 from lwr.training.throughput import Throughput
 
@@ -76,7 +76,7 @@ class LayerwiseTrainer(Trainer):
                 collate, tokenizer=reranker.prompt.tokenizer, num_embeddings=reranker.num_embeddings
             ),
             optimizers=(make_optimizer(reranker, settings), None),
-            callbacks=[ProgressCallback(label, reranker.exits, settings.group_size)],
+            callbacks=[ProgressCallback(label, reranker.exits, settings.group_size, settings.loss)],
         )
         self.remove_callback(PrinterCallback)
         self.reranker, self.settings, self.dev_evaluation = reranker, settings, dev_evaluation
@@ -84,7 +84,7 @@ class LayerwiseTrainer(Trainer):
             reranker.exits, settings.distillation.teacher, settings.distillation.every
         )
         self.exit_weights = [float(settings.exit_weights.get(layer, 1.0)) for layer in reranker.exits]
-        # per batch since the last log: [contrastive and distillation, exits]
+        # per batch since the last log: [ranking and distillation, exits]
         self.loss_terms: list[Tensor] = []
         self.group_names: list[str] = []  # of the batches since the last step of the optimiser
         self.throughput = Throughput(
@@ -119,8 +119,9 @@ class LayerwiseTrainer(Trainer):
             distillation.temperature,
             self.exit_weights,
             inputs["teacher_scores"] if distillation.external else None,
+            self.settings.loss,
         )
-        terms = torch.stack([loss.contrastive, loss.distillation]).detach()  # [2, exits]
+        terms = torch.stack([loss.ranking, loss.distillation]).detach()  # [2, exits]
         if not torch.isfinite(loss.total):
             is_finite = terms.isfinite().all(dim=0).tolist()  # [exits]
             exits = [layer for layer, fine in zip(self.reranker.exits, is_finite, strict=True) if not fine]
@@ -159,10 +160,10 @@ class LayerwiseTrainer(Trainer):
         if "loss" in logs and self.loss_terms:
             mean = torch.stack(self.loss_terms).mean(dim=0)  # [2, exits]
             reduced: Any = self.accelerator.reduce(mean, "mean")
-            contrastive, distillation = reduced.tolist()
+            ranking, distillation = reduced.tolist()
             self.loss_terms.clear()
             for i, layer in enumerate(self.reranker.exits):
-                logs[f"contrastive_{exit_name(layer)}"] = contrastive[i]
+                logs[f"{self.settings.loss}_{exit_name(layer)}"] = ranking[i]
                 logs[f"distillation_{exit_name(layer)}"] = distillation[i]
             logs |= self.throughput.pop_rates()
         super().log(logs, start_time)

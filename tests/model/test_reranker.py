@@ -16,7 +16,7 @@ from lwr.model.batching import pad
 from lwr.model.lora import add_lora
 from lwr.model.prompt import yes_token
 from lwr.model.reranker import LayerwiseReranker
-from lwr.training.loss import LayerwiseLoss, assign_teachers, layerwise_loss
+from lwr.training.losses.layerwise import LayerwiseLoss, assign_teachers, layerwise_loss
 from lwr.training.recompute import find_feed_forward, set_recompute
 
 QUERY = "how is a string decoded?"

@@ -112,6 +112,22 @@ def test_training_losses_are_means_over_seeds_and_adjacent_steps(tmp_path):
     assert read_training_losses([]).empty
 
 
+def test_losses_of_several_kinds_are_named_and_have_axes_of_their_own(tmp_path):
+    models = [ResultsTree(tmp_path).model(Cell("d", "m", 2, variant, 1)) for variant in ("a", "b")]
+    for model, loss, variant in zip(models, ("contrastive", "margin_mse"), "ab", strict=True):
+        line = {"step": 1, f"{loss}_layer_2": 3.0, "distillation_layer_2": 7.0, "eval_layer_2": 0.5}
+        write_jsonl(model / "training.jsonl", [line])
+        write_json(model / "provenance.json", {"cell": dataclasses.asdict(Cell("d", "m", 2, variant, 1))})
+    table = read_training_losses(models)
+    assert table[["variant", "name", "loss"]].values.tolist() == [
+        ["a", "contrastive", 3],
+        ["b", "margin_mse", 3],
+    ]
+    figure = draw_training(table).to_dict()
+    assert figure["spec"]["encoding"]["y"]["title"] == "loss (contrastive, margin_mse)"
+    assert figure["resolve"]["scale"]["y"] == "independent"
+
+
 def test_axes_have_units_and_arms_look_alike_in_all_figures(tmp_path):
     text = {name: json.dumps(spec) for name, spec in specifications(make(tmp_path, seeds=2)).items()}
     titles = {name: set(re.findall(r'"title": "([^"]+)"', spec)) for name, spec in text.items()}

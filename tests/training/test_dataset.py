@@ -12,7 +12,7 @@ from lwr.config.model import PromptTemplate
 from lwr.model.prompt import Prompt
 from lwr.model.reranker import LayerwiseReranker
 from lwr.training.dataset import TrainingGroup, collate, read_groups
-from lwr.training.loss import LayerwiseLoss, assign_teachers, layerwise_loss
+from lwr.training.losses.layerwise import LayerwiseLoss, assign_teachers, layerwise_loss
 
 LINE = {"query": "open a file", "pos": ["open()"], "neg": ["abs()", "sum()", "ord()"]}
 SHORT = PromptTemplate(
@@ -195,5 +195,5 @@ def test_external_teacher_changes_the_distillation_loss(read):
         tiny.backbone("llama"), tiny.tokenizer(encoder=False), start_layer=2, template=SHORT
     )
     with_teacher, without = (loss_of(model, read([line] * 2)) for line in (scored, LINE))
-    assert torch.equal(with_teacher.contrastive, without.contrastive)
+    assert torch.equal(with_teacher.ranking, without.ranking)
     assert (with_teacher.distillation > without.distillation).all()

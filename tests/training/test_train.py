@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import lwr.training.trainer
+from lwr.common.errors import BadInput
 from lwr.common.exits import Cell
 from lwr.common.json_lines import read_json, write_jsonl
 from lwr.config.evaluation import ScoringConfig
@@ -76,13 +77,14 @@ def run(
     architecture: str = "llama",
     seed: int = 1,
     cell: Cell | None = None,
+    groups: Path | None = None,
     **settings,
 ) -> Path:
     train(
         base(data, architecture),
         2,
         TrainingConfig.model_validate(SETTINGS | settings),
-        data / "groups.jsonl",
+        groups or data / "groups.jsonl",
         data,
         data / "dev.trec",
         seed,
@@ -221,6 +223,26 @@ def test_losses_of_every_exit_are_logged(data, tmp_path):
         assert sum(terms.values()) == pytest.approx(line["loss"], rel=1e-3)
     first = [lines[0][f"contrastive_layer_{k}"] for k in (2, 3, 4)]
     assert first == pytest.approx([math.log(3)] * 3, rel=0.2), "random heads start at chance"
+
+
+def test_losses_of_teacher_scores_are_learnt_and_logged_under_their_name(data, tmp_path):
+    """Scores that fall with the number of a negative are learnt by every exit."""
+    lines = [json.loads(line) for line in (data / "groups.jsonl").read_text().splitlines()]
+    scored = [line | {"pos_scores": [2.0], "neg_scores": [1.0, 0.5, 0.0, -0.5]} for line in lines]
+    write_jsonl(tmp_path / "scored.jsonl", scored)
+    for loss in ("mse", "margin_mse", "ranknet", "listnet"):
+        settings = {"steps": 8, "group_size": 5, "loss": loss, "distillation": {"teacher": "none"}}
+        first, *_, last = logs(run(data, tmp_path / loss, groups=tmp_path / "scored.jsonl", **settings))
+        for layer in (2, 3, 4):
+            assert last[f"{loss}_layer_{layer}"] < first[f"{loss}_layer_{layer}"]
+            assert first[f"distillation_layer_{layer}"] == 0
+        assert not any(name.startswith("contrastive") for name in first)
+
+
+@pytest.mark.parametrize("loss", ["mse", "margin_mse"])
+def test_loss_of_teacher_scores_is_refused_where_groups_have_none(data, tmp_path, loss):
+    with pytest.raises(BadInput, match=rf"groups\.jsonl:1: no teacher scores.*{loss}.*teacher_run"):
+        run(data, tmp_path / "model", loss=loss)
 
 
 def test_cell_is_recorded_in_provenance(data, tmp_path):

@@ -124,7 +124,7 @@ def test_same_seed_gives_same_tables(finished, tmp_path):
 
 
 def test_touched_source_file_reruns_nothing(project):
-    (project.folder / "lwr/training/loss.py").touch()
+    (project.folder / "lwr/training/losses/layerwise.py").touch()
     (project.folder / "config/test.yaml").touch()
     assert project.plan() == []
 
@@ -133,7 +133,7 @@ def test_touched_source_file_reruns_nothing(project):
     ("module", "steps"),
     [
         ("formats/trec", {"retrieve", "mine", "train", *FROM_SCORE}),
-        ("training/loss", {"train", *FROM_SCORE}),
+        ("training/losses/layerwise", {"train", *FROM_SCORE}),
         ("evaluation/cascade", FROM_CASCADE),
         ("reporting/tables", REPORTING_STEPS - {"compare"}),
         ("reporting/advise", {"advise", "report"}),
@@ -154,8 +154,8 @@ def test_docstrings_comments_and_version_rerun_nothing(project):
         assert count == 1
         file.write_text(text, encoding="utf-8")
 
-    edit("training/loss", r'^"""', '"""Reworded: ')  # a docstring of a module
-    edit("training/loss", r"^def layerwise_loss", "# a comment\ndef layerwise_loss")
+    edit("training/losses/layerwise", r'^"""', '"""Reworded: ')  # a docstring of a module
+    edit("training/losses/layerwise", r"^def layerwise_loss", "# a comment\ndef layerwise_loss")
     edit("config/training", r'description="', 'description="reworded: ')
     edit("evaluation/compare", r'^([A-Z_]+ = .*\n)"""', r'\1"""Reworded: ')  # a docstring of an attribute
     metadata = project.folder / "lwr-9.9.dist-info"

@@ -1,9 +1,8 @@
 # Collections, their first stage, and training groups: mined from a collection, or made elsewhere.
 
 from lwr.formats.beir import SPLITS
-from lwr.data import groups
 
-ADOPTED = [name for name, dataset in GRID.datasets.items() if dataset.source.kind == "flag_embedding"]
+ADOPTED = [name for name, dataset in GRID.datasets.items() if not dataset.source.is_collection]
 COLLECTED = [name for name in GRID.datasets if name not in ADOPTED]
 
 
@@ -82,7 +81,7 @@ rule mine:
 
 rule groups:
     input:
-        lambda w: groups.list_files(GRID.datasets[w.dataset].source),
+        lambda w: GRID.datasets[w.dataset].source.files(),
     output:
         GROUPS,
     log:

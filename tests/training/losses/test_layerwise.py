@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lwr.training.loss import assign_teachers, layerwise_loss
+from lwr.training.losses.layerwise import assign_teachers, layerwise_loss
 
 EXITS, GROUPS, SIZE = 4, 3, 5
 DEEPEST = [3, 3, 3, None]
@@ -62,7 +62,7 @@ def test_single_exit_has_only_the_contrastive_loss(scores):
 
 def test_equal_scores_give_the_logarithm_of_the_group_size():
     loss = layerwise_loss(torch.zeros(EXITS, GROUPS, SIZE), DEEPEST)
-    assert loss.contrastive.tolist() == pytest.approx([math.log(SIZE)] * EXITS)
+    assert loss.ranking.tolist() == pytest.approx([math.log(SIZE)] * EXITS)
     assert loss.distillation.tolist() == pytest.approx([math.log(SIZE)] * (EXITS - 1) + [0])
 
 
@@ -70,10 +70,10 @@ def test_terms_of_each_exit(scores):
     loss = layerwise_loss(scores, DEEPEST)
     for k in range(EXITS):
         alone = F.cross_entropy(scores[k], torch.zeros(GROUPS, dtype=torch.long))
-        assert loss.contrastive[k].item() == pytest.approx(alone.item())
+        assert loss.ranking[k].item() == pytest.approx(alone.item())
         taught = 0 if k == EXITS - 1 else soft_cross_entropy(scores[k], scores[-1])
         assert loss.distillation[k].item() == pytest.approx(taught, rel=1e-5)
-    assert loss.total.item() == pytest.approx((loss.contrastive + loss.distillation).sum().item())
+    assert loss.total.item() == pytest.approx((loss.ranking + loss.distillation).sum().item())
 
 
 def test_each_exit_learns_from_its_assigned_teacher(scores):
@@ -103,18 +103,16 @@ def test_distillation_scales_with_the_square_of_the_temperature(scores, temperat
 
 
 def test_temperature_does_not_change_the_contrastive_loss(scores):
-    assert torch.equal(
-        layerwise_loss(scores, DEEPEST, 4.0).contrastive, layerwise_loss(scores, DEEPEST).contrastive
-    )
+    assert torch.equal(layerwise_loss(scores, DEEPEST, 4.0).ranking, layerwise_loss(scores, DEEPEST).ranking)
 
 
 def test_exit_weights_apply_to_all_terms_of_an_exit(scores):
     weights = [0.5, 0.0, 2.0, 3.0]
     loss = layerwise_loss(scores, DEEPEST, weights=weights)
     plain = layerwise_loss(scores, DEEPEST)
-    terms = (plain.contrastive + plain.distillation).tolist()
+    terms = (plain.ranking + plain.distillation).tolist()
     assert loss.total.item() == pytest.approx(sum(w * term for w, term in zip(weights, terms, strict=True)))
-    assert torch.equal(loss.contrastive, plain.contrastive), "the terms for the logs are unweighted"
+    assert torch.equal(loss.ranking, plain.ranking), "the terms for the logs are unweighted"
     assert not gradient(loss.total, scores)[1].any()
 
 

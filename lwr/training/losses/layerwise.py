@@ -1,4 +1,4 @@
-"""Compute the layerwise loss: every exit learns from the labels, and from a deeper exit.
+"""Compute the layerwise loss: every exit learns by one loss from labels or scores, and from a deeper exit.
 
 Upstream: FlagEmbedding, research/llm_reranker/finetune_for_layerwise/modeling.py, `BiEncoderModel.forward`.
 With the defaults here, `total` is its loss to the last digit.
@@ -10,22 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lwr.config.training import Teacher
+from lwr.config.training import NEED_SCORES, Loss, Teacher
+from lwr.training.losses.contrastive import contrastive
+from lwr.training.losses.listnet import listnet
+from lwr.training.losses.margin_mse import margin_mse
+from lwr.training.losses.mse import mse
+from lwr.training.losses.ranknet import ranknet
 
 
 @dataclass(frozen=True)
 class LayerwiseLoss:
-    """The total that training minimises, and its terms per exit, unweighted and in nats, for logs.
-
-    A contrastive loss near ln(group size) means chance.
-    """
+    """The total that training minimises, and its terms per exit, unweighted, for logs."""
 
     total: Tensor  # []
-    contrastive: Tensor  # [exits]
-    distillation: Tensor  # [exits], 0 where an exit has no teacher
+    ranking: Tensor  # [exits], the loss that the config names
+    distillation: Tensor  # [exits], in nats; 0 where an exit has no teacher
 
 
 def layerwise_loss(
@@ -34,18 +35,24 @@ def layerwise_loss(
     temperature: float = 1.0,
     weights: Sequence[float] | None = None,
     external: Tensor | None = None,
+    loss: Loss = "contrastive",
 ) -> LayerwiseLoss:
-    """Sum, over exits, the cross-entropy to the label, to the exit's teacher, and to the external teacher.
+    """Sum, over exits, a loss of labels or external scores and the cross-entropy to the exit's teacher.
 
     Args:
         scores: float32 [exits, groups, group size], shallowest exit first, the positive first in each group.
         teachers: For each exit the index of its teacher among the exits, or None (see `assign_teachers`).
         temperature: Divides student and teacher scores; the term is multiplied by its square (Hinton et al. 2015).
         weights: For each exit the weight of all of its terms; None weights every exit by 1.
-        external: float32 [groups, group size], another model's scores; its term adds to the self-distillation.
+        external: float32 [groups, group size], scores of another model, or grades. With the loss `contrastive`, the
+            cross-entropy to them is added; any other loss takes them as its targets.
+        loss: The loss of each exit.
+
+    Raises:
+        ValueError: `external` is missing and the loss needs it.
     """
-    positive_first = torch.zeros(scores.shape[1], dtype=torch.long, device=scores.device)
-    contrastive = torch.stack([F.cross_entropy(exit_scores, positive_first) for exit_scores in scores])
+    targets = None if external is None else external.detach()  # [groups, group size]
+    ranking = torch.stack([_ranking_loss(loss, exit_scores, targets) for exit_scores in scores])
 
     no_teacher = scores.new_zeros(())
     distillation = torch.stack(
@@ -54,20 +61,38 @@ def layerwise_loss(
             for student, teacher in zip(scores, teachers, strict=True)
         ]
     )
-    if external is not None:
+    if targets is not None and loss == "contrastive":
         distillation = distillation + torch.stack(
-            [_cross_entropy(student, external, temperature) for student in scores]
+            [_cross_entropy(student, targets, temperature) for student in scores]
         )
 
     weight = scores.new_tensor([1.0] * len(scores) if weights is None else weights)
-    return LayerwiseLoss((weight * (contrastive + distillation)).sum(), contrastive, distillation)
+    return LayerwiseLoss((weight * (ranking + distillation)).sum(), ranking, distillation)
+
+
+def _ranking_loss(loss: Loss, scores: Tensor, targets: Tensor | None) -> Tensor:
+    """Return the loss of one exit for scores and targets [groups, group size]; without targets, of the labels."""
+    if targets is None and loss in NEED_SCORES:
+        raise ValueError(f"the loss {loss} needs teacher scores")
+    if targets is None:
+        targets = torch.zeros_like(scores)
+        targets[:, 0] = 1
+    match loss:
+        case "contrastive":
+            return contrastive(scores)
+        case "mse":
+            return mse(scores, targets)
+        case "margin_mse":
+            return margin_mse(scores, targets)
+        case "ranknet":
+            return ranknet(scores, targets)
+        case "listnet":
+            return listnet(scores, targets)
 
 
 def _cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return the mean over groups, for scores [groups, group size]; no gradient reaches the teacher."""
-    targets = torch.softmax(teacher.detach() / temperature, dim=-1)
-    log_student = torch.log_softmax(student / temperature, dim=-1)
-    return -(targets * log_student).sum(dim=-1).mean() * temperature**2
+    return listnet(student / temperature, teacher.detach() / temperature) * temperature**2
 
 
 def assign_teachers(exits: Sequence[int], teacher: Teacher, every: int | None = None) -> list[int | None]:
