@@ -20,10 +20,27 @@ from lwr.model.cascade_schedule import Schedule
 app = typer.Typer(rich_markup_mode="markdown")
 
 Layer = Annotated[int | None, Option(help="Layer whose exit ranks; default: the deepest.", min=1)]
-Cascade = Annotated[str | None, Option(help="Cascade that ranks, such as `2:20 4:10 6`.")]
+Cascade = Annotated[
+    str | None,
+    Option(help="Cascade that ranks, such as `2:20 4:10 6`; `0:50 3:10 6` starts with the first stage."),
+]
 TokensPerBatch = Annotated[
     int | None,
     Option(help="Tokens in one forward pass; default: 2048 on a CPU, 16384 on a GPU.", min=1),
+]
+Fused = Annotated[
+    bool,
+    Option(
+        "--fused", help="Rank and drop by fused scores, with the first stage's scores where these are given."
+    ),
+]
+FusionFile = Annotated[
+    Path | None,
+    Option(
+        "--fusion",
+        help="Weights that `lwr fuse` wrote; default: fusion.json in the model's folder.",
+        exists=True,
+    ),
 ]
 PrecisionOption = Annotated[Precision, Option("--precision", help="Data type of the backbone.")]
 
@@ -49,6 +66,8 @@ def rerank(
     ] = None,
     layer: Layer = None,
     cascade: Cascade = None,
+    fused: Fused = False,
+    fusion: FusionFile = None,
     top_k: Annotated[
         int | None, Option(help="Number of passages written per query; default: all.", min=1)
     ] = None,
@@ -57,7 +76,7 @@ def rerank(
         Option("--out", "-o", help="TREC run to write; JSON lines if it ends in .jsonl or .jsonl.gz."),
     ] = None,
     tag: Annotated[
-        str | None, Option(help="Tag of the written run; default: `layer_4` or `cascade`.")
+        str | None, Option(help="Tag of the written run; default: `layer_4`, `layer_4_fused` or `cascade`.")
     ] = None,
     tokens_per_batch: TokensPerBatch = None,
     precision: PrecisionOption = "float32",
@@ -71,7 +90,7 @@ def rerank(
 
     ```
     lwr rerank --model model --queries queries.jsonl --run bm25.trec --corpus corpus.jsonl \
-      --cascade '2:20 4:10 6' --out out.trec
+      --cascade '0:50 3:10 6' --fused --fusion fusion.json --out out.trec
     lwr rerank --model model --query 'read a csv file' --passages passages.txt --layer 4
     ```
     """
@@ -83,7 +102,7 @@ def rerank(
         read_run_candidates,
     )
     from lwr.scoring.rankings import check_output, print_ranking, write_rankings
-    from lwr.scoring.rerank import rerank, resolve_schedule
+    from lwr.scoring.rerank import rerank, resolve_fusion, resolve_schedule
 
     requested = _requested_schedule(layer, cascade)
     if out is not None:
@@ -93,6 +112,11 @@ def rerank(
     silence_transformers()
     run_files = _check_inputs(query, passages, groups, run, queries, corpus)
     schedule = resolve_schedule(model, requested, revision)
+    if schedule.from_first_stage is not None and run is None:
+        raise BadInput(
+            f"--cascade {str(schedule)!r}: its stage 0 needs scores of a first stage; give a --run"
+        )
+    weights = resolve_fusion(model, fused, fusion, revision)
     if query is not None:
         candidates = read_passage_candidates(query, passages or STDIN)
     elif groups is not None:
@@ -100,12 +124,13 @@ def rerank(
     else:
         candidates = read_run_candidates(*run_files)
     reranker = LayerwiseReranker.from_pretrained(model, revision=revision)
+    reranker.fusion = weights
     scoring = ScoringConfig(tokens_per_batch=tokens_per_batch, precision=precision)
-    ranked = rerank(reranker, candidates, schedule, scoring, top_k)
+    ranked = rerank(reranker, candidates, schedule, scoring, top_k, fused)
     if out is None:
         print_ranking(ranked[0])
     else:
-        write_rankings(out, ranked, schedule, tag)
+        write_rankings(out, ranked, schedule, tag, fused)
 
 
 def _check_inputs(
@@ -168,6 +193,8 @@ def serve(
     model: Model,
     layer: Layer = None,
     cascade: Cascade = None,
+    fused: Fused = False,
+    fusion: FusionFile = None,
     name: Annotated[str | None, Option(help="Name of the model in answers; default: its folder's.")] = None,
     host: Annotated[str, Option(help="Address to listen on; 0.0.0.0: all addresses.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8000,
@@ -193,7 +220,7 @@ def serve(
 
     ```
     lwr serve --model results/cells/python-docs/minilm/start2/default/seed1/model \
-      --cascade '2:20 4:10 6' --port 8000 --api-key-env LWR_API_KEY
+      --cascade '2:20 4:10 6' --fused --fusion fusion.json --port 8000 --api-key-env LWR_API_KEY
     ```
     """
     try:
@@ -201,6 +228,7 @@ def serve(
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise BadInput(f"lwr serve: the package {error.name} is missing; pip install 'lwr[serve]'") from None
+    from lwr.scoring.rerank import resolve_fusion
     from lwr.serving.admission import Limits
     from lwr.serving.serve import serve
 
@@ -211,7 +239,8 @@ def serve(
     silence_transformers()
     scoring = ScoringConfig(tokens_per_batch=tokens_per_batch, precision=precision)
     limits = Limits(int(max_body_mib * 2**20), max_documents, max_characters, max_requests)
-    serve(model, requested, name or model.resolve().name, host, port, key, limits, scoring)
+    weights = resolve_fusion(str(model), fused, fusion)
+    serve(model, requested, weights, name or model.resolve().name, host, port, key, limits, scoring)
 
 
 @app.command()

@@ -208,7 +208,7 @@ def plan_ranking(
         )
     if scores is not None and schedule.from_first_stage is None and not fused:
         raise ValueError(
-            "first_stage is given, but nothing uses it: rank with fused=True or by a cascade with a stage 0, or leave "
+            "first_stage is given, but nothing uses it: rank by fused scores or by a cascade with a stage 0, or leave "
             "it out"
         )
     survivors = candidates if schedule.from_first_stage is None else schedule.from_first_stage

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import CASCADE, exit_name
+from lwr.common.exits import CASCADE, exit_name, fused_name
 from lwr.common.json_lines import write_jsonl
 from lwr.formats.trec import scores_by_rank, write_run
 from lwr.model.cascade_schedule import Schedule
@@ -23,9 +23,11 @@ def is_jsonl(path: Path) -> bool:
     return path.name.endswith((".jsonl", ".jsonl.gz"))
 
 
-def default_tag(schedule: Schedule) -> str:
+def default_tag(schedule: Schedule, fused: bool = False) -> str:
     """Return the tag that the workflow gives to runs of a schedule."""
-    return CASCADE if schedule.keep else exit_name(schedule.last)
+    if schedule.keep:
+        return CASCADE
+    return fused_name(schedule.last) if fused else exit_name(schedule.last)
 
 
 def check_output(out: Path, tag: str | None) -> None:
@@ -43,7 +45,11 @@ def check_output(out: Path, tag: str | None) -> None:
 
 
 def write_rankings(
-    out: Path, ranked: Sequence[RankedQuery], schedule: Schedule, tag: str | None = None
+    out: Path,
+    ranked: Sequence[RankedQuery],
+    schedule: Schedule,
+    tag: str | None = None,
+    fused: bool = False,
 ) -> None:
     """Write JSON lines if the name of `out` ends so, otherwise a TREC run.
 
@@ -54,12 +60,13 @@ def write_rankings(
         ranked: The rankings.
         schedule: The exit or the cascade that ranked them.
         tag: Tag of the run; None takes `default_tag`.
+        fused: Whether scores are fused.
     """
     if is_jsonl(out):
         write_jsonl(out, (_json(query) for query in ranked))
     else:
         run = {query.query_id: _scored_ids(query, schedule) for query in ranked}
-        write_run(out, dict(sorted(run.items())), tag or default_tag(schedule))
+        write_run(out, dict(sorted(run.items())), tag or default_tag(schedule, fused))
 
 
 def _scored_ids(query: RankedQuery, schedule: Schedule) -> list[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""Rank the candidates of queries by one exit or by a cascade.
+"""Rank the candidates of queries by one exit or by a cascade, by their own or by fused scores.
 
 With the workflow's candidates, token budget, precision and number of threads, and scores from a single shard, an exit's
 run equals the workflow's to the byte, because the same queries share the same batches. A cascade drops candidates
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -17,16 +18,20 @@ from lwr.common.errors import BadInput
 from lwr.common.hashing import hash_share
 from lwr.common.progress import show_progress
 from lwr.config.evaluation import ScoringConfig
+from lwr.formats.fusion import Fusion
 from lwr.formats.trec import best_first
-from lwr.model.cascade_schedule import Schedule
+from lwr.model.cascade_schedule import Schedule, plan_ranking
 from lwr.model.reranker import LayerwiseReranker
-from lwr.model.storage import read_stored_exits
-from lwr.scoring.score import QueryCandidates, score_in_chunks, tokenize_pairs
+from lwr.model.storage import read_stored_exits, read_stored_fusion
+from lwr.scoring.score import QueryCandidates, score_in_chunks
 
 
 @dataclass(frozen=True)
 class RankedPassage:
-    """A passage of a ranking, with the last exit that read it and its score there (a float32)."""
+    """A passage of a ranking, with the last exit that read it and its score there.
+
+    The layer is 0 if the first stage dropped the passage; the score is then that of the first stage.
+    """
 
     doc_id: str
     score: float
@@ -59,18 +64,47 @@ def resolve_schedule(model: str, schedule: Schedule | None, revision: str | None
     return schedule
 
 
+def resolve_fusion(model: str, fused: bool, file: Path | None, revision: str | None = None) -> Fusion | None:
+    """Return the weights of fused scores, after checking them against the model's exits; None unless `fused`.
+
+    No weights of the model are read.
+
+    Args:
+        model: Folder or hub id.
+        fused: Whether scores are to be fused.
+        file: A file that `lwr fuse` wrote; None: the model's own fusion.json.
+        revision: Revision of a hub id.
+
+    Raises:
+        BadInput: There are no weights, or they are of other exits; or a file is given, but scores are not fused.
+    """
+    if not fused:
+        if file is not None:
+            raise BadInput(f"--fusion {file} without --fused: give both")
+        return None
+    fusion = read_stored_fusion(model, revision, file)
+    if fusion is None:
+        raise BadInput(
+            f"{model}: has no fusion.json with the weights of fused scores; fit them with `lwr fuse` and give their "
+            "file with --fusion"
+        )
+    return fusion
+
+
 def rerank(
     reranker: LayerwiseReranker,
     queries: Sequence[QueryCandidates],
     schedule: Schedule,
     settings: ScoringConfig = ScoringConfig(),  # noqa: B008 - frozen
     top_k: int | None = None,
+    fused: bool = False,
 ) -> list[RankedQuery]:
     """Rank the candidates of each query.
 
-    Ties are broken as in `lwr.formats.trec.ranking_key`. Scores of a single exit decrease strictly, as in a run.
-    Scores of a cascade decrease among the passages of one exit; a passage that survived longer ranks higher. A cascade
-    reads all candidates of a query in one forward pass, whose blocks compute as many tokens at a time as a batch has.
+    Ties are broken as in `lwr.formats.trec.ranking_key`; fused scores are compared as float64. Scores of a single exit
+    decrease strictly, as in a run. Scores of a cascade decrease among the passages of one exit; a passage that survived
+    longer ranks higher. A cascade reads all candidates of a query that the first stage lets through in one forward
+    pass, whose blocks compute as many tokens at a time as a batch has.
 
     Args:
         reranker: The model.
@@ -78,15 +112,21 @@ def rerank(
         schedule: The exit or the cascade that ranks.
         settings: Token budget and precision.
         top_k: Passages returned per query; None returns all.
+        fused: Whether to rank by fused scores, with the weights of the first stage for queries that have its scores.
 
     Returns:
         The rankings, in the order of `queries`.
     """
     rank = _rank_by_cascade if schedule.keep else _rank_by_exit
-    ranked = rank(reranker, queries, schedule, settings)
+    ranked = rank(reranker, queries, schedule, settings, fused)
     if len(queries) > 1:
         ranked = show_progress(ranked, len(queries), "rerank")
     return [RankedQuery(query.query_id, query.query, passages[:top_k]) for query, passages in ranked]
+
+
+def _first_stage_of(query: QueryCandidates, schedule: Schedule, fused: bool) -> list[float] | None:
+    """Return the first-stage scores of a query if something uses them."""
+    return query.first_stage if fused or schedule.from_first_stage is not None else None
 
 
 def _rank_by_exit(
@@ -94,13 +134,18 @@ def _rank_by_exit(
     queries: Sequence[QueryCandidates],
     schedule: Schedule,
     settings: ScoringConfig,
+    fused: bool,
 ) -> Iterator[tuple[QueryCandidates, list[RankedPassage]]]:
     layer = schedule.last
-    for chunk, _, scores in score_in_chunks(reranker, queries, [layer], settings):  # scores: [1, pairs]
+    layers = [k for k in reranker.exits if k <= layer] if fused else [layer]
+    for chunk, _, scores in score_in_chunks(reranker, queries, layers, settings):  # scores: [layers, pairs]
         ends = np.cumsum([len(query.doc_ids) for query in chunk])
-        for query, query_scores in zip(chunk, np.split(scores[0], ends[:-1]), strict=True):
+        for query, by_layer in zip(chunk, np.split(scores, ends[:-1], axis=1), strict=True):
             texts = dict(zip(query.doc_ids, query.passages, strict=True))
-            ranked = best_first(zip(query.doc_ids, query_scores, strict=True))
+            first_stage = _first_stage_of(query, schedule, fused)
+            plan = plan_ranking(schedule, len(texts), first_stage, reranker.fusion, fused)
+            last = plan.fuse(by_layer[[layers.index(k) for k in plan.layers]])  # [candidates]
+            ranked = best_first(zip(query.doc_ids, last, strict=True), is_double=fused)
             yield query, [RankedPassage(doc_id, score, layer, texts[doc_id]) for doc_id, score in ranked]
 
 
@@ -109,14 +154,19 @@ def _rank_by_cascade(
     queries: Sequence[QueryCandidates],
     schedule: Schedule,
     settings: ScoringConfig,
+    fused: bool,
 ) -> Iterator[tuple[QueryCandidates, list[RankedPassage]]]:
     for query in queries:
         # rank_rows keeps the order of its rows among equal scores, so the rows come in the order that breaks ties
-        pairs = zip(query.doc_ids, query.passages, strict=True)
-        doc_ids, texts = map(list, zip(*sorted(pairs, key=lambda pair: hash_share(pair[0])), strict=True))
-        ordered = QueryCandidates(query.query_id, query.query, doc_ids, texts, query.instruction)
-        rows = tokenize_pairs(reranker.prompt, [ordered])
-        ranking = reranker.rank_rows(rows, schedule, settings.tokens_per_batch, settings.precision)
+        order = sorted(range(len(query.doc_ids)), key=lambda i: hash_share(query.doc_ids[i]))
+        doc_ids, texts = [query.doc_ids[i] for i in order], [query.passages[i] for i in order]
+        first_stage = _first_stage_of(query, schedule, fused)
+        if first_stage is not None:
+            first_stage = [first_stage[i] for i in order]
+        pairs = [(query.query, text) for text in texts]
+        rows = reranker.rows_to_read(pairs, schedule, first_stage, query.instruction)
+        how = settings.tokens_per_batch, settings.precision
+        ranking = reranker.rank_rows(rows, schedule, *how, first_stage=first_stage, fused=fused)
         passages = [
             RankedPassage(doc_ids[i], float(ranking.scores[i]), int(ranking.layers[i]), texts[i])
             for i in ranking.order.tolist()

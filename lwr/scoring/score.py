@@ -118,17 +118,18 @@ class QueryCandidates:
     doc_ids: list[str]
     passages: list[str]  # texts, in the order of doc_ids
     instruction: str | None = None
+    first_stage: list[float] | None = None  # scores of a run, in the order of doc_ids
 
 
 def join_texts(
     candidates: Run, queries: Mapping[str, str], passages: Mapping[str, str]
 ) -> list[QueryCandidates]:
-    """Add the texts to the ids of a run; `queries` and `passages` map id -> text."""
+    """Add the texts to the ids and scores of a run; `queries` and `passages` map id -> text."""
     joined = []
     for query_id, ranked in candidates.items():
-        doc_ids = [doc_id for doc_id, _ in ranked]
+        doc_ids, scores = [doc_id for doc_id, _ in ranked], [score for _, score in ranked]
         texts = [passages[doc_id] for doc_id in doc_ids]
-        joined.append(QueryCandidates(query_id, queries[query_id], doc_ids, texts))
+        joined.append(QueryCandidates(query_id, queries[query_id], doc_ids, texts, first_stage=scores))
     return joined
 
 

@@ -115,6 +115,15 @@ TopN = Annotated[
     Annotated[int, Field(ge=0), IntegerLike] | None,
     Field(description="Number of documents to return, from the best; null, or 0 as vLLM writes it: all."),
 ]
+FirstStage = Annotated[
+    list[float] | None,
+    Field(
+        description=(
+            "The score of each document from the retriever that found it, in their order, where the server ranks by "
+            "fused scores or its cascade starts with the first stage; null: scores are fused without it."
+        )
+    ),
+]
 Layer = Annotated[
     Annotated[int, IntegerLike] | None,
     Field(description="The exit to rank by, instead of the exit or cascade of the server."),
@@ -139,6 +148,7 @@ class RerankRequest(Request):
         ),
     )
     documents: Annotated[list[Document], NonEmpty]
+    first_stage: FirstStage = None
     top_n: TopN = None
     top_k: Annotated[int, Field(ge=1), IntegerLike] | None = Field(
         default=None,
@@ -164,6 +174,7 @@ class TeiRequest(Request):
 
     query: Query
     texts: Annotated[list[Passage], NonEmpty]
+    first_stage: FirstStage = None
     raw_scores: RawScores = False
     return_text: Truth = False
     top_n: TopN = None
@@ -283,6 +294,9 @@ class Model(BaseModel):
     owned_by: Literal["lwr"] = "lwr"
     exits: list[int] = Field(description="The values that `layer` may have.")
     depth: str = Field(description="The exit or the cascade that ranks where a request names no layer.")
+    fused: bool = Field(
+        description="Whether scores are fused with those of shallower exits and of `first_stage`."
+    )
     query_max_len: int = Field(description="Tokens of a query that are read.")
     passage_max_len: int = Field(description="Tokens of a document that are read.")
 

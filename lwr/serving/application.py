@@ -49,6 +49,7 @@ def build_application(
     limits: Limits = Limits(),  # noqa: B008 - frozen
     key: str | None = None,
     scoring: ScoringConfig = ScoringConfig(),  # noqa: B008 - frozen
+    fused: bool = False,
 ) -> FastAPI:
     """Build the application that serves a reranker.
 
@@ -59,9 +60,10 @@ def build_application(
         limits: The limits that a request may not exceed.
         key: The API key; None: no key is required.
         scoring: Precision, and tokens per batch.
+        fused: Whether to rank by fused scores, also where a request names a layer.
 
     Raises:
-        ValueError: The reranker has no head at a layer of `schedule`.
+        ValueError: The reranker has no head at a layer of `schedule`, or no weights of fused scores.
     """
     exits = reranker.exits
     unknown = [layer for layer in schedule.layers if layer not in exits]
@@ -69,6 +71,8 @@ def build_application(
         raise ValueError(
             f"schedule {schedule}: layers {unknown} have no head; exits are {exits[0]}..{exits[-1]}"
         )
+    if fused and reranker.fusion is None:
+        raise ValueError("this reranker has no weights of fused scores; fit them with `lwr fuse`")
     worker = Worker(reranker, scoring)
 
     @asynccontextmanager
@@ -79,12 +83,13 @@ def build_application(
     # FastAPI's own pages of documentation are off: they load scripts from other servers.
     app = FastAPI(title="lwr", version=version("lwr"), lifespan=lifespan, docs_url=None, redoc_url=None)
     add_error_handlers(app)
-    Endpoints(Ranker(worker, schedule, limits), name).add_to(app)
+    Endpoints(Ranker(worker, schedule, limits, fused), name).add_to(app)
     post_paths = [
         route.path for route in app.routes if isinstance(route, APIRoute) and "POST" in (route.methods or ())
     ]
     app.add_middleware(Admission, limits=limits, key=key, post_paths=post_paths)
-    _describe_limits(app, exits, limits)
+    uses_first_stage = fused or schedule.from_first_stage is not None
+    _describe_limits(app, exits, limits, uses_first_stage)
     if key is not None:
         _describe_key(app)
     return app
@@ -135,7 +140,7 @@ class Endpoints:
         self, request: api.RerankRequest, api_version: str, return_documents: bool
     ) -> api.RerankAnswer:
         """Rerank documents; `return_documents` is what the request's key of that name defaults to."""
-        ranking = await self.ranker.rank(request.query, request.documents, request.layer)
+        ranking = await self.ranker.rank(request.query, request.documents, request.layer, request.first_stage)
         if request.return_documents is not None:
             return_documents = request.return_documents
         is_raw = request.raw_scores or request.use_activation is False
@@ -162,7 +167,7 @@ class Endpoints:
         )
 
     async def _rerank_texts(self, request: api.TeiRequest) -> list[api.TeiResult]:
-        ranking = await self.ranker.rank(request.query, request.texts, request.layer)
+        ranking = await self.ranker.rank(request.query, request.texts, request.layer, request.first_stage)
         scores = ranking.scores if request.raw_scores else ranking.relevance
         texts = request.texts if request.return_text else [None] * len(request.texts)
         best = ranking.best_first[: request.top_n or None]
@@ -183,6 +188,7 @@ class Endpoints:
             id=self.name,
             exits=self.ranker.exits,
             depth=str(self.ranker.schedule),
+            fused=self.ranker.fused,
             query_max_len=prompt.query_max_len,
             passage_max_len=prompt.passage_max_len,
         )
@@ -211,7 +217,7 @@ def render_page() -> str:
     return template.render(style=read_stylesheet(), accent=read_colours()["accent"])
 
 
-def _describe_limits(app: FastAPI, exits: list[int], limits: Limits) -> None:
+def _describe_limits(app: FastAPI, exits: list[int], limits: Limits, uses_first_stage: bool) -> None:
     """Write into the OpenAPI description what depends on the model and the limits."""
     description = app.openapi()  # FastAPI keeps the description that this call makes
     for path in ("/rerank", "/v1/rerank"):
@@ -230,6 +236,8 @@ def _describe_limits(app: FastAPI, exits: list[int], limits: Limits) -> None:
         for kind in passages["items"].get("anyOf", [passages["items"]]):
             schema = kind["properties"]["text"] if "properties" in kind else kind
             schema.update(text)
+        if not uses_first_stage:
+            fields.pop("first_stage", None)
         if "layer" in fields:
             fields["layer"]["anyOf"][0] |= {"minimum": exits[0], "maximum": exits[-1]}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lwr.model.cascade_schedule import Schedule
+from lwr.model.cascade_schedule import RankingPlan, Schedule, plan_ranking
 from lwr.model.reranker import LayerwiseReranker, logistic
 from lwr.serving.admission import Limits
 from lwr.serving.errors import Refused
@@ -27,11 +27,12 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Ranker:
-    """A worker, the schedule that ranks by default, and the limits of a request."""
+    """A worker, the schedule that ranks by default, the limits of a request, and whether scores are fused."""
 
     worker: Worker
     schedule: Schedule
     limits: Limits
+    fused: bool = False
 
     @property
     def reranker(self) -> LayerwiseReranker:
@@ -43,28 +44,38 @@ class Ranker:
         """The layers that have a head."""
         return self.reranker.exits
 
-    async def rank(self, query: str, documents: Sequence[str], layer: int | None) -> Ranking:
+    async def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        layer: int | None,
+        first_stage: Sequence[float] | None = None,
+    ) -> Ranking:
         """Rank documents by one exit, or, where `layer` is None, by the server's schedule.
 
         The scores of a cascade are reciprocal ranks: its documents leave it at different exits, whose scores are not
         comparable.
 
         Raises:
-            Refused: A limit is exceeded, or `layer` has no head.
+            Refused: A limit is exceeded, `layer` has no head, or `first_stage` is missing, has no use, or is not one
+                finite number per document.
         """
         if layer is not None and layer not in self.exits:
             raise Refused(422, f"layer is {layer}, but exits are {self.exits[0]}..{self.exits[-1]}")
-        is_cascade = layer is None and len(self.schedule.keep) > 0
-        scored = await self.score(
-            query, documents, self.schedule if is_cascade else [layer or self.schedule.last]
-        )
-        scores = scored.scores[0].astype(np.float64)
+        schedule = self.schedule if layer is None else Schedule.single(layer)
+        try:
+            plan = plan_ranking(schedule, len(documents), first_stage, self.reranker.fusion, self.fused)
+        except ValueError as error:
+            raise Refused(422, str(error)) from None
+        is_cascade = len(schedule.keep) > 0
+        scored = await self.score(query, documents, plan if is_cascade else plan.layers)
+        scores = (scored.scores[0] if is_cascade else plan.fuse(scored.scores)).astype(np.float64)
         relevance = scores if is_cascade else logistic(scores)
         best_first = np.argsort(-scores, kind="stable")
         return Ranking(best_first.tolist(), scores.tolist(), relevance.tolist(), int(scored.tokens.sum()))
 
     async def score(
-        self, query: str, documents: Sequence[str], exits: Sequence[int] | Schedule
+        self, query: str, documents: Sequence[str], exits: Sequence[int] | RankingPlan
     ) -> ScoredPassages:
         """Score documents at the layers `exits`, or rank them by a cascade. Raises Refused if a limit is exceeded."""
         limits = self.limits

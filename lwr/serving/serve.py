@@ -9,6 +9,7 @@ from pathlib import Path
 import uvicorn
 
 from lwr.config.evaluation import ScoringConfig
+from lwr.formats.fusion import Fusion
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker
 from lwr.serving.admission import Limits
@@ -20,6 +21,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 def serve(
     model: Path,
     schedule: Schedule | None,
+    fusion: Fusion | None,
     name: str,
     host: str,
     port: int,
@@ -32,6 +34,7 @@ def serve(
     Args:
         model: Folder that `lwr train` wrote.
         schedule: The exit or the cascade that ranks where a request names no layer; None: the deepest exit.
+        fusion: The weights of fused scores by which the server ranks; None: exits rank by their own scores.
         name: The model's name in answers.
         host: The address to listen on.
         port: The port to listen on; 0: a free one.
@@ -43,10 +46,12 @@ def serve(
         ValueError: The model cannot be read, or has no head at a layer of `schedule`.
     """
     reranker = LayerwiseReranker.from_pretrained(model)
+    reranker.fusion = fusion
     schedule = schedule or Schedule.single(reranker.exits[-1])
-    app = build_application(reranker, name, schedule, limits, key, scoring)
+    app = build_application(reranker, name, schedule, limits, key, scoring, fused=fusion is not None)
     first, last = reranker.exits[0], reranker.exits[-1]
-    print(f"lwr serve: {name}, exits {first}..{last}, ranks by {schedule}", file=sys.stderr, flush=True)
+    ranks_by = f"{schedule}, fused" if fusion else str(schedule)
+    print(f"lwr serve: {name}, exits {first}..{last}, ranks by {ranks_by}", file=sys.stderr, flush=True)
     if key is None and host not in LOOPBACK:
         warning = f"everyone who can reach {host} can use this server; require a key with --api-key-env"
         print(f"lwr serve: {warning}", file=sys.stderr)

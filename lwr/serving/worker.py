@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 
 from lwr.config.evaluation import ScoringConfig
-from lwr.model.cascade_schedule import Schedule
+from lwr.model.cascade_schedule import RankingPlan
 from lwr.model.prompt import Row
 from lwr.model.reranker import LayerwiseReranker
 
@@ -32,14 +32,14 @@ class Job:
 
     query: str
     passages: Sequence[str]
-    exits: Sequence[int] | Schedule  # the layers to score at, or the cascade to rank by
+    exits: Sequence[int] | RankingPlan  # the layers to score at, or the cascade to rank by
     answer: Future[ScoredPassages] = field(default_factory=Future)
-    rows: list[Row] = field(default_factory=list)  # filled when the job is tokenised
+    rows: list[Row | None] = field(default_factory=list)  # filled when the job is tokenised; None: not read
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each row."""
-        return [len(row) for row in self.rows]
+        """Tokens of each row that are read."""
+        return [0 if row is None else len(row) for row in self.rows]
 
 
 class WorkerEnded(RuntimeError):
@@ -74,7 +74,7 @@ class Worker:
         return not self._ended.is_set()
 
     def submit(
-        self, query: str, passages: Sequence[str], exits: Sequence[int] | Schedule
+        self, query: str, passages: Sequence[str], exits: Sequence[int] | RankingPlan
     ) -> Future[ScoredPassages]:
         """Queue passages to be scored, from any thread.
 
@@ -118,9 +118,9 @@ class Worker:
     def _answer_all(self) -> None:
         while (job := self._waiting.get()) is not None:
             batch = self._fill_batch(job)
-            self._answer([job for job in batch if not isinstance(job.exits, Schedule)])
+            self._answer([job for job in batch if not isinstance(job.exits, RankingPlan)])
             for job in batch:
-                if isinstance(job.exits, Schedule):
+                if isinstance(job.exits, RankingPlan):
                     self._answer([job])
 
     def _fill_batch(self, first: Job) -> list[Job]:
@@ -152,7 +152,11 @@ class Worker:
         if not job.answer.set_running_or_notify_cancel():
             return False
         try:
-            job.rows = self.reranker.prompt.rows([(job.query, passage) for passage in job.passages])
+            pairs = [(job.query, passage) for passage in job.passages]
+            if isinstance(job.exits, RankingPlan):
+                job.rows = self.reranker.rows_to_read(pairs, job.exits.schedule, job.exits.first_stage)
+            else:
+                job.rows = list(self.reranker.prompt.rows(pairs))
         except Exception as error:
             job.answer.set_exception(error)
             return False
@@ -176,13 +180,13 @@ class Worker:
         """Return per job its scores, as in `ScoredPassages`."""
         if not jobs:
             return []
-        schedules = [job.exits for job in jobs if isinstance(job.exits, Schedule)]
-        if schedules:  # of all jobs or of none
-            return [self._rank(job.rows, schedule) for job, schedule in zip(jobs, schedules, strict=True)]
+        plans = [job.exits for job in jobs if isinstance(job.exits, RankingPlan)]
+        if plans:  # of all jobs or of none
+            return [self._rank(job.rows, plan) for job, plan in zip(jobs, plans, strict=True)]
         return self._score_together(jobs)
 
     def _score_together(self, jobs: Sequence[Job]) -> list[np.ndarray]:
-        rows = [row for job in jobs for row in job.rows]
+        rows = [cast(Row, row) for job in jobs for row in job.rows]
         exits = [cast(Sequence[int], job.exits) for job in jobs]
         layers = sorted({layer for of_job in exits for layer in of_job})
         precision = self.scoring.precision
@@ -197,10 +201,16 @@ class Worker:
             for of_job, chunk in zip(exits, chunks, strict=True)
         ]
 
-    def _rank(self, rows: Sequence[Row], schedule: Schedule) -> np.ndarray:
+    def _rank(self, rows: Sequence[Row | None], plan: RankingPlan) -> np.ndarray:
         """Return reciprocal ranks, float32 [1, rows]: rows leave a cascade at exits whose scores are not comparable."""
-        scoring = self.scoring
-        order = self.reranker.rank_rows(rows, schedule, scoring.tokens_per_batch, scoring.precision).order
+        order = self.reranker.rank_rows(
+            rows,
+            plan.schedule,
+            self.scoring.tokens_per_batch,
+            self.scoring.precision,
+            first_stage=plan.first_stage,
+            fused=plan.weights is not None,
+        ).order
         scores = np.empty((1, len(order)), dtype=np.float32)
         scores[0, order] = 1 / np.arange(1, len(order) + 1)
         return scores

@@ -21,6 +21,7 @@ from lwr.common.json_lines import write_json, write_jsonl
 from lwr.config.evaluation import ScoringConfig
 from lwr.evaluation.evaluate import evaluate
 from lwr.formats.beir import Passage, write_collection
+from lwr.formats.fusion import Fusion, fusion_record
 from lwr.formats.trec import read_run, read_run_tag, write_run
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import read_stored_exits
@@ -115,6 +116,62 @@ def test_run_equals_the_workflows(model, data, monkeypatch, budget):
         out = data / f"out/{exit}.trec"
         ranked(model, *of_run(data, *depth, *how, "--out", out))
         assert out.read_bytes() == (data / f"runs/{exit}.trec").read_bytes()
+
+
+FUSION = Fusion(
+    {
+        k: {"first_stage": 0.3} | {f"layer_{known}": (-1.0) ** known for known in range(2, k + 1)}
+        for k in (2, 3, 4)
+    },
+    {k: {f"layer_{known}": 1.0 / known for known in range(2, k + 1)} for k in (2, 3, 4)},
+)
+
+
+@pytest.mark.parametrize("schedule", ["2:4 3:2 4", "0:5 2:3 4", "0:4 3"])
+def test_fused_run_equals_the_workflows(model, data, schedule):
+    score(model, data, "test", data / "bm25.trec", ScoringConfig(), data / "scores.parquet")
+    write_json(data / "cascade.json", {"chosen": schedule, "deepest": "4", "fused": True})
+    record = {**fusion_record(FUSION), "out_of_fold": [fusion_record(FUSION)] * 2}
+    write_json(data / "fusion.json", record)
+    files = data / "scores.parquet", data, "test", ["nDCG@10"], data / "cascade.json"
+    evaluate(*files, CELL, data / "measures.parquet", data / "runs", fusion=data / "fusion.json")
+
+    fused = ["--fused", "--fusion", data / "fusion.json"]
+    depths = {
+        "layer_2_fused": ["--layer", 2],
+        "layer_4_fused": [],
+        "cascade": ["--cascade", schedule],
+    }
+    for exit, depth in depths.items():
+        out = data / f"out/{exit}.trec"
+        ranked(model, *of_run(data, *depth, *fused, "--out", out))
+        assert out.read_bytes() == (data / f"runs/{exit}.trec").read_bytes()
+
+
+def test_lines_have_layer_0_and_the_first_stage_score_where_it_dropped_them(bert, data):
+    ranked(bert, *of_run(data, "--cascade", "0:3 2:2 4", "-o", data / "out.jsonl"))
+    run = read_run(data / "bm25.trec")
+    for line in read(data / "out.jsonl"):
+        dropped = [(r["doc_id"], r["score"]) for r in line["results"] if r["layer"] == 0]
+        assert dropped == run[line["query_id"]][3:]
+        assert [r["layer"] for r in line["results"][:3]] == [4, 4, 2]
+
+
+def test_passages_of_a_query_are_fused_without_the_first_stage(bert, tmp_path):
+    reranker = LayerwiseReranker.from_pretrained(bert, device="cpu")
+    reranker.fusion = FUSION
+    reranker.save_pretrained(tmp_path / "model")
+    texts = ["def read(path): ...", "to_csv(path) writes", "decode twice"]
+    for depth in (["--layer", 3], ["--cascade", "2:2 4"]):
+        shown = ranked(
+            tmp_path / "model", "--query", "read", "--fused", *depth, input="\n".join(texts)
+        ).stdout
+        how = {"layer": 3} if depth[0] == "--layer" else {"cascade": "2:2 4"}
+        expected = reranker.rank("read", texts, **how, fused=True)
+        rows = [line.split("\t") for line in shown.splitlines()]
+        assert [row[3] for row in rows] == [entry["text"] for entry in expected]
+        assert [int(row[2]) for row in rows] == [entry["layer"] for entry in expected]
+        assert [float(row[1]) for row in rows] == pytest.approx([e["score"] for e in expected], abs=1e-4)
 
 
 def test_gzipped_files_give_the_same_run(bert, data):
@@ -283,6 +340,19 @@ def refused(model, *arguments, input=None) -> str:
 def test_conflicting_options_are_refused(bert, data, arguments, expected):
     assert expected in refused(bert, *of_run(data, "--out", data / "out.trec", *arguments))
     assert not (data / "out.trec").exists()
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_fused_without_fitting_weights_is_refused(bert, data):
+    out = ["--out", data / "out.trec"]
+    assert "has no fusion.json" in refused(bert, *of_run(data, *out, "--fused"))
+    write_json(data / "fusion.json", fusion_record(FUSION))
+    assert "without --fused" in refused(bert, *of_run(data, *out, "--fusion", data / "fusion.json"))
+    of_others = Fusion({4: FUSION.with_first_stage[4]}, {4: FUSION.without_first_stage[4]})
+    write_json(data / "fusion.json", fusion_record(of_others))
+    message = refused(bert, *of_run(data, *out, "--fused", "--fusion", data / "fusion.json"))
+    assert "fusion.json: has weights of layers [4]" in message
+    assert "give a --run" in refused(bert, "--query", "a", "--cascade", "0:3 4", input="b")
 
 
 @pytest.mark.usefixtures("unloaded")

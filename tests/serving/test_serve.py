@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from lwr.cli.app import app
+from lwr.formats.fusion import Fusion
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker
 from lwr.serving.admission import Limits
@@ -309,12 +310,101 @@ def test_health_tells_when_the_worker_has_ended(client, monkeypatch):
     assert "restart" in answer.json()["message"]
 
 
+# --- Fused scores ---
+
+
+FIRST_STAGE_SCORES = [3.5, 9.25, 1.0, 4.5, 4.5, 7.0, 2.0, 8.0, 0.5]
+
+
+def fused_reranker() -> LayerwiseReranker:
+    reranker = build()
+    exits = {k: {f"layer_{known}": (-1.0) ** known for known in range(2, k + 1)} for k in (2, 3, 4)}
+    reranker.fusion = Fusion({k: {"first_stage": 0.5} | weights for k, weights in exits.items()}, exits)
+    return reranker
+
+
+@pytest.mark.parametrize("first_stage", [FIRST_STAGE_SCORES, None])
+@pytest.mark.parametrize(
+    ("path", "texts", "score"),
+    [
+        *((path, "documents", "relevance_score") for path in ("/v1/rerank", "/v2/rerank", "/rerank")),
+        ("/rerank", "texts", "score"),
+    ],
+)
+def test_every_shape_of_request_takes_first_stage_scores(path, texts, score, first_stage):
+    offline = fused_reranker()
+    body = {"query": QUERY, texts: TEXTS, "first_stage": first_stage, "raw_scores": True}
+    with TestClient(
+        build_application(fused_reranker(), "t", Schedule.single(4), LIMITS, fused=True)
+    ) as client:
+        answers = {
+            layer: client.post(path, json=body | {"layer": layer}).raise_for_status().json()
+            for layer in (None, 3)
+        }
+    rows = offline.prompt.rows([(QUERY, text) for text in TEXTS])
+    for layer, answer in answers.items():
+        results = answer if texts == "texts" else answer["results"]
+        expected = offline.rank_rows(rows, Schedule.single(layer or 4), first_stage=first_stage, fused=True)
+        assert [result["index"] for result in results] == expected.order.tolist()
+        np.testing.assert_allclose(by_index(results, score), expected.scores, rtol=1e-5, atol=1e-5)
+
+
+def test_cascade_that_starts_with_the_first_stage_reads_its_survivors_alone():
+    schedule = Schedule.parse("0:4 2:2 4")
+    body = {"query": QUERY, "documents": TEXTS}
+    offline = fused_reranker()
+    with TestClient(build_application(fused_reranker(), "t", schedule, LIMITS, fused=True)) as client:
+        answer = client.post("/v2/rerank", json=body | {"first_stage": FIRST_STAGE_SCORES}).json()
+        told = problem_of(client.post("/v2/rerank", json=body), 422)
+        (model,) = client.get("/v1/models").json()["data"]
+        described = client.get("/openapi.json").json()["components"]["schemas"]
+    rows = offline.prompt.rows([(QUERY, text) for text in TEXTS])
+    ranking = offline.rank_rows(rows, schedule, first_stage=FIRST_STAGE_SCORES, fused=True)
+    assert [result["index"] for result in answer["results"]] == ranking.order.tolist()
+    tokens = sum(len(row) for row, layer in zip(rows, ranking.layers, strict=True) if layer > 0)
+    assert answer["usage"]["total_tokens"] == tokens
+    assert "give first_stage" in told
+    assert (model["depth"], model["fused"]) == ("0:4 2:2 4", True)
+    assert "first_stage" in described["TeiRequest"]["properties"]
+
+
+@pytest.mark.parametrize(
+    ("first_stage", "told"),
+    [
+        (FIRST_STAGE_SCORES[:8], r"\[8\], but there are 9 documents"),
+        ([*FIRST_STAGE_SCORES[:8], None], r"first_stage\.8: "),
+        ([*FIRST_STAGE_SCORES[:8], "high"], r"first_stage\.8: "),
+        ([*FIRST_STAGE_SCORES[:8], 1e300], r"first_stage\[8\] is 1e\+300"),
+        ("1, 2", "first_stage: "),
+    ],
+)
+@pytest.mark.parametrize("texts", ["documents", "texts"])
+def test_first_stage_without_a_score_for_each_document_is_refused(first_stage, told, texts):
+    body = {"query": QUERY, texts: TEXTS, "first_stage": first_stage}
+    with TestClient(
+        build_application(fused_reranker(), "t", Schedule.single(4), LIMITS, fused=True)
+    ) as client:
+        assert re.search(told, problem_of(client.post("/rerank", json=body), 422))
+
+
+def test_first_stage_that_nothing_uses_is_refused(client):
+    body = {"query": QUERY, "documents": TEXTS, "first_stage": FIRST_STAGE_SCORES}
+    assert "nothing uses it" in problem_of(client.post("/rerank", json=body), 422)
+    described = client.get("/openapi.json").json()["components"]["schemas"]
+    assert "first_stage" not in described["RerankRequest"]["properties"]
+
+
+def test_fused_without_weights_is_refused():
+    with pytest.raises(ValueError, match="no weights of fused scores"):
+        build_application(build(), "tiny", Schedule.single(4), fused=True)
+
+
 def test_health_and_models(client):
     assert client.get("/health").json() == {"status": "ok"}
     (model,) = client.get("/v1/models").json()["data"]
     assert model["id"] == "tiny"
     assert model["exits"] == [2, 3, 4]
-    assert model["depth"] == "4"
+    assert (model["depth"], model["fused"]) == ("4", False)
 
 
 def test_page_may_connect_to_this_server_only(client):
