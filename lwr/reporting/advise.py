@@ -135,15 +135,18 @@ def cascade_choice(evidence: Evidence, arm: pd.Series) -> CascadeChoice:
 def headline(evidence: Evidence, arm: pd.Series) -> str:
     """Return what to deploy of an arm, in one paragraph."""
     choice = cascade_choice(evidence, arm)
+    row, first_stage = choice.row, evidence.layers.iloc[0][f"dev {evidence.primary}"]
+    warning = ""
+    if row["measure"] == evidence.primary and first_stage >= row["dev"]:
+        warning = f" The first stage alone ranks dev no worse ({first_stage:.3f}): reranking may not pay."
     rerank = f"**{arm['dataset']}: rerank with {choice.name}"
     if choice.is_deepest:
-        return f"{rerank}, the deepest, of {describe_arm(arm)}**: {choice.missing()}."
-    row = choice.row
+        return f"{rerank}, the deepest, of {describe_arm(arm)}**: {choice.missing()}.{warning}"
     bound = f"; {choice.bound()}" if choice.has_bound else ""
     on_dev = f"dev{choice.out_of_fold}: {choice.kept('dev'):.1%} at {row['dev flops']:.0%}{bound}"
     return (
         f"{rerank}, of {describe_arm(arm)}**: {row['test flops']:.0%} of the FLOPs of layer {row['deepest']}, the "
-        f"deepest, at {choice.kept('test'):.1%} of its {row['measure']} on test ({on_dev})."
+        f"deepest, at {choice.kept('test'):.1%} of its {row['measure']} on test ({on_dev}).{warning}"
     )
 
 

@@ -108,8 +108,8 @@ def rows(
 def grid(tmp_path):
     """The folder of tables of some arms; each data set begins with its first stage."""
 
-    def grid(*arms: dict[str, list[dict]]) -> Path:
-        quality = {"nDCG@10": 0.401, "nDCG@10 low": 0.3, "nDCG@10 high": 0.5, "dev nDCG@10": 0.9}
+    def grid(*arms: dict[str, list[dict]], first_stage: float = 0.9) -> Path:
+        quality = {"nDCG@10": 0.401, "nDCG@10 low": 0.3, "nDCG@10 high": 0.5, "dev nDCG@10": first_stage}
         first = {"start_layer": 0, "exit": "first_stage", "layer": 0} | quality
         layers = {}
         for arm in arms:
@@ -394,7 +394,7 @@ def recommended(advice: str) -> str:
 
 
 def test_recommendation_begins_with_the_fused_cascade(grid):
-    folder = grid(rows(schedule="0:5 2:3 4", fused=FUSED, bound=BOUND, flops=(0.3, 0.29)))
+    folder = grid(rows(schedule="0:5 2:3 4", fused=FUSED, bound=BOUND, flops=(0.3, 0.29)), first_stage=0.49)
     assert recommended(advice_text(folder)) == (
         "**d: rerank with cascade `0:5 2:3 4`, fused, of one, start 2, v**: 29% of the FLOPs of layer 4, the deepest, "
         "at 99.6% of its nDCG@10 on test (dev, out of fold: 99.0% at 30%; with 90% confidence it loses at most 0.9%)."
@@ -420,7 +420,8 @@ def test_cascade_that_gains_says_so(grid):
 
 
 def test_recommendation_says_how_many_dev_queries_a_cascade_needs(grid):
-    text = advice_text(grid(rows(fused=FUSED, bound=FELL_BACK | {"queries needed": 240})))
+    few = rows(fused=FUSED, bound=FELL_BACK | {"queries needed": 240})
+    text = advice_text(grid(few, first_stage=0.4))
     why = (
         "80 dev queries are too few to show with 90% confidence that a cascade keeps 99% of layer 4's nDCG@10; at "
         "least about 240 are needed."
@@ -430,7 +431,7 @@ def test_recommendation_says_how_many_dev_queries_a_cascade_needs(grid):
 
 
 def test_recommendation_says_that_no_cascade_keeps_enough(grid):
-    text = advice_text(grid(rows(fused=FUSED, bound=FELL_BACK)))
+    text = advice_text(grid(rows(fused=FUSED, bound=FELL_BACK), first_stage=0.4))
     assert recommended(text).endswith(": on the 80 dev queries no cascade keeps 99% of layer 4's nDCG@10.")
 
 
@@ -444,14 +445,20 @@ def test_fused_deepest_exit_may_be_chosen(grid):
 
 
 def test_recommendation_without_fused_scores_has_no_bound(grid):
-    assert recommended(advice_text(grid(rows(schedule="2:3 4")))) == (
+    assert recommended(advice_text(grid(rows(schedule="2:3 4"), first_stage=0.4))) == (
         "**d: rerank with cascade `2:3 4`, of one, start 2, v**: 45% of the FLOPs of layer 4, the deepest, at 99.6% of "
         "its nDCG@10 on test (dev: 99.0% at 40%)."
     )
-    assert recommended(advice_text(grid(rows()))) == (
+    assert recommended(advice_text(grid(rows(), first_stage=0.4))) == (
         "**d: rerank with layer 4, the deepest, of one, start 2, v**: on dev no cascade keeps 99% of layer 4's nDCG@10 "
         "for less."
     )
+
+
+@pytest.mark.parametrize(("first_stage", "warned"), [(0.494, False), (0.495, True)])
+def test_recommendation_warns_if_the_first_stage_alone_is_no_worse_on_dev(grid, first_stage, warned):
+    text = recommended(advice_text(grid(rows(schedule="2:3 4"), first_stage=first_stage)))
+    assert text.endswith("The first stage alone ranks dev no worse (0.495): reranking may not pay.") == warned
 
 
 def test_best_model_and_its_deepest_exit_are_told_plain_and_fused(grid):
