@@ -276,7 +276,7 @@ def card(
       --out README.md --push-to me/my-reranker --private
     ```
     """
-    from lwr.export.card import card
+    from lwr.export.card import card, find_fusion
     from lwr.export.hub_upload import check_repo_id, push
 
     if push_to is not None:
@@ -290,6 +290,7 @@ def card(
         from lwr.model.reranker import LayerwiseReranker
 
         reranker = LayerwiseReranker.from_pretrained(model)
+        reranker.fusion = find_fusion(model, results)
         typer.echo(push(reranker, push_to, text, private=private or None, revision=revision))
     elif out is None:
         typer.echo(text, nl=False)

@@ -12,13 +12,14 @@ import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import ARM_COLUMNS, Cell, label, layer_of
+from lwr.common.exits import ARM_COLUMNS, Cell, exit_name, fused_name, label, layer_of
 from lwr.common.json_lines import read_json
 from lwr.common.results_tree import ResultsTree, cell_of_model, find_results
 from lwr.export.readme import SAMPLE_PASSAGE, SAMPLE_QUERY, render
 from lwr.formats.checkpoint import fetch_checkpoint, find_local_folder
+from lwr.formats.fusion import Fusion
 from lwr.formats.tables import markdown_table
-from lwr.model.storage import read_stored_exits
+from lwr.model.storage import read_stored_exits, read_stored_fusion
 from lwr.reporting.advise import (
     Evidence,
     cascade_advice,
@@ -95,8 +96,9 @@ def card(
     about, origin = (_read_if_there(folder / file) for file in ("lwr.json", "provenance.json"))
     cell = _cell_or_none(folder)
     measured = _find_measured(folder, cell, results)
+    has_fusion = find_fusion(model, results) is not None
     base = (about.get("base") or {}).get("model")
-    cascade, layer = _choose_examples(measured, exits)
+    chosen, layer = _choose_examples(measured, exits, has_fusion)
     title = _title(name, cell)
     return render(
         "model_card",
@@ -123,7 +125,8 @@ def card(
         query=SAMPLE_QUERY,
         passage=SAMPLE_PASSAGE,
         layer=layer,
-        cascade=cascade,
+        chosen=chosen,
+        has_fusion=has_fusion,
         results=[_result_fields(m) for m in measured],
         origin=origin,
         settings={setting: json.dumps(value) for setting, value in origin.get("settings", {}).items()},
@@ -131,6 +134,58 @@ def card(
         if "passage_max_len" in about
         else None,
     )
+
+
+def find_fusion(model: Path, results: Path | None = None) -> Fusion | None:
+    """Return the weights of fused scores that belong to a model: its own, or those of its arm in the grid.
+
+    Args:
+        model: Folder of a trained reranker.
+        results: As for `card`.
+
+    Raises:
+        BadInput: The weights cannot be read or are of other exits, or a table is missing.
+    """
+    own = read_stored_fusion(str(model))
+    folder = fetch_checkpoint(str(model), None)
+    cell = _cell_or_none(folder)
+    measured = _find_measured(folder, cell, results)
+    if own is not None or cell is None or not measured:
+        return own
+    tree = find_results(folder, cell) if results is None else ResultsTree(results)
+    assert tree is not None  # something was measured in it
+    file = tree.fusion(cell.arm, measured[0].dataset)
+    return read_stored_fusion(str(model), file=file) if file.is_file() else None
+
+
+def describe_fused_exit(model: str, layer: int, has_fusion: bool) -> str | None:
+    """Say what fused scores would add to an exit of a reranker; None if nothing is known of them.
+
+    Args:
+        model: Folder or hub id.
+        layer: The exit.
+        has_fusion: Whether the reranker has weights of fused scores.
+    """
+    folder = fetch_checkpoint(model, None)
+    try:
+        measured = _find_measured(folder, _cell_or_none(folder), None)
+    except BadInput:  # of a grid that has no tables yet
+        measured = []
+    gains = []
+    for of_dataset in measured:
+        scores = of_dataset.layers.set_index("exit")[of_dataset.evidence.primary]
+        if fused_name(layer) in scores:
+            alone, fused = scores[exit_name(layer)], scores[fused_name(layer)]
+            gains.append(f"{fused:.3f} instead of {alone:.3f} on {of_dataset.dataset}")
+    if not gains and not has_fusion:
+        return None
+    text = (
+        f"The layerwise reranker can combine the score of layer {layer} with those of shallower layers and of the "
+        "first stage, at no more cost. This folder has the score of the layer alone."
+    )
+    if gains:
+        text += f" On test queries, the combination has {measured[0].evidence.primary} {', '.join(gains)}."
+    return text
 
 
 def _read_if_there(file: Path) -> dict[str, Any]:
@@ -181,21 +236,25 @@ def _read_measured(tree: ResultsTree, cell: Cell) -> list[Measured]:
     return measured
 
 
-def _choose_examples(measured: list[Measured], exits: list[int]) -> tuple[str | None, int]:
+def _choose_examples(measured: list[Measured], exits: list[int], has_fusion: bool) -> tuple[str | None, int]:
     """Choose the cascade and the layer of the examples on the first data set.
 
-    The cascade is the one chosen on dev, None where that is a single exit. The layer is the shallowest that dev shows
-    to be as good as the deepest, else the one in the middle.
+    The cascade, as arguments of `rank`, is the one chosen on dev; None where that is a single exit that is not fused,
+    or where weights are missing. The layer is the shallowest that dev shows to be as good as the deepest, else the one
+    in the middle.
     """
     middle = exits[len(exits) // 2]
     if not measured:
         return None, middle
     first = measured[0]
-    chosen = first.cascades[first.cascades["chosen"]]["schedule"].iloc[0]
+    chosen = first.cascades[first.cascades["chosen"]].iloc[0]
     dev = comparisons_to_deepest(first.evidence, first.arm, "dev")
     as_good = dev[dev["noninferior"].astype(bool)]
     layer = middle if as_good.empty else layer_of(as_good.index[0])
-    return chosen if ":" in chosen else None, layer
+    arguments = f'cascade="{chosen["schedule"]}"'
+    if chosen["fused"]:
+        return (f"{arguments}, first_stage=[12.4, 9.1], fused=True" if has_fusion else None), layer
+    return (arguments if ":" in chosen["schedule"] else None), layer
 
 
 def _title(name: str, cell: Cell | None) -> str:
@@ -232,6 +291,7 @@ def _result_fields(measured: Measured) -> dict[str, Any]:
     return {
         "dataset": measured.dataset,
         "seeds": int(layers["seeds"].iloc[0]),
+        "has_fused": bool(layers["fused"].any()),
         "quality": _table(format_layers(with_first_stage, measured.measures), with_first_stage),
         "shallowest_exit": shallowest_exit_advice(measured.evidence, measured.arm),
         "best_cascade": cascade_advice(measured.evidence, measured.arm),

@@ -31,6 +31,7 @@ def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingfa
             expressed in that layout, or packages of the extra `onnx` are missing.
     """
     # imported late, so that the command line reads `Layout` without loading torch
+    from lwr.export.card import describe_fused_exit
     from lwr.export.classifier import write_classifier
     from lwr.export.onnx_format import check_packages, write_onnx
     from lwr.export.upstream import write_upstream
@@ -59,6 +60,9 @@ def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingfa
                 write_onnx(reranker, layer, draft)
             case "upstream":
                 write_upstream(reranker, layer, draft)
+        if note := describe_fused_exit(str(model), layer, reranker.fusion is not None):
+            with (draft / "README.md").open("a", encoding="utf-8") as readme:
+                readme.write(f"\n## What is left out\n\n{note}\n")
 
 
 def describe_exports(reranker: LayerwiseReranker) -> str:

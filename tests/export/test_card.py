@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shlex
 import shutil
@@ -19,12 +20,15 @@ from lwr.common.exits import Cell
 from lwr.common.json_lines import write_json
 from lwr.common.results_tree import ResultsTree
 from lwr.config.evaluation import CascadeSearchConfig, CostConfig, ScoringConfig
+from lwr.evaluation.arm_files import CHOICE_COLUMNS
 from lwr.evaluation.cascade import cascade
 from lwr.evaluation.compare import compare
 from lwr.evaluation.cost import ArmFiles, cost
 from lwr.evaluation.evaluate import evaluate
 from lwr.export.card import card
+from lwr.export.export import export
 from lwr.formats.beir import Passage, write_collection
+from lwr.formats.fusion import Fusion, fusion_record
 from lwr.formats.trec import write_run
 from lwr.reporting.tables import tables
 from lwr.scoring.score import score
@@ -184,6 +188,58 @@ def test_missing_tables_and_missing_rows_are_refused(model, tree, tmp_path, buil
     write_json(other / "provenance.json", {"seed": 1})  # as written before the cell was recorded
     with pytest.raises(BadInput, match="no row of made-up, another, start 2, default"):
         card(other, tree.root)
+
+
+@pytest.fixture
+def fused_model(tree, tmp_path) -> Path:
+    """Copy the grid, with weights of fused scores and tables that have them."""
+    copied = ResultsTree(tmp_path / "results")
+    shutil.copytree(tree.root, copied.root)
+    exits = {k: {f"layer_{known}": 1.0 for known in range(2, k + 1)} for k in (2, 3, 4)}
+    fusion = Fusion({k: {"first_stage": 1.0} | weights for k, weights in exits.items()}, exits)
+    write_json(copied.fusion(CELL.arm, "made-up"), fusion_record(fusion))
+    layers = pd.read_csv(copied.tables / "layers.csv", dtype={"schedule": str}).assign(fused=False)
+    layer_3 = layers[layers["exit"] == "layer_3"]
+    layer_3_fused = layer_3.assign(exit="layer_3_fused", fused=True, **{"nDCG@10": 0.987})
+    pd.concat([layers, layer_3_fused]).to_csv(copied.tables / "layers.csv", index=False)
+    types = {"schedule": str, "deepest": str}
+    cascades = pd.read_csv(copied.tables / "cascades.csv", dtype=types).assign(fused=False)
+    cascades = cascades.assign(**dict.fromkeys(CHOICE_COLUMNS, 0.5))
+    chosen = cascades[cascades["chosen"]].assign(schedule="0:1 4", fused=True)
+    cascades = pd.concat([cascades.assign(chosen=False), chosen])
+    cascades.to_csv(copied.tables / "cascades.csv", index=False)
+    return copied.model(CELL)
+
+
+def test_card_and_upload_have_the_fusion_of_the_grid(fused_model, hub):
+    text = card(fused_model, name=str(fused_model))
+    assert 'reranker.rank(query, passages, cascade="0:1 4", first_stage=[12.4, 9.1], fused=True)' in text
+    assert re.search(r"^\| 3, fused +\| 0\.987 ", text, re.M)
+    assert "belong to the first stage" in text
+    done = CliRunner().invoke(app, ["card", "--model", str(fused_model), "--push-to", "me/mine"])
+    assert done.exit_code == 0, done.exception
+    uploaded = json.loads(hub.files["fusion.json"])
+    assert uploaded["with_first_stage"]["layer_2"] == {"first_stage": 1.0, "layer_2": 1.0}
+    (fused_model / "fusion.json").write_bytes(hub.files["fusion.json"])
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    exec(code, {})
+
+
+def test_card_without_weights_shows_no_fused_example(fused_model):
+    shutil.rmtree(fused_model.parents[1] / "fusion")
+    text = card(fused_model)
+    assert "fused=True" not in text
+    assert "cascade=" not in text.partition("## Results")[0]
+
+
+def test_export_says_what_fused_scores_would_add(fused_model, tmp_path):
+    export(fused_model, 3, tmp_path / "exit")
+    readme = (tmp_path / "exit/README.md").read_text()
+    layers = pd.read_csv(fused_model.parents[6] / "tables/layers.csv").set_index("exit")["nDCG@10"]
+    assert f"nDCG@10 0.987 instead of {layers['layer_3']:.3f} on made-up" in readme
+    assert not (tmp_path / "exit/fusion.json").exists()
+    export(fused_model, 2, tmp_path / "other")  # neither weights of its own nor a row in the tables
+    assert "What is left out" not in (tmp_path / "other/README.md").read_text()
 
 
 def test_moved_model_keeps_its_cell(model, tree, tmp_path):
