@@ -25,7 +25,7 @@ from lwr.config.grid import GridConfig
 from lwr.config.load import read
 from lwr.config.model import PromptTemplate
 from lwr.config.training import TrainingConfig
-from lwr.evaluation.replay import read_candidates, replay
+from lwr.evaluation.schedules.replay import read_candidates, replay
 from lwr.formats.beir import Passage, read_corpus, read_qrels, read_queries, write_collection
 from lwr.formats.training_groups import read_training_groups
 from lwr.formats.trec import best_first, read_run, write_run

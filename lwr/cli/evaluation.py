@@ -90,6 +90,17 @@ def cascade(
     settings: Settings,
     arm: ArmOption,
     out: Out,
+    fusion: FusionFile = None,
+    confidence: Annotated[
+        float,
+        Option(
+            help="With --fusion: confidence with which the choice keeps the measure.",
+            min=0.5,
+            max=0.999,
+        ),
+    ] = 0.9,
+    measure: PrimaryMeasure = "nDCG@10",
+    label: Label = "cascade",
 ) -> None:
     r"""Choose on dev the cascade with the least FLOPs that keeps the deepest exit's quality.
 
@@ -99,17 +110,19 @@ def cascade(
     For example:
 
     ```
-    lwr cascade --dev dev.parquet --test test.parquet --model model \
+    lwr cascade --dev dev.parquet --test test.parquet --model model --fusion fusion.json \
       --collection results/collections/python-docs --settings '{epsilon: 0.01}' \
       --arm '{dataset: python-docs, trained_on: python-docs, base_model: minilm, start_layer: 2,
       variant: default}' \
       --out cascade.json
     ```
     """
-    from lwr.evaluation.cascade import cascade
+    from lwr.evaluation.cascade import ChoiceRule, cascade
 
+    _check_choosing_measure(measure)
     search, ranked_arm = read_settings(settings, CascadeSearchConfig), read_settings(arm, RankedArm)
-    cascade(model, dev, test, collection, search, ranked_arm.model_dump(), out)
+    rule = ChoiceRule(measure, fusion, confidence)
+    cascade(model, dev, test, collection, search, ranked_arm.model_dump(), out, rule, label)
 
 
 @app.command()

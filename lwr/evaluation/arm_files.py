@@ -21,7 +21,7 @@ from lwr.formats.fusion import CrossFittedFusion, Fusion, read_cross_fitted, rea
 from lwr.model.cascade_schedule import Schedule
 
 CHOICE_COLUMNS = ["confidence", "expected shortfall", "shortfall bound", "dev queries", "queries needed"]
-"""What `lwr cascade` says about a choice among schedules with fused scores (see `lwr.evaluation.choice.Choice`)."""
+"""What `lwr cascade` says of a choice among fused schedules (see `lwr.evaluation.schedules.choice.Choice`)."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from lwr.common.exits import CASCADE, FIRST_STAGE, exits_in, is_fused, layers_in
 from lwr.common.hashing import sha256
 from lwr.evaluation.arm_files import read_arm_fusion, read_chosen_cascade
 from lwr.evaluation.measures import measures_per_query, rankings, tie_shares
-from lwr.evaluation.replay import add_fused, replay_run
+from lwr.evaluation.schedules.replay import add_fused, replay_run
 from lwr.formats import parquet
 from lwr.formats.beir import Split, answerable_queries, read_qrels
 from lwr.formats.trec import write_run

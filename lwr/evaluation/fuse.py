@@ -25,7 +25,7 @@ from lwr.common.json_lines import write_json
 from lwr.common.progress import log, show_progress
 from lwr.config.evaluation import FusionConfig
 from lwr.evaluation.measures import RankMeasure
-from lwr.evaluation.replay import read_candidates
+from lwr.evaluation.schedules.replay import read_candidates
 from lwr.formats import parquet
 from lwr.formats.beir import Qrels, answerable_queries, read_qrels
 from lwr.formats.fusion import CrossFittedFusion, Fusion, fold_of, fusion_record, normalize_first_stage

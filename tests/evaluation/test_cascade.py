@@ -10,25 +10,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scored_lists import any_schedule, few_examples, lists, rank_by_stages, score_table
 
 from lwr.common.errors import BadInput
 from lwr.common.hashing import sha256
 from lwr.config.evaluation import CascadeSearchConfig
-from lwr.evaluation.cascade import (
-    SURVIVORS,
-    cascade,
-    choose_schedule,
-    enumerate_schedules,
-    measure_schedules,
-    ndcg,
-    pareto_front,
-)
+from lwr.evaluation.cascade import cascade, cheapest_within, pareto_front
 from lwr.evaluation.flops import BackboneShape, count_flops
 from lwr.evaluation.measures import measures_per_query
-from lwr.evaluation.replay import read_candidates, replay, replay_run
+from lwr.evaluation.schedules.replay import read_candidates, replay_run
+from lwr.evaluation.schedules.search import SURVIVORS, enumerate_schedules, measure_schedules
 from lwr.formats.beir import Passage, Qrels, write_collection
 from lwr.model.cascade_schedule import Schedule
 
@@ -45,40 +38,48 @@ judgements = st.dictionaries(
 ).map(lambda qrels: {query: docs for query, docs in qrels.items() if max(docs.values()) > 0})
 
 
-@given(lists, judgements.filter(bool), any_schedule())
-@few_examples
-def test_ndcg_equals_ir_measures(lists, qrels, schedule):
+MEASURES = [
+    "nDCG@10",
+    "nDCG@3",
+    "nDCG",
+    "RR@10",
+    "RR(rel=2)@2",
+    "AP@4",
+    "AP",
+    "P@5",
+    "P(rel=2)@1",
+    "R@3",
+    "Success@2",
+]
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@given(lists, judgements.filter(bool), st.lists(any_schedule(), min_size=1, max_size=4))
+@settings(max_examples=12, deadline=None)
+def test_quality_of_schedules_equals_ir_measures_on_their_replay(measure, lists, qrels, schedules):
+    if not lists.keys() & qrels.keys():  # no FLOPs of which a share could be computed
+        return
     scores = score_table(lists)
-    run = {query: dict(docs) for query, docs in replay_run(scores, schedule).items()}
-    expected = measures_per_query(qrels, run, ["nDCG@10"]).set_index("query_id")["value"]
     candidates = read_candidates(scores, sorted(qrels))
-    order, _ = replay(candidates, schedule)
-    grades = [{doc: max(grade, 0) for doc, grade in qrels[query].items()} for query in sorted(qrels)]
-    gains = [[of.get(doc, 0) for doc in docs] for of, docs in zip(grades, candidates.docs, strict=True)]
-    ideal = [
-        sum(grade / math.log2(rank + 1) for rank, grade in enumerate(sorted(of.values())[:-11:-1], start=1))
-        for of in grades
-    ]
-    np.testing.assert_allclose(
-        ndcg(np.array(gains), np.array(ideal), order), expected[sorted(qrels)], atol=1e-9
-    )
-    if lists.keys() & qrels.keys():  # otherwise there are no FLOPs of which a share could be computed
-        (measured,) = measure_schedules([candidates], qrels, SHAPE, [schedule])["quality"]
-        assert measured == pytest.approx(expected.mean(), abs=1e-9)
+    measured = measure_schedules([candidates], qrels, SHAPE, schedules, measure)
+    for schedule, quality in zip(schedules, measured.quality, strict=True):
+        run = {query: dict(docs) for query, docs in replay_run(scores, schedule).items()}
+        expected = measures_per_query(qrels, run, [measure]).set_index("query_id")["value"]
+        np.testing.assert_allclose(quality, expected[sorted(qrels)], atol=1e-9)
 
 
 def test_relevant_passage_outside_candidates_lowers_ndcg():
     scores = score_table({"q1": {"d1": (1, 1, 1), "d2": (2, 2, 2)}})
     qrels = {"q1": {"d2": 1, "d3": 1}, "q2": {"d1": 1}}
     measured = measure_schedules([read_candidates(scores, ["q1", "q2"])], qrels, SHAPE, [Schedule.parse("5")])
-    assert measured["quality"][0] == pytest.approx((1 / (1 + 1 / math.log2(3)) + 0) / 2)
+    assert measured.quality.mean() == pytest.approx((1 / (1 + 1 / math.log2(3)) + 0) / 2)
 
 
 def test_ideal_ranking_is_cut_at_rank_ten():
     scores = score_table({"q1": {f"d{i}": (-i, -i, -i) for i in range(12)}})
     grades = {f"d{i}": 2 if i < 10 else 1 for i in range(12)}
     measured = measure_schedules([read_candidates(scores)], {"q1": grades}, SHAPE, [Schedule.parse("5")])
-    assert measured["quality"][0] == pytest.approx(1)
+    assert measured.quality.mean() == pytest.approx(1)
 
 
 def test_share_of_flops_by_hand():
@@ -99,9 +100,9 @@ def test_share_of_flops_by_hand():
     seeds = [read_candidates(scores, ["q"]) for scores in (one, other)]
     for chosen, of_seeds in ((seeds[:1], [0]), (seeds[1:], [1]), (seeds, [0, 1])):
         measured = measure_schedules(chosen, {"q": {"d10": 1}}, shape, tried)
-        assert list(measured["schedule"]) == list(expected)
+        assert list(map(str, measured.schedules)) == list(expected)
         shares = [np.mean([costs[i] for i in of_seeds]) / full for costs in expected.values()]
-        np.testing.assert_allclose(measured["flops"], shares, rtol=1e-12)
+        np.testing.assert_allclose(measured.flops, shares, rtol=1e-12)
 
 
 def test_quality_is_averaged_over_seeds():
@@ -109,8 +110,8 @@ def test_quality_is_averaged_over_seeds():
     bad = good.assign(layer_5=-good["layer_5"])
     seeds = [read_candidates(scores, ["q"]) for scores in (good, bad)]
     measured = measure_schedules(seeds, {"q": {"d1": 1}}, SHAPE, [Schedule.parse("5")])
-    assert measured["quality"][0] == pytest.approx((1 + 1 / math.log2(3)) / 2)
-    assert measured["flops"][0] == 1
+    assert measured.quality.mean() == pytest.approx((1 + 1 / math.log2(3)) / 2)
+    assert measured.flops[0] == 1
 
 
 @given(lists, any_schedule())
@@ -124,7 +125,7 @@ def test_flops_are_summed_to_each_candidates_depth(lists, schedule):
         for doc, layer in rank_by_stages(docs, schedule)[1].items()
     )
     full = sum(count_flops(SHAPE, np.array(10 + int(doc[1:])))[-1] for docs in lists.values() for doc in docs)
-    (share,) = measure_schedules([candidates], qrels, SHAPE, [schedule])["flops"]
+    (share,) = measure_schedules([candidates], qrels, SHAPE, [schedule]).flops
     assert share == pytest.approx(spent / full)
 
 
@@ -194,7 +195,7 @@ def test_pareto_front_holds_undominated_points(pairs):
     found = pareto_front(points(*pairs))
     assert set(found["schedule"]) == {str(i) for i in range(len(pairs)) if not dominated(i)}
     assert found["flops"].is_monotonic_increasing
-    assert list(found.index) == list(range(len(found)))
+    assert [int(name) for name in found["schedule"]] == list(found.index)
 
 
 @given(points_of_schedules, st.sampled_from([0.0, 0.1, 0.5]))
@@ -202,15 +203,15 @@ def test_pareto_front_holds_undominated_points(pairs):
 def test_cheapest_schedule_within_epsilon_is_chosen(pairs, epsilon):
     deepest = len(pairs) - 1
     good_enough = [i for i, (_, quality) in enumerate(pairs) if quality >= (1 - epsilon) * pairs[deepest][1]]
-    chosen = int(choose_schedule(points(*pairs), deepest, epsilon))
+    chosen = cheapest_within(points(*pairs), str(deepest), epsilon)
     assert chosen in good_enough
     assert pairs[chosen][0] == min(pairs[i][0] for i in good_enough)
 
 
 def test_choice_by_hand():
     measured = points((0.2, 0.50), (0.4, 0.59), (0.5, 0.595), (0.7, 0.58), (1.0, 0.60))
-    chosen = {epsilon: choose_schedule(measured, 4, epsilon) for epsilon in (0.0, 0.01, 0.02, 0.5)}
-    assert chosen == {0.0: "4", 0.01: "2", 0.02: "1", 0.5: "0"}
+    chosen = {epsilon: cheapest_within(measured, "4", epsilon) for epsilon in (0.0, 0.01, 0.02, 0.5)}
+    assert chosen == {0.0: 4, 0.01: 2, 0.02: 1, 0.5: 0}
 
 
 # --- from files to a choice ------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytrec_eval
 from lwr.common.errors import BadInput
 from lwr.common.json_lines import write_json
 from lwr.evaluation.evaluate import evaluate
-from lwr.evaluation.replay import replay_run
+from lwr.evaluation.schedules.replay import replay_run
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import best_first, read_run, read_run_tag
 from lwr.model.cascade_schedule import Schedule

@@ -17,7 +17,7 @@ from lwr.common.hashing import sha256
 from lwr.config.evaluation import FusionConfig
 from lwr.evaluation.fuse import fit_fusion, fit_weights, fuse, listwise_loss, read_lists
 from lwr.evaluation.measures import measures_per_query, rankings
-from lwr.evaluation.replay import add_fused
+from lwr.evaluation.schedules.replay import add_fused
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.fusion import fold_of, read_cross_fitted, read_fusion
 

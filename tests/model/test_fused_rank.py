@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lwr.common.errors import BadInput
 from lwr.common.exits import FIRST_STAGE, exit_name
 from lwr.common.hashing import hash_share
-from lwr.evaluation.replay import read_candidates, replay
+from lwr.evaluation.schedules.replay import read_candidates, replay
 from lwr.formats.fusion import Fusion, fuse_scores, normalize_first_stage
 from lwr.model.cascade_schedule import Schedule, plan_ranking
 from lwr.model.reranker import LayerwiseReranker

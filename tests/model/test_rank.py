@@ -13,7 +13,7 @@ import tiny
 import torch
 
 from lwr.common.hashing import hash_share
-from lwr.evaluation.replay import read_candidates, replay
+from lwr.evaluation.schedules.replay import read_candidates, replay
 from lwr.model.batching import pad
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker

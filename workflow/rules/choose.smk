@@ -1,4 +1,33 @@
-# From scores to decisions: a cascade chosen on dev, for all seeds together, and what every exit and it cost.
+# From scores to decisions, for all seeds of an arm together: weights of fused scores and a cascade, both from dev, and
+# what every exit and the cascade cost.
+
+if GRID.fusion:
+
+    rule fuse:
+        input:
+            dev=across_seeds(SCORES, split="dev"),
+            qrels=ranked_collection(QRELS, split="dev"),
+        output:
+            FUSION,
+        log:
+            f"{LOGS}/fuse/{ARM}/{{tested}}.log",
+        conda:
+            "../../environment.yml"
+        resources:
+            mem_mb=8000,
+            runtime=60,
+        params:
+            folder=lambda w, input: collection_of(input.qrels),
+            dev=lambda w, input: repeated_option("--dev", input.dev),
+            settings=as_json(GRID.fusion.fit_settings()),
+            measure=GRID.measures[0],
+            arm=lambda w: as_json(ranked_arm(w)),
+            label=f"fuse {ARM} {{tested}}",
+            code=CODE["fuse"],
+        shell:
+            "lwr fuse {params.dev} --collection {params.folder:q} --settings {params.settings:q}"
+            " --measure {params.measure:q} --arm {params.arm:q} --label {params.label:q} --out {output:q}"
+            " 2>&1 | tee {log:q}"
 
 
 rule cascade:
@@ -8,6 +37,7 @@ rule cascade:
         test=across_seeds(SCORES, split="test"),
         dev_qrels=ranked_collection(QRELS, split="dev"),
         test_qrels=ranked_collection(QRELS, split="test"),
+        fusion=FUSION_IF_ANY,
     output:
         CASCADE,
     log:
@@ -22,11 +52,17 @@ rule cascade:
         dev=lambda w, input: repeated_option("--dev", input.dev),
         test=lambda w, input: repeated_option("--test", input.test),
         settings=as_json(GRID.cascade),
+        fusion=lambda w, input: repeated_option("--fusion", input.fusion),
+        confidence=GRID.fusion.confidence if GRID.fusion else 0.9,
+        measure=GRID.measures[0],
+        label=f"cascade {ARM} {{tested}}",
         arm=lambda w: as_json(ranked_arm(w)),
         code=CODE["cascade"],
     shell:
         "lwr cascade {params.dev} {params.test} --model {input.model:q} --collection {params.folder:q}"
-        " --settings {params.settings:q} --arm {params.arm:q} --out {output:q} 2>&1 | tee {log:q}"
+        " --settings {params.settings:q} {params.fusion} --confidence {params.confidence}"
+        " --measure {params.measure:q} --arm {params.arm:q} --label {params.label:q} --out {output:q}"
+        " 2>&1 | tee {log:q}"
 
 
 # One job for all arms: they are timed in turns. Many threads, so that on a small machine it runs alone.

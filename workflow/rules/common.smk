@@ -43,6 +43,7 @@ MEASURES = str(TREE.measures(WILDCARD_CELL, "{tested}", "{split}"))
 RUNS = str(TREE.runs(WILDCARD_CELL, "{tested}", "{split}"))
 FUSION = str(TREE.fusion(WILDCARD_CELL, "{tested}"))
 CASCADE = str(TREE.cascade(WILDCARD_CELL, "{tested}"))
+FUSION_IF_ANY = [FUSION] if GRID.fusion else []  # `fusion: off`: no weights are fitted
 COST = str(TREE.cost("{tested}"))
 
 LAYERS_TABLE = [str(path) for path in TREE.table("layers")]
@@ -200,6 +201,7 @@ MODULES = {
     "train": "training/train",
     "score": "scoring/score",
     "gather": "scoring/gather",
+    "fuse": "evaluation/fuse",
     "cascade": "evaluation/cascade",
     "cost": "evaluation/cost",
     "evaluate": "evaluation/evaluate",

@@ -5,6 +5,7 @@ rule evaluate:
     input:
         scores=SCORES,
         cascade=CASCADE,
+        fusion=FUSION_IF_ANY,
         qrels=ranked_collection(QRELS),
     output:
         measures=MEASURES,
@@ -18,10 +19,11 @@ rule evaluate:
         runtime=60,
     params:
         folder=lambda w, input: collection_of(input.qrels),
+        fusion=lambda w, input: repeated_option("--fusion", input.fusion),
         measures=lambda w: ",".join(GRID.measures_of(w.tested)),
         cell=lambda w: as_json({**ranked_arm(w), "seed": int(w.seed)}),
         code=CODE["evaluate"],
     shell:
         "lwr evaluate --scores {input.scores:q} --collection {params.folder:q} --split {wildcards.split}"
-        " --measures {params.measures:q} --cascade {input.cascade:q} --cell {params.cell:q}"
+        " --measures {params.measures:q} --cascade {input.cascade:q} {params.fusion} --cell {params.cell:q}"
         " --runs {output.runs:q} --out {output.measures:q} 2>&1 | tee {log:q}"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scored_lists import LAYERS, any_schedule, few_examples, lists, rank_by_stages, score_table
 
 from lwr.evaluation.measures import rankings
-from lwr.evaluation.replay import read_candidates, replay, replay_run
+from lwr.evaluation.schedules.replay import read_candidates, replay, replay_run
 from lwr.formats.trec import best_first
 from lwr.model.cascade_schedule import Schedule
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lwr.evaluation.choice import Choice, choose_schedule
+from lwr.evaluation.schedules.choice import Choice, choose_schedule
 
 EPSILON = 0.01
 

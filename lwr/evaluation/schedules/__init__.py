@@ -1,0 +1,1 @@
+"""Schedules of cascades: how they are replayed, searched and chosen."""
