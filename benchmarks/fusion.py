@@ -18,11 +18,11 @@ import pandas as pd
 
 from lwr.common.exits import FIRST_STAGE, layers_in
 from lwr.config.evaluation import CascadeSearchConfig, FusionConfig
-from lwr.evaluation.choice import choose_schedule
 from lwr.evaluation.flops import BackboneShape, read_shape
 from lwr.evaluation.fuse import fit_fusion, read_lists
-from lwr.evaluation.replay import read_candidates
-from lwr.evaluation.schedule_search import enumerate_schedules, measure_schedules
+from lwr.evaluation.schedules.choice import choose_schedule
+from lwr.evaluation.schedules.replay import read_candidates
+from lwr.evaluation.schedules.search import enumerate_schedules, measure_schedules
 from lwr.formats import parquet
 from lwr.formats.beir import Qrels, answerable_queries, read_qrels
 from lwr.formats.fusion import CrossFittedFusion, Fusion, fold_of
