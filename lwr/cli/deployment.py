@@ -97,6 +97,7 @@ def rerank(
     from lwr.model.reranker import LayerwiseReranker
     from lwr.scoring.candidates import (
         STDIN,
+        check_prompts,
         read_group_candidates,
         read_passage_candidates,
         read_run_candidates,
@@ -125,6 +126,8 @@ def rerank(
         candidates = read_run_candidates(*run_files)
     reranker = LayerwiseReranker.from_pretrained(model, revision=revision)
     reranker.fusion = weights
+    if groups is not None:
+        check_prompts(groups, candidates, reranker.prompt)
     scoring = ScoringConfig(tokens_per_batch=tokens_per_batch, precision=precision)
     ranked = rerank(reranker, candidates, schedule, scoring, top_k, fused)
     if out is None:

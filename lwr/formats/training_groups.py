@@ -42,8 +42,9 @@ def read_training_groups(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """Stream the training groups of several files, plain or `.gz`, in the order of the files.
 
     A group has the keys `query` (a text), `pos` and `neg` (lists of at least one text), and optionally `prompt`, which
-    replaces the instruction of the prompt template. The scores of a teacher, `pos_scores` and `neg_scores`, have a
-    number per text; all groups have them or none does. A null counts as absent.
+    replaces the instruction of the prompt template, and `query_prompt` and `passage_prompt`, which replace what the
+    template writes before a text. The scores of a teacher, `pos_scores` and `neg_scores`, have a number per text; all
+    groups have them or none does. A null counts as absent.
 
     Raises:
         BadInput: A file or a line does not have this form, or there is no group.
@@ -73,8 +74,9 @@ def _check_texts(group: dict[str, Any], where: str) -> None:
             raise BadInput(
                 f"{where}: field {key!r} must be a list of at least one text; fill it or remove the line"
             )
-    if not isinstance(group.get("prompt") or "", str):
-        raise BadInput(f"{where}: field 'prompt' is {group['prompt']!r}; make it a string or leave it out")
+    for key in ("prompt", "query_prompt", "passage_prompt"):
+        if not isinstance(group.get(key), str | None):
+            raise BadInput(f"{where}: field {key!r} is {group[key]!r}; make it a string or leave it out")
 
 
 def _has_teacher_scores(group: dict[str, Any], where: str) -> bool:

@@ -9,13 +9,14 @@ inference/reranker/decoder_only/layerwise.py (inference lengths).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Self, cast
 
 from transformers import PreTrainedTokenizerBase
 
+from lwr.common.errors import BadInput, shorten
 from lwr.config.model import PromptTemplate
 
 UPSTREAM_INSTRUCTION = PromptTemplate().instruction
@@ -38,6 +39,33 @@ class Row:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+
+@dataclass(frozen=True)
+class LinePrompts:
+    """What a line of training groups puts in place of the template's; None: the template's is used.
+
+    Attributes:
+        instruction: The text for `{instruction}`.
+        query: The text before the query.
+        passage: The text before the passage.
+    """
+
+    instruction: str | None = None
+    query: str | None = None
+    passage: str | None = None
+
+    @classmethod
+    def from_line(cls, line: dict[str, Any]) -> Self:
+        """Read FlagEmbedding's fields `prompt`, `query_prompt` and `passage_prompt`.
+
+        FlagEmbedding's scripts write its default instruction into every line, so that one does not replace the
+        template's.
+        """
+        instruction = line.get("prompt")
+        if instruction == UPSTREAM_INSTRUCTION:
+            instruction = None
+        return cls(instruction, line.get("query_prompt"), line.get("passage_prompt"))
 
 
 @dataclass(frozen=True)
@@ -170,24 +198,43 @@ class Prompt:
             return Frame.from_pair_format(self.tokenizer)
         return Frame.from_template(self.tokenizer, self.template, instruction or self.template.instruction)
 
-    def queries(self, texts: Iterable[str]) -> dict[str, list[int]]:
-        """Tokenise each distinct query, cut to `lengths.query`."""
-        pattern = "{query}" if self.template is None else self.template.query
-        return self._tokenise(texts, pattern, "{query}", self.lengths.query)
+    def check_line(self, prompts: LinePrompts, where: str) -> None:
+        """Raise BadInput if a line, at the place `where`, sets an instruction that the prompt has no place for."""
+        has_place = self.template is not None and "{instruction}" in "".join(self.template.after)
+        if prompts.instruction and not has_place:
+            reason = (
+                "its template has no {instruction}" if self.template else "encoders read pairs without one"
+            )
+            raise BadInput(
+                f"{where}: field 'prompt' is {shorten(prompts.instruction)}, but the model reads no instruction "
+                f"({reason}); remove the field, or use query_prompt, which is written before the query"
+            )
 
-    def passages(self, texts: Iterable[str]) -> dict[str, list[int]]:
-        """Tokenise each distinct passage, cut to `lengths.passage`."""
+    def queries(self, texts: Iterable[str], before: str | None = None) -> dict[str, list[int]]:
+        """Tokenise each distinct query, cut to `lengths.query`.
+
+        Args:
+            texts: The queries.
+            before: Replaces what the template writes before a query; None: the template's.
+        """
+        pattern = "{query}" if self.template is None else self.template.query
+        return self._tokenise(texts, pattern, "{query}", before, self.lengths.query)
+
+    def passages(self, texts: Iterable[str], before: str | None = None) -> dict[str, list[int]]:
+        """Tokenise each distinct passage, cut to `lengths.passage`; `before` as for `queries`."""
         pattern = "{passage}" if self.template is None else self.template.passage
-        return self._tokenise(texts, pattern, "{passage}", self.lengths.passage)
+        return self._tokenise(texts, pattern, "{passage}", before, self.lengths.passage)
 
     def _tokenise(
-        self, texts: Iterable[str], pattern: str, placeholder: str, max_length: int
+        self, texts: Iterable[str], pattern: str, placeholder: str, before: str | None, max_length: int
     ) -> dict[str, list[int]]:
         """Tokenise each distinct text in place of the placeholder in `pattern`."""
         distinct = list(dict.fromkeys(texts))
         if not distinct:
             return {}
-        written = [pattern.replace(placeholder, text) for text in distinct]
+        start = pattern.find(placeholder)
+        before, pattern = pattern[:start] if before is None else before, pattern[start:]
+        written = [before + pattern.replace(placeholder, text) for text in distinct]
         tokenised = self.tokenizer(written, add_special_tokens=False, truncation=True, max_length=max_length)
         return dict(zip(distinct, tokenised["input_ids"], strict=True))
 
@@ -203,20 +250,47 @@ class Prompt:
         types = [frame.types[0]] * len(first) + [frame.types[1]] * len(second)
         return Row(first + second, types, len(first))
 
-    def rows(self, pairs: Sequence[tuple[str, str]], instruction: str | None = None) -> list[Row]:
+    def rows(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        prompts: LinePrompts = LinePrompts(),
+    ) -> list[Row]:
         """Tokenise (query, passage) pairs."""
-        queries = self.queries(query for query, _ in pairs)
-        passages = self.passages(passage for _, passage in pairs)
-        return [self.row(queries[query], passages[passage], instruction) for query, passage in pairs]
+        queries = self.queries((query for query, _ in pairs), prompts.query)
+        passages = self.passages((passage for _, passage in pairs), prompts.passage)
+        return [self.row(queries[query], passages[passage], prompts.instruction) for query, passage in pairs]
+
+    def group_rows(self, groups: Sequence[tuple[str, Sequence[str], LinePrompts]]) -> list[list[Row]]:
+        """Return a row per passage of each group: a query, its passages, and the prompts of its line.
+
+        Each distinct text is tokenised once.
+        """
+        queries = _tokenise_by_prompt(self.queries, ((prompts.query, query) for query, _, prompts in groups))
+        passages = _tokenise_by_prompt(
+            self.passages, ((prompts.passage, text) for _, texts, prompts in groups for text in texts)
+        )
+        return [
+            [
+                self.row(queries[prompts.query, query], passages[prompts.passage, text], prompts.instruction)
+                for text in texts
+            ]
+            for query, texts, prompts in groups
+        ]
 
 
-def instruction_of(line: dict[str, Any]) -> str | None:
-    """Return the instruction that a training line sets itself, or None where the template's applies.
-
-    FlagEmbedding's scripts write its default instruction into every line, so that one does not replace the template's.
-    """
-    instruction = line.get("prompt")
-    return None if instruction == UPSTREAM_INSTRUCTION else instruction
+def _tokenise_by_prompt(
+    tokenise: Callable[[Iterable[str], str | None], dict[str, list[int]]],
+    texts: Iterable[tuple[str | None, str]],
+) -> dict[tuple[str | None, str], list[int]]:
+    """Return the token ids of pairs of what precedes a text, and the text."""
+    by_prompt: dict[str | None, list[str]] = {}
+    for before, text in texts:
+        by_prompt.setdefault(before, []).append(text)
+    return {
+        (before, text): ids
+        for before, same in by_prompt.items()
+        for text, ids in tokenise(same, before).items()
+    }
 
 
 def yes_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

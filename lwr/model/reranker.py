@@ -31,7 +31,7 @@ from lwr.model.cascade_schedule import Ranking, Schedule, Weights, layers_to_sco
 from lwr.model.layer_hooks import LayerStack, find_layer_stack, run_to
 from lwr.model.loading import check_row_limit, count_embeddings, count_positions, make_heads, yes_row_of
 from lwr.model.packing import enable_packing
-from lwr.model.prompt import Prompt, Row
+from lwr.model.prompt import LinePrompts, Prompt, Row
 
 CPU_TOKENS_PER_BATCH = 2048  # the states of a few thousand tokens fit into a CPU's caches
 GPU_TOKENS_PER_BATCH = 16384
@@ -303,14 +303,14 @@ class LayerwiseReranker(nn.Module):
         pairs: Sequence[tuple[str, str]],
         schedule: Schedule,
         first_stage: Sequence[float] | np.ndarray | None = None,
-        instruction: str | None = None,
+        prompts: LinePrompts = LinePrompts(),  # noqa: B008 - frozen
     ) -> list[Row | None]:
         """Tokenise the (query, passage) pairs that the first stage of a schedule lets through, None for the others."""
         if schedule.from_first_stage is None:
-            return list(self.prompt.rows(pairs, instruction))
+            return list(self.prompt.rows(pairs, prompts))
         read = plan_ranking(schedule, len(pairs), first_stage).read
         rows: list[Row | None] = [None] * len(pairs)
-        for i, row in zip(read, self.prompt.rows([pairs[i] for i in read], instruction), strict=True):
+        for i, row in zip(read, self.prompt.rows([pairs[i] for i in read], prompts), strict=True):
             rows[i] = row
         return rows
 

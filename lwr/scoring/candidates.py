@@ -10,7 +10,7 @@ from lwr.common.json_lines import decode_lines, read_lines
 from lwr.formats.beir import read_corpus_file, read_queries_file
 from lwr.formats.training_groups import read_training_groups
 from lwr.formats.trec import Run, read_run
-from lwr.model.prompt import instruction_of
+from lwr.model.prompt import LinePrompts, Prompt
 from lwr.scoring.score import QueryCandidates, join_texts
 
 STDIN = Path("-")
@@ -79,8 +79,15 @@ def read_group_candidates(groups: Path) -> list[QueryCandidates]:
             f"{number}-{kind}-{i}" for kind in ("pos", "neg") for i, _ in enumerate(line[kind], start=1)
         ]
         passages = [*line["pos"], *line["neg"]]
-        queries.append(QueryCandidates(str(number), line["query"], doc_ids, passages, instruction_of(line)))
+        prompts = LinePrompts.from_line(line)
+        queries.append(QueryCandidates(str(number), line["query"], doc_ids, passages, prompts))
     return queries
+
+
+def check_prompts(groups: Path, queries: list[QueryCandidates], prompt: Prompt) -> None:
+    """Raise BadInput if a line of the groups sets an instruction that the prompt has no place for."""
+    for query in queries:
+        prompt.check_line(query.prompts, f"{groups}:{query.query_id}")
 
 
 def read_passage_candidates(query: str, passages: Path) -> list[QueryCandidates]:

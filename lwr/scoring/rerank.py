@@ -164,7 +164,7 @@ def _rank_by_cascade(
         if first_stage is not None:
             first_stage = [first_stage[i] for i in order]
         pairs = [(query.query, text) for text in texts]
-        rows = reranker.rows_to_read(pairs, schedule, first_stage, query.instruction)
+        rows = reranker.rows_to_read(pairs, schedule, first_stage, query.prompts)
         how = settings.tokens_per_batch, settings.precision
         ranking = reranker.rank_rows(rows, schedule, *how, first_stage=first_stage, fused=fused)
         passages = [

@@ -18,7 +18,7 @@ from lwr.config.evaluation import ScoringConfig
 from lwr.formats import parquet
 from lwr.formats.beir import Split, read_candidate_texts, read_queries
 from lwr.formats.trec import Run, read_run
-from lwr.model.prompt import Prompt, Row
+from lwr.model.prompt import LinePrompts, Prompt, Row
 from lwr.model.reranker import LayerwiseReranker
 
 QUERIES_PER_CHUNK = 64  # the pairs of a chunk are sorted by length together, and held in memory together
@@ -111,13 +111,13 @@ def _tables(
 
 @dataclass(frozen=True)
 class QueryCandidates:
-    """A query and its candidates. If `instruction` is None, that of the prompt's template is used."""
+    """A query and its candidates."""
 
     query_id: str
     query: str
     doc_ids: list[str]
     passages: list[str]  # texts, in the order of doc_ids
-    instruction: str | None = None
+    prompts: LinePrompts = LinePrompts()  # noqa: RUF009 - frozen
     first_stage: list[float] | None = None  # scores of a run, in the order of doc_ids
 
 
@@ -172,10 +172,5 @@ def _check_finite(scores: np.ndarray, queries: Sequence[QueryCandidates], layers
 
 def tokenize_pairs(prompt: Prompt, queries: Sequence[QueryCandidates]) -> list[Row]:
     """Return a row per pair, query by query; each distinct text is tokenised once."""
-    query_ids = prompt.queries(query.query for query in queries)  # text -> token ids
-    passage_ids = prompt.passages(text for query in queries for text in query.passages)
-    return [
-        prompt.row(query_ids[query.query], passage_ids[text], query.instruction)
-        for query in queries
-        for text in query.passages
-    ]
+    groups = [(query.query, query.passages, query.prompts) for query in queries]
+    return [row for rows in prompt.group_rows(groups) for row in rows]

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lwr.formats.training_groups import read_training_groups
 from lwr.model.batching import pad
-from lwr.model.prompt import Prompt, Row, instruction_of
+from lwr.model.prompt import LinePrompts, Prompt, Row
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class _GroupTexts:
 
     query: str
     passages: list[str]
-    instruction: str | None
+    prompts: LinePrompts
     teacher_scores: list[float] | None
     name: str
 
@@ -50,7 +50,7 @@ def read_groups(path: Path, prompt: Prompt, group_size: int, seed: int) -> list[
 
     One positive of each line is drawn, and `group_size` - 1 negatives; negatives are repeated if there are fewer. The
     draw depends on `seed` and the line number alone. A line's `prompt`, unless it is upstream's default, replaces the
-    template's instruction.
+    template's instruction; its `query_prompt` and `passage_prompt` replace what the template writes before the texts.
 
     Args:
         path: JSON lines (see `lwr.formats.training_groups`).
@@ -59,24 +59,18 @@ def read_groups(path: Path, prompt: Prompt, group_size: int, seed: int) -> list[
         seed: Seed of the draws.
 
     Raises:
-        BadInput: A line is malformed.
+        BadInput: A line is malformed, or sets an instruction that the prompt has no place for.
     """
     drawn = [
         _draw_group(line, group_size, random.Random(f"{seed}:{number}"), f"{path.name}:{number}")
         for number, line in enumerate(read_training_groups([path]), start=1)
     ]
-    query_ids = prompt.queries(group.query for group in drawn)  # text -> token ids
-    passage_ids = prompt.passages(passage for group in drawn for passage in group.passages)
+    for number, group in enumerate(drawn, start=1):
+        prompt.check_line(group.prompts, f"{path}:{number}")
+    rows_of_groups = prompt.group_rows([(group.query, group.passages, group.prompts) for group in drawn])
     return [
-        TrainingGroup(
-            [
-                prompt.row(query_ids[group.query], passage_ids[text], group.instruction)
-                for text in group.passages
-            ],
-            group.teacher_scores,
-            group.name,
-        )
-        for group in drawn
+        TrainingGroup(rows, group.teacher_scores, group.name)
+        for rows, group in zip(rows_of_groups, drawn, strict=True)
     ]
 
 
@@ -94,7 +88,7 @@ def _draw_group(line: dict[str, Any], group_size: int, rng: random.Random, place
         ]
     passages = [line["pos"][positive], *(line["neg"][i] for i in negatives)]
     name = f"{line['query_id']} ({place})" if "query_id" in line else place
-    return _GroupTexts(line["query"], passages, instruction_of(line), teacher_scores, name)
+    return _GroupTexts(line["query"], passages, LinePrompts.from_line(line), teacher_scores, name)
 
 
 def collate(

@@ -151,6 +151,8 @@ TRAINING_GROUPS = [
     Case("groups: archive cut short", ZIPPED, compress("groups.jsonl", 0.6), ("groups.jsonl.gz:", "gzip")),
     Case("groups: no archive, by name alone", ZIPPED, write("groups.jsonl.gz", "{}"), ("groups.jsonl.gz:1", "gzip")),
     Case("groups: texts of 1 MB", TRAIN, set_line("groups.jsonl", 1, '{"query": "' + "long " * 200_000 + '", "pos": ["' + "very " * 200_000 + '"], "neg": ["n", "m"]}')),
+    Case("groups: instruction that the template has no place for", TRAIN, set_line("groups.jsonl", 2, '{"query": "q", "pos": ["p"], "neg": ["n"], "prompt": "Is it?"}'), ("groups.jsonl:2", "'prompt'", "query_prompt")),
+    Case("groups: prompt that is a number", GROUPS, set_line("groups.jsonl", 2, '{"query": "q", "pos": ["p"], "neg": ["n"], "passage_prompt": 7}'), ("groups.jsonl:2", "'passage_prompt'", "string")),
     Case("groups: broken line", TRAIN, set_line("groups.jsonl", 3, "{"), ("groups.jsonl:3", "JSON")),
 ]  # fmt: skip
 

@@ -8,8 +8,9 @@ import pytest
 import tiny
 from transformers import PreTrainedTokenizerFast
 
+from lwr.common.errors import BadInput
 from lwr.config.model import PromptTemplate
-from lwr.model.prompt import Prompt, Row, yes_ids, yes_token
+from lwr.model.prompt import LinePrompts, Prompt, Row, yes_ids, yes_token
 
 QUERY, PASSAGE = "how is a string decoded?", "Decode a JSON document from a string."
 LONG = "Return the Python representation of the string, which is a JSON document, with its index. " * 9
@@ -36,7 +37,7 @@ def without(tokenizer: PreTrainedTokenizerFast, **special) -> PreTrainedTokenize
 
 def row(prompt: Prompt, query: str, passage: str, instruction: str | None = None) -> Row:
     """Tokenise one pair."""
-    (only,) = prompt.rows([(query, passage)], instruction)
+    (only,) = prompt.rows([(query, passage)], LinePrompts(instruction))
     return only
 
 
@@ -55,6 +56,38 @@ def test_pieces_are_tokenised_separately(decoder):
     assert tokenised.input_ids == [decoder.bos_token_id, *ids]
     assert tokenised.token_type_ids is None
     assert len(tokenised) == len(ids) + 1
+
+
+@pytest.mark.parametrize(
+    ("prompts", "written"),
+    [
+        (LinePrompts(), f"A: {QUERY}\nB: {PASSAGE}\n{INSTRUCTION}"),
+        (LinePrompts(instruction="Is it?"), f"A: {QUERY}\nB: {PASSAGE}\nIs it?"),
+        (LinePrompts(query="Q {query} "), f"Q {{query}} {QUERY}\nB: {PASSAGE}\n{INSTRUCTION}"),
+        (LinePrompts(query="", passage="P: "), f"{QUERY}\nP: {PASSAGE}\n{INSTRUCTION}"),
+    ],
+)
+def test_prompts_of_a_line_replace_the_templates(decoder, prompts, written):
+    prompt = Prompt(decoder, PromptTemplate())
+    plain, own = prompt.group_rows([(QUERY, [PASSAGE], LinePrompts()), (QUERY, [PASSAGE, "b"], prompts)])
+    assert plain == prompt.rows([(QUERY, PASSAGE)])
+    assert decoder.decode(own[0].input_ids) == f"<s>{written}"
+    assert decoder.decode(own[1].input_ids) == f"<s>{written}".replace(PASSAGE, "b")
+
+
+def test_prompts_of_a_line_precede_the_texts_of_an_encoder(encoder):
+    prompts = LinePrompts(query="query: ", passage="passage: ")
+    ((own,),) = Prompt(encoder, None).group_rows([(QUERY, [PASSAGE], prompts)])
+    assert own == row(Prompt(encoder, None), f"query: {QUERY}", f"passage: {PASSAGE}")
+
+
+def test_instruction_without_a_place_is_refused(decoder, encoder):
+    for prompt in (Prompt(encoder, None), Prompt(decoder, SHORT)):
+        for ignored in ({"prompt": INSTRUCTION}, {"prompt": ""}, {"prompt": None}, {"query_prompt": "Q: "}):
+            prompt.check_line(LinePrompts.from_line(ignored), "x:1")
+        with pytest.raises(BadInput, match=r"^x:1: field 'prompt' is 'Is it\?'.*query_prompt"):
+            prompt.check_line(LinePrompts.from_line({"prompt": "Is it?"}), "x:1")
+    Prompt(decoder, PromptTemplate()).check_line(LinePrompts("Is it?"), "x:1")
 
 
 def test_instruction_replaces_the_templates(decoder):

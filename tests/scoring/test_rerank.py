@@ -23,6 +23,7 @@ from lwr.evaluation.evaluate import evaluate
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.fusion import Fusion, fusion_record
 from lwr.formats.trec import read_run, read_run_tag, write_run
+from lwr.model.prompt import LinePrompts
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import read_stored_exits
 from lwr.scoring.score import score
@@ -280,13 +281,14 @@ def test_single_query_written_to_a_file(bert, tmp_path):
     assert doc in ("1", "2")
 
 
-def test_training_groups_keep_their_instruction(tmp_path):
+def test_training_groups_keep_their_prompts(tmp_path):
     reranker = tiny.build_reranker("llama").eval()
     reranker.save_pretrained(tmp_path / "model")
     asked = [
         {"query": "load", "pos": ["def load(s)"], "neg": ["def dump(s)", "no"]},
         {"query": "dump", "pos": ["def dump(s)", "dumps"], "neg": ["def load(s)"], "prompt": "Is B code?"},
     ]
+    asked[1] |= {"query_prompt": "Q: ", "passage_prompt": "P: "}
     write_jsonl(tmp_path / "groups.jsonl.gz", asked)
     ranked(tmp_path / "model", "--groups", tmp_path / "groups.jsonl.gz", "-o", tmp_path / "out.jsonl")
     first, second = read(tmp_path / "out.jsonl")
@@ -297,10 +299,17 @@ def test_training_groups_keep_their_instruction(tmp_path):
         "2-neg-1": "def load(s)",
     }
     for line, group in zip((first, second), asked, strict=True):
-        pairs = [(group["query"], result["text"]) for result in line["results"]]
-        rows = reranker.prompt.rows(pairs, group.get("prompt"))
+        texts = [result["text"] for result in line["results"]]
+        (rows,) = reranker.prompt.group_rows([(group["query"], texts, LinePrompts.from_line(group))])
         (scores,) = reranker.score_rows(rows, [4])
         np.testing.assert_allclose([result["score"] for result in line["results"]], scores, atol=1e-5)
+
+
+def test_instruction_that_an_encoder_cannot_read_is_refused(bert, tmp_path):
+    line = {"query": "load", "pos": ["def load(s)"], "neg": ["no"]}
+    write_jsonl(tmp_path / "groups.jsonl", [line, line | {"prompt": "Is B code?"}])
+    message = refused(bert, "--groups", tmp_path / "groups.jsonl", "-o", tmp_path / "out.jsonl")
+    assert "groups.jsonl:2: field 'prompt'" in message
 
 
 # --- refused inputs ------------------------------------------------------------------------------------

@@ -90,6 +90,20 @@ def test_instruction_of_a_line_replaces_the_templates(read):
     assert texts(own)[0].endswith("open()?Is it?")
 
 
+def test_prompts_of_a_line_precede_its_texts(read):
+    plain, own = read([LINE, LINE | {"query_prompt": "Q: ", "passage_prompt": "P: "}])
+    assert texts(plain)[0] == "open a file|open()?"
+    assert texts(own)[0] == "Q: open a file|P: open()?"
+    assert all("|P: " in text for text in texts(own))
+
+
+def test_instruction_that_an_encoder_cannot_read_is_refused_with_its_line(tmp_path):
+    write_jsonl(tmp_path / "groups.jsonl", [LINE, LINE | {"prompt": "Is it?"}])
+    encoder = Prompt(tiny.tokenizer(encoder=True), None)
+    with pytest.raises(BadInput, match=r"groups\.jsonl:2: field 'prompt' is 'Is it\?'.*encoders"):
+        read_groups(tmp_path / "groups.jsonl", encoder, group_size=2, seed=0)
+
+
 def test_upstream_default_instruction_does_not_replace_the_templates(read):
     (group,) = read([LINE | {"prompt": PromptTemplate().instruction}])
     assert texts(group)[0].endswith("open()?")
@@ -115,6 +129,8 @@ def test_teacher_scores_match_the_drawn_passages(read):
         (LINE | {"neg": []}, "field 'neg'"),
         (LINE | {"pos": [None]}, "field 'pos'"),
         (LINE | {"prompt": 3}, "field 'prompt' is 3"),
+        (LINE | {"query_prompt": 3}, "field 'query_prompt' is 3"),
+        (LINE | {"passage_prompt": []}, "field 'passage_prompt' is []"),
         (
             LINE | {"pos_scores": [1.0], "neg_scores": [1.0]},
             "field 'neg_scores'",
