@@ -64,8 +64,11 @@ class CrossFittedFusion:
 
 
 def fold_of(query_id: str, folds: int) -> int:
-    """Return the fold of a query, 0..folds - 1; it depends on the query's id alone."""
-    return int(hash_share(query_id) * folds)
+    """Return the fold of a query, 0..folds - 1; it depends on the query's id alone.
+
+    The id is not hashed as it is: queries are sampled, and split off from train, by that hash.
+    """
+    return int(hash_share(f"fold of {query_id}") * folds)
 
 
 def fuse_scores(weights: Mapping[str, float], features: Mapping[str, Scores]) -> Scores:

@@ -10,14 +10,26 @@ from pathlib import Path
 
 import pandas as pd
 
-from lwr.common.exits import ARM_COLUMNS, CASCADE, FIRST_STAGE, Arm, Cell, exit_name, exits_in
+from lwr.common.exits import (
+    ARM_COLUMNS,
+    CASCADE,
+    FIRST_STAGE,
+    Arm,
+    Cell,
+    exit_name,
+    exits_in,
+    is_fused,
+    layers_in,
+)
 from lwr.common.json_lines import read_json, read_jsonl
 from lwr.common.results_tree import ResultsTree, cell_of_model
-from lwr.evaluation.arm_files import read_chosen_cascade
+from lwr.evaluation.arm_files import read_arm_fusion, read_chosen_cascade
 from lwr.evaluation.measures import rankings, read_measures
+from lwr.evaluation.schedules.replay import add_fused
 from lwr.formats import parquet
 from lwr.formats.beir import Split, answerable_queries, read_qrels
 from lwr.formats.checkpoint import check_weights
+from lwr.formats.fusion import read_cross_fitted, read_fusion
 from lwr.formats.trec import read_run
 from lwr.verify.tables import LayerMeans
 from lwr.verify.verdict import REMAKE, Checksums, Verdict
@@ -38,6 +50,11 @@ class RankedDataset:
     def cascade(self) -> Path:
         """The JSON file with the chosen cascade."""
         return self.tree.cascade(self.arm, self.name)
+
+    @property
+    def fusion(self) -> Path:
+        """The JSON file with the weights of fused scores; it is missing with `fusion: off`."""
+        return self.tree.fusion(self.arm, self.name)
 
     def scores(self, split: Split) -> list[Path]:
         """Return the scores of each cell."""
@@ -74,6 +91,11 @@ class ScoredSplit:
         return self.tree.cascade(self.cell, self.tested)
 
     @property
+    def fusion(self) -> Path:
+        """The JSON file with the weights of the arm's fused scores; it is missing with `fusion: off`."""
+        return self.tree.fusion(self.cell, self.tested)
+
+    @property
     def qrels(self) -> Path:
         """The judgements of the split."""
         return self.tree.qrels(self.tested, self.split)
@@ -88,6 +110,19 @@ class ScoredSplit:
         """The table of scores, read once for the checks of scores, measures and runs."""
         return parquet.read(self.scores, ["query_id", "doc_id", "tokens", FIRST_STAGE])
 
+    @cached_property
+    def ranked_table(self) -> pd.DataFrame:
+        """The table of scores with the fused scores that were evaluated."""
+        if not self.fusion.is_file():
+            return self.table
+        cross_fitted = self.split == "dev"
+        return add_fused(self.table, read_arm_fusion(self.fusion, layers_in(self.table), cross_fitted))
+
+    @property
+    def exits(self) -> list[str]:
+        """The first stage, and the exits alone and fused."""
+        return [*exits_in(self.table), *filter(is_fused, self.ranked_table)]
+
 
 def check_cells(tree: ResultsTree, checksums: Checksums, means: LayerMeans, verdict: Verdict) -> None:
     """Check every arm and cell, and collect the means of their measures in `means`."""
@@ -101,6 +136,8 @@ def check_cells(tree: ResultsTree, checksums: Checksums, means: LayerMeans, verd
             verdict.check(tree.model(cell), _model_faults(tree, cell, tested, checksums))
         for name in tested:
             ranked = RankedDataset(tree, arm, cells, name)
+            if ranked.fusion.is_file():
+                verdict.check(ranked.fusion, _fusion_faults(ranked, checksums))
             verdict.check(ranked.cascade, _cascade_faults(ranked, checksums))
             rankers[name].append(ranked)
             for cell in cells:
@@ -172,9 +209,19 @@ def _ranked_inputs(tree: ResultsTree, tested: str, split: Split) -> dict[str, Pa
     }
 
 
+def _fusion_faults(ranked: RankedDataset, checksums: Checksums) -> Iterator[str]:
+    inputs = read_json(ranked.fusion, {"inputs": dict})["inputs"]
+    read_fusion(ranked.fusion)
+    read_cross_fitted(ranked.fusion)
+    if set(inputs["dev"]) != {checksums.sha256(file) for file in ranked.scores("dev")}:
+        yield f"was fitted on other scores of dev than are there now; {REMAKE}"
+    yield from checksums.changed_inputs(inputs["qrels"], {"dev": ranked.tree.qrels(ranked.name, "dev")})
+
+
 def _cascade_faults(ranked: RankedDataset, checksums: Checksums) -> Iterator[str]:
     choice = read_json(ranked.cascade, {"chosen": str, "deepest": str, "schedules": list, "inputs": dict})
-    read_chosen_cascade(ranked.cascade)
+    if read_chosen_cascade(ranked.cascade) is not None and "fusion" in choice["inputs"]:
+        yield from checksums.changed_inputs({"fusion": choice["inputs"]["fusion"]}, {"fusion": ranked.fusion})
     for split in RANKED_SPLITS:
         if set(choice["inputs"][split]) != {checksums.sha256(file) for file in ranked.scores(split)}:
             yield f"was chosen from other scores of {split} than are there now; {REMAKE}"
@@ -219,8 +266,10 @@ def _score_faults(scored: ScoredSplit, checksums: Checksums) -> Iterator[str]:
 def _measure_faults(scored: ScoredSplit, checksums: Checksums, means: LayerMeans) -> Iterator[str]:
     measures = read_measures([scored.measures])
     inputs = {"scores": scored.scores, "cascade": scored.cascade, "qrels": scored.qrels}
+    if scored.fusion.is_file():
+        inputs["fusion"] = scored.fusion
     yield from checksums.changed_inputs(parquet.read_inputs(scored.measures), inputs)
-    exits = set(exits_in(scored.table))
+    exits = set(scored.exits)
     if read_chosen_cascade(scored.cascade) is not None:
         exits.add(CASCADE)
     collection = scored.tree.collection(scored.tested)
@@ -236,10 +285,10 @@ def _measure_faults(scored: ScoredSplit, checksums: Checksums, means: LayerMeans
 
 
 def _run_faults(scored: ScoredSplit) -> Iterator[str]:
-    for exit in exits_in(scored.table):
+    for exit in scored.exits:
         path = scored.runs / f"{exit}.trec"
         written = {query: [doc for doc, _ in ranked] for query, ranked in read_run(path).items()}
-        expected = {query: list(docs) for query, docs in rankings(scored.table, exit).items()}
+        expected = {query: list(docs) for query, docs in rankings(scored.ranked_table, exit).items()}
         if written != expected:
             yield f"{path}: ranks otherwise than {exit} of {scored.scores}; {REMAKE}"
     cascade = scored.runs / f"{CASCADE}.trec"

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from lwr.common.errors import BadInput
-from lwr.formats.fusion import Fusion, fuse_scores, fusion_record, normalize_first_stage, read_fusion
+from lwr.common.hashing import hash_share
+from lwr.formats.fusion import Fusion, fold_of, fuse_scores, fusion_record, normalize_first_stage, read_fusion
 
 FUSION = Fusion(
     {2: {"first_stage": 0.5, "layer_2": 1.5}, 3: {"first_stage": 0.25, "layer_2": -0.5, "layer_3": 2.0}},
@@ -69,3 +70,9 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, damage):
     (tmp_path / "fusion.json").write_text(json.dumps(fusion_record(FUSION) | damage))
     with pytest.raises(BadInput, match=r"fusion\.json.*(layer_2|cascade)"):
         read_fusion(tmp_path / "fusion.json")
+
+
+def test_queries_that_were_sampled_by_hash_are_in_all_folds():
+    queries = sorted((f"q{i}" for i in range(1000)), key=hash_share)[:100]  # as a sample of dev queries
+    counts = np.bincount([fold_of(query, 5) for query in queries], minlength=5)
+    assert counts.min() > 5

@@ -15,15 +15,16 @@ from lwr.common.exits import Arm, Cell
 from lwr.common.json_lines import write_json
 from lwr.common.results_tree import ResultsTree
 from lwr.config.data import FirstStageConfig, MiningConfig
-from lwr.config.evaluation import CascadeSearchConfig, CostConfig, ScoringConfig
+from lwr.config.evaluation import CascadeSearchConfig, CostConfig, FusionConfig, ScoringConfig
 from lwr.config.model import BaseModelConfig
 from lwr.config.training import TrainingConfig
 from lwr.data.mine import mine
 from lwr.data.retrieve import retrieve
-from lwr.evaluation.cascade import cascade
+from lwr.evaluation.cascade import ChoiceRule, cascade
 from lwr.evaluation.compare import compare
 from lwr.evaluation.cost import ArmFiles, cost
 from lwr.evaluation.evaluate import evaluate
+from lwr.evaluation.fuse import fuse
 from lwr.formats.beir import Passage, Split, write_collection
 from lwr.formats.checkpoint import describe_checkpoint
 from lwr.reporting.advise import advise
@@ -88,7 +89,9 @@ def _search_and_time(tree: ResultsTree) -> None:
     model, collection, chosen = tree.model(CELLS[0]), tree.collection("docs"), tree.cascade(ARM, "docs")
     about = {"dataset": "docs", **asdict(ARM)}
     search, timing = CascadeSearchConfig(epsilon=0.9, keep=[3]), CostConfig(queries=None)
-    cascade(model, dev, test, collection, search, about, chosen)
+    weights = tree.fusion(ARM, "docs")
+    fuse(dev, collection, FusionConfig(), "nDCG@10", about, weights)
+    cascade(model, dev, test, collection, search, about, chosen, ChoiceRule(fusion=weights))
     cost([ArmFiles(model, test[0], chosen)], collection, ScoringConfig(), timing, tree.cost("docs"))
 
 
@@ -96,7 +99,8 @@ def _evaluate(tree: ResultsTree, cell: Cell, split: Split) -> Path:
     scores, out = tree.scores(cell, "docs", split), tree.measures(cell, "docs", split)
     about = {"dataset": "docs", **asdict(cell)}
     collection, chosen = tree.collection("docs"), tree.cascade(ARM, "docs")
-    evaluate(scores, collection, split, MEASURES, chosen, about, out, tree.runs(cell, "docs", split))
+    runs, weights = tree.runs(cell, "docs", split), tree.fusion(ARM, "docs")
+    evaluate(scores, collection, split, MEASURES, chosen, about, out, runs, weights)
     return out
 
 
