@@ -147,6 +147,16 @@ def test_command_exits_with_1_and_prints_a_line_per_fault(results):
     assert faults[-1].startswith(f"{len(faults) - 1} faults in ")
 
 
+def test_cost_of_one_arm_as_older_versions_wrote_it_is_a_note(results):
+    old = results / ARM / "cost/docs.json"
+    write_json(old, {"exits": []})
+    verdict = verify(results)
+    assert verdict.faults == []
+    assert verdict.notes == [
+        f"{old}: the cost of one arm, as older versions wrote it; no step reads it, may be removed"
+    ]
+
+
 def test_leftovers_of_a_kill_are_notes_not_faults(results):
     drafts = [
         f"{ARM}/cascade/.draft-0a1b2c3d-docs.json",
