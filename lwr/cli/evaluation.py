@@ -181,6 +181,14 @@ def cost(
     scoring: Annotated[str, Option(metavar="SETTINGS", help="The keys under `score`.")],
     settings: Settings,
     out: Out,
+    fusions: Annotated[
+        list[Path] | None,
+        Option(
+            "--fusion",
+            help="JSON file that `lwr fuse` wrote; once per arm, or never where no cascade is fused.",
+            exists=True,
+        ),
+    ] = None,
     label: Label = "cost",
 ) -> None:
     r"""Measure FLOPs, time and memory of each exit and cascade of all arms that rank a data set.
@@ -203,9 +211,14 @@ def cost(
     if not len(models) == len(scores) == len(cascades):
         given = f"{len(models)}, {len(scores)} and {len(cascades)} times"
         raise BadInput(f"--model, --scores, --cascade: given {given}; give each once per arm")
+    if fusions and len(fusions) != len(models):
+        raise BadInput(
+            f"--fusion: given {len(fusions)} times for {len(models)} arms; give it once per arm, or never"
+        )
     silence_transformers()
     how, which = read_settings(scoring, ScoringConfig), read_settings(settings, CostConfig)
-    arms = [ArmFiles(*files) for files in zip(models, scores, cascades, strict=True)]
+    weights = fusions or [None] * len(models)
+    arms = [ArmFiles(*files) for files in zip(models, scores, cascades, weights, strict=True)]
     cost(arms, collection, how, which, out, label)
 
 

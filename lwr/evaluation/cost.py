@@ -25,6 +25,7 @@ from lwr.evaluation.flops import count_flops, count_flops_with_torch, derive_sha
 from lwr.evaluation.timing import REPEATS, make_monotone, relative_times, time_in_turns
 from lwr.formats import parquet
 from lwr.formats.beir import read_candidate_texts, read_queries, sample_queries
+from lwr.formats.fusion import read_fusion
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker
 
@@ -39,6 +40,7 @@ class ArmFiles:
     model: Path  # folder that `lwr train` wrote
     scores: Path  # Parquet that `lwr score` wrote: its candidates are ranked, its tokens counted
     cascade: Path  # JSON that `lwr cascade` wrote; it names the arm
+    fusion: Path | None = None  # JSON that `lwr fuse` wrote; None where the cascade is not fused
 
     def read_candidates(self) -> pd.DataFrame:
         """Read the columns query_id, doc_id, first_stage and tokens of the scores."""
@@ -52,6 +54,7 @@ class Contender:
 
     reranker: LayerwiseReranker
     schedule: Schedule
+    fused: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class CandidateList:
 
     query: str
     passages: Sequence[str]
+    first_stage: Sequence[float]
 
 
 def cost(
@@ -95,7 +99,7 @@ def cost(
         schedules = _schedules(files, reranker.exits)
         records.append(_describe_arm(files, reranker, schedules))
         if settings.queries:
-            contenders += [Contender(reranker, schedule) for schedule in schedules.values()]
+            contenders += _contenders(files, reranker, schedules)
     reference = None
     if settings.queries:
         lists = read_lists(collection, candidates, settings.queries)
@@ -129,6 +133,19 @@ def _schedules(files: ArmFiles, layers: Sequence[int]) -> dict[str, Schedule]:
     schedules = {exit_name(layer): Schedule.single(layer) for layer in layers}
     chosen = read_chosen_cascade(files.cascade, layers)
     return schedules if chosen is None else {**schedules, CASCADE: chosen.schedule}
+
+
+def _contenders(
+    files: ArmFiles, reranker: LayerwiseReranker, schedules: Mapping[str, Schedule]
+) -> list[Contender]:
+    """Return what is timed of an arm: its exits alone, and the cascade as it was chosen, fused or not."""
+    chosen = read_chosen_cascade(files.cascade)
+    fused = chosen is not None and chosen.fused
+    if fused:
+        if files.fusion is None:
+            raise BadInput(f"{files.cascade}: prunes by fused scores; give the weights, too (--fusion)")
+        reranker.fusion = read_fusion(files.fusion)
+    return [Contender(reranker, plan, fused and name == CASCADE) for name, plan in schedules.items()]
 
 
 # --- Counts ---
@@ -198,7 +215,14 @@ def read_lists(collection: Path, candidates: pd.DataFrame, at_most: int) -> list
     sample = sample_queries(run, at_most)
     queries = read_queries(collection)
     texts = read_candidate_texts(collection, "test", {query_id: run[query_id] for query_id in sample})
-    return [CandidateList(queries[query_id], [texts[doc] for doc, _ in run[query_id]]) for query_id in sample]
+    return [
+        CandidateList(
+            queries[query_id],
+            [texts[doc] for doc, _ in run[query_id]],
+            [score for _, score in run[query_id]],
+        )
+        for query_id in sample
+    ]
 
 
 def _add_measurements(
@@ -211,7 +235,12 @@ def _add_measurements(
     """Measure the contenders, add the result to the exits of `records`, and return the times of the reference."""
 
     def rank(contender: Contender, ranked: CandidateList) -> None:
-        rank_texts(contender.reranker, ranked.query, ranked.passages, contender.schedule, scoring)
+        plan = contender.schedule
+        uses_first_stage = contender.fused or plan.from_first_stage is not None
+        first_stage = ranked.first_stage if uses_first_stage else None
+        rank_texts(
+            contender.reranker, ranked.query, ranked.passages, plan, scoring, first_stage, contender.fused
+        )
 
     longest = max(lists, key=lambda ranked: sum(map(len, ranked.passages)))
     memory = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from lwr.evaluation.cost import ArmFiles, cost, count_parameters, device_name
 from lwr.evaluation.flops import count_flops, derive_shape
 from lwr.evaluation.timing import REPEATS
 from lwr.formats.beir import Passage, write_collection
+from lwr.formats.fusion import Fusion, fusion_record
 from lwr.formats.trec import write_run
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker
@@ -287,6 +289,39 @@ def test_what_is_timed_ranks_as_the_scores_do(scored, costs, monkeypatch):
         assert passages == [PASSAGES[doc] for doc in own["doc_id"]]
         if not Schedule.parse(schedule).keep:
             assert order.tolist() == np.argsort(-own[f"layer_{schedule}"].to_numpy(), kind="stable").tolist()
+
+
+def test_a_fused_cascade_is_timed_with_the_scores_of_the_first_stage(costs, arm_files, monkeypatch, tmp_path):
+    fused = "0:3 2:2 4"
+    arm = arm_files(fused)
+    choice = json.loads(arm.cascade.read_text(encoding="utf-8"))
+    choice["schedules"].append({"schedule": fused, "test flops": 0.3, "fused": True})
+    write_json(arm.cascade, {**choice, "fused": True})
+    weights = {2: {"layer_2": 1.0}, 3: {"layer_3": 1.0}, 4: {"layer_4": 1.0}}
+    write_json(tmp_path / "fusion.json", fusion_record(Fusion(weights, weights)))
+    calls, rank_texts = [], lwr.evaluation.cost.rank_texts
+
+    def recording(reranker, query, passages, schedule, scoring, first_stage, is_fused):
+        order = rank_texts(reranker, query, passages, schedule, scoring, first_stage, is_fused)
+        calls.append((str(schedule), first_stage, is_fused, order))
+        return order
+
+    monkeypatch.setattr(lwr.evaluation.cost, "rank_texts", recording)
+    costs(queries=2, arms=[replace(arm, fusion=tmp_path / "fusion.json")])
+    for schedule, first_stage, is_fused, order in calls:
+        assert is_fused == (schedule == fused)
+        assert (first_stage is not None) == is_fused
+        if is_fused:  # the first stage lets three candidates through; the others keep its order
+            assert order.tolist()[3:] == list(range(3, len(first_stage)))
+    assert {schedule for schedule, *_ in calls} == {"2", "3", "4", fused}
+
+
+def test_a_fused_cascade_without_weights_is_refused(costs, arm_files):
+    arm = arm_files()
+    choice = json.loads(arm.cascade.read_text(encoding="utf-8"))
+    write_json(arm.cascade, {**choice, "fused": True})
+    with pytest.raises(BadInput, match=r"cascade.*fused.*--fusion"):
+        costs(queries=2, arms=[arm])
 
 
 def test_all_queries_are_timed_where_fewer_exist_than_wanted(costs, monkeypatch):

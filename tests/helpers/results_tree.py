@@ -92,7 +92,7 @@ def _search_and_time(tree: ResultsTree) -> None:
     weights = tree.fusion(ARM, "docs")
     fuse(dev, collection, FusionConfig(), "nDCG@10", about, weights)
     cascade(model, dev, test, collection, search, about, chosen, ChoiceRule(fusion=weights))
-    cost([ArmFiles(model, test[0], chosen)], collection, ScoringConfig(), timing, tree.cost("docs"))
+    cost([ArmFiles(model, test[0], chosen, weights)], collection, ScoringConfig(), timing, tree.cost("docs"))
 
 
 def _evaluate(tree: ResultsTree, cell: Cell, split: Split) -> Path:

@@ -73,6 +73,7 @@ rule cost:
         queries=ranked_collection(QUERIES),
         scores=of_ranking_arms(SCORES, split="test"),
         cascades=of_ranking_arms(CASCADE),
+        fusions=of_ranking_arms(FUSION) if GRID.fusion else [],
     output:
         COST,
     log:
@@ -89,12 +90,14 @@ rule cost:
         models=lambda w, input: repeated_option("--model", input.models),
         scores=lambda w, input: repeated_option("--scores", input.scores),
         cascades=lambda w, input: repeated_option("--cascade", input.cascades),
+        fusions=lambda w, input: repeated_option("--fusion", input.fusions),
         scoring=as_json(GRID.score.model_copy(update={"shards": 1})),
         settings=as_json(GRID.cost),
         label="cost {tested}",
         code=CODE["cost"],
     shell:
         "lwr launch --gpus {resources.gpu} --"
-        " cost {params.models} {params.scores} {params.cascades} --collection {params.folder:q}"
-        " --scoring {params.scoring:q} --settings {params.settings:q} --label {params.label:q} --out {output:q}"
+        " cost {params.models} {params.scores} {params.cascades} {params.fusions}"
+        " --collection {params.folder:q} --scoring {params.scoring:q} --settings {params.settings:q}"
+        " --label {params.label:q} --out {output:q}"
         " 2>&1 | tee {log:q}"
