@@ -22,7 +22,7 @@ from snakemake.cli import get_argument_parser
 
 from lwr.cli.app import app
 from lwr.config.consistency import problems_between_sections
-from lwr.config.data import DatasetConfig, FirstStageConfig, FlagEmbeddingSource, MiningConfig
+from lwr.config.data import GROUP_SOURCES, DatasetConfig, FirstStageConfig, MiningConfig
 from lwr.config.evaluation import CascadeSearchConfig, CostConfig, ScoringConfig
 from lwr.config.grid import GridConfig
 from lwr.config.load import PLACEHOLDERS, read_settings
@@ -75,7 +75,6 @@ SECTIONS = {
     "collect --dataset": DatasetConfig,
     "retrieve --settings": FirstStageConfig,
     "mine --settings": MiningConfig,
-    "groups --source": FlagEmbeddingSource,
     "base --base": BaseModelConfig,
     "train --base": BaseModelConfig,
     "train --settings": TrainingConfig,
@@ -92,6 +91,8 @@ def check_lwr(name: str, *words: str) -> None:
         parameter.type_descriptor.parameter_info.exists = False
     command.make_context(name, list(words))
     for option, value in pairwise(words):
+        if f"{name} {option}" == "groups --source":
+            read_settings(value, *GROUP_SOURCES)
         if section := SECTIONS.get(f"{name} {option}"):
             read_settings(value, section)
     if name == "check":

@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from lwr.cli.options import Collection, Out, OutFolder, Settings, SplitName, silence_transformers
 from lwr.common.errors import BadInput
-from lwr.config.data import DatasetConfig, FirstStageConfig, FlagEmbeddingSource, MiningConfig
+from lwr.config.data import GROUP_SOURCES, DatasetConfig, FirstStageConfig, MiningConfig
 from lwr.config.load import read_settings
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -133,19 +133,22 @@ def groups(
     source: Annotated[
         str,
         Option(
-            metavar="SETTINGS", help="The keys under `datasets: NAME: source:`, of the kind flag_embedding."
+            metavar="SETTINGS",
+            help="The keys under `datasets: NAME: source:`, of the kind flag_embedding, scored or scored_hub.",
         ),
     ],
     out: Out,
 ) -> None:
-    """Check training groups made elsewhere, FlagEmbedding's JSON lines, and write them into one file.
+    r"""Check training groups made elsewhere, FlagEmbedding's lines or rows with scores, and write them to one file.
 
     For example:
 
     ```
     lwr groups --source '{kind: flag_embedding, path: their/groups}' --out groups.jsonl
+    lwr groups --source '{kind: scored, path: scored.parquet, columns: {passage: document}}' \
+      --out groups.jsonl
     ```
     """
     from lwr.data.groups import groups
 
-    groups(read_settings(source, FlagEmbeddingSource), out)
+    groups(read_settings(source, *GROUP_SOURCES), out)

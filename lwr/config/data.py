@@ -10,7 +10,13 @@ from pydantic import Field, field_validator, model_validator
 from lwr.config.problems import Problem, missing_file
 from lwr.config.section import Groups, Passages, Queries, Ranks, Section, Share
 from lwr.formats.beir import Split
-from lwr.formats.training_groups import have_teacher_scores, list_group_files
+from lwr.formats.training_groups import (
+    SCORED_SUFFIXES,
+    SUFFIXES,
+    ScoredField,
+    have_teacher_scores,
+    list_group_files,
+)
 
 Dangling = Annotated[
     Literal["error", "drop"],
@@ -108,6 +114,7 @@ class FlagEmbeddingSource(SourceSection):
     """Training groups made elsewhere, as FlagEmbedding's JSON lines. They cannot be ranked: set `tests`."""
 
     is_collection: ClassVar[bool] = False
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
 
     kind: Literal["flag_embedding"]
     path: str = Field(
@@ -123,10 +130,67 @@ class FlagEmbeddingSource(SourceSection):
 
     def files(self) -> list[Path]:
         """Return the files with groups."""
-        return list_group_files(Path(self.path))
+        return list_group_files(Path(self.path), self.suffixes)
 
 
-Source = PythonDocsSource | BeirFolderSource | IrDatasetsSource | HubSource | FlagEmbeddingSource
+class ScoredSource(SourceSection):
+    """The keys that sources of scored rows share."""
+
+    is_collection: ClassVar[bool] = False
+
+    columns: dict[ScoredField, str] = Field(
+        default={},
+        description="fields of a row that have another name -> that name, such as `passage: document`",
+    )
+    positive_from: float | None = Field(
+        default=None,
+        description="lowest score of a positive, where a row is one passage, such as the lowest grade that is "
+        "relevant; null: a query's best passage is its positive. Queries without a positive or a negative are counted "
+        "in the log",
+    )
+
+
+class ScoredFilesSource(ScoredSource):
+    """Files of rows with scores or grades: query, passage, score; or query, positive, negatives, scores."""
+
+    suffixes: ClassVar[tuple[str, ...]] = SCORED_SUFFIXES
+
+    kind: Literal["scored"]
+    path: str = Field(
+        description="a file of JSON lines, of one JSON list or of Parquet, or a folder, of which all files that end in "
+        ".jsonl, .json, .jsonl.gz, .json.gz or .parquet are read; what else lies in it is named in the log"
+    )
+
+    def problems(self) -> list[Problem]:
+        """Return a problem where the path does not exist."""
+        if Path(self.path).expanduser().exists():
+            return []
+        return [Problem(("path",), f"no such file or folder: {self.path}")]
+
+    def files(self) -> list[Path]:
+        """Return the files with rows."""
+        return list_group_files(Path(self.path), self.suffixes)
+
+
+class ScoredHubSource(ScoredSource):
+    """The same rows as a Hugging Face data set (`pip install datasets`)."""
+
+    kind: Literal["scored_hub"]
+    id: str = Field(description="hub id of the data set")
+    revision: str = Field(description="commit hash of `id`")
+    subset: str | None = Field(default=None, description="subset of the data set; null: its only one")
+    split: str = Field(default="train", description="split that is read")
+
+    def files(self) -> list[Path]:
+        """Return no files: the rows are streamed from the hub."""
+        return []
+
+
+GroupSource = FlagEmbeddingSource | ScoredFilesSource | ScoredHubSource
+GROUP_SOURCES = (FlagEmbeddingSource, ScoredFilesSource, ScoredHubSource)
+"""Sources of training groups, which `lwr groups` reads."""
+
+Source = PythonDocsSource | BeirFolderSource | IrDatasetsSource | HubSource | GroupSource
 
 
 class FirstStageConfig(Section):
@@ -224,6 +288,8 @@ class DatasetConfig(Section):
         """Return whether the training groups will have the scores of a teacher; reads the first group of a file."""
         if isinstance(self.source, FlagEmbeddingSource):
             return have_teacher_scores(self.source.files())
+        if isinstance(self.source, ScoredSource):
+            return True
         return self.mining.teacher_run is not None
 
     def collect_settings(self) -> dict[str, Any]:

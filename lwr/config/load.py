@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -55,18 +56,34 @@ def load(values: dict[str, Any], files: list[Path]) -> GridConfig:
     return config
 
 
-def read_settings(text: str, section: type[AnySection]) -> AnySection:
-    """Read one section from YAML text, or from the file that `text` names. Raises BadInput."""
+def read_settings(text: str, *sections: type[AnySection]) -> AnySection:
+    """Read one section from YAML text, or from the file that `text` names. Raises BadInput.
+
+    Args:
+        text: The YAML text or the name of the file.
+        sections: The section; of several, the value of `kind` chooses one.
+    """
     is_yaml = "{" in text or "\n" in text
     source = parse_yaml(text, "settings") if is_yaml else read_yaml(Path(text))
     if source.duplicates:
         raise BadInput("\n".join(message for _, message in source.duplicates))
+    section = _choose_by_kind(sections, source)
     try:
         return section.model_validate(source.values)
     except ValidationError as error:
         problems = [problem for _, problem in _problems(error, section, source.values)]
         lines = [f"{source.name}: {dotted(problem.loc, source.values)}{problem.text}" for problem in problems]
         raise BadInput("\n".join(lines)) from None
+
+
+def _choose_by_kind(sections: Sequence[type[AnySection]], source: YamlFile) -> type[AnySection]:
+    if len(sections) == 1:
+        return sections[0]
+    kind = source.values.get("kind") if isinstance(source.values, dict) else None
+    kinds = {name: section for section in sections for name in _kinds(section)}
+    if kind not in kinds:
+        raise BadInput(f"{source.name}: kind: {shorten(kind)} is not a kind; use one of {', '.join(kinds)}")
+    return kinds[kind]
 
 
 def locate(problem: Problem, values: dict[str, Any], sources: list[YamlFile]) -> tuple[int, int, str]:

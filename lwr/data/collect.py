@@ -17,6 +17,8 @@ from lwr.config.data import (
     HubSource,
     IrDatasetsSource,
     PythonDocsSource,
+    ScoredFilesSource,
+    ScoredHubSource,
     Source,
 )
 from lwr.data.sources import beir_folder, hub, ir_datasets, python_docs
@@ -76,5 +78,7 @@ def read_source(source: Source) -> Collection:
             return ir_datasets.read(source)
         case HubSource():
             return hub.read(source)
-        case FlagEmbeddingSource():
-            raise BadInput(f"{source.path}: training groups are not a collection; `lwr groups` reads them")
+        case FlagEmbeddingSource() | ScoredFilesSource() | ScoredHubSource():
+            raise BadInput(
+                f"kind {source.kind}: training groups are not a collection; `lwr groups` reads them"
+            )

@@ -1,4 +1,4 @@
-"""Take over training groups made elsewhere: FlagEmbedding's JSON lines."""
+"""Take over training groups made elsewhere: FlagEmbedding's JSON lines, or rows with scores."""
 
 from __future__ import annotations
 
@@ -8,18 +8,34 @@ from typing import Any
 
 from lwr.common.json_lines import write_jsonl
 from lwr.common.progress import log
-from lwr.config.data import FlagEmbeddingSource
-from lwr.formats.training_groups import SUFFIXES, read_training_groups
+from lwr.config.data import FlagEmbeddingSource, GroupSource, ScoredFilesSource, ScoredHubSource
+from lwr.data.sources import hub
+from lwr.formats.scored_groups import make_groups, read_scored_rows
+from lwr.formats.training_groups import read_training_groups
 
 
-def groups(source: FlagEmbeddingSource, out: Path) -> None:
-    """Check the groups of all files of a source, and write them unchanged to one file.
+def groups(source: GroupSource, out: Path) -> None:
+    """Check the groups of a source and write them to one file: FlagEmbedding's unchanged, scored rows as groups.
 
     What else lies in the folder of the source is named in the log.
 
     Raises:
         BadInput: There is no file, or a line is not a group.
     """
+    match source:
+        case FlagEmbeddingSource():
+            found = read_training_groups(_list_files(source))
+        case ScoredFilesSource():
+            rows = read_scored_rows(_list_files(source))
+            found = make_groups(rows, source.columns, source.positive_from, source.path)
+        case ScoredHubSource():
+            rows = hub.read_scored_rows(source)
+            found = make_groups(rows, source.columns, source.positive_from, source.id)
+    write_jsonl(out, _count_same_texts(found))
+
+
+def _list_files(source: FlagEmbeddingSource | ScoredFilesSource) -> list[Path]:
+    """Return the files of a source; log what else lies in its folder."""
     folder = Path(source.path).expanduser()
     files = source.files()
     if folder.is_dir():
@@ -27,9 +43,9 @@ def groups(source: FlagEmbeddingSource, out: Path) -> None:
         if others := sorted(set(folder.iterdir()) - set(files)):
             log(
                 f"groups: {len(others)} files or folders of {folder} are passed over: {_enumerate(others)}; "
-                f"the names of files with groups end in {', '.join(SUFFIXES)}"
+                f"the names of files with groups end in {', '.join(source.suffixes)}"
             )
-    write_jsonl(out, _count_same_texts(read_training_groups(files)))
+    return files
 
 
 def _count_same_texts(groups: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lwr.common.errors import BadInput
 from lwr.common.json_lines import FLOAT32_LIMIT, plain_or_gzipped, read_json_rows
 
+ScoredField = Literal["query", "passage", "score", "positive", "negatives", "scores"]
+"""Fields of rows with scores (`lwr.formats.scored_groups`)."""
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 """Ends of the names of files with groups in a folder."""
+SCORED_SUFFIXES = (*SUFFIXES, ".parquet")
+"""The same for files of rows with scores."""
 
 
-def list_group_files(path: Path) -> list[Path]:
-    """Return the file that `path` names, or the files with groups in that folder, sorted by name.
+def list_group_files(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+    """Return the file that `path` names, or the files in that folder that end in one of `suffixes`, sorted by name.
 
     Raises:
         BadInput: The folder has no such file, or a file and its archive.
@@ -22,10 +26,10 @@ def list_group_files(path: Path) -> list[Path]:
     path = path.expanduser()
     if not path.is_dir():
         return [path]
-    found = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES) and file.is_file())
+    found = sorted(file for file in path.iterdir() if file.name.endswith(suffixes) and file.is_file())
     if not found:
         raise BadInput(
-            f"{path}: no {', '.join(SUFFIXES)} file in this folder; give a file or a folder of them"
+            f"{path}: no {', '.join(suffixes)} file in this folder; give a file or a folder of them"
         )
     for file in found:
         if file.suffix != ".gz":
@@ -85,9 +89,7 @@ def _has_teacher_scores(group: dict[str, Any], where: str) -> bool:
     if scores == {"pos": None, "neg": None}:
         return False
     for key, numbers in scores.items():
-        fits = (
-            isinstance(numbers, list) and len(numbers) == len(group[key]) and all(map(_is_float32, numbers))
-        )
+        fits = isinstance(numbers, list) and len(numbers) == len(group[key]) and all(map(is_float32, numbers))
         if not fits:
             raise BadInput(
                 f"{where}: field '{key}_scores' must hold one number for each text of {key!r}, finite as a float32"
@@ -95,5 +97,6 @@ def _has_teacher_scores(group: dict[str, Any], where: str) -> bool:
     return True
 
 
-def _is_float32(value: Any) -> bool:
+def is_float32(value: Any) -> bool:
+    """Return whether a value is a number that is finite as a float32."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < FLOAT32_LIMIT

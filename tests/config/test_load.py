@@ -47,6 +47,8 @@ BROKEN = {
     "duplicate key": ("  group_size: 4", "  group_size: 8\n  group_size: 4", "x.yaml:8: train.group_size", ["7 and 8", "remove one"]),
     "duplicate base model": ("start_layers", "  minilm: {model: other/other}\nstart_layers", "x.yaml:5: base_models.minilm", ["4 and 5", "remove one"]),
     "missing folder": ("{kind: python_docs}", "{kind: beir, path: nowhere}", "x.yaml:2: datasets.docs.source.path", ["nowhere"]),
+    "missing scored rows": ("  docs:", "  other: {source: {kind: scored, path: rows}, tests: [docs]}\n  docs:", "x.yaml:2: datasets.other.source.path", ["rows"]),
+    "unknown field of scored rows": ("  docs:", "  other: {source: {kind: scored, path: ., columns: {passages: text}}, tests: [docs]}\n  docs:", "x.yaml:2: datasets.other.source.columns.passages", ["'passage'"]),
     "missing training groups": ("  docs:", "  other: {source: {kind: flag_embedding, path: groups}, tests: [docs]}\n  docs:", "x.yaml:2: datasets.other.source.path", ["groups"]),
     "missing run": ("mining:", "first_stage: {runs: {test: their.trec}}, mining:", "x.yaml:2: datasets.docs.first_stage.runs.test", ["their.trec"]),
     "missing teacher run": ("negatives: 3", "negatives: 3, teacher_run: their.trec", "x.yaml:2: datasets.docs.mining.teacher_run", ["their.trec"]),

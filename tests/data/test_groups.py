@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -83,6 +84,26 @@ def test_source_without_groups_is_refused(tmp_path):
 def test_groups_cannot_be_collected():
     with pytest.raises(BadInput, match="lwr groups"):
         read_source(FlagEmbeddingSource(kind="flag_embedding", path="groups.jsonl"))
+
+
+def test_scored_rows_of_a_folder_are_written_as_groups(tmp_path, capsys):
+    rows = [{"query": "q", "passage": text, "score": score} for text, score in (("a", 1.0), ("b", 0.25))]
+    write(tmp_path / "in" / "a.jsonl", rows[0])
+    pd.DataFrame(rows[1:]).to_parquet(tmp_path / "in" / "b.parquet")
+    (tmp_path / "in" / "notes.txt").touch()
+    source = json.dumps({"kind": "scored", "path": str(tmp_path / "in")})
+    result = CliRunner().invoke(app, ["groups", "--source", source, "--out", str(tmp_path / "groups.jsonl")])
+    assert result.exit_code == 0, result.output
+    expected = {"query": "q", "pos": ["a"], "neg": ["b"], "pos_scores": [1.0], "neg_scores": [0.25]}
+    assert list(read_jsonl(tmp_path / "groups.jsonl", {})) == [expected]
+    assert "notes.txt" in result.output
+
+
+def test_unknown_kind_of_groups_is_refused_with_the_kinds(tmp_path):
+    result = CliRunner().invoke(app, ["groups", "--source", "{kind: skored}", "--out", str(tmp_path / "x")])
+    assert isinstance(result.exception, BadInput)
+    assert "'skored'" in str(result.exception)
+    assert "flag_embedding, scored, scored_hub" in str(result.exception)
 
 
 def numbered(*numbers):

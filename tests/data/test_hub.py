@@ -5,9 +5,10 @@ import sys
 import pytest
 
 from lwr.common.errors import BadInput
-from lwr.common.json_lines import write_jsonl
-from lwr.config.data import DatasetConfig, HubSource
+from lwr.common.json_lines import read_jsonl, write_jsonl
+from lwr.config.data import DatasetConfig, HubSource, ScoredHubSource
 from lwr.data.collect import collect
+from lwr.data.groups import groups
 from lwr.data.sources.hub import read
 from lwr.formats.beir import Passage, read_corpus, read_qrels, read_queries
 
@@ -54,6 +55,16 @@ def test_collection_is_written_in_beir_layout(hub_folder, tmp_path):
     qrels = {split: read_qrels(tmp_path / "out", split) for split in ("train", "dev", "test")}
     assert qrels["test"] == {f"q{i}": {str(i): 1} for i in range(30, 40)}
     assert sorted([*qrels["train"], *qrels["dev"]]) == sorted(f"q{i}" for i in range(30))
+
+
+def test_scored_rows_of_a_data_set_become_groups(tmp_path):
+    pytest.importorskip("datasets", reason="the package datasets is an extra: pip install datasets")
+    rows = [{"query": "q", "document": text, "score": score} for text, score in (("a", 0.5), ("b", 2.0))]
+    write_jsonl(tmp_path / "set/train.jsonl", rows)
+    pins = {"id": f"{tmp_path}/set", "revision": "0" * 40, "columns": {"passage": "document"}}
+    groups(ScoredHubSource(kind="scored_hub", **pins), tmp_path / "groups.jsonl")
+    expected = {"query": "q", "pos": ["b"], "neg": ["a"], "pos_scores": [2.0], "neg_scores": [0.5]}
+    assert list(read_jsonl(tmp_path / "groups.jsonl", {})) == [expected]
 
 
 def test_split_validation_is_read_as_dev(hub_folder):

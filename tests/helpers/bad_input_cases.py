@@ -51,6 +51,9 @@ HEADER = "query-id\tcorpus-id\tscore\n"
 ZIPPED = ["groups", "--source", "{kind: flag_embedding, path: groups.jsonl.gz}", "--out", "out.jsonl"]
 
 
+SCORED = ["groups", "--source", "{kind: scored, path: groups.jsonl}", "--out", "out.jsonl"]
+
+
 def with_option(command: list[str], option: str, text: str) -> list[str]:
     at = command.index(option)
     return [*command[: at + 1], text, *command[at + 2 :]]
@@ -153,6 +156,11 @@ TRAINING_GROUPS = [
     Case("groups: texts of 1 MB", TRAIN, set_line("groups.jsonl", 1, '{"query": "' + "long " * 200_000 + '", "pos": ["' + "very " * 200_000 + '"], "neg": ["n", "m"]}')),
     Case("groups: instruction that the template has no place for", TRAIN, set_line("groups.jsonl", 2, '{"query": "q", "pos": ["p"], "neg": ["n"], "prompt": "Is it?"}'), ("groups.jsonl:2", "'prompt'", "query_prompt")),
     Case("groups: prompt that is a number", GROUPS, set_line("groups.jsonl", 2, '{"query": "q", "pos": ["p"], "neg": ["n"], "passage_prompt": 7}'), ("groups.jsonl:2", "'passage_prompt'", "string")),
+    Case("scored rows: no such field", SCORED, no_damage, ("groups.jsonl:1", "'positive'", "columns")),
+    Case("scored rows: score in words", SCORED, write("groups.jsonl", '{"query": "q", "passage": "p", "score": "high"}'), ("groups.jsonl:1", "'score'", "number")),
+    Case("scored rows: no negative", SCORED, write("groups.jsonl", '{"query": "q", "passage": "p", "score": 1}'), ("groups.jsonl", "positive_from")),
+    Case("scored rows: Parquet cut short", with_option(GROUPS, "--source", "{kind: scored, path: test.parquet}"), truncate("test.parquet"), ("test.parquet", "damaged")),
+    Case("groups: kind that is none", with_option(GROUPS, "--source", "{kind: skored}"), no_damage, ("kind", "'skored'", "scored_hub")),
     Case("groups: broken line", TRAIN, set_line("groups.jsonl", 3, "{"), ("groups.jsonl:3", "JSON")),
 ]  # fmt: skip
 

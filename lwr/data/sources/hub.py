@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from lwr.common.errors import BadInput
-from lwr.config.data import HubSource
+from lwr.config.data import HubSource, ScoredHubSource
 from lwr.data.sources.splits import with_dev_split
 from lwr.formats.beir import Collection, Origin, Passage, Qrels, Queries, Split, parse_grade, parse_passage
 
@@ -53,6 +53,27 @@ def read(source: HubSource) -> Collection:
         origin,
         drop_dangling=source.dangling == "drop",
     )
+
+
+def read_scored_rows(source: ScoredHubSource) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Stream the rows of a split, each with its place.
+
+    Errors of the package datasets pass through, such as those for a data set that does not exist.
+
+    Raises:
+        BadInput: The package datasets is not installed.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise BadInput(
+            "kind scored_hub: the package datasets is not installed; pip install datasets"
+        ) from None
+    rows: Any = load_dataset(
+        source.id, source.subset, split=source.split, revision=source.revision, streaming=True
+    )
+    for number, row in enumerate(rows, 1):
+        yield f"{source.id} {source.split}:{number}", row
 
 
 def _read_passages(rows: Iterable[dict[str, Any]], name: str) -> Iterator[Passage]:
