@@ -22,6 +22,7 @@ from typing import IO, cast
 import numpy as np
 import Stemmer
 
+from lwr.common.progress import show_progress
 from lwr.formats.trec import Run, best_first, ranking_key
 
 BLOCK_SIZE = 50_000
@@ -121,7 +122,8 @@ def search(index: Index, queries: dict[str, list[int]], top_k: int, k1: float, b
     idf = np.log(1 + (index.passage_count - frequencies + 0.5) / (frequencies + 0.5))
     idf = idf.astype(np.float32)  # [vocabulary]
     best: dict[str, list[tuple[float, float, str]]] = {query_id: [] for query_id in queries}
-    for block in index.read_blocks():
+    blocks = show_progress(index.read_blocks(), index.block_count, "search", "blocks", only_if_long=True)
+    for block in blocks:
         weights = _posting_weights(block, index, idf, k1, b)
         starts = np.searchsorted(block.words, np.arange(len(idf)))  # [vocabulary], positions of postings
         ends = np.searchsorted(block.words, np.arange(len(idf)), side="right")

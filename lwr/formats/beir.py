@@ -14,7 +14,7 @@ from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
 from lwr.common.hashing import hash_share
 from lwr.common.json_lines import is_utf8, plain_or_gzipped, read_jsonl, read_lines, write_jsonl
-from lwr.common.progress import log
+from lwr.common.progress import Progress, log
 from lwr.common.texts import with_title
 
 Split = Literal["train", "dev", "test"]
@@ -82,10 +82,12 @@ def read_corpus_file(path: Path, split: Split | None = None) -> Iterator[Passage
     Raises:
         BadInput: The file is missing or a line is not a passage.
     """
-    for number, row in enumerate(read_jsonl(path, {"_id": str, "text": str}), 1):
-        passage = parse_passage(row, f"{path}:{number}")
-        if split is None or passage.split in (None, split):
-            yield passage
+    with Progress(f"reading {path}", unit="passages", only_if_long=True) as progress:
+        for number, row in enumerate(read_jsonl(path, {"_id": str, "text": str}), 1):
+            passage = parse_passage(row, f"{path}:{number}")
+            if split is None or passage.split in (None, split):
+                yield passage
+            progress.advance()
 
 
 def parse_passage(row: dict[str, Any], where: str) -> Passage:

@@ -8,7 +8,7 @@ Letters in shape comments: B rows of the batch, R remaining rows, H hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -273,6 +273,7 @@ class LayerwiseReranker(nn.Module):
         layers: Sequence[int],
         tokens_per_batch: int | None = None,
         precision: str = "float32",
+        on_scored: Callable[[int], object] | None = None,
     ) -> np.ndarray:
         """Score tokenised pairs in batches. The reranker must be in evaluation mode.
 
@@ -281,6 +282,7 @@ class LayerwiseReranker(nn.Module):
             layers: The layers that score.
             tokens_per_batch: The budget of a batch; None: `default_tokens_per_batch`.
             precision: `float32`, or `bfloat16` for autocast.
+            on_scored: Called after each batch with its number of rows, to show progress.
 
         Returns:
             float32 [layers, rows].
@@ -296,6 +298,8 @@ class LayerwiseReranker(nn.Module):
             with out_of_memory_hint(hint), self._autocast(precision):
                 by_layer = self.encode(self._make_features([rows[i] for i in batch]), layers)
             scores[:, batch] = torch.stack(by_layer).cpu().numpy()  # [layers, B]
+            if on_scored is not None:
+                on_scored(len(batch))
         return scores
 
     def rows_to_read(

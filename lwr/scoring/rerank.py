@@ -8,7 +8,7 @@ two scores of a query differ by no more than rounding, about 1e-6.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from lwr.common.errors import BadInput
 from lwr.common.hashing import hash_share
-from lwr.common.progress import show_progress
+from lwr.common.progress import Progress
 from lwr.config.evaluation import ScoringConfig
 from lwr.formats.fusion import Fusion
 from lwr.formats.trec import best_first
@@ -118,10 +118,10 @@ def rerank(
         The rankings, in the order of `queries`.
     """
     rank = _rank_by_cascade if schedule.keep else _rank_by_exit
-    ranked = rank(reranker, queries, schedule, settings, fused)
-    if len(queries) > 1:
-        ranked = show_progress(ranked, len(queries), "rerank")
-    return [RankedQuery(query.query_id, query.query, passages[:top_k]) for query, passages in ranked]
+    pairs = sum(len(query.doc_ids) for query in queries)
+    with Progress("rerank", pairs, "pairs", only_if_long=len(queries) == 1) as progress:
+        ranked = rank(reranker, queries, schedule, settings, fused, progress.advance)
+        return [RankedQuery(query.query_id, query.query, passages[:top_k]) for query, passages in ranked]
 
 
 def _first_stage_of(query: QueryCandidates, schedule: Schedule, fused: bool) -> list[float] | None:
@@ -135,10 +135,12 @@ def _rank_by_exit(
     schedule: Schedule,
     settings: ScoringConfig,
     fused: bool,
+    on_scored: Callable[[int], object],
 ) -> Iterator[tuple[QueryCandidates, list[RankedPassage]]]:
     layer = schedule.last
     layers = [k for k in reranker.exits if k <= layer] if fused else [layer]
-    for chunk, _, scores in score_in_chunks(reranker, queries, layers, settings):  # scores: [layers, pairs]
+    # scores: [layers, pairs]
+    for chunk, _, scores in score_in_chunks(reranker, queries, layers, settings, on_scored):
         ends = np.cumsum([len(query.doc_ids) for query in chunk])
         for query, by_layer in zip(chunk, np.split(scores, ends[:-1], axis=1), strict=True):
             texts = dict(zip(query.doc_ids, query.passages, strict=True))
@@ -155,6 +157,7 @@ def _rank_by_cascade(
     schedule: Schedule,
     settings: ScoringConfig,
     fused: bool,
+    on_scored: Callable[[int], object],
 ) -> Iterator[tuple[QueryCandidates, list[RankedPassage]]]:
     for query in queries:
         # rank_rows keeps the order of its rows among equal scores, so the rows come in the order that breaks ties
@@ -171,4 +174,5 @@ def _rank_by_cascade(
             RankedPassage(doc_ids[i], float(ranking.scores[i]), int(ranking.layers[i]), texts[i])
             for i in ranking.order.tolist()
         ]
+        on_scored(len(texts))
         yield query, passages

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
 from lwr.common.exits import FIRST_STAGE, exit_name
 from lwr.common.hashing import sha256
-from lwr.common.progress import show_progress
+from lwr.common.progress import Progress
 from lwr.config.evaluation import ScoringConfig
 from lwr.formats import parquet
 from lwr.formats.beir import Split, read_candidate_texts, read_queries
@@ -63,11 +63,15 @@ def score(
     texts = read_candidate_texts(collection, split, candidates)
     queries = join_texts(candidates, query_texts, texts)
     reranker = LayerwiseReranker.from_pretrained(model)
-    chunks = -(-len(queries) // QUERIES_PER_CHUNK)
     inputs = _input_digests(model, collection, run) | {"shard": shard}
     schema = parquet.add_inputs(_schema(reranker.exits), inputs)
-    with atomic(out) as draft, parquet.open_writer(draft, schema) as writer:
-        for table in show_progress(_tables(reranker, queries, candidates, settings), chunks, label):
+    pairs = sum(map(len, candidates.values()))
+    with (
+        atomic(out) as draft,
+        parquet.open_writer(draft, schema) as writer,
+        Progress(label, pairs, "pairs") as progress,
+    ):
+        for table in _tables(reranker, queries, candidates, settings, progress.advance):
             writer.write_table(table.cast(schema))
 
 
@@ -99,9 +103,10 @@ def _tables(
     queries: Sequence[QueryCandidates],
     candidates: Run,
     settings: ScoringConfig,
+    on_scored: Callable[[int], object],
 ) -> Iterator[pa.Table]:
     """Yield a table of scores per chunk of queries."""
-    for chunk, rows, scores in score_in_chunks(reranker, queries, reranker.exits, settings):
+    for chunk, rows, scores in score_in_chunks(reranker, queries, reranker.exits, settings, on_scored):
         query_ids = [query.query_id for query in chunk for _ in query.doc_ids]
         doc_ids = [doc_id for query in chunk for doc_id in query.doc_ids]
         first_stage = [score for query in chunk for _, score in candidates[query.query_id]]
@@ -138,8 +143,11 @@ def score_in_chunks(
     queries: Sequence[QueryCandidates],
     layers: Sequence[int],
     settings: ScoringConfig,
+    on_scored: Callable[[int], object] | None = None,
 ) -> Iterator[tuple[Sequence[QueryCandidates], list[Row], np.ndarray]]:
     """Score all candidates, `QUERIES_PER_CHUNK` queries at a time.
+
+    After each batch, `on_scored` is called with its number of pairs.
 
     The last bits of a score depend on the other pairs of its batch. Batches depend on the queries, their order and the
     token budget, but not on `layers`: the same queries get the same scores at one exit as at all of them.
@@ -153,7 +161,7 @@ def score_in_chunks(
     for start in range(0, len(queries), QUERIES_PER_CHUNK):
         chunk = queries[start : start + QUERIES_PER_CHUNK]
         rows = tokenize_pairs(reranker.prompt, chunk)
-        scores = reranker.score_rows(rows, layers, settings.tokens_per_batch, settings.precision)
+        scores = reranker.score_rows(rows, layers, settings.tokens_per_batch, settings.precision, on_scored)
         _check_finite(scores, chunk, layers)
         yield chunk, rows, scores
 

@@ -208,9 +208,13 @@ def test_what_the_first_stage_drops_is_neither_tokenised_nor_read(monkeypatch, f
         model.stack.blocks, monkeypatch, lambda k, kwargs: computed.append((k, len(kwargs["packing"].rows)))
     )
     tokenised, passages = [], model.prompt.passages
-    monkeypatch.setattr(
-        model.prompt, "passages", lambda texts: passages([tokenised.append(t) or t for t in texts])
-    )
+
+    def recording(texts, prompt=None):
+        texts = list(texts)
+        tokenised.extend(texts)
+        return passages(texts, prompt)
+
+    monkeypatch.setattr(model.prompt, "passages", recording)
     ranked = model.rank(QUERY, TEXTS, cascade="0:3 2:2 4", first_stage=FIRST_STAGE_SCORES, fused=fused)
     best = np.argsort(-np.array(FIRST_STAGE_SCORES), kind="stable")
     assert sorted(tokenised) == sorted(TEXTS[i] for i in best[:3])

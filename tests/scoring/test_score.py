@@ -6,8 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
+from fake_clock import Clock
 
+import lwr.common.progress
 import lwr.scoring.score
+from lwr.common.progress import Progress
 from lwr.config.evaluation import ScoringConfig
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import read_run, write_run
@@ -83,6 +86,27 @@ def test_gathered_shards_equal_the_complete_table(reranker, collection):
     keys = ["query_id", "doc_id", "first_stage"]
     pd.testing.assert_frame_equal(gathered[keys], complete[keys])
     np.testing.assert_allclose(gathered["layer_4"], complete["layer_4"], atol=1e-5)
+
+
+def test_progress_is_shown_inside_a_chunk(reranker, collection, monkeypatch, capsys):
+    clock = Clock()
+    monkeypatch.setattr(lwr.common.progress, "time", clock)
+    advance = Progress.advance
+
+    def take_a_minute(progress: Progress, items: int = 1) -> None:
+        advance(progress, items)
+        clock.now += 60.0
+        progress.report_if_due()
+
+    settings = ScoringConfig(tokens_per_batch=200)
+    quick = scored(reranker, collection, settings=settings)
+    capsys.readouterr()
+    monkeypatch.setattr(Progress, "advance", take_a_minute)
+    pd.testing.assert_frame_equal(scored(reranker, collection, settings=settings), quick, check_exact=True)
+    printed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("score: ")]
+    done = [int(line.removeprefix("score: ").split("/")[0]) for line in printed]
+    assert len(set(done)) > 3  # all queries are one chunk
+    assert done[-1] == len(quick)
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "2", "a/b"])
