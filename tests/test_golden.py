@@ -13,7 +13,7 @@ from lwr.compat import BiEncoderModel
 from lwr.config.model import BaseModelConfig, PromptTemplate
 from lwr.model.batching import pad
 from lwr.model.loading import load_base_model
-from lwr.model.prompt import Prompt, Row, yes_ids, yes_token
+from lwr.model.prompt import LinePrompts, Prompt, Row, yes_ids, yes_token
 
 CASES = ["long", "truncating"]
 
@@ -28,7 +28,7 @@ def upstream_rows(golden: Path, case: dict, tokenizer) -> list[Row]:
     rows = []
     for group, texts in zip(numbers(golden, "groups.json"), case["texts_in_order"], strict=True):
         passages = [passage_of(text, group["pos"] + group["neg"]) for text in texts]
-        rows += prompt.rows([(group["query"], passage) for passage in passages], group["prompt"])
+        rows += prompt.rows([(group["query"], passage) for passage in passages], LinePrompts(group["prompt"]))
     return rows
 
 

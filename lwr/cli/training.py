@@ -20,6 +20,7 @@ from lwr.cli.options import (
     TrainedCell,
     silence_transformers,
 )
+from lwr.common.errors import BadInput
 from lwr.common.exits import Cell
 from lwr.common.progress import log
 from lwr.config.evaluation import ScoringConfig
@@ -68,6 +69,9 @@ def train(
             "`{trained_on: …, base_model: …, start_layer: …, variant: …, seed: …}`.",
         ),
     ] = None,
+    measure: Annotated[
+        str, Option(help="Measure of evaluations during training, by its ir_measures name.")
+    ] = "nDCG@10",
 ) -> None:
     r"""Train one layerwise reranker.
 
@@ -82,12 +86,27 @@ def train(
       --collection results/collections/python-docs --dev-run dev.trec --seed 1 --out model
     ```
     """
+    from lwr.config.consistency import measure_problem
     from lwr.training.train import train
 
     silence_transformers()
     base_config, training = read_settings(base, BaseModelConfig), read_settings(settings, TrainingConfig)
     trained_cell = None if cell is None else Cell(**read_settings(cell, TrainedCell).model_dump())
-    train(base_config, start_layer, training, groups, collection, dev_run, seed, out, label, trained_cell)
+    if problem := measure_problem(measure):
+        raise BadInput(f"--measure: {problem}")
+    train(
+        base_config,
+        start_layer,
+        training,
+        groups,
+        collection,
+        dev_run,
+        seed,
+        out,
+        label,
+        trained_cell,
+        measure,
+    )
 
 
 @app.command()

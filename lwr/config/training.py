@@ -133,17 +133,17 @@ class TrainingConfig(Section):
     )
     eval_steps: Steps | None = Field(
         default=None,
-        description="number of steps between two evaluations of every exit's nDCG@10 on dev; null: never",
+        description="number of steps between two evaluations of every exit on dev, by the first measure; null: never",
     )
     eval_queries: Queries = Field(default=50, description="number of dev queries of such an evaluation")
     keep: Literal["last", "best"] = Field(
         default="last",
-        description="weights that are written; `best`: those of the evaluated step with the highest dev nDCG@10, by "
+        description="weights that are written; `best`: those of the evaluated step with the highest dev measure, by "
         "`keep_by`",
     )
     keep_by: Literal["mean", "deepest"] | int = Field(
         default="mean",
-        description="dev nDCG@10 that `best` compares: the mean of all exits, the deepest's, or one layer's",
+        description="dev measure that `best` compares: the mean of all exits, the deepest's, or one layer's",
     )
     checkpoint_steps: Steps | None = Field(
         default=500,

@@ -23,27 +23,27 @@ class DevEvaluation:
     rows: list[Row]
     pairs: list[tuple[str, str]]  # (query id, passage id) of each row
     qrels: Qrels
+    measure: str = "nDCG@10"  # as ir_measures names it
 
-    def compute_ndcg(self, reranker: LayerwiseReranker, precision: str) -> dict[int, float]:
-        """Return the mean nDCG@10 of each exit, by layer; the reranker's mode (training or not) is restored."""
+    def evaluate(self, reranker: LayerwiseReranker, precision: str) -> dict[int, float]:
+        """Return the mean of the measure of each exit, by layer; the reranker's mode (training or not) is restored."""
         training = reranker.training
         reranker.eval()
         scores = reranker.score_rows(self.rows, reranker.exits, precision=precision)  # [exits, rows]
         reranker.train(training)
         return {
-            layer: self._mean_ndcg(exit_scores)
-            for layer, exit_scores in zip(reranker.exits, scores, strict=True)
+            layer: self._mean(exit_scores) for layer, exit_scores in zip(reranker.exits, scores, strict=True)
         }
 
-    def _mean_ndcg(self, scores: np.ndarray) -> float:
-        """Return the mean over queries of nDCG@10 for the scores of one exit, float32 [rows]."""
+    def _mean(self, scores: np.ndarray) -> float:
+        """Return the mean over queries of the measure for the scores of one exit, float32 [rows]."""
         table = pd.DataFrame(self.pairs, columns=["query_id", "doc_id"]).assign(score=scores)
-        per_query = measures_per_query(self.qrels, rankings(table, "score"), ["nDCG@10"])
+        per_query = measures_per_query(self.qrels, rankings(table, "score"), [self.measure])
         return float(per_query["value"].mean())
 
 
 def read_dev_evaluation(
-    reranker: LayerwiseReranker, collection: Path, dev_run: Path, max_queries: int
+    reranker: LayerwiseReranker, collection: Path, dev_run: Path, max_queries: int, measure: str = "nDCG@10"
 ) -> DevEvaluation:
     """Read and tokenise the candidates of dev queries.
 
@@ -52,6 +52,7 @@ def read_dev_evaluation(
         collection: Folder in BEIR layout.
         dev_run: TREC run of the dev queries.
         max_queries: If the run has more queries, a sample of this size is chosen by the hash of their ids.
+        measure: The measure, as ir_measures names it.
 
     Raises:
         BadInput: The files do not fit together.
@@ -65,4 +66,4 @@ def read_dev_evaluation(
     passages = read_candidate_texts(collection, "dev", candidates)
     pairs = [(query_id, doc_id) for query_id, ranked in candidates.items() for doc_id, _ in ranked]
     rows = reranker.prompt.rows([(queries[query_id], passages[doc_id]) for query_id, doc_id in pairs])
-    return DevEvaluation(rows, pairs, {query_id: qrels[query_id] for query_id in sample})
+    return DevEvaluation(rows, pairs, {query_id: qrels[query_id] for query_id in sample}, measure)

@@ -18,9 +18,16 @@ from lwr.config.training import Loss
 class ProgressCallback(TrainerCallback):
     """A bar in a terminal, and a line on stderr for each log and each dev evaluation."""
 
-    def __init__(self, label: str, exits: Sequence[int], group_size: int, loss: Loss = "contrastive"):
-        """Set what the lines show: a label, the layers with a head, and the loss with its value at chance."""
-        self.label, self.exits, self.loss = label, exits, loss
+    def __init__(
+        self,
+        label: str,
+        exits: Sequence[int],
+        group_size: int,
+        loss: Loss = "contrastive",
+        measure: str = "nDCG@10",
+    ):
+        """Set what the lines show: a label, the layers with a head, the loss with its value at chance, the measure."""
+        self.label, self.exits, self.loss, self.measure = label, exits, loss, measure
         chance = {
             "ranknet": math.log(2),
             "contrastive": math.log(group_size),
@@ -53,7 +60,7 @@ class ProgressCallback(TrainerCallback):
                 f"{format_duration(seconds)} passed, {format_duration(remaining)} left",
             )
         if "eval_mean" in logs:
-            self._print(state, f"dev nDCG@10 by layer {self._by_layer(logs, 'eval')}")
+            self._print(state, f"dev {self.measure} by layer {self._by_layer(logs, 'eval')}")
 
     def on_train_end(self, args, state, control, **_):
         """Close the bar."""

@@ -47,6 +47,7 @@ def train(
     out: Path,
     label: str = "train",
     cell: Cell | None = None,
+    measure: str = "nDCG@10",
 ) -> None:
     """Train a reranker and write it to the folder `out`, with its logs and its provenance.
 
@@ -64,6 +65,7 @@ def train(
             of every exit by step, its provenance.json what the model was made from.
         label: Prefix of the progress lines.
         cell: The point of a grid that is trained, for provenance.json; None outside a grid.
+        measure: The measure of evaluations during training, as ir_measures names it.
 
     Raises:
         BadInput: A file is malformed.
@@ -81,8 +83,9 @@ def train(
     training_groups = read_groups(groups, reranker.prompt, settings.group_size, seed)
     dev_evaluation = None
     if settings.eval_steps is not None:
-        dev_evaluation = read_dev_evaluation(reranker, collection, dev_run, settings.eval_queries)
+        dev_evaluation = read_dev_evaluation(reranker, collection, dev_run, settings.eval_queries, measure)
     facts = _list_inputs(base, start_layer, settings, groups, collection, dev_run, seed)
+    facts["dev_measure"] = None if dev_evaluation is None else measure
     checkpoints = _checkpoint_folder(out, facts)
     arguments = _trainer_arguments(settings, reranker.exits, seed, checkpoints)
     trainer = LayerwiseTrainer(reranker, training_groups, settings, arguments, dev_evaluation, label)

@@ -45,7 +45,7 @@ def make_optimizer(reranker: LayerwiseReranker, settings: TrainingConfig) -> tor
 
 
 class LayerwiseTrainer(Trainer):
-    """A Trainer that logs the loss of every exit, evaluates nDCG@10 on dev, and writes small checkpoints."""
+    """A Trainer that logs the loss of every exit, evaluates them on dev, and writes small checkpoints."""
 
     def __init__(
         self,
@@ -76,7 +76,15 @@ class LayerwiseTrainer(Trainer):
                 collate, tokenizer=reranker.prompt.tokenizer, num_embeddings=reranker.num_embeddings
             ),
             optimizers=(make_optimizer(reranker, settings), None),
-            callbacks=[ProgressCallback(label, reranker.exits, settings.group_size, settings.loss)],
+            callbacks=[
+                ProgressCallback(
+                    label,
+                    reranker.exits,
+                    settings.group_size,
+                    settings.loss,
+                    dev_evaluation.measure if dev_evaluation else "nDCG@10",
+                )
+            ],
         )
         self.remove_callback(PrinterCallback)
         self.reranker, self.settings, self.dev_evaluation = reranker, settings, dev_evaluation
@@ -169,12 +177,12 @@ class LayerwiseTrainer(Trainer):
         super().log(logs, start_time)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
-        """Log nDCG@10 on dev of every exit, and their mean; the arguments are the Trainer's and not used."""
+        """Log the measure on dev of every exit, and their mean; the arguments are the Trainer's and not used."""
         if self.dev_evaluation is None:
             raise ValueError("this training has no dev evaluation")
-        ndcg = self.dev_evaluation.compute_ndcg(self.reranker, self.settings.precision)
-        metrics = {f"eval_{exit_name(layer)}": value for layer, value in ndcg.items()}
-        metrics["eval_mean"] = sum(ndcg.values()) / len(ndcg)
+        by_layer = self.dev_evaluation.evaluate(self.reranker, self.settings.precision)
+        metrics = {f"eval_{exit_name(layer)}": value for layer, value in by_layer.items()}
+        metrics["eval_mean"] = sum(by_layer.values()) / len(by_layer)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

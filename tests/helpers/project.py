@@ -21,7 +21,7 @@ REPORTING_STEPS = {"compare", "tables", "advise", "figures", "report"}
 FROM_EVALUATE = {"evaluate", *REPORTING_STEPS}
 """The step `evaluate` and the steps that use its results; the next two likewise."""
 FROM_CASCADE = {"cascade", "cost", *FROM_EVALUATE}
-FROM_SCORE = {"score", *FROM_CASCADE}
+FROM_SCORE = {"score", "fuse", *FROM_CASCADE}
 
 Job = tuple[str, dict[str, str]]
 """Rule and wildcards."""

@@ -13,6 +13,7 @@ from architectures import ARCHITECTURES
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lwr.common.errors import BadInput
 from lwr.config.model import BaseModelConfig, PromptTemplate
 from lwr.config.training import LoraConfig
 from lwr.model.batching import pad
@@ -207,7 +208,7 @@ def test_pickled_weights_are_refused(llama, tmp_path):
     weights = tmp_path / "saved" / "model.safetensors"
     torch.save(load_file(weights), tmp_path / "saved" / "pytorch_model.bin")
     weights.unlink()
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(BadInput, match=r"saved: no model\.safetensors.*pickled"):
         load(tmp_path / "saved")
 
 

@@ -78,6 +78,7 @@ def run(
     seed: int = 1,
     cell: Cell | None = None,
     groups: Path | None = None,
+    measure: str = "nDCG@10",
     **settings,
 ) -> Path:
     train(
@@ -90,6 +91,7 @@ def run(
         seed,
         out,
         cell=cell,
+        measure=measure,
     )
     return out
 
@@ -272,15 +274,18 @@ def test_epochs_set_the_number_of_steps(data, tmp_path):
     assert [line["step"] for line in lines] == list(range(1, 9))
 
 
-def test_dev_evaluation_equals_scoring_and_measuring(data, tmp_path):
-    model = run(data, tmp_path / "model", steps=4, eval_steps=2)
+@pytest.mark.parametrize("measure", ["nDCG@10", "RR@2"])
+def test_dev_evaluation_equals_scoring_and_measuring(data, tmp_path, capsys, measure):
+    model = run(data, tmp_path / "model", steps=4, eval_steps=2, measure=measure)
+    assert f"dev {measure} by layer" in capsys.readouterr().err
+    assert json.loads((model / "provenance.json").read_text(encoding="utf-8"))["dev_measure"] == measure
     evaluations = logs(model, "eval_mean")
     assert [line["step"] for line in evaluations] == [2, 4]
     score(model, data, "dev", data / "dev.trec", ScoringConfig(), tmp_path / "dev.parquet")
     table = pd.read_parquet(tmp_path / "dev.parquet")
     qrels = {f"q{i}": {f"d{i}": 1} for i in range(GROUPS, GROUPS + DEV)}
     for k in (2, 3, 4):
-        measured = measures_per_query(qrels, rankings(table, f"layer_{k}"), ["nDCG@10"])["value"].mean()
+        measured = measures_per_query(qrels, rankings(table, f"layer_{k}"), [measure])["value"].mean()
         assert evaluations[-1][f"eval_layer_{k}"] == pytest.approx(measured)
     assert evaluations[-1]["eval_mean"] == pytest.approx(
         sum(evaluations[-1][f"eval_layer_{k}"] for k in (2, 3, 4)) / 3

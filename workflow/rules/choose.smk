@@ -60,7 +60,7 @@ rule cascade:
         code=CODE["cascade"],
     shell:
         "lwr cascade {params.dev} {params.test} --model {input.model:q} --collection {params.folder:q}"
-        " --settings {params.settings:q} {params.fusion} --confidence {params.confidence}"
+        " --settings {params.settings:q} {params.fusion} --confidence {params.confidence:q}"
         " --measure {params.measure:q} --arm {params.arm:q} --label {params.label:q} --out {output:q}"
         " 2>&1 | tee {log:q}"
 
@@ -83,8 +83,8 @@ rule cost:
     threads: 8
     resources:
         gpu=1,
-        mem_mb=lambda w, input: 14000 + 2000 * len(input.models),
-        runtime=lambda w, input: 60 + 60 * len(input.models),
+        mem_mb=lambda w, input, attempt: attempt * (14000 + 2000 * len(input.models)),
+        runtime=lambda w, input, attempt: attempt * (60 + 60 * len(input.models)),
     params:
         folder=lambda w, input: folder_of(input.corpus),
         models=lambda w, input: repeated_option("--model", input.models),

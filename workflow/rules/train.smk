@@ -44,9 +44,11 @@ rule train:
         settings=lambda w: as_json(GRID.train_settings(w.base_model, w.variant)),
         cell=lambda w: as_json({**arm_of(w), "seed": int(w.seed)}),
         label=f"train {CELL}",
+        measure=GRID.measures[0],
         code=CODE["train"],
     shell:
         "lwr launch --gpus {resources.gpu} --processes {resources.processes} --"
         " train --base {params.base:q} --start-layer {wildcards.start_layer} --settings {params.settings:q}"
         " --groups {input.groups:q} --collection {params.folder:q} --dev-run {input.dev_run:q}"
-        " --seed {wildcards.seed} --cell {params.cell:q} --out {output:q} --label {params.label:q} 2>&1 | tee {log:q}"
+        " --seed {wildcards.seed} --cell {params.cell:q} --measure {params.measure:q}"
+        " --out {output:q} --label {params.label:q} 2>&1 | tee {log:q}"
