@@ -60,6 +60,11 @@ def test_single_exit_has_only_the_contrastive_loss(scores):
     assert loss.distillation.tolist() == [0]
 
 
+def test_every_exit_has_a_teacher_or_none(scores):
+    with pytest.raises(ValueError, match="shorter"):
+        layerwise_loss(scores, DEEPEST[:-1])
+
+
 def test_equal_scores_give_the_logarithm_of_the_group_size():
     loss = layerwise_loss(torch.zeros(EXITS, GROUPS, SIZE), DEEPEST)
     assert loss.ranking.tolist() == pytest.approx([math.log(SIZE)] * EXITS)

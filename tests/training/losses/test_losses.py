@@ -93,6 +93,8 @@ def test_ranknet_knows_only_the_order_of_targets_and_leaves_ties_out():
     assert torch.equal(ranknet(SCORES, TARGETS), ranknet(SCORES, TARGETS**3))
     assert ranknet(SCORES, torch.ones(3, 4)).item() == 0
     assert ranknet(torch.zeros(3, 4), TARGETS).item() == pytest.approx(math.log(2))
+    one_pair = ranknet(SCORES[:1, :2], LABELS[:1, :2]).item()
+    assert one_pair == pytest.approx(math.log1p(math.exp(-1.25)))
     two_pairs = [math.log1p(math.exp(-1.25)), math.log1p(math.exp(-2.25))]
     assert ranknet(SCORES[:1, :3], LABELS[:1, :3]).item() == pytest.approx(sum(two_pairs) / 2)
 
