@@ -28,7 +28,7 @@ from lwr.formats.beir import Qrels, answerable_queries, read_qrels
 from lwr.formats.fusion import CrossFittedFusion, Fusion, fold_of
 from lwr.model.cascade_schedule import Schedule
 
-RULES = ("plain, mean on dev", "fused, mean on dev", "fused, with confidence")
+RULES = ("plain, mean on dev", "fused, mean on dev", "plain or fused, with confidence")
 
 
 def main() -> None:
@@ -103,27 +103,34 @@ def choose_and_measure(
 
     plain_on_dev = measure(dev, [deepest], None)
     plain_on_test = measure(test, [deepest], None)
+    length = int(seeds[0].groupby("query_id").size().max())
+    schedules = {fused: list(enumerate_schedules(layers, length, settings, fused)) for fused in (False, True)}
+    measured = {
+        False: measure(dev, schedules[False], None),
+        True: measure(dev, schedules[True], cross_fitted),
+    }
+    reference = plain_on_dev.quality[0]
     chosen: dict[str, tuple[Schedule, Fusion | None]] = {}
-    for rule in RULES:
-        fused = not rule.startswith("plain")
-        length = int(seeds[0].groupby("query_id").size().max())
-        schedules = list(enumerate_schedules(layers, length, settings, fused))
-        on_dev = measure(dev, schedules, cross_fitted if fused else None)
-        if rule == RULES[2]:
-            choice = choose_schedule(
-                on_dev.quality, on_dev.flops, plain_on_dev.quality[0], settings.epsilon, confidence
-            )
-            index = choice.index
-        else:
-            kept = on_dev.quality.mean(axis=1) >= (1 - settings.epsilon) * plain_on_dev.quality.mean()
-            index = int(np.flatnonzero(kept)[np.argmin(on_dev.flops[kept])])
-        chosen[rule] = (deepest, None) if index is None else (schedules[index], final if fused else None)
+    for rule, fused in ((RULES[0], False), (RULES[1], True)):
+        kept = measured[fused].quality.mean(axis=1) >= (1 - settings.epsilon) * reference.mean()
+        index = np.flatnonzero(kept)[np.argmin(measured[fused].flops[kept])]
+        chosen[rule] = schedules[fused][index], final if fused else None
+    choice = choose_schedule(
+        np.vstack([measured[False].quality, measured[True].quality]),
+        np.hstack([measured[False].flops, measured[True].flops]),
+        reference,
+        settings.epsilon,
+        confidence,
+    )
+    both = [(schedule, None) for schedule in schedules[False]] + [(plan, final) for plan in schedules[True]]
+    chosen[RULES[2]] = (deepest, None) if choice.index is None else both[choice.index]
 
     results: dict[str, dict[str, float | str]] = {
         "deepest exit, fused": describe(measure(test, [deepest], final), plain_on_test, deepest)
     }
     for rule, (schedule, fusion) in chosen.items():
         results[rule] = describe(measure(test, [schedule], fusion), plain_on_test, schedule)
+        results[rule]["schedule"] = f"{schedule}{', fused' if fusion else ''}"
     return results
 
 

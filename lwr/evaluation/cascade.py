@@ -4,8 +4,9 @@ Schedules are tried on scores that exist already: which candidates survive follo
 (`lwr.evaluation.schedules.search`), and what a schedule costs follows from the candidates' tokens. The chosen one later
 runs in one forward pass, as `LayerwiseReranker.cascade`.
 
-With fused scores, exits prune and rank by these, on weights that were fitted without the query they rank, and the
-choice is made with confidence (`lwr.evaluation.schedules.choice`). Without, the mean on dev decides.
+With fused scores, schedules whose exits prune and rank by these are tried beside the plain ones, on weights that were
+fitted without the query they rank, and the choice is made with confidence (`lwr.evaluation.schedules.choice`). Without,
+the mean on dev decides.
 """
 
 from __future__ import annotations
@@ -80,28 +81,37 @@ def cascade(
     on_dev = _read_split(dev, collection, "dev", shape, rule)
     on_test = _read_split(test, collection, "test", shape, rule)
     exits, deepest = sorted(on_dev.alone[0].ranks), str(on_dev.alone[0].deepest)
-    tried = list(enumerate_schedules(exits, on_dev.alone[0].docs.shape[1], settings, rule.is_fused))
-    queries = len(on_dev.qrels)
-    log(f"{label}: tries {len(tried)} schedules on {queries} queries")
-    measured = on_dev.measure(tried, rule.is_fused, label)
-    table, about = measured.table().assign(fused=rule.is_fused), {}
+    longest = on_dev.alone[0].docs.shape[1]
+    alone = on_dev.measure(list(enumerate_schedules(exits, longest, settings)), False, label)
+    tried, queries, about = len(alone.schedules), len(on_dev.qrels), {}
+    table = alone.table().assign(fused=False)
     if rule.is_fused:
-        alone = on_dev.measure([Schedule.parse(deepest)], False)
+        schedules = list(enumerate_schedules(exits, longest, settings, from_first_stage=True))
+        fused = on_dev.measure(schedules, True, label)
+        tried += len(schedules)
+        table = pd.concat([table, fused.table().assign(fused=True)], ignore_index=True)
+        plain_deepest = int(table.index[(table["schedule"] == deepest) & ~table["fused"]][0])
+        others = np.delete(np.arange(len(table)), plain_deepest)
+        quality = np.vstack([alone.quality, fused.quality])  # [S, Q]
         choice = choose_schedule(
-            measured.quality, measured.flops, alone.quality[0], settings.epsilon, rule.confidence
+            quality[others],
+            table["flops"].to_numpy()[others],
+            quality[plain_deepest],
+            settings.epsilon,
+            rule.confidence,
         )
-        table = pd.concat([table, alone.table().assign(fused=False)], ignore_index=True)
-        chosen = len(table) - 1 if choice.index is None else choice.index
-        about = _describe_choice(choice, rule.confidence, queries)
+        chosen = plain_deepest if choice.index is None else int(others[choice.index])
+        about = _describe_choice(choice, rule.confidence, queries) | {"fused": bool(table["fused"][chosen])}
         if choice.index is None:
             log(f"{label}: {_explain_fallback(choice, settings.epsilon, rule.confidence, queries)}")
     else:
         chosen = cheapest_within(table, deepest, settings.epsilon)
+    log(f"{label}: tried {tried} schedules on {queries} queries")
     record: dict[str, Any] = {
         **arm,
         "measure": rule.measure,
         "epsilon": settings.epsilon,
-        "tried": len(tried),
+        "tried": tried,
         "deepest": deepest,
         "chosen": table["schedule"][chosen],
         **about,
@@ -210,7 +220,6 @@ def _report_schedules(
 def _describe_choice(choice: Choice, confidence: float, queries: int) -> dict[str, Any]:
     """Return what the file says about a choice among fused schedules; null where nothing could be chosen."""
     return {
-        "fused": choice.index is not None,
         "confidence": confidence,
         "margin": choice.margin if math.isfinite(choice.margin) else None,
         "expected shortfall": choice.shortfall if math.isfinite(choice.shortfall) else None,
