@@ -229,7 +229,7 @@ def test_page_in_a_browser(tmp_path, model, address, chromium, size, scheme):
     page.on("request", lambda request: asked.append(request.url))
     page.goto(address)
     page.wait_for_selector("#shown:not([hidden])")  # the example is ranked unasked
-    assert page.locator("#list li").count() == 8
+    assert page.locator("#list li").count() == 6
 
     texts = TEXTS[:6]
     page.get_by_label("Query").fill(QUERIES[1])
