@@ -25,7 +25,7 @@ class Progress:
 
     Attributes:
         label: Name of the work, in front of the bar or line.
-        total: Number of items; None: not known. May be set later.
+        total: Number of items; None: not known.
         done: Number of finished items.
         current: What is being done now, at the end of the line; may be set at any time.
     """
@@ -36,7 +36,6 @@ class Progress:
         total: int | None = None,
         unit: str = "",
         *,
-        done: int = 0,
         only_if_long: bool = False,
         hidden: bool = False,
     ):
@@ -46,13 +45,12 @@ class Progress:
             label: See above.
             total: See above.
             unit: Name of the items in the line, such as `pairs`.
-            done: Number of items that were finished before.
             only_if_long: Print no line at the end, so that short work prints none.
             hidden: Show nothing.
         """
-        self.label, self.total, self.unit, self.done = label, total, unit, done
-        self.current = ""
-        self._done_before, self._only_if_long, self._hidden = done, only_if_long, hidden
+        self.label, self.total, self.unit = label, total, unit
+        self.done, self.current = 0, ""
+        self._done_before, self._only_if_long, self._hidden = 0, only_if_long, hidden
         self._bar: rich.progress.Progress | None = None
         self._ended = Event()
         self._thread = Thread(target=self._report_until, args=(self._ended,), name=label, daemon=True)
@@ -82,6 +80,11 @@ class Progress:
         elif error is None and not self._only_if_long:
             log(self._line())
 
+    def resume(self, done: int, total: int) -> None:
+        """Set the number of items, and how many of them were finished before the clock started."""
+        self.done = self._done_before = done
+        self.total = total
+
     def advance(self, items: int = 1) -> None:
         """Count finished items."""
         self.done += items
@@ -104,7 +107,8 @@ class Progress:
             log(self._line())
 
     def _update(self, bar: rich.progress.Progress) -> None:
-        bar.update(bar.task_ids[0], completed=self.done, total=self.total)
+        description = f"{self.label} {self.current}".rstrip()
+        bar.update(bar.task_ids[0], completed=self.done, total=self.total, description=description)
 
     def _report_until(self, ended: Event) -> None:
         while not ended.wait(0.5):

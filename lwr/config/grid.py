@@ -132,6 +132,15 @@ class GridConfig(Section):
         """Return what `lwr train` gets as `--settings` for a base model under a variant."""
         return self.train_of(base_model, variant).slice()
 
+    def dev_measure(self, base_model: str, variant: str) -> str:
+        """Return the measure of the evaluations during a training.
+
+        It is the grid's first, or always the same one if there are no evaluations: another first measure then trains
+        nothing again.
+        """
+        evaluates = self.train_of(base_model, variant).eval_steps is not None
+        return self.measures[0] if evaluates else "nDCG@10"
+
     def arms(self) -> list[Arm]:
         """Return the points of the grid without their seeds."""
         return [

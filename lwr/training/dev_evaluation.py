@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +26,20 @@ class DevEvaluation:
     qrels: Qrels
     measure: str = "nDCG@10"  # as ir_measures names it
 
-    def evaluate(self, reranker: LayerwiseReranker, precision: str) -> dict[int, float]:
-        """Return the mean of the measure of each exit, by layer; the reranker's mode (training or not) is restored."""
+    def evaluate(
+        self,
+        reranker: LayerwiseReranker,
+        precision: str,
+        on_scored: Callable[[int], object] | None = None,
+    ) -> dict[int, float]:
+        """Return the mean of the measure of each exit, by layer; the reranker's mode (training or not) is restored.
+
+        After each batch, `on_scored` is called with its number of pairs.
+        """
         training = reranker.training
         reranker.eval()
-        scores = reranker.score_rows(self.rows, reranker.exits, precision=precision)  # [exits, rows]
+        # [exits, rows]
+        scores = reranker.score_rows(self.rows, reranker.exits, precision=precision, on_scored=on_scored)
         reranker.train(training)
         return {
             layer: self._mean(exit_scores) for layer, exit_scores in zip(reranker.exits, scores, strict=True)

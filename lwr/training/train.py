@@ -151,7 +151,8 @@ def _train_or_resume(trainer: LayerwiseTrainer, checkpoints: Path, label: str) -
     if checkpoint is not None:
         log(f"{label}: resuming from {checkpoint}")
     try:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        with trainer.progress:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except BaseException:
         with contextlib.suppress(OSError):
             checkpoints.rmdir()  # fails if there is a checkpoint in it, which must be kept

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from lwr.common.exits import exit_name
+from lwr.common.progress import Progress
 from lwr.config.training import TrainingConfig
 from lwr.evaluation.flops import derive_shape
 from lwr.model.batching import out_of_memory_hint
@@ -66,6 +67,7 @@ class LayerwiseTrainer(Trainer):
             dev_evaluation: The evaluation that `evaluate` runs; None if the arguments ask for no evaluation.
             label: Prefix of the progress lines.
         """
+        self.progress = Progress(label, unit="steps", only_if_long=True, hidden=arguments.process_index > 0)
         super().__init__(
             reranker,
             arguments,
@@ -78,7 +80,7 @@ class LayerwiseTrainer(Trainer):
             optimizers=(make_optimizer(reranker, settings), None),
             callbacks=[
                 ProgressCallback(
-                    label,
+                    self.progress,
                     reranker.exits,
                     settings.group_size,
                     settings.loss,
@@ -180,7 +182,15 @@ class LayerwiseTrainer(Trainer):
         """Log the measure on dev of every exit, and their mean; the arguments are the Trainer's and not used."""
         if self.dev_evaluation is None:
             raise ValueError("this training has no dev evaluation")
-        by_layer = self.dev_evaluation.evaluate(self.reranker, self.settings.precision)
+        scored, pairs = 0, len(self.dev_evaluation.rows)
+
+        def show_pairs(scored_now: int) -> None:
+            nonlocal scored
+            scored += scored_now
+            self.progress.current = f"dev evaluation: {scored}/{pairs} pairs"
+
+        by_layer = self.dev_evaluation.evaluate(self.reranker, self.settings.precision, show_pairs)
+        self.progress.current = ""
         metrics = {f"eval_{exit_name(layer)}": value for layer, value in by_layer.items()}
         metrics["eval_mean"] = sum(by_layer.values()) / len(by_layer)
         self.log(metrics)

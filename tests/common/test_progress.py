@@ -65,7 +65,8 @@ def test_unknown_total_and_current_work(capsys, clock):
 
 
 def test_time_left_counts_from_where_work_resumed(capsys, clock):
-    with Progress("train", 100, done=50) as progress:
+    with Progress("train") as progress:
+        progress.resume(50, 100)
         clock.now = 10.0
         progress.advance(10)
     assert lines(capsys) == ["train: 60/100 (60%), 0:10 passed, 0:40 left"]

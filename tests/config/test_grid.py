@@ -27,6 +27,14 @@ def test_a_variant_overrides_the_base_model_which_overrides_train():
     assert settings == {"steps": 30, "epochs": 3.0, "group_size": 4, "lr": 2e-4}
 
 
+@pytest.mark.parametrize(("train", "measure"), [("{eval_steps: 5}", "RR@10"), ("{steps: 5}", "nDCG@10")])
+def test_first_measure_is_that_of_dev_evaluations(train, measure):
+    config = grid(GRID + f"\nvariants:\n  default: {train}\n").model_copy(
+        update={"measures": ["RR@10", "P@1"]}
+    )
+    assert config.dev_measure("minilm", "default") == measure
+
+
 def test_an_override_replaces_the_complete_value_of_a_key():
     config = grid(
         GRID.replace("group_size: 4", "{group_size: 4, distillation: {temperature: 2}}").replace(

@@ -20,12 +20,13 @@ import lwr.training.trainer
 from lwr.common.errors import BadInput
 from lwr.common.exits import Cell
 from lwr.common.json_lines import read_json, write_jsonl
+from lwr.common.progress import Progress
 from lwr.config.evaluation import ScoringConfig
 from lwr.config.model import BaseModelConfig
 from lwr.config.training import TrainingConfig
 from lwr.evaluation.measures import measures_per_query, rankings
 from lwr.formats.beir import Passage, write_collection
-from lwr.formats.trec import write_run
+from lwr.formats.trec import read_run, write_run
 from lwr.model.batching import pad
 from lwr.model.reranker import LayerwiseReranker
 from lwr.scoring.score import score
@@ -272,6 +273,17 @@ def test_learning_rate_warms_up_and_decays(data, tmp_path):
 def test_epochs_set_the_number_of_steps(data, tmp_path):
     lines = logs(run(data, tmp_path / "model", steps=None, epochs=2, groups_per_batch=10))
     assert [line["step"] for line in lines] == list(range(1, 9))
+
+
+def test_progress_is_shown_inside_a_dev_evaluation(data, tmp_path, monkeypatch):
+    shown = []
+    recorder = property(lambda self: "", lambda self, text: shown.append(text))
+    monkeypatch.setattr(Progress, "current", recorder, raising=False)
+    model = run(data, tmp_path / "model", steps=2, eval_steps=2)
+    pairs = sum(map(len, read_run(data / "dev.trec").values()))
+    assert f"dev evaluation: {pairs}/{pairs} pairs" in shown
+    assert shown[-1] == ""
+    assert len(logs(model, "eval_mean")) == 1
 
 
 @pytest.mark.parametrize("measure", ["nDCG@10", "RR@2"])

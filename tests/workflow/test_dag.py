@@ -182,6 +182,11 @@ def test_added_measure_reruns_from_evaluate(project):
     assert project.planned_rules() == FROM_EVALUATE
 
 
+def test_other_first_measure_trains_nothing_again_without_dev_evaluations(project):
+    project.edit_config(lambda config: config["measures"].reverse())
+    assert "train" not in project.planned_rules()
+
+
 @pytest.mark.parametrize(
     ("section", "values", "steps"),
     [

@@ -44,7 +44,7 @@ rule train:
         settings=lambda w: as_json(GRID.train_settings(w.base_model, w.variant)),
         cell=lambda w: as_json({**arm_of(w), "seed": int(w.seed)}),
         label=f"train {CELL}",
-        measure=GRID.measures[0],
+        measure=lambda w: GRID.dev_measure(w.base_model, w.variant),
         code=CODE["train"],
     shell:
         "lwr launch --gpus {resources.gpu} --processes {resources.processes} --"
