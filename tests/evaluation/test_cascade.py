@@ -16,13 +16,15 @@ from scored_lists import any_schedule, few_examples, lists, rank_by_stages, scor
 
 from lwr.common.errors import BadInput
 from lwr.common.hashing import sha256
-from lwr.config.evaluation import CascadeSearchConfig
-from lwr.evaluation.cascade import cascade, cheapest_within, pareto_front
+from lwr.config.evaluation import CascadeSearchConfig, FusionConfig
+from lwr.evaluation.cascade import ChoiceRule, cascade, cheapest_within, pareto_front
 from lwr.evaluation.flops import BackboneShape, count_flops
-from lwr.evaluation.measures import measures_per_query
+from lwr.evaluation.fuse import fuse
+from lwr.evaluation.measures import measures_per_query, rankings
 from lwr.evaluation.schedules.replay import read_candidates, replay_run
 from lwr.evaluation.schedules.search import SURVIVORS, enumerate_schedules, measure_schedules
 from lwr.formats.beir import Passage, Qrels, write_collection
+from lwr.formats.fusion import Fusion, fusion_record, read_cross_fitted, read_fusion
 from lwr.model.cascade_schedule import Schedule
 
 SHAPE = BackboneShape(weights=(100, 90, 80, 70, 60), attended=(3, 0, 3, 0, 1))
@@ -105,6 +107,22 @@ def test_share_of_flops_by_hand():
         np.testing.assert_allclose(measured.flops, shares, rtol=1e-12)
 
 
+def test_what_the_first_stage_drops_costs_nothing():
+    scores = score_table({"q": {"d10": (3, 3, 3), "d20": (2, 2, 2), "d30": (1, 1, 1)}}, layers=(1, 2, 3))
+    scores["first_stage"] = [1.0, 2.0, 3.0]  # the longest passage first
+    weights = {
+        k: {"first_stage": 0.0} | {f"layer_{j}": float(j == k) for j in range(1, k + 1)} for k in (1, 2, 3)
+    }
+    candidates = read_candidates(scores, fusion=Fusion(weights, weights))
+    shape = BackboneShape(
+        weights=(1, 1, 2), attended=(0, 0, 0)
+    )  # 2 n after one layer, 4 n after two, 8 n after three
+    tried = [Schedule.parse(text) for text in ("0:1 3", "0:2 3", "0:2 1:1 2", "0:3 2")]
+    measured = measure_schedules([candidates], {"q": {"d20": 1}}, shape, tried)
+    np.testing.assert_allclose(measured.flops * 8 * 90, [8 * 40, 8 * 70, 4 * 30 + 2 * 40, 4 * 90])
+    np.testing.assert_allclose(measured.quality[:, 0], [1 / math.log2(3), 1, 1, 1 / math.log2(3)])
+
+
 def test_quality_is_averaged_over_seeds():
     good = score_table({"q": {"d1": (0, 0, 2), "d2": (0, 0, 1)}})
     bad = good.assign(layer_5=-good["layer_5"])
@@ -144,6 +162,17 @@ def test_every_allowed_schedule_is_enumerated(stages):
         for survivors in combinations([20, 10, 5], count - 1)  # 30 of 30 would drop no candidate
     }
     assert {(*schedule.keep, schedule.last) for schedule in made} == expected
+
+
+def test_first_stage_may_prune_before_all_other_stages():
+    settings = CascadeSearchConfig(stages=2, keep=[20, 5, 10])
+    plain = list(enumerate_schedules([2, 3], 30, settings))
+    made = list(enumerate_schedules([2, 3], 30, settings, from_first_stage=True))
+    assert made[: len(plain)] == plain
+    assert {str(schedule) for schedule in made[len(plain) :]} == {
+        *(f"0:{n} {layer}" for n in (20, 10, 5) for layer in (2, 3)),
+        *("0:20 2:10 3", "0:20 2:5 3", "0:10 2:5 3"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -350,3 +379,111 @@ def test_split_without_relevant_passage_is_refused(arm, split):
     with pytest.raises(BadInput, match=rf"qrels/{split}\.tsv: no query has a relevant passage"):
         run_cascade(arm)
     assert not (arm / "cascade.json").exists()
+
+
+# --- with fused scores -------------------------------------------------------------------------------------
+
+
+def run_fused(arm, settings=CascadeSearchConfig(epsilon=0.05, keep=[3, 8, 12]), **rule) -> dict:  # noqa: B008 - frozen
+    """Choose a cascade whose stages may prune by fused scores; the first stage knows relevance, too."""
+    for split in QUERIES:
+        for seed in (1, 2):
+            path = arm / f"{split}{seed}.parquet"
+            scores = pd.read_parquet(path)
+            pairs = zip(scores["query_id"], scores["doc_id"], strict=True)
+            noise = np.random.default_rng(7).normal(size=len(scores))
+            scores["first_stage"] = [3.0 * QRELS[split][q].get(d, 0) for q, d in pairs] + noise
+            scores.to_parquet(path)
+    dev, test = ([arm / f"{split}{seed}.parquet" for seed in (1, 2)] for split in ("dev", "test"))
+    if not (arm / "fusion.json").exists():
+        fuse(dev, arm, FusionConfig(folds=3), "nDCG@10", ARM, arm / "fusion.json")
+    how = ChoiceRule(fusion=arm / "fusion.json", **rule)
+    cascade(arm / "model", dev, test, arm, settings, ARM, arm / "cascade.json", how)
+    return json.loads((arm / "cascade.json").read_text(encoding="utf-8"))
+
+
+def test_fused_choice_says_how_certain_it_is(arm):
+    choice = run_fused(arm, confidence=0.8)
+    assert choice["fused"] is True
+    assert choice["chosen"].startswith("0:"), "the first stage must prune for these tests to mean anything"
+    assert (choice["confidence"], choice["dev queries"], choice["queries needed"]) == (0.8, 12, None)
+    assert choice["expected shortfall"] <= choice["shortfall bound"] <= 0.05
+    assert choice["inputs"]["fusion"] == sha256(arm / "fusion.json")
+    assert [row["schedule"] for row in choice["schedules"] if row["chosen"]] == [choice["chosen"]]
+    names = [(row["schedule"], row["fused"]) for row in choice["schedules"]]
+    assert len(set(names)) == len(names)
+    assert {("4", True), ("4", False)} <= set(names)
+    (alone,) = (row for row in choice["schedules"] if (row["schedule"], row["fused"]) == ("4", False))
+    assert (alone["dev flops"], alone["test flops"]) == (1, 1)
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_fused_schedules_are_measured_out_of_fold_on_dev_and_with_all_of_dev_on_test(arm, split):
+    rows = run_fused(arm)["schedules"]
+    read = read_cross_fitted if split == "dev" else read_fusion
+    assert any(row["fused"] for row in rows)
+    for row in rows:
+        weights = read(arm / "fusion.json") if row["fused"] else None
+        runs = [
+            replay_run(
+                pd.read_parquet(arm / f"{split}{seed}.parquet"), Schedule.parse(row["schedule"]), weights
+            )
+            for seed in (1, 2)
+        ]
+        values = [
+            measures_per_query(QRELS[split], {q: dict(docs) for q, docs in run.items()}, ["nDCG@10"])["value"]
+            for run in runs
+        ]
+        assert row[split] == pytest.approx(np.mean(values))
+
+
+def test_without_a_certain_schedule_the_deepest_exit_is_chosen_and_what_is_missing_is_said(arm, capsys):
+    for seed in (1, 2):  # every shallower exit, and so every fused score, ranks at random
+        path = arm / f"dev{seed}.parquet"
+        scores = pd.read_parquet(path)
+        noise = np.random.default_rng(seed).normal(size=(len(scores), 3))
+        scores.assign(layer_1=noise[:, 0], layer_2=noise[:, 1], layer_3=noise[:, 2]).to_parquet(path)
+    plain = {
+        k: {"first_stage": -9.0} | {f"layer_{j}": float(j == k) for j in range(1, k + 1)} for k in ALL_LAYERS
+    }
+    record = fusion_record(Fusion(plain, {k: {f"layer_{k}": 1.0} for k in ALL_LAYERS}))
+    (arm / "fusion.json").write_text(json.dumps(record | {"out_of_fold": [record, record]}))
+    choice = run_fused(arm, CascadeSearchConfig(epsilon=0, keep=[1]), confidence=0.99)
+    assert (choice["chosen"], choice["deepest"], choice["fused"]) == ("4", "4", False)
+    assert choice["expected shortfall"] is choice["shortfall bound"] is None
+    assert [(row["schedule"], row["fused"]) for row in choice["schedules"] if row["chosen"]] == [("4", False)]
+    shown = capsys.readouterr().err
+    assert "99%" in shown
+    assert "12 dev queries" in shown
+
+
+def test_measure_of_the_choice_is_the_one_that_is_named(arm):
+    choice = run_fused(arm, measure="RR@10")
+    assert choice["measure"] == "RR@10"
+    (alone,) = (row for row in choice["schedules"] if (row["schedule"], row["fused"]) == ("4", False))
+    run = [rankings(pd.read_parquet(arm / f"test{seed}.parquet"), "layer_4") for seed in (1, 2)]
+    expected = np.mean([measures_per_query(QRELS["test"], of_seed, ["RR@10"])["value"] for of_seed in run])
+    assert alone["test"] == pytest.approx(expected)
+
+
+def test_weights_of_other_exits_are_refused(arm):
+    run_fused(arm)
+    replaced = (arm / "fusion.json").read_text().replace("layer_4", "layer_5")
+    (arm / "fusion.json").write_text(replaced)
+    with pytest.raises(BadInput, match=r"fusion\.json: has weights of layers \[1, 2, 3, 5\]"):
+        run_fused(arm)
+
+
+def test_without_weights_the_file_has_what_it_always_had(arm):
+    choice = run_cascade(arm)
+    assert list(choice)[len(ARM) :] == [
+        "measure",
+        "epsilon",
+        "tried",
+        "deepest",
+        "chosen",
+        "schedules",
+        "inputs",
+    ]
+    columns = ["schedule", "dev flops", "dev", "test flops", "test", "chosen", "front"]
+    assert all(list(row) == columns for row in choice["schedules"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,10 +12,14 @@ import pytest
 import pytrec_eval
 
 from lwr.common.errors import BadInput
+from lwr.common.hashing import sha256
 from lwr.common.json_lines import write_json
 from lwr.evaluation.evaluate import evaluate
-from lwr.evaluation.schedules.replay import replay_run
-from lwr.formats.beir import Passage, write_collection
+from lwr.evaluation.measures import measures_per_query, rankings
+from lwr.evaluation.schedules.replay import add_fused, replay_run
+from lwr.formats import parquet
+from lwr.formats.beir import Passage, Split, write_collection
+from lwr.formats.fusion import CrossFittedFusion, Fusion, fusion_record, read_cross_fitted, read_fusion
 from lwr.formats.trec import best_first, read_run, read_run_tag
 from lwr.model.cascade_schedule import Schedule
 
@@ -60,21 +66,32 @@ def random_scores(docs=DOCS) -> pd.DataFrame:
 def collection(tmp_path):
     corpus = [Passage(doc, "", f"text {doc}") for doc in [*DOCS, "gone"]]
     write_collection(tmp_path, corpus, {query: query for query in QRELS}, {"test": QRELS})
+    shutil.copy(tmp_path / "qrels/test.tsv", tmp_path / "qrels/dev.tsv")
     return tmp_path
 
 
-def evaluated(collection, scores: pd.DataFrame, measures=MEASURES, chosen="3", deepest="3") -> pd.DataFrame:
+def evaluated(
+    collection,
+    scores: pd.DataFrame,
+    measures=MEASURES,
+    chosen="3",
+    deepest="3",
+    split: Split = "test",
+    fusion: Path | None = None,
+    fused: bool = False,
+) -> pd.DataFrame:
     scores.to_parquet(collection / "scores.parquet")
-    write_json(collection / "cascade.json", {"chosen": chosen, "deepest": deepest})
+    write_json(collection / "cascade.json", {"chosen": chosen, "deepest": deepest, "fused": fused})
     evaluate(
         collection / "scores.parquet",
         collection,
-        "test",
+        split,
         measures,
         collection / "cascade.json",
         CELL,
         collection / "out.parquet",
         collection / "runs",
+        fusion,
     )
     return pd.read_parquet(collection / "out.parquet")
 
@@ -234,4 +251,90 @@ def test_nan_score_leaves_no_files_behind(collection):
     with pytest.raises(ValueError, match="layer_2 of row 1 is nan"):
         evaluated(collection, random_scores().assign(layer_2=np.float32("nan")))
     assert not (collection / "out.parquet").exists()
+    assert not (collection / "runs").exists()
+
+
+# --- with fused scores ---
+
+
+def weights(factor: float) -> Fusion:
+    """Return weights in which the first stage counts `factor` times as much as the last exit."""
+    with_first_stage = {
+        k: {"first_stage": factor} | {f"layer_{j}": float(j == k) for j in range(1, k + 1)} for k in (1, 2, 3)
+    }
+    return Fusion(with_first_stage, {k: {f"layer_{k}": 1.0} for k in (1, 2, 3)})
+
+
+@pytest.fixture
+def fusion(collection) -> Path:
+    """A file whose weights for dev are those for test with another sign."""
+    record = fusion_record(weights(2.0)) | {"out_of_fold": [fusion_record(weights(-2.0))] * 2}
+    write_json(collection / "fusion.json", record)
+    return collection / "fusion.json"
+
+
+def test_fused_exits_are_measured_beside_the_exits_alone(collection, fusion):
+    out = evaluated(collection, random_scores(), chosen="0:9 1:5 3", fusion=fusion, fused=True)
+    fused = [f"layer_{k}_fused" for k in (1, 2, 3)]
+    assert list(dict.fromkeys(out["exit"])) == [
+        "first_stage",
+        "layer_1",
+        "layer_1_fused",
+        "layer_2",
+        "layer_2_fused",
+        "layer_3",
+        "layer_3_fused",
+        "cascade",
+    ]
+    assert set(runs(collection)) == set(out["exit"])
+    alone = evaluated(collection, random_scores())
+    others = out[~out["exit"].isin([*fused, "cascade"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(others, alone)
+    assert parquet.read_inputs(collection / "out.parquet").keys() == {"scores", "cascade", "qrels"}
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_dev_is_measured_out_of_fold_and_test_with_all_of_dev(collection, fusion, split):
+    scores = random_scores()
+    out = evaluated(collection, scores, chosen="0:9 1:5 3", split=split, fusion=fusion, fused=True)
+    used: Fusion | CrossFittedFusion = read_cross_fitted(fusion) if split == "dev" else read_fusion(fusion)
+    table = add_fused(scores, used)
+    for exit in ("layer_1_fused", "layer_3_fused"):
+        expected = measures_per_query(QRELS, rankings(table, exit), ["AP@100"]).set_index("query_id")["value"]
+        assert values_of(out, exit, "AP@100") == expected.to_dict()
+    assert runs(collection)["cascade"] == replay_run(scores, Schedule.parse("0:9 1:5 3"), used)
+    assert parquet.read_inputs(collection / "out.parquet")["fusion"] == sha256(fusion)
+    other = {"dev": read_fusion, "test": read_cross_fitted}[split](fusion)
+    assert runs(collection)["cascade"] != replay_run(scores, Schedule.parse("0:9 1:5 3"), other)
+
+
+def test_cascade_that_is_not_fused_ranks_by_the_exits_alone(collection, fusion):
+    scores = random_scores()
+    evaluated(collection, scores, chosen="1:5 3", fusion=fusion)
+    assert runs(collection)["cascade"] == replay_run(scores, Schedule.parse("1:5 3"))
+
+
+def test_deepest_exit_that_was_chosen_fused_is_a_cascade(collection, fusion):
+    out = evaluated(collection, random_scores(), chosen="3", fusion=fusion, fused=True)
+    for measure in MEASURES:
+        assert values_of(out, "cascade", measure) == values_of(out, "layer_3_fused", measure)
+
+
+def test_ties_of_fused_scores_are_those_of_float64(collection, fusion):
+    scores = table(layer_1=lambda *_: 0.5, layer_2=lambda *_: 0.5, layer_3=lambda *_: 0.5).assign(
+        first_stage=lambda t: t["first_stage"].where(t["first_stage"] != -1, -2)  # d1 ties with d2
+    )
+    out = evaluated(collection, scores, fusion=fusion)
+    assert values_of(out, "layer_3", "ties") == {"q1": 1, "q2": 1}
+    assert values_of(out, "layer_3_fused", "ties") == pytest.approx({"q1": 2 / 20, "q2": 2 / 20})
+
+
+def test_fused_cascade_without_weights_is_refused(collection):
+    with pytest.raises(BadInput, match=r"cascade\.json: .*--fusion"):
+        evaluated(collection, random_scores(), chosen="1:5 3", fused=True)
+
+
+def test_weights_of_other_exits_are_refused(collection, fusion):
+    with pytest.raises(BadInput, match=r"fusion\.json: has weights of layers \[1, 2, 3\]"):
+        evaluated(collection, random_scores().drop(columns="layer_1"), fusion=fusion)
     assert not (collection / "runs").exists()

@@ -28,13 +28,13 @@ def score_table(
 
 
 def rank_by_stages(
-    docs: dict[str, tuple[float, ...]], schedule: Schedule
+    docs: dict[str, tuple[float, ...]], schedule: Schedule, layers: tuple[int, ...] = LAYERS
 ) -> tuple[list[str], dict[str, int]]:
     """Rank a list stage by stage; return the ranking, and the layer to which each passage is read."""
     alive, dropped, depth = list(docs), [], {}
     for layer, survivors in [*schedule.keep, (schedule.last, len(docs))]:
         depth |= dict.fromkeys(alive, layer)
-        best = [doc for doc, _ in best_first((doc, docs[doc][LAYERS.index(layer)]) for doc in alive)]
+        best = [doc for doc, _ in best_first((doc, docs[doc][layers.index(layer)]) for doc in alive)]
         alive, dropped = best[:survivors], best[survivors:] + dropped
     return alive + dropped, depth
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scored_lists import LAYERS, any_schedule, few_examples, lists, rank_by_stages, score_table
 
 from lwr.evaluation.measures import rankings
-from lwr.evaluation.schedules.replay import read_candidates, replay, replay_run
+from lwr.evaluation.schedules.replay import add_fused, read_candidates, replay, replay_run
+from lwr.formats.fusion import CrossFittedFusion, Fusion, fold_of
 from lwr.formats.trec import best_first
 from lwr.model.cascade_schedule import Schedule
 
@@ -115,3 +116,127 @@ def test_scores_equal_in_float32_are_ties():
     close["layer_5"] = 1 - np.arange(8) * 1e-12
     assert ranked(close, "5")["q"] == [doc for doc, _ in best_first((doc, 1.0) for doc in names)]
     assert ranked(close, "5")["q"] != names
+
+
+# --- fused scores -----------------------------------------------------------------------------------------
+
+FUSION = Fusion(
+    {
+        2: {"first_stage": 1.0, "layer_2": 0.5},
+        3: {"first_stage": 0.5, "layer_2": -0.25, "layer_3": 1.0},
+        5: {"first_stage": 0.125, "layer_2": -0.5, "layer_3": 0.25, "layer_5": 1.0},
+    },
+    {layer: {f"layer_{layer}": 1.0} for layer in LAYERS},
+)
+EXITS_ALONE = Fusion(
+    {
+        layer: {"first_stage": 0.0} | {f"layer_{k}": float(k == layer) for k in LAYERS if k <= layer}
+        for layer in LAYERS
+    },
+    {layer: {f"layer_{layer}": 1.0} for layer in LAYERS},
+)
+
+
+def with_first_stage(lists: dict) -> pd.DataFrame:
+    """Return scores whose first stage prefers later names, with ties."""
+    scores = score_table(lists)
+    return scores.assign(first_stage=(scores["doc_id"].str[1:].astype(int) // 2).astype(float))
+
+
+def fused_lists(scores: pd.DataFrame) -> dict[str, dict[str, tuple[float, ...]]]:
+    """Return query -> passage -> its score at layers 0, 2, 3 and 5, computed passage by passage."""
+    result: dict[str, dict[str, tuple[float, ...]]] = {}
+    for query, listed in scores.groupby("query_id"):
+        spread = listed["first_stage"].std(ddof=0) or 1
+        normal = (listed["first_stage"] - listed["first_stage"].mean()) / spread
+        for z, row in zip(normal, listed.to_dict("records"), strict=True):
+            features = row | {"first_stage": z}
+            fused = [sum(w * features[f] for f, w in FUSION.with_first_stage[k].items()) for k in LAYERS]
+            result.setdefault(str(query), {})[row["doc_id"]] = (row["first_stage"], *np.round(fused, 9))
+    return result
+
+
+@given(lists, any_schedule(), st.none() | st.integers(1, 13))
+@few_examples
+def test_fused_replay_equals_going_stage_by_stage(lists, schedule, from_first_stage):
+    if from_first_stage:
+        schedule = Schedule(((0, from_first_stage), *schedule.keep), schedule.last)
+    scores = with_first_stage(lists)
+    candidates = read_candidates(scores, [*lists, "none"], FUSION)
+    order, depth = replay(candidates, schedule)
+    fused = fused_lists(scores)
+    # The last bits of scores that were computed otherwise differ. Of ties, any may survive.
+    for row, query in enumerate(lists):
+        _, expected_depth = rank_by_stages(fused[query], schedule, (0, *LAYERS))
+        read = {doc: d for doc, d in zip(candidates.docs[row], depth[row], strict=True) if doc}
+        assert sorted(read.values()) == sorted(expected_depth.values())
+        ranking = [doc for doc in candidates.docs[row][order[row]] if doc]
+        keys = [(-read[doc], -fused[query][doc][(0, *LAYERS).index(read[doc])]) for doc in ranking]
+        assert keys == sorted(keys)
+
+
+@given(lists, st.sampled_from(LAYERS))
+@few_examples
+def test_fused_schedule_that_keeps_all_equals_the_fused_exit(lists, layer):
+    scores = with_first_stage(lists)
+    expected = {
+        q: list(docs) for q, docs in rankings(add_fused(scores, FUSION), f"layer_{layer}_fused").items()
+    }
+    for text in (f"{layer}", f"0:12 {layer}"):
+        run = replay_run(scores, Schedule.parse(text), FUSION)
+        assert {query: [doc for doc, _ in docs] for query, docs in run.items()} == expected
+
+
+@given(lists, any_schedule())
+@few_examples
+def test_weights_of_the_exit_alone_replay_as_the_exits(lists, schedule):
+    scores = with_first_stage(lists)
+    assert replay_run(scores, schedule, EXITS_ALONE) == replay_run(scores, schedule)
+
+
+@given(lists, st.integers(0, 9))
+@few_examples
+def test_fused_scores_do_not_depend_on_the_order_of_the_table(lists, seed):
+    scores = with_first_stage(lists)
+    mixed = add_fused(scores.sample(frac=1, random_state=seed), FUSION)
+    pd.testing.assert_frame_equal(mixed.sort_index(), add_fused(scores, FUSION), check_exact=True)
+
+
+def test_equal_candidates_have_equal_fused_scores():
+    scores = with_first_stage({"q": {"d0": (1, 2, 3), "d1": (1, 2, 3), "d4": (0, 0, 0)}})
+    fused = add_fused(scores, FUSION)
+    assert (fused["layer_5_fused"][0], fused["layer_3_fused"][0]) == (
+        fused["layer_5_fused"][1],
+        fused["layer_3_fused"][1],
+    )
+
+
+def test_first_stage_drops_candidates_before_they_are_read():
+    scores = with_first_stage({"q": {f"d{2 * i}": (i, -i, i) for i in range(5)}})
+    candidates = read_candidates(scores, fusion=FUSION)
+    order, depth = replay(candidates, Schedule.parse("0:3 2:1 5"))
+    by_doc = dict(zip(candidates.docs[0], depth[0], strict=True))
+    assert by_doc == {"d8": 5, "d6": 2, "d4": 2, "d2": 0, "d0": 0}
+    assert list(candidates.docs[0][order[0]])[3:] == ["d2", "d0"]
+
+
+def test_queries_of_a_fold_get_its_weights():
+    queries = [f"q{i}" for i in range(12)]
+    scores = with_first_stage({query: {"d0": (1, 2, 3), "d5": (3, 1, 0)} for query in queries})
+    weights = [{5: {"first_stage": 0.0, "layer_5": float(factor)}} for factor in (1, 10, 100)]
+    fused = add_fused(scores, CrossFittedFusion(tuple(Fusion(w, w) for w in weights)))
+    factors = {query: 10 ** fold_of(query, 3) for query in queries}
+    assert set(factors.values()) == {1, 10, 100}
+    expected = [
+        factors[query] * score for query, score in zip(scores["query_id"], scores["layer_5"], strict=True)
+    ]
+    assert list(fused["layer_5_fused"]) == expected
+
+
+def test_fused_scores_are_compared_as_float64():
+    close = score_table({"q": {f"d{i}": (0, 0, 0) for i in range(8)}})
+    close["first_stage"] = np.arange(8.0)
+    weights = {layer: {"first_stage": 1e-12, f"layer_{layer}": 1.0} for layer in LAYERS}
+    close["layer_5"] = np.float32(1)
+    ranked = [doc for doc, _ in replay_run(close, Schedule.parse("5"), Fusion(weights, weights))["q"]]
+    assert ranked == [f"d{i}" for i in reversed(range(8))]
