@@ -35,8 +35,10 @@ class Choice:
     Attributes:
         index: The schedule; None if none keeps the promise at this confidence.
         margin: How many standard errors the mean on dev had to lie above the promise. NaN if no margin suffices.
-        shortfall: Expected loss as a share of the reference's quality; negative: a gain. NaN without a choice.
-        shortfall_bound: The loss that is not exceeded at the stated confidence. NaN without a choice.
+        shortfall: Expected loss of the search as a share of the reference's quality; negative: a gain. Where the search
+            finds nothing, the reference itself is taken, which loses nothing. NaN without a choice.
+        shortfall_bound: The loss of the search that is not exceeded at the stated confidence; at most epsilon. NaN
+            without a choice.
         queries_needed: About how many dev queries would let the best schedule pass; None if one is chosen, or if no
             schedule keeps the promise on these dev queries even without a margin.
     """
@@ -81,9 +83,13 @@ def choose_schedule(
     if not on_dev.max() >= margin:
         return Choice(None, margin, float("nan"), float("nan"), _queries_needed(surplus, confidence))
     chosen = int(np.argmax(on_dev >= margin))
-    kept = _means_at(quality, found[least], confirmed) / (reference @ confirmed)  # [B]
-    kept = kept[np.isfinite(kept)]
-    bound = float(1 - np.quantile(kept, 1 - confidence))
+    of_reference = reference @ confirmed  # [B]
+    of_choice = _means_at(quality, found[least], confirmed)  # [B]
+    of_choice = np.where(
+        found[least] < len(quality), of_choice, of_reference
+    )  # without a choice: the deepest exit
+    kept = of_choice[of_reference > 0] / of_reference[of_reference > 0]
+    bound = float(1 - np.quantile(kept, 1 - confidence, method="higher"))
     return Choice(int(cheapest_first[chosen]), margin, float(1 - kept.mean()), bound, None)
 
 

@@ -42,6 +42,19 @@ def test_choice_breaks_the_promise_no_more_often_than_stated():
     assert misses(lambda q, r: choose_schedule(q, flops, r, EPSILON, confidence=0.9).index) <= 0.1
 
 
+def test_the_bound_is_within_what_may_be_lost():
+    """Half of the repetitions find nothing and fall back to the deepest exit, which loses nothing."""
+    noise = np.random.default_rng(0).normal(size=100)
+    noise = (noise - noise.mean()) / noise.std()
+    reference = np.full(100, 0.5)
+    quality = (1 - EPSILON) * reference + 0.2 * (
+        noise + 1 / np.sqrt(100)
+    )  # a standard error above the promise
+    choice = choose_schedule(quality[None], np.ones(1), reference, EPSILON, confidence=0.9)
+    assert (choice.index, choice.margin) == (0, pytest.approx(1))
+    assert choice.shortfall_bound <= EPSILON
+
+
 def test_the_cheapest_that_is_good_enough_on_dev_breaks_it_far_more_often():
     """The rule that `choose_schedule` replaces, in the same worlds: the test above can fail."""
 
