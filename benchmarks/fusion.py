@@ -1,10 +1,10 @@
 """How much do fused scores gain, and how often does the chosen cascade keep its promise? A Markdown table per data set.
 
-    python benchmarks/fusion.py results/evidence scifact cranfield python-docs
+    python benchmarks/fusion.py results python-docs
 
-For a grid whose scores exist. The queries of dev and test together, which no training saw, are split at random into as
-many dev queries as the grid has and the rest, again and again. Each time, weights are fitted and a cascade is chosen on
-dev; then both are measured on the rest. The promise is 99% of the deepest exit alone.
+For a grid whose scores exist, such as the quickstart's. The queries of dev and test together, which no training saw,
+are split at random into as many dev queries as the grid has and the rest, again and again. Each time, weights are
+fitted and a cascade is chosen on dev; then both are measured on the rest. The promise is 99% of the deepest exit alone.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import pandas as pd
 
 from lwr.common.exits import FIRST_STAGE, layers_in
 from lwr.config.evaluation import CascadeSearchConfig, FusionConfig
+from lwr.evaluation.cascade import choose_with_confidence
 from lwr.evaluation.flops import BackboneShape, read_shape
-from lwr.evaluation.fuse import fit_fusion, read_lists
-from lwr.evaluation.schedules.choice import choose_schedule
+from lwr.evaluation.fuse import fit_with_folds, read_lists
 from lwr.evaluation.schedules.replay import read_candidates
 from lwr.evaluation.schedules.search import enumerate_schedules, measure_schedules
 from lwr.formats import parquet
 from lwr.formats.beir import Qrels, answerable_queries, read_qrels
-from lwr.formats.fusion import CrossFittedFusion, Fusion, fold_of
+from lwr.formats.fusion import CrossFittedFusion, Fusion
 from lwr.model.cascade_schedule import Schedule
 
 RULES = ("plain, mean on dev", "fused, mean on dev", "plain or fused, with confidence")
@@ -84,46 +84,30 @@ def choose_and_measure(
     seeds: Sequence[pd.DataFrame], dev: Qrels, test: Qrels, shape: BackboneShape, confidence: float
 ) -> dict[str, dict[str, float | str]]:
     """Choose by each rule on dev; return what is kept of the deepest exit on test, and at what cost."""
-    settings, fusion_settings = CascadeSearchConfig(), FusionConfig()
+    settings = CascadeSearchConfig()
     layers = layers_in(seeds[0].columns)
     deepest = Schedule.single(layers[-1])
     lists = read_lists(seeds, dev)
-    folds = np.array([fold_of(query, fusion_settings.folds) for query in lists.queries])
-    final = fit_fusion(lists, layers, fusion_settings.penalty)
-    cross_fitted = CrossFittedFusion(
-        tuple(
-            fit_fusion(lists.select(folds != fold), layers, fusion_settings.penalty)
-            for fold in range(fusion_settings.folds)
-        )
-    )
+    final, *folds = fit_with_folds(lists, layers, FusionConfig())
+    cross_fitted = CrossFittedFusion(tuple(folds))
 
     def measure(qrels: Qrels, schedules: Sequence[Schedule], fusion: Fusion | CrossFittedFusion | None):
         candidates = [read_candidates(table, sorted(qrels), fusion) for table in seeds]
         return measure_schedules(candidates, qrels, shape, schedules)
 
-    plain_on_dev = measure(dev, [deepest], None)
     plain_on_test = measure(test, [deepest], None)
     length = int(seeds[0].groupby("query_id").size().max())
-    schedules = {fused: list(enumerate_schedules(layers, length, settings, fused)) for fused in (False, True)}
-    measured = {
-        False: measure(dev, schedules[False], None),
-        True: measure(dev, schedules[True], cross_fitted),
-    }
-    reference = plain_on_dev.quality[0]
+    plain = measure(dev, list(enumerate_schedules(layers, length, settings)), None)
+    fused = measure(dev, list(enumerate_schedules(layers, length, settings, True)), cross_fitted)
+    reference = plain.quality[plain.schedules.index(deepest)].mean()
     chosen: dict[str, tuple[Schedule, Fusion | None]] = {}
-    for rule, fused in ((RULES[0], False), (RULES[1], True)):
-        kept = measured[fused].quality.mean(axis=1) >= (1 - settings.epsilon) * reference.mean()
-        index = np.flatnonzero(kept)[np.argmin(measured[fused].flops[kept])]
-        chosen[rule] = schedules[fused][index], final if fused else None
-    choice = choose_schedule(
-        np.vstack([measured[False].quality, measured[True].quality]),
-        np.hstack([measured[False].flops, measured[True].flops]),
-        reference,
-        settings.epsilon,
-        confidence,
-    )
-    both = [(schedule, None) for schedule in schedules[False]] + [(plan, final) for plan in schedules[True]]
-    chosen[RULES[2]] = (deepest, None) if choice.index is None else both[choice.index]
+    for rule, tried, weights in ((RULES[0], plain, None), (RULES[1], fused, final)):
+        kept = tried.quality.mean(axis=1) >= (1 - settings.epsilon) * reference
+        cheapest = np.flatnonzero(kept)[np.argmin(tried.flops[kept])]
+        chosen[rule] = tried.schedules[cheapest], weights
+    row, _ = choose_with_confidence(plain, fused, str(deepest), settings.epsilon, confidence)
+    is_plain = row < len(plain.schedules)
+    chosen[RULES[2]] = [*plain.schedules, *fused.schedules][row], None if is_plain else final
 
     results: dict[str, dict[str, float | str]] = {
         "deepest exit, fused": describe(measure(test, [deepest], final), plain_on_test, deepest)

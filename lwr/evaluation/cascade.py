@@ -81,41 +81,29 @@ def cascade(
     on_dev = _read_split(dev, collection, "dev", shape, rule)
     on_test = _read_split(test, collection, "test", shape, rule)
     exits, deepest = sorted(on_dev.alone[0].ranks), str(on_dev.alone[0].deepest)
-    longest = on_dev.alone[0].docs.shape[1]
-    alone = on_dev.measure(list(enumerate_schedules(exits, longest, settings)), False, label)
-    tried, queries, about = len(alone.schedules), len(on_dev.qrels), {}
-    table = alone.table().assign(fused=False)
+    longest, queries = on_dev.alone[0].docs.shape[1], len(on_dev.qrels)
+    plain = on_dev.measure(list(enumerate_schedules(exits, longest, settings)), False, label)
+    table, about = plain.table().assign(fused=False), {}
     if rule.is_fused:
         schedules = list(enumerate_schedules(exits, longest, settings, from_first_stage=True))
         fused = on_dev.measure(schedules, True, label)
-        tried += len(schedules)
         table = pd.concat([table, fused.table().assign(fused=True)], ignore_index=True)
-        plain_deepest = int(table.index[(table["schedule"] == deepest) & ~table["fused"]][0])
-        others = np.delete(np.arange(len(table)), plain_deepest)
-        quality = np.vstack([alone.quality, fused.quality])  # [S, Q]
-        choice = choose_schedule(
-            quality[others],
-            table["flops"].to_numpy()[others],
-            quality[plain_deepest],
-            settings.epsilon,
-            rule.confidence,
-        )
-        chosen = plain_deepest if choice.index is None else int(others[choice.index])
-        about = _describe_choice(choice, rule.confidence, queries) | {"fused": bool(table["fused"][chosen])}
+        row, choice = choose_with_confidence(plain, fused, deepest, settings.epsilon, rule.confidence)
+        about = _describe_choice(choice, rule.confidence, queries) | {"fused": bool(table["fused"][row])}
         if choice.index is None:
             log(f"{label}: {_explain_fallback(choice, settings.epsilon, rule.confidence, queries)}")
     else:
-        chosen = cheapest_within(table, deepest, settings.epsilon)
-    log(f"{label}: tried {tried} schedules on {queries} queries")
+        row = cheapest_within(table, deepest, settings.epsilon)
+    log(f"{label}: tried {len(table)} schedules on {queries} queries")
     record: dict[str, Any] = {
         **arm,
         "measure": rule.measure,
         "epsilon": settings.epsilon,
-        "tried": tried,
+        "tried": len(table),
         "deepest": deepest,
-        "chosen": table["schedule"][chosen],
+        "chosen": table["schedule"][row],
         **about,
-        "schedules": _report_schedules(table, chosen, deepest, on_test, rule).to_dict("records"),
+        "schedules": _report_schedules(table, row, deepest, on_test, rule).to_dict("records"),
         "inputs": _checksums(dev, test, collection, rule),
     }
     write_json(out, record)
@@ -189,6 +177,30 @@ def cheapest_within(measured: pd.DataFrame, deepest: str, epsilon: float) -> int
     return int(front.index[front["quality"] >= (1 - epsilon) * quality[deepest]][0])
 
 
+def choose_with_confidence(
+    plain: MeasuredSchedules, fused: MeasuredSchedules, deepest: str, epsilon: float, confidence: float
+) -> tuple[int, Choice]:
+    """Choose the cheapest schedule, plain or fused, that keeps 1 - epsilon of the plain deepest exit's quality.
+
+    Args:
+        plain: The schedules of exits alone, on dev; that of the deepest exit is among them.
+        fused: The schedules of fused scores, on the same queries.
+        deepest: The schedule of the deepest exit.
+        epsilon: The share of its quality that may be lost.
+        confidence: The confidence of the choice.
+
+    Returns:
+        The row of the chosen schedule in `plain` and then `fused`; that of the plain deepest exit if none is
+        certain enough. And what `lwr.evaluation.schedules.choice` says of the choice.
+    """
+    quality = np.vstack([plain.quality, fused.quality])  # [S, Q]
+    fallback = [str(schedule) for schedule in plain.schedules].index(deepest)
+    others = np.delete(np.arange(len(quality)), fallback)
+    flops = np.hstack([plain.flops, fused.flops])[others]
+    choice = choose_schedule(quality[others], flops, quality[fallback], epsilon, confidence)
+    return (fallback if choice.index is None else int(others[choice.index])), choice
+
+
 def _report_schedules(
     table: pd.DataFrame, chosen: int, deepest: str, on_test: RankedSplit, rule: ChoiceRule
 ) -> pd.DataFrame:
@@ -204,11 +216,17 @@ def _report_schedules(
     front = pareto_front(table).index
     rows = [*front, *table.index[table["schedule"] == deepest], chosen]
     reported = table.loc[list(dict.fromkeys(rows))]
-    measured = [on_test.measure([Schedule.parse(row.schedule)], row.fused) for row in reported.itertuples()]
+    by_kind = [
+        on_test.measure([Schedule.parse(text) for text in rows["schedule"]], bool(fused))
+        .table()
+        .set_index(rows.index)
+        for fused, rows in reported.groupby("fused")
+    ]
+    measured = pd.concat(by_kind).loc[reported.index]
     reported = reported.rename(columns={"flops": "dev flops", "quality": "dev"}).assign(
         **{
-            "test flops": [float(one.flops[0]) for one in measured],
-            "test": [float(one.quality.mean()) for one in measured],
+            "test flops": measured["flops"],
+            "test": measured["quality"],
             "chosen": reported.index == chosen,
             "front": reported.index.isin(front),
         }

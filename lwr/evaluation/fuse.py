@@ -68,7 +68,7 @@ def fuse(
     lists = read_lists(seeds, qrels)
     if not lists.queries.size:
         log(f"{label}: no dev query has a relevant candidate; every exit keeps its own scores")
-    fits = show_progress(_fit_all(lists, layers, settings), 1 + settings.folds, label)
+    fits = show_progress(fit_with_folds(lists, layers, settings), 1 + settings.folds, label)
     fusion, *folds = fits
     cross_fitted = CrossFittedFusion(tuple(folds))
     record: dict[str, Any] = {
@@ -141,7 +141,7 @@ def read_lists(seeds: Sequence[pd.DataFrame], qrels: Qrels) -> Lists:
 # --- The fit ---
 
 
-def _fit_all(lists: Lists, layers: Sequence[int], settings: FusionConfig) -> Iterator[Fusion]:
+def fit_with_folds(lists: Lists, layers: Sequence[int], settings: FusionConfig) -> Iterator[Fusion]:
     """Yield the weights fitted on all lists, then those fitted without each fold of queries."""
     yield fit_fusion(lists, layers, settings.penalty)
     folds = np.array([fold_of(query, settings.folds) for query in lists.queries], dtype=int)
