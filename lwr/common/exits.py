@@ -79,6 +79,12 @@ def exits_in(columns: Iterable[str]) -> list[str]:
     return [name for name in columns if name == FIRST_STAGE or is_layer(name)]
 
 
+def plain_and_fused_exits_in(columns: Iterable[str]) -> list[str]:
+    """Return the columns that rank (the first stage, and the layers alone and fused), sorted by `sort_key`."""
+    columns = list(columns)
+    return sorted([*exits_in(columns), *filter(is_fused, columns)], key=sort_key)
+
+
 def sort_key(name: str) -> tuple[int, int, int]:
     """Return a key that sorts exits: first stage, layers from shallow to deep (each alone, then fused), cascade.
 

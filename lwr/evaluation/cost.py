@@ -236,8 +236,7 @@ def _add_measurements(
 
     def rank(contender: Contender, ranked: CandidateList) -> None:
         plan = contender.schedule
-        uses_first_stage = contender.fused or plan.from_first_stage is not None
-        first_stage = ranked.first_stage if uses_first_stage else None
+        first_stage = ranked.first_stage if plan.uses_first_stage(contender.fused) else None
         rank_texts(
             contender.reranker, ranked.query, ranked.passages, plan, scoring, first_stage, contender.fused
         )

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
-from lwr.common.exits import CASCADE, FIRST_STAGE, exits_in, is_fused, layers_in, sort_key
+from lwr.common.exits import CASCADE, FIRST_STAGE, layers_in, plain_and_fused_exits_in
 from lwr.common.hashing import sha256
 from lwr.evaluation.arm_files import read_arm_fusion, read_chosen_cascade
 from lwr.evaluation.measures import measures_per_query, rankings, tie_shares
@@ -62,7 +62,7 @@ def evaluate(
     if fusion is not None:
         weights = read_arm_fusion(fusion, layers_in(table), cross_fitted=split == "dev")
         table = add_fused(table, weights)
-    exits = sorted([*exits_in(table), *filter(is_fused, table)], key=sort_key)
+    exits = plain_and_fused_exits_in(table)
     by_exit = {exit: rankings(table, exit) for exit in exits}
     if chosen is not None:
         run = replay_run(table, chosen.schedule, weights if chosen.fused else None)

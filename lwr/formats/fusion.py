@@ -1,9 +1,9 @@
 """Fused scores: linear combinations of the first stage's score and the scores of all exits that have been read.
 
-When a pass reaches layer k, the first stage's score and the scores of the exits up to k are known. Their combination,
-with weights that `lwr fuse` fits on dev, ranks better than layer k alone and costs nothing. The weights are stored in
-`fusion.json`. The arithmetic is here, once, for numpy arrays and for torch tensors, so that the replay of recorded
-scores and the forward pass compute the same bits.
+When a pass reaches layer k, the first stage's score and the scores of the exits up to k are known. Combining them, with
+weights that `lwr fuse` fits on dev, needs no further computation of the model. The weights are stored in `fusion.json`.
+The arithmetic is here, once, for numpy arrays and for torch tensors, so that the replay of recorded scores and the
+forward pass compute the same bits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import FIRST_STAGE, exit_name, layer_of
+from lwr.common.exits import FIRST_STAGE, exit_name, is_layer, layer_of
 from lwr.common.hashing import hash_share
 from lwr.common.json_lines import read_json
 
@@ -154,10 +154,10 @@ def _read_weights(path: Path, record: Mapping[str, Any], key: str) -> dict[int, 
     weights: dict[int, dict[str, float]] = {}
     for exit, by_feature in record[key].items():
         try:
-            layer = layer_of(exit)
             features = {name: float(value) for name, value in by_feature.items()}
-            known = all(
-                (name == FIRST_STAGE and key == "with_first_stage") or layer_of(name) <= layer
+            known = is_layer(exit) and all(
+                (name == FIRST_STAGE and key == "with_first_stage")
+                or (is_layer(name) and layer_of(name) <= layer_of(exit))
                 for name in features
             )
         except (AttributeError, TypeError, ValueError):
@@ -167,5 +167,5 @@ def _read_weights(path: Path, record: Mapping[str, Any], key: str) -> dict[int, 
                 f"{path}: {key}, {exit}: expected finite weights of {FIRST_STAGE} and of exits up to {exit}; "
                 "run `lwr fuse` again"
             )
-        weights[layer] = features
+        weights[layer_of(exit)] = features
     return weights

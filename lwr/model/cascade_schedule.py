@@ -95,6 +95,10 @@ class Schedule:
         """The number of candidates that the first stage lets through to block 1; None: all."""
         return dict(self.keep).get(0)
 
+    def uses_first_stage(self, fused: bool) -> bool:
+        """Return whether first-stage scores have a use, if scores are fused or not."""
+        return fused or self.from_first_stage is not None
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -206,7 +210,7 @@ def plan_ranking(
             f"cascade {str(schedule)!r} starts with the first stage, whose scores are missing: give first_stage, one "
             "score per document, or leave out the stage 0"
         )
-    if scores is not None and schedule.from_first_stage is None and not fused:
+    if scores is not None and not schedule.uses_first_stage(fused):
         raise ValueError(
             "first_stage is given, but nothing uses it: rank by fused scores or by a cascade with a stage 0, or leave "
             "it out"

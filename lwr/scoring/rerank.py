@@ -126,7 +126,7 @@ def rerank(
 
 def _first_stage_of(query: QueryCandidates, schedule: Schedule, fused: bool) -> list[float] | None:
     """Return the first-stage scores of a query if something uses them."""
-    return query.first_stage if fused or schedule.from_first_stage is not None else None
+    return query.first_stage if schedule.uses_first_stage(fused) else None
 
 
 def _rank_by_exit(

@@ -88,8 +88,7 @@ def build_application(
         route.path for route in app.routes if isinstance(route, APIRoute) and "POST" in (route.methods or ())
     ]
     app.add_middleware(Admission, limits=limits, key=key, post_paths=post_paths)
-    uses_first_stage = fused or schedule.from_first_stage is not None
-    _describe_limits(app, exits, limits, uses_first_stage)
+    _describe_limits(app, exits, limits, schedule.uses_first_stage(fused))
     if key is not None:
         _describe_key(app)
     return app

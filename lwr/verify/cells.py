@@ -18,8 +18,8 @@ from lwr.common.exits import (
     Cell,
     exit_name,
     exits_in,
-    is_fused,
     layers_in,
+    plain_and_fused_exits_in,
 )
 from lwr.common.json_lines import read_json, read_jsonl
 from lwr.common.results_tree import ResultsTree, cell_of_model
@@ -117,11 +117,6 @@ class ScoredSplit:
             return self.table
         cross_fitted = self.split == "dev"
         return add_fused(self.table, read_arm_fusion(self.fusion, layers_in(self.table), cross_fitted))
-
-    @property
-    def exits(self) -> list[str]:
-        """The first stage, and the exits alone and fused."""
-        return [*exits_in(self.table), *filter(is_fused, self.ranked_table)]
 
 
 def check_cells(tree: ResultsTree, checksums: Checksums, means: LayerMeans, verdict: Verdict) -> None:
@@ -269,7 +264,7 @@ def _measure_faults(scored: ScoredSplit, checksums: Checksums, means: LayerMeans
     if scored.fusion.is_file():
         inputs["fusion"] = scored.fusion
     yield from checksums.changed_inputs(parquet.read_inputs(scored.measures), inputs)
-    exits = set(scored.exits)
+    exits = set(plain_and_fused_exits_in(scored.ranked_table))
     if read_chosen_cascade(scored.cascade) is not None:
         exits.add(CASCADE)
     collection = scored.tree.collection(scored.tested)
@@ -285,7 +280,7 @@ def _measure_faults(scored: ScoredSplit, checksums: Checksums, means: LayerMeans
 
 
 def _run_faults(scored: ScoredSplit) -> Iterator[str]:
-    for exit in scored.exits:
+    for exit in plain_and_fused_exits_in(scored.ranked_table):
         path = scored.runs / f"{exit}.trec"
         written = {query: [doc for doc, _ in ranked] for query, ranked in read_run(path).items()}
         expected = {query: list(docs) for query, docs in rankings(scored.ranked_table, exit).items()}

@@ -62,6 +62,8 @@ def test_a_written_file_reads_back(tmp_path):
         {"with_first_stage": {"layer_2": {}}},
         {"with_first_stage": {"layer_2": {"layer_2": float("nan")}}},
         {"with_first_stage": {"cascade": {"layer_2": 1.0}}},
+        {"with_first_stage": {"layer_2_fused": {"layer_2": 1.0}}},
+        {"with_first_stage": {"layer_2": {"layer_2_fused": 1.0}}},
         {"with_first_stage": {"layer_2": [1.0]}},
         {"with_first_stage": {"layer_2": {"layer_2": "much"}}},
     ],
