@@ -110,17 +110,14 @@ class HubSource(SourceSection):
     dangling: Dangling = "drop"
 
 
-class FlagEmbeddingSource(SourceSection):
-    """Training groups made elsewhere, as FlagEmbedding's JSON lines. They cannot be ranked: set `tests`."""
+class GroupFilesSource(SourceSection):
+    """The keys that sources of files with training groups share."""
 
     is_collection: ClassVar[bool] = False
-    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
+    suffixes: ClassVar[tuple[str, ...]]
 
-    kind: Literal["flag_embedding"]
-    path: str = Field(
-        description="a file of JSON lines or of one JSON list, or a folder, of which all files that end in .jsonl, "
-        ".json, .jsonl.gz or .json.gz are read; what else lies in it is named in the log"
-    )
+    kind: str
+    path: str
 
     def problems(self) -> list[Problem]:
         """Return a problem where the path does not exist."""
@@ -129,8 +126,20 @@ class FlagEmbeddingSource(SourceSection):
         return [Problem(("path",), f"no such file or folder: {self.path}")]
 
     def files(self) -> list[Path]:
-        """Return the files with groups."""
+        """Return the files with groups or rows."""
         return list_group_files(Path(self.path), self.suffixes)
+
+
+class FlagEmbeddingSource(GroupFilesSource):
+    """Training groups made elsewhere, as FlagEmbedding's JSON lines. They cannot be ranked: set `tests`."""
+
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
+
+    kind: Literal["flag_embedding"]
+    path: str = Field(
+        description="a file of JSON lines or of one JSON list, or a folder, of which all files that end in .jsonl, "
+        ".json, .jsonl.gz or .json.gz are read; what else lies in it is named in the log"
+    )
 
 
 class ScoredSource(SourceSection):
@@ -150,7 +159,7 @@ class ScoredSource(SourceSection):
     )
 
 
-class ScoredFilesSource(ScoredSource):
+class ScoredFilesSource(GroupFilesSource, ScoredSource):
     """Files of rows with scores or grades: query, passage, score; or query, positive, negatives, scores."""
 
     suffixes: ClassVar[tuple[str, ...]] = SCORED_SUFFIXES
@@ -160,16 +169,6 @@ class ScoredFilesSource(ScoredSource):
         description="a file of JSON lines, of one JSON list or of Parquet, or a folder, of which all files that end in "
         ".jsonl, .json, .jsonl.gz, .json.gz or .parquet are read; what else lies in it is named in the log"
     )
-
-    def problems(self) -> list[Problem]:
-        """Return a problem where the path does not exist."""
-        if Path(self.path).expanduser().exists():
-            return []
-        return [Problem(("path",), f"no such file or folder: {self.path}")]
-
-    def files(self) -> list[Path]:
-        """Return the files with rows."""
-        return list_group_files(Path(self.path), self.suffixes)
 
 
 class ScoredHubSource(ScoredSource):
