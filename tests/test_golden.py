@@ -101,7 +101,7 @@ def test_training_gradients(golden, layerwise, case):
 
 
 def test_raw_model_with_yes_heads(golden, case):
-    loaded = load_base_model(BaseModelConfig(model=str(golden / "minicpm-raw-tiny")), with_vocabulary=True)
+    loaded = load_base_model(BaseModelConfig(model=str(golden / "minicpm-raw-tiny")), head="vocabulary")
     assert yes_token(loaded.tokenizer) == case["raw_yes_token_id"]
     reranker = BiEncoderModel(
         loaded.backbone, loaded.tokenizer, train_batch_size=4, start_layer=2, initial_heads=loaded.yes_row

@@ -116,10 +116,11 @@ class TrainingConfig(Section):
     heads: Literal["per_exit", "shared"] = Field(
         default="per_exit", description="`per_exit`: one head for each exit; `shared`: one head for all"
     )
-    head_init: Literal["yes_token", "checkpoint", "random"] = Field(
+    head_init: Literal["yes_token", "checkpoint", "cross_encoder", "random"] = Field(
         default="random",
         description="initial weights of the heads; `yes_token`: the language-model head's row of `Yes`, as upstream "
-        "(decoders); `checkpoint`: the heads of a layerwise checkpoint",
+        "(decoders); `checkpoint`: the heads of a layerwise checkpoint; `cross_encoder`: the head of a sequence "
+        "classifier with one label, or its linear approximation",
     )
     loss: Loss = Field(
         default="contrastive",

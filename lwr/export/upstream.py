@@ -17,8 +17,8 @@ from lwr.config.model import PromptTemplate
 from lwr.export.pair_tokenizer import write_plain_tokenizer
 from lwr.export.readme import upstream_readme
 from lwr.export.truncate import truncate_tensors
-from lwr.model.minicpm import SAME_IN_LLAMA
 from lwr.model.reranker import LayerwiseReranker
+from lwr.model.sources.minicpm import SAME_IN_LLAMA
 
 
 def write_upstream(reranker: LayerwiseReranker, layer: int, folder: Path) -> None:

@@ -18,7 +18,9 @@ from lwr.formats.checkpoint import describe_checkpoint, fetch_checkpoint
 from lwr.model.batching import pad
 from lwr.model.layer_hooks import UnsupportedBackbone, find_blocks
 from lwr.model.loading import (
+    CrossEncoderHead,
     LoadedBaseModel,
+    StockHead,
     check_missing,
     count_embeddings,
     count_positions,
@@ -27,10 +29,10 @@ from lwr.model.loading import (
     read_model_config,
     resolve_attention,
 )
-from lwr.model.minicpm import check_tensors, is_minicpm
 from lwr.model.packing import are_close
 from lwr.model.prompt import Row
 from lwr.model.reranker import LayerwiseReranker
+from lwr.model.sources.minicpm import check_tensors, is_minicpm
 
 TRIED_LAYERS = 2
 """The number of blocks that are loaded and run; the others have the same code."""
@@ -52,14 +54,16 @@ class TriedBaseModel:
         description: As `describe_checkpoint` returns it.
         attention: The attention that it is loaded with.
         positions: The largest number of tokens of a row; None: any.
-        has_yes_row: Whether heads can be initialised by `head_init: yes_token`; None if that was not asked for.
+        has_yes_row: Whether heads can be initialised by `head_init: yes_token`.
+        cross_encoder: The head of its first blocks as a sequence classifier; None if that was not asked for.
         reranker: Its first blocks with random heads.
     """
 
     description: dict
     attention: str
     positions: int | None
-    has_yes_row: bool | None
+    has_yes_row: bool
+    cross_encoder: CrossEncoderHead | None
     reranker: LayerwiseReranker
 
 
@@ -76,12 +80,12 @@ def base(config: BaseModelConfig, out: Path) -> TriedBaseModel:
     return tried
 
 
-def try_base_model(config: BaseModelConfig, with_vocabulary: bool = False) -> TriedBaseModel:
+def try_base_model(config: BaseModelConfig, head: StockHead | None = None) -> TriedBaseModel:
     """Do with a base model what training, scoring and cascades do, on its first blocks and three pairs.
 
     Args:
         config: The base model.
-        with_vocabulary: Whether to look for the head that `head_init: yes_token` reads.
+        head: The head that is read, too; see `load_base_model`.
 
     Raises:
         BadInput: The checkpoint is missing or damaged, has fewer than `num_layers` layers, its tokenizer does not fit,
@@ -90,7 +94,7 @@ def try_base_model(config: BaseModelConfig, with_vocabulary: bool = False) -> Tr
     description = describe_checkpoint(config.model, config.revision, config.num_layers)
     try:
         attention = _check_architecture(config)
-        loaded = _load_first_blocks(config, attention, description["layers"], with_vocabulary)
+        loaded = _load_first_blocks(config, attention, description["layers"], head)
         positions = count_positions(loaded.backbone)
         _check_tokenizer(config.model, loaded.tokenizer, loaded.backbone)
         reranker = _make_reranker(config, loaded.backbone, loaded.tokenizer, positions)
@@ -99,8 +103,8 @@ def try_base_model(config: BaseModelConfig, with_vocabulary: bool = False) -> Tr
         _try_scores(rows, reranker.eval())
     except UnsupportedBackbone as error:
         raise BadInput(f"{config.model}: this architecture cannot be used: {error}") from error
-    has_yes_row = loaded.yes_row is not None if with_vocabulary else None
-    return TriedBaseModel(description, attention, positions, has_yes_row, reranker)
+    has_yes_row = loaded.yes_row is not None
+    return TriedBaseModel(description, attention, positions, has_yes_row, loaded.cross_encoder, reranker)
 
 
 def _check_architecture(config: BaseModelConfig) -> str:
@@ -135,18 +139,18 @@ def _check_architecture(config: BaseModelConfig) -> str:
 
 
 def _load_first_blocks(
-    config: BaseModelConfig, attention: str, layers: int, with_vocabulary: bool
+    config: BaseModelConfig, attention: str, layers: int, head: StockHead | None
 ) -> LoadedBaseModel:
     """Load the first blocks of a base model, or all where its class cannot be cut."""
     runs_here = attention if attention in ("sdpa", "eager") else "eager"  # other kernels need a GPU
     cut = config.model_copy(update={"num_layers": min(TRIED_LAYERS, layers), "attention": runs_here})
     try:
-        loaded = load_base_model(cut, with_vocabulary)
+        loaded = load_base_model(cut, head)
         find_blocks(loaded.backbone)  # not found if a vision tower has as many
         return loaded
     except Exception:  # whatever a model's class raises; loading all blocks then gives the reason
         complete = cut.model_copy(update={"num_layers": config.num_layers})
-        return load_base_model(complete, with_vocabulary)
+        return load_base_model(complete, head)
 
 
 def _check_tokenizer(model: str, tokenizer: PreTrainedTokenizerBase, backbone: PreTrainedModel) -> None:

@@ -281,7 +281,7 @@ def find_layer_stack(backbone: PreTrainedModel) -> LayerStack:
     name = type(backbone).__name__
     backbone.config.get_text_config().use_cache = False
     blocks = find_blocks(backbone)
-    with _evaluating_eagerly(backbone):
+    with evaluating_eagerly(backbone):
         trace = _trace_end(backbone, blocks)
         if not trace.output.isfinite().all():
             raise UnsupportedBackbone(
@@ -295,7 +295,7 @@ def find_layer_stack(backbone: PreTrainedModel) -> LayerStack:
 
 
 @contextmanager
-def _evaluating_eagerly(backbone: PreTrainedModel) -> Iterator[None]:
+def evaluating_eagerly(backbone: PreTrainedModel) -> Iterator[None]:
     """Put the backbone into evaluation mode with eager attention inside the block.
 
     The backbone may still be on the CPU, where its own attention, such as flash attention, may not run.

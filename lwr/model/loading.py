@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os.path import commonpath
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -31,8 +32,23 @@ from lwr.formats.checkpoint import (
     read_config,
 )
 from lwr.model.layer_hooks import find_blocks
-from lwr.model.minicpm import is_minicpm, load_minicpm
 from lwr.model.prompt import Prompt, yes_token
+from lwr.model.sources.cross_encoder import (
+    NO_CLASSIFIER_FIX,
+    CrossEncoderHead,
+    check_classifier,
+    check_classifier_head,
+    read_cross_encoder_head,
+)
+from lwr.model.sources.minicpm import is_minicpm, load_minicpm
+
+StockHead = Literal["vocabulary", "classifier"]
+AUTO_CLASSES = {
+    None: AutoModel,
+    "vocabulary": AutoModelForCausalLM,
+    "classifier": AutoModelForSequenceClassification,
+}
+"""Head of a checkpoint that is read beside the backbone -> the class that has it."""
 
 
 @dataclass(frozen=True)
@@ -44,27 +60,32 @@ class LoadedBaseModel:
         tokenizer: Its tokenizer.
         yes_row: float32 [H], the row of `Yes` in the vocabulary head; None if that was not read or does not exist.
         heads: Layer -> float32 [H], the heads of a layerwise checkpoint; else empty.
+        cross_encoder: The head of a sequence classifier; None if that was not read.
     """
 
     backbone: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     yes_row: Tensor | None
     heads: dict[int, Tensor]
+    cross_encoder: CrossEncoderHead | None = None
 
 
-def load_base_model(base: BaseModelConfig, with_vocabulary: bool = False) -> LoadedBaseModel:
+def load_base_model(base: BaseModelConfig, head: StockHead | None = None) -> LoadedBaseModel:
     """Load a base model.
 
     Args:
         base: The checkpoint.
-        with_vocabulary: Whether to read the language-model head, too, for `yes_row`.
+        head: The head that is read, too: `vocabulary` for `yes_row`, `classifier` for `cross_encoder`.
 
     Raises:
-        BadInput: The checkpoint is missing or damaged, needs code of its own, or lacks tensors or safetensors.
+        BadInput: The checkpoint is missing or damaged, needs code of its own, or lacks tensors or safetensors; or it is
+            not a sequence classifier with one label, and `head` asks for that.
     """
     folder = fetch_checkpoint(base.model, base.revision)
     check_no_adapter(folder)
     dtype = getattr(torch, base.dtype)
+    if is_minicpm(folder) and head == "classifier":
+        raise BadInput(f"{base.model}: a MiniCPM has no head of a sequence classifier; {NO_CLASSIFIER_FIX}")
     if is_minicpm(folder):
         # a plain config, because transformers warns of a model of type `` where it does not know that of config.json
         tokenizer = load_tokenizer(folder, PretrainedConfig())
@@ -76,15 +97,21 @@ def load_base_model(base: BaseModelConfig, with_vocabulary: bool = False) -> Loa
     tokenizer = load_tokenizer(folder)
     config = read_model_config(folder, base.num_layers)
     check_weights(folder)
-    auto_class = AutoModelForCausalLM if with_vocabulary else AutoModel
-    model, missing = load_weights(auto_class, folder, config, dtype, base.attention)
-    missing_vocabulary: set[str] = set()
-    if with_vocabulary:
-        missing_vocabulary = {name for name in missing if not name.startswith(model.base_model_prefix)}
-    check_missing(folder, missing - missing_vocabulary)
-    has_vocabulary = with_vocabulary and not missing_vocabulary
-    yes_row = yes_row_of(model, tokenizer) if has_vocabulary else None
-    return LoadedBaseModel(cast(PreTrainedModel, model.base_model.eval()), tokenizer, yes_row, {})
+    if head == "classifier":
+        check_classifier(base.model, config)
+    model, missing = load_weights(AUTO_CLASSES[head], folder, config, dtype, base.attention)
+    backbone, prefix = cast(PreTrainedModel, model.base_model.eval()), f"{model.base_model_prefix}."
+    missing_head = {name for name in missing if head is not None and not name.startswith(prefix)}
+    if head == "classifier":
+        missing_head |= {name for name in missing if name.startswith(f"{prefix}pooler.")}
+    check_missing(folder, missing - missing_head)
+    yes_row, cross_encoder = None, None
+    if head == "vocabulary" and not missing_head:
+        yes_row = yes_row_of(model, tokenizer)
+    if head == "classifier":
+        check_classifier_head(base.model, missing_head)
+        cross_encoder = read_cross_encoder_head(model.eval(), tokenizer)
+    return LoadedBaseModel(backbone, tokenizer, yes_row, {}, cross_encoder)
 
 
 def load_tokenizer(folder: Path, config: PretrainedConfig | None = None) -> PreTrainedTokenizerBase:

@@ -28,7 +28,7 @@ from lwr.formats.checkpoint import check_weights, fetch_checkpoint, read_config,
 from lwr.formats.fusion import FILE_NAME as FUSION_FILE
 from lwr.formats.fusion import Fusion, fusion_record, read_fusion
 from lwr.model.loading import check_missing, load_base_model, load_tokenizer, load_weights, read_model_config
-from lwr.model.minicpm import has_heads, is_minicpm
+from lwr.model.sources.minicpm import has_heads, is_minicpm
 
 STORED_OPTIONS = ("start_layer", "pooling", "shared_head", "query_max_len", "passage_max_len")
 """The keys of lwr.json that are constructor arguments of `LayerwiseReranker` as they are."""

@@ -13,6 +13,7 @@ from lwr.common.yaml_lines import read_yaml
 from lwr.config.consistency import find_setting
 from lwr.config.grid import GridConfig
 from lwr.config.load import locate, read
+from lwr.config.model import BaseModelConfig
 from lwr.config.problems import Problem
 from lwr.formats.checkpoint import is_on_this_machine
 from lwr.model.base import TriedBaseModel, try_base_model
@@ -58,10 +59,12 @@ def _problems(config: GridConfig, name: str) -> tuple[list[Problem], TriedBaseMo
     trainings = {variant: config.train_of(name, variant) for variant in config.variants_of(name)}
     needs_vocabulary = any(training.head_init == "yes_token" for training in trainings.values())
     try:
-        tried = try_base_model(base_model, needs_vocabulary)
+        tried = try_base_model(base_model, "vocabulary" if needs_vocabulary else None)
     except ValueError as error:
         return [Problem(("base_models", name, "model"), str(error))], None
     problems = []
+    needs_cross_encoder = any(training.head_init == "cross_encoder" for training in trainings.values())
+    cross_encoder_problem = _cross_encoder_problem(base_model) if needs_cross_encoder else None
     template = base_model.template if tried.reranker.stack.causal else None
     tokenizer = tried.reranker.prompt.tokenizer
     for variant, training in trainings.items():
@@ -72,6 +75,9 @@ def _problems(config: GridConfig, name: str) -> tuple[list[Problem], TriedBaseMo
             keys = ("passage_max_len", "query_max_len")
             loc = find_setting(config, name, variant, *keys) or ("base_models", name, "model")
             problems.append(Problem(loc, f"{base_model.model}: {error}"))
+        if training.head_init == "cross_encoder" and cross_encoder_problem is not None:
+            loc = find_setting(config, name, variant, "head_init")
+            problems.append(Problem(loc, cross_encoder_problem))
         if training.head_init == "yes_token" and not tried.has_yes_row:
             loc = find_setting(config, name, variant, "head_init")
             problems.append(
@@ -80,3 +86,14 @@ def _problems(config: GridConfig, name: str) -> tuple[list[Problem], TriedBaseMo
                 )
             )
     return problems, tried
+
+
+def _cross_encoder_problem(base_model: BaseModelConfig) -> str | None:
+    """Return why heads cannot be initialised by `head_init: cross_encoder`; None if they can."""
+    try:
+        tried = try_base_model(base_model, "classifier")
+        assert tried.cross_encoder is not None  # asked for
+        tried.cross_encoder.check_pooling(tried.reranker.pooling)
+    except BadInput as error:
+        return str(error)
+    return None

@@ -27,13 +27,16 @@ from lwr.config.model import BaseModelConfig
 from lwr.config.training import NEED_SCORES, TrainingConfig
 from lwr.formats.checkpoint import fetch_checkpoint, weights_fingerprint
 from lwr.formats.training_groups import have_teacher_scores
-from lwr.model.loading import LoadedBaseModel, load_base_model, set_dropout
+from lwr.model.loading import LoadedBaseModel, StockHead, load_base_model, set_dropout
 from lwr.model.lora import add_lora
 from lwr.model.reranker import LayerwiseReranker
 from lwr.training.dataset import read_groups
 from lwr.training.dev_evaluation import read_dev_evaluation
 from lwr.training.recompute import set_recompute
 from lwr.training.trainer import COMPLETE_MARKER, LayerwiseTrainer
+
+STOCK_HEADS: dict[str, StockHead] = {"yes_token": "vocabulary", "cross_encoder": "classifier"}
+"""`head_init` -> the head of the checkpoint that it reads."""
 
 
 def train(
@@ -192,7 +195,7 @@ def build_reranker(base: BaseModelConfig, start_layer: int, settings: TrainingCo
     Raises:
         ValueError: The settings do not fit the base model.
     """
-    loaded = load_base_model(base, with_vocabulary=settings.head_init == "yes_token")
+    loaded = load_base_model(base, STOCK_HEADS.get(settings.head_init))
     if settings.dropout is not None:
         set_dropout(loaded.backbone, settings.dropout)
     reranker = LayerwiseReranker(
@@ -207,6 +210,9 @@ def build_reranker(base: BaseModelConfig, start_layer: int, settings: TrainingCo
         passage_max_len=settings.passage_max_len,
         base=base,
     )
+    if loaded.cross_encoder is not None:
+        loaded.cross_encoder.check_pooling(reranker.pooling)
+        log(f"train: {base.model}: {loaded.cross_encoder.describe()}")
     if settings.lora is not None:
         add_lora(reranker, settings.lora)
     set_recompute(reranker.backbone, reranker.stack.blocks, settings.recompute)
@@ -217,9 +223,12 @@ def _initial_heads(
     base: BaseModelConfig, loaded: LoadedBaseModel, settings: TrainingConfig
 ) -> Tensor | dict[int, Tensor] | None:
     """Return the initial weights of the heads: [hidden] for all exits, layer -> [hidden], or None for random heads."""
-    heads = {"random": None, "yes_token": loaded.yes_row, "checkpoint": loaded.heads or None}[
-        settings.head_init
-    ]
+    heads = {
+        "random": None,
+        "yes_token": loaded.yes_row,
+        "checkpoint": loaded.heads or None,
+        "cross_encoder": loaded.cross_encoder and loaded.cross_encoder.weight,
+    }[settings.head_init]
     if heads is None and settings.head_init != "random":
         raise ValueError(
             f"head_init is {settings.head_init!r}, but {base.model} has no such head; use `random`"

@@ -33,7 +33,7 @@ def test_cut_model_equals_first_blocks_of_full_model(architecture, tmp_path):
 @pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "lfm2"])
 def test_yes_row_is_read_from_the_vocabulary_head(architecture, tmp_path):
     folder = tiny.save(architecture, tmp_path)
-    loaded = load_base_model(BaseModelConfig(model=str(folder)), with_vocabulary=True)
+    loaded = load_base_model(BaseModelConfig(model=str(folder)), head="vocabulary")
     weights = load_file(folder / "model.safetensors")
     vocabulary = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
     assert torch.equal(loaded.yes_row, vocabulary[yes_token(loaded.tokenizer)])
@@ -43,7 +43,7 @@ def test_yes_row_is_read_from_the_vocabulary_head(architecture, tmp_path):
 
 def test_yes_row_is_float32_with_bfloat16_weights(tmp_path):
     base = BaseModelConfig(model=str(tiny.save("llama", tmp_path)), dtype="bfloat16")
-    loaded = load_base_model(base, with_vocabulary=True)
+    loaded = load_base_model(base, head="vocabulary")
     assert {p.dtype for p in loaded.backbone.parameters()} == {torch.bfloat16}
     assert loaded.yes_row.dtype == torch.float32
 

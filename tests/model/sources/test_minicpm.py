@@ -103,7 +103,7 @@ def test_every_layer_equals_minicpm(tmp_path, factor, cut):
 
 def test_yes_row_is_read_from_the_vocabulary_head(tmp_path):
     tensors = weights() | {"lm_head.weight": torch.randn(tiny.VOCABULARY, HIDDEN)}
-    loaded = load_base_model(BaseModelConfig(model=write(tmp_path, tensors)), with_vocabulary=True)
+    loaded = load_base_model(BaseModelConfig(model=write(tmp_path, tensors)), head="vocabulary")
     assert torch.equal(loaded.yes_row, tensors["lm_head.weight"][yes_token(loaded.tokenizer)])
     assert loaded.heads == {}
 
@@ -111,7 +111,7 @@ def test_yes_row_is_read_from_the_vocabulary_head(tmp_path):
 def test_tied_vocabulary_head_is_the_unscaled_embedding(tmp_path):
     tensors = weights()
     loaded = load_base_model(
-        BaseModelConfig(model=write(tmp_path, tensors, tie_word_embeddings=True)), with_vocabulary=True
+        BaseModelConfig(model=write(tmp_path, tensors, tie_word_embeddings=True)), head="vocabulary"
     )
     yes = yes_token(loaded.tokenizer)
     assert torch.equal(loaded.yes_row, tensors["model.embed_tokens.weight"][yes])
@@ -123,7 +123,7 @@ def test_loading_warns_of_nothing(tmp_path, caplog, monkeypatch):
     folder = write(tmp_path, weights() | {"lm_head.weight": torch.randn(tiny.VOCABULARY, HIDDEN)})
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     with caplog.at_level(logging.WARNING, "transformers"):
-        load_base_model(BaseModelConfig(model=folder), with_vocabulary=True)
+        load_base_model(BaseModelConfig(model=folder), head="vocabulary")
     assert caplog.messages == []
 
 

@@ -1,0 +1,1 @@
+"""What base models and their heads are read from, beside plain backbones."""
