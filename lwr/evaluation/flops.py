@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from lwr.model.cascade_schedule import Compression
 from lwr.model.layer_hooks import find_blocks
 
 SOFTMAX_ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")
@@ -47,7 +48,12 @@ def read_shape(model: Path) -> BackboneShape:
         return derive_shape(AutoModel.from_config(config, trust_remote_code=False))
 
 
-def count_flops(shape: BackboneShape, tokens: np.ndarray) -> np.ndarray:
+def count_flops(
+    shape: BackboneShape,
+    tokens: np.ndarray,
+    passage_tokens: np.ndarray | None = None,
+    compression: Compression | None = None,
+) -> np.ndarray:
     """Count the FLOPs of pairs from layer 1 up to and with each layer.
 
     A block takes 2 n W for its W weights and 4 n² A for scores and values of an attention A numbers wide, where n is
@@ -60,12 +66,20 @@ def count_flops(shape: BackboneShape, tokens: np.ndarray) -> np.ndarray:
     Args:
         shape: The shape of the backbone.
         tokens: Number of tokens per pair, of any shape.
+        passage_tokens: How many of them compression may average, of the same shape.
+        compression: Where they become fewer; None: nowhere.
 
     Returns:
         float64 [layers, *tokens.shape].
     """
+    steps = {} if compression is None else dict(compression.steps)
     n = np.asarray(tokens, dtype=np.float64)
-    blocks = [2 * n * w + 4 * n**2 * a for w, a in zip(shape.weights, shape.attended, strict=True)]
+    p = np.zeros_like(n) if passage_tokens is None else np.asarray(passage_tokens, dtype=np.float64)
+    blocks = []
+    for layer, (w, a) in enumerate(zip(shape.weights, shape.attended, strict=True)):
+        fewer = np.ceil(p / steps.get(layer, 1))
+        n, p = n - (p - fewer), fewer
+        blocks.append(2 * n * w + 4 * n**2 * a)
     return np.cumsum(blocks, axis=0)
 
 

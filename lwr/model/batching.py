@@ -15,7 +15,10 @@ from lwr.model.prompt import Row
 
 
 def pad(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, num_embeddings: int | None = None
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    num_embeddings: int | None = None,
+    mark_passages: bool = False,
 ) -> dict[str, Tensor]:
     """Pad rows to the length of the longest, on the tokenizer's side.
 
@@ -26,9 +29,11 @@ def pad(
         tokenizer: One without a pad token pads with id 0, which the mask hides.
         num_embeddings: The number of token ids that the backbone has embeddings of. A pad token beyond them is
             replaced by id 0, too. None: any id may be used.
+        mark_passages: Whether to add `passage_mask`, which token compression needs.
 
     Returns:
-        int64 [rows, longest] `input_ids`, `attention_mask` and, if the rows have types, `token_type_ids`.
+        int64 [rows, longest] `input_ids`, `attention_mask` and, if the rows have types, `token_type_ids`; and
+        `passage_mask`, 1 where a token is one of the passage.
     """
     longest = max(map(len, rows))
     pads_left = tokenizer.padding_side == "left"
@@ -47,7 +52,15 @@ def pad(
     types = [row.token_type_ids for row in rows if row.token_type_ids is not None]
     if types:
         features["token_type_ids"] = torch.tensor([fill(row_types, 0) for row_types in types])
+    if mark_passages:
+        features["passage_mask"] = torch.tensor([fill(_mark_passage(row), 0) for row in rows])
     return features
+
+
+def _mark_passage(row: Row) -> list[int]:
+    """Return 1 for each token of a row's passage and 0 for the others."""
+    passage = len(row) - row.before_passage - row.after_passage
+    return [0] * row.before_passage + [1] * passage + [0] * row.after_passage
 
 
 def make_batches(

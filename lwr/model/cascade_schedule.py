@@ -1,4 +1,7 @@
-"""The schedule of a cascade: which exits score, how many candidates survive each of them, and the ranking it ends in.
+"""The schedule of a cascade and of token compression, and the ranking that a cascade ends in.
+
+A cascade says which exits score and how many candidates survive each of them. A compression says where passage tokens
+become fewer.
 
 Letters in shape comments: C candidates of a query, R candidates that block 1 reads.
 """
@@ -98,6 +101,66 @@ class Schedule:
     def uses_first_stage(self, fused: bool) -> bool:
         """Return whether first-stage scores have a use, if scores are fused or not."""
         return fused or self.from_first_stage is not None
+
+
+@dataclass(frozen=True)
+class Compression:
+    """Token compression: after some layers, each run of neighbouring passage tokens becomes one.
+
+    Written `2/4`: after layer 2, four passage tokens become one. `2/2 4/2` halves their number twice. The exit of such
+    a layer still reads all tokens.
+
+    Attributes:
+        steps: (layer, ratio) with ascending layers; ratio 1 leaves all tokens.
+    """
+
+    steps: tuple[tuple[int, int], ...]
+
+    def __post_init__(self):
+        """Check the steps.
+
+        Raises:
+            ValueError: There are none, layers do not ascend from 1 on, or a ratio is below 1.
+        """
+        layers = [layer for layer, _ in self.steps]
+        valid = bool(layers) and layers == sorted(set(layers)) and layers[0] >= 1
+        if not valid or any(ratio < 1 for _, ratio in self.steps):
+            raise ValueError(
+                f"compression {str(self)!r}: layers must ascend from 1 on, and a ratio is at least 1"
+            )
+
+    def __str__(self) -> str:
+        return " ".join(f"{layer}/{ratio}" for layer, ratio in self.steps)
+
+    @classmethod
+    def at(cls, layer: int, ratio: int) -> Self:
+        """Return the compression by `ratio` after `layer` alone."""
+        return cls(((layer, ratio),))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse a compression written as `2/2 4/2`.
+
+        Raises:
+            ValueError: The text is written otherwise, or the steps are not valid.
+        """
+        try:
+            steps = [tuple(map(int, step.split("/"))) for step in text.split()]
+            pairs = tuple((layer, ratio) for layer, ratio in steps)
+        except ValueError:
+            raise ValueError(
+                f"compression {text!r}: write it as `2/4`, layer/ratio; several as `2/2 4/2`"
+            ) from None
+        return cls(pairs)
+
+    @classmethod
+    def requested(cls, compression: str | Compression | None) -> Compression | None:
+        """Return the compression of a request, which may be text (see `parse`), or None if it wants none."""
+        return cls.parse(compression) if isinstance(compression, str) else compression
+
+    def steps_before(self, last: int) -> list[tuple[int, int]]:
+        """Return the steps that change something in a pass that ends at layer `last`."""
+        return [(layer, ratio) for layer, ratio in self.steps if layer < last and ratio > 1]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Observe the blocks of a backbone in its own forward pass: read hidden states, drop rows, stop early.
+"""Observe the blocks of a backbone in its own forward pass: read hidden states, drop rows, stop early, resume.
 
 The blocks of a Hugging Face backbone live in one `ModuleList`. A forward pre-hook on block k receives the hidden state
 after k blocks and may change it, whatever the architecture computes inside. No forward pass is re-implemented.
@@ -11,7 +11,7 @@ Letters in shape comments: R rows, S tokens of a padded row, T tokens of a packe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,12 +34,14 @@ class LayerStack:
         blocks: The transformer blocks. Layer k is the state after k of them, then `norm`.
         norm: The backbone's norm after the last block; Identity if each block normalises its own output.
         causal: Whether a token reads only the tokens before it, so that the last token has read all of them.
+        wraps_state: Whether a block returns its hidden state inside a tuple.
         unused: Modules that run after `norm` and do not change the hidden state, such as BERT's pooler.
     """
 
     blocks: nn.ModuleList
     norm: nn.Module
     causal: bool
+    wraps_state: bool
     unused: list[nn.Module]
 
     @property
@@ -74,14 +76,16 @@ def run_to(
     on_layer: LayerCallback,
     dim: int = 0,
     make_chunks: Callable[[], Sequence[Chunk]] | None = None,
+    start: tuple[int, Tensor] | None = None,
+    end: int | None = None,
     **inputs: Any,
-) -> None:
-    """Run one forward pass up to the deepest of `layers`, calling `on_layer` at each of them in ascending order.
+) -> Tensor:
+    """Run one forward pass up to a layer, calling `on_layer` at each of `layers` in ascending order.
 
     Args:
         backbone: The model that is run.
         stack: Its blocks.
-        layers: Layers in 1..num_layers. No block after the deepest runs.
+        layers: Layers in 1..num_layers.
         on_layer: Called with a layer and its hidden state [R, S, H] or [1, T, H] *before* the final norm, so that it
             may apply `stack.norm` to the tokens it needs alone. It returns None, or the int64 positions along `dim`
             that remain. Later blocks do not compute the others.
@@ -90,12 +94,23 @@ def run_to(
         make_chunks: Returns the chunks of the rows that remain when it is called. Each block then computes one chunk
             after the other, which takes less memory and stays in a processor's caches. Only for passes without
             gradients.
+        start: A layer and its hidden state, with which the pass begins: the blocks up to that layer do not compute, and
+            the next one reads that state. The backbone makes masks, positions and rotary tables from `inputs`, whose
+            token ids then only give the shape. None: the pass begins with the embeddings.
+        end: The last layer of the pass; None: the deepest of `layers`. No block after it runs.
         inputs: Keyword arguments of the backbone.
+
+    Returns:
+        The hidden state at the last layer of the pass, of the entries that remain.
     """
-    forward = _ForwardPass(stack, layers, on_layer, dim, make_chunks, inputs["input_ids"].shape[: dim + 1])
+    deepest = max(layers) if end is None else end
+    forward = _ForwardPass(
+        stack, layers, deepest, on_layer, dim, make_chunks, start, inputs["input_ids"].shape[: dim + 1]
+    )
     with ExitStack() as hooks, suppress(_DeepestLayerReached):
         forward.install(hooks)
         backbone(**inputs)
+    return forward.last_state()
 
 
 class _DeepestLayerReached(Exception):
@@ -109,27 +124,36 @@ class _ForwardPass:
         self,
         stack: LayerStack,
         layers: Sequence[int],
+        deepest: int,
         on_layer: LayerCallback,
         dim: int,
         make_chunks: Callable[[], Sequence[Chunk]] | None,
+        start: tuple[int, Tensor] | None,
         batch_shape: torch.Size,
     ):
         """Prepare a pass over a batch whose tensors begin with `batch_shape`, [R] or [1, T]."""
-        self.stack, self.layers, self.deepest = stack, layers, max(layers)
+        self.stack, self.layers, self.deepest = stack, layers, deepest
         self.on_layer, self.dim, self.make_chunks = on_layer, dim, make_chunks
-        self.batch_shape = batch_shape
+        self.start, self.batch_shape = start, batch_shape
+        self.state: Tensor | None = None  # at the deepest layer, once it is reached
         self.remaining: Tensor | None = None  # int64, positions in the original batch along dim; None: all
         self.chunks: Sequence[Chunk] = ()  # of the remaining rows; empty until a block needs them
 
     def install(self, hooks: ExitStack) -> None:
         """Register the hooks on the blocks; closing `hooks` removes them."""
         blocks, last = self.stack.blocks, self.stack.num_layers
-        for layer in range(1, min(self.deepest, last - 1) + 1):
+        first = 0
+        if self.start is not None:
+            first, state = self.start
+            hooks.enter_context(_skip_blocks(blocks[:first], self.stack.wraps_state))
+            resume = partial(_replace_state, state)
+            hooks.enter_context(blocks[first].register_forward_pre_hook(resume, with_kwargs=True))
+        for layer in range(first + 1, min(self.deepest, last - 1) + 1):
             before = partial(self.before_block, layer)
             hooks.enter_context(blocks[layer].register_forward_pre_hook(before, with_kwargs=True))
         if self.make_chunks is not None:
             current_chunks = partial(self.current_chunks, self.make_chunks)
-            for block in blocks[: self.deepest]:
+            for block in blocks[first : self.deepest]:
                 _ChunkedBlock(current_chunks, self.dim).install(block, hooks)
         if self.deepest == last:
             hooks.enter_context(blocks[-1].register_forward_hook(self.after_last_block))
@@ -152,28 +176,65 @@ class _ForwardPass:
             _DeepestLayerReached: No deeper layer is requested.
         """
         kept = self.on_layer(layer, hidden) if layer in self.layers else None
+        if kept is not None:
+            self.remaining = kept if self.remaining is None else self.remaining[kept]
+            self.chunks = ()
+            hidden = hidden.index_select(self.dim, kept)
         if layer == self.deepest:
+            self.state = hidden
             raise _DeepestLayerReached
-        if kept is None:
-            return hidden
-        self.remaining = kept if self.remaining is None else self.remaining[kept]
-        self.chunks = ()
-        return hidden.index_select(self.dim, kept)
+        return hidden
 
     def after_last_block(self, _: nn.Module, __: tuple, output: Any) -> None:
         """Call back at the last layer, which no block follows.
 
         If rows were dropped, end the pass: what a backbone still does to its output may need all of them.
         """
-        self.on_layer(self.stack.num_layers, _hidden_state(output))
+        self.state = _hidden_state(output)
+        self.on_layer(self.stack.num_layers, self.state)
         if self.remaining is not None:
             raise _DeepestLayerReached
+
+    def last_state(self) -> Tensor:
+        """Return the hidden state at the deepest layer. The pass must be over."""
+        assert self.state is not None
+        return self.state
 
     def current_chunks(self, make_chunks: Callable[[], Sequence[Chunk]]) -> Sequence[Chunk]:
         """Return the chunks of the remaining rows, made once after each change of the rows."""
         if not self.chunks:
             self.chunks = make_chunks()
         return self.chunks
+
+
+@contextmanager
+def _skip_blocks(blocks: Iterable[nn.Module], wraps_state: bool) -> Iterator[None]:
+    """Let blocks return the hidden state that they are given, inside a tuple if `wraps_state`."""
+
+    def skip(*args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        return (hidden,) if wraps_state else hidden
+
+    replaced = [
+        (block, vars(block).get("forward")) for block in blocks
+    ]  # training may have replaced it before
+    for block, _ in replaced:
+        block.forward = skip
+    try:
+        yield
+    finally:
+        for block, forward in replaced:
+            if forward is None:
+                del block.forward
+            else:
+                block.forward = forward
+
+
+def _replace_state(
+    state: Tensor, _: nn.Module, args: tuple, kwargs: dict[str, Any]
+) -> tuple[tuple, dict[str, Any]]:
+    """Replace the hidden state in the arguments of a block."""
+    return ((state, *args[1:]), kwargs) if args else ((), kwargs | {"hidden_states": state})
 
 
 class _ChunkedBlock:
@@ -291,7 +352,7 @@ def find_layer_stack(backbone: PreTrainedModel) -> LayerStack:
     norm = _find_norm(trace, name)
     norm_modules = set(norm.modules())
     unused = [m for m, out in trace.later if m not in norm_modules and not torch.equal(out, trace.output)]
-    return LayerStack(blocks, norm, causal, unused)
+    return LayerStack(blocks, norm, causal, trace.wraps_state, unused)
 
 
 @contextmanager
@@ -316,25 +377,27 @@ class _EndTrace:
         last_state: [1, S, H] after the last block.
         later: The modules that ran after the last block, with their outputs.
         output: [1, S, H], the backbone's output.
+        wraps_state: Whether the last block returned its state inside a tuple.
     """
 
     last_state: Tensor
     later: list[tuple[nn.Module, Tensor]]
     output: Tensor
+    wraps_state: bool
 
 
 def _trace_end(backbone: PreTrainedModel, blocks: nn.ModuleList) -> _EndTrace:
     """Run the backbone on three tokens and record what it computes after its last block."""
-    last_states: list[Tensor] = []  # one, once the last block has run
+    last_outputs: list[Any] = []  # one, once the last block has run
     later: list[tuple[nn.Module, Tensor]] = []
     in_blocks = set(blocks.modules())
     outside = [m for m in backbone.modules() if m not in in_blocks and blocks not in m.modules()]
 
     def record_last_state(_, __, output):
-        last_states.append(_hidden_state(output))
+        last_outputs.append(output)
 
     def record_later(module, _, output):
-        if last_states and isinstance(output, Tensor):
+        if last_outputs and isinstance(output, Tensor):
             later.append((module, output))
 
     with ExitStack() as hooks:
@@ -342,9 +405,10 @@ def _trace_end(backbone: PreTrainedModel, blocks: nn.ModuleList) -> _EndTrace:
         for module in outside:
             hooks.enter_context(module.register_forward_hook(record_later))
         output = _run_on_tokens(backbone, 1, 2, 3)
-    if not last_states:
+    if not last_outputs:
         raise UnsupportedBackbone(f"{type(backbone).__name__}: it does not call its blocks as modules")
-    return _EndTrace(last_states[0], later, output)
+    (last,) = last_outputs
+    return _EndTrace(_hidden_state(last), later, output, not isinstance(last, Tensor))
 
 
 def _run_on_tokens(backbone: PreTrainedModel, *ids: int) -> Tensor:

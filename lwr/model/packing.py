@@ -30,6 +30,7 @@ from transformers.masking_utils import sdpa_mask
 from lwr.model.layer_hooks import LayerStack, run_to
 
 ATTENTION_NAME = "lwr_packed"
+TRIAL_NAME = "lwr_packed_trial"
 MIN_FILL = 0.9
 """Length of a rectangle's shortest row, as a share of its width. Lower: fewer kernel calls, more filling."""
 PACKABLE_LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -88,17 +89,42 @@ class Packing:
 
     def _find_sources(self, mask: Tensor) -> Tensor:
         """Return int64 [T]: for each packed position the index of its token in the flattened batch [R * S]."""
-        counts, device = self._row_counts(), mask.device
-        row_starts = self.rows * mask.shape[1]  # [R], index of column 0 of each row
-        # [R], first token after the prefix
-        starts = row_starts + mask.argmax(dim=1)[self.rows] + self.shared_prefix
-        sources = [mask[0].argmax() + torch.arange(self.shared_prefix, device=device)]  # [P], in batch row 0
-        rectangles = zip(starts.split(counts), self.lengths.split(counts), self.rectangle_shapes, strict=True)
-        for start, length, (_, width) in rectangles:
-            # [rows, W], last one repeated
-            offset = torch.arange(width, device=device).clamp(max=length[:, None] - 1)
-            sources.append((start[:, None] + offset).flatten())
-        return torch.cat(sources)
+        # [B], first token after the prefix in the flattened batch
+        starts = (
+            torch.arange(len(mask), device=mask.device) * mask.shape[1]
+            + mask.argmax(dim=1)
+            + self.shared_prefix
+        )
+        prefix = mask[0].argmax() + torch.arange(
+            self.shared_prefix, device=mask.device
+        )  # [P], in batch row 0
+        return torch.cat(
+            [prefix, *((starts[rows, None] + offsets).flatten() for rows, offsets in self.offsets())]
+        )
+
+    def offsets(self) -> list[tuple[Tensor, Tensor]]:
+        """Return for each rectangle its batch rows, int64 [rows], and the tokens that it holds, int64 [rows, W].
+
+        Tokens are counted from the first after the shared prefix. The last one of a row is repeated.
+        """
+        counts = self._row_counts()
+        rectangles = zip(
+            self.rows.split(counts), self.lengths.split(counts), self.rectangle_shapes, strict=True
+        )
+        return [
+            (rows, torch.arange(width, device=rows.device).clamp(max=lengths[:, None] - 1))
+            for rows, lengths, (_, width) in rectangles
+        ]
+
+    def with_lengths(self, lengths: Tensor) -> Packing:
+        """Lay out the remaining rows anew, with other lengths.
+
+        Args:
+            lengths: int64 [R of the batch], the tokens of each batch row after the shared prefix.
+        """
+        descending, order = lengths[self.rows].sort(descending=True, stable=True)  # [R], [R]
+        widths = torch.tensor(_choose_widths(descending.tolist()), device=lengths.device)
+        return copy(self)._set_rows(self.rows[order], descending, widths)
 
     def pack(self, values: Tensor) -> Tensor:
         """Pack padded values [R, S] into [1, T]. All rows of the batch must still remain."""
@@ -277,29 +303,55 @@ def enable_packing(backbone: PreTrainedModel, stack: LayerStack) -> int | None:
     Returns:
         The index of a row's first position, or None if packing is not supported. The backbone then keeps its attention.
     """
-    config = backbone.config.get_text_config()
-    layer_types = set(getattr(config, "layer_types", None) or [])
-    if backbone.config._attn_implementation != "sdpa" or not layer_types <= PACKABLE_LAYER_TYPES:
+    if backbone.config._attn_implementation != "sdpa":
         return None
     AttentionInterface.register(ATTENTION_NAME, packed_attention)
     AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)  # for passes without packing
-    training = backbone.training
-    backbone.eval()
-    first_position = _find_first_position(backbone, stack, config.pad_token_id)
-    backbone.train(training)
+    first_position = _try_packing(backbone, stack, ATTENTION_NAME)
     if first_position is None:
         backbone.set_attn_implementation("sdpa")
     return first_position
 
 
+@torch.no_grad()
+def mixes_by_attention(backbone: PreTrainedModel, stack: LayerStack) -> bool:
+    """Return whether tokens mix by softmax attention alone, so that their number may change between blocks.
+
+    Then rows can be packed with SDPA attention in place of the backbone's own, which is put back.
+    """
+    attention = backbone.config._attn_implementation
+    AttentionInterface.register(TRIAL_NAME, _packed_attention_without_softcap)
+    AttentionMaskInterface.register(TRIAL_NAME, sdpa_mask)
+    first_position = _try_packing(backbone, stack, TRIAL_NAME)
+    backbone.set_attn_implementation(attention or "eager")
+    return first_position is not None
+
+
+def _packed_attention_without_softcap(*states: Any, softcap: float | None = None, **options: Any) -> Any:
+    """Compute `packed_attention` without the soft cap of attention weights, which SDPA refuses. Only for a trial."""
+    return packed_attention(*states, **options)
+
+
+def _try_packing(backbone: PreTrainedModel, stack: LayerStack, attention: str) -> int | None:
+    """Switch the backbone to an attention; return a row's first position, or None if packed rows are wrong."""
+    config = backbone.config.get_text_config()
+    if not set(getattr(config, "layer_types", None) or []) <= PACKABLE_LAYER_TYPES:
+        return None
+    training = backbone.training
+    backbone.eval()
+    first_position = _find_first_position(backbone, stack, config.pad_token_id, attention)
+    backbone.train(training)
+    return first_position
+
+
 def _find_first_position(
-    backbone: PreTrainedModel, stack: LayerStack, pad_token_id: int | None
+    backbone: PreTrainedModel, stack: LayerStack, pad_token_id: int | None, attention: str
 ) -> int | None:
-    """Find the first position with which packed rows get the states that they get alone, and switch to packing."""
+    """Find the first position with which packed rows get the states that they get alone; switch to `attention`."""
     ids = torch.tensor([[3, 4, 5, 6, 7, 8]], device=backbone.device)  # [1, T], rows of four and of two tokens
-    alone = torch.cat([_run(backbone, stack, ids[:, :4]), _run(backbone, stack, ids[:, 4:])])  # [T, H]
     try:
-        backbone.set_attn_implementation(ATTENTION_NAME)
+        backbone.set_attn_implementation(attention)
+        alone = torch.cat([_run(backbone, stack, ids[:, :4]), _run(backbone, stack, ids[:, 4:])])  # [T, H]
         # RoBERTa's first position is the id of its padding token + 1
         for first_position in (0, (pad_token_id or 0) + 1):
             if are_close(_run_packed(backbone, stack, ids, first_position), alone, alone.dtype):

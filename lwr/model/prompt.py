@@ -31,11 +31,13 @@ class Row:
         input_ids: Its token ids.
         token_type_ids: Their types; None if the tokenizer has none.
         before_passage: The number of leading tokens that do not depend on the passage.
+        after_passage: The number of tokens that follow the passage.
     """
 
     input_ids: list[int]
     token_type_ids: list[int] | None
     before_passage: int = field(default=0, compare=False)
+    after_passage: int = field(default=0, compare=False)
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -246,9 +248,9 @@ class Prompt:
         first = frame.before + query + frame.between
         second = passage[: free - len(query)] + frame.after
         if frame.types is None:
-            return Row(first + second, None, len(first))
+            return Row(first + second, None, len(first), len(frame.after))
         types = [frame.types[0]] * len(first) + [frame.types[1]] * len(second)
-        return Row(first + second, types, len(first))
+        return Row(first + second, types, len(first), len(frame.after))
 
     def rows(
         self,

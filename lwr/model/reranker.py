@@ -9,7 +9,7 @@ Letters in shape comments: B rows of the batch, R remaining rows, H hidden size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -27,10 +27,10 @@ from lwr.formats.fusion import Fusion, fuse_scores
 from lwr.model import storage
 from lwr.model.batch_layout import PackedLayout, PaddedLayout
 from lwr.model.batching import make_batches, out_of_memory_hint, pad
-from lwr.model.cascade_schedule import Ranking, Schedule, Weights, layers_to_score, plan_ranking
-from lwr.model.layer_hooks import LayerStack, find_layer_stack, run_to
+from lwr.model.cascade_schedule import Compression, Ranking, Schedule, Weights, layers_to_score, plan_ranking
+from lwr.model.layer_hooks import LayerCallback, LayerStack, UnsupportedBackbone, find_layer_stack, run_to
 from lwr.model.loading import check_row_limit, count_embeddings, count_positions, make_heads, yes_row_of
-from lwr.model.packing import enable_packing
+from lwr.model.packing import enable_packing, mixes_by_attention
 from lwr.model.prompt import LinePrompts, Prompt, Row
 
 CPU_TOKENS_PER_BATCH = 2048  # the states of a few thousand tokens fit into a CPU's caches
@@ -151,7 +151,12 @@ class LayerwiseReranker(nn.Module):
         """Score a batch at every exit: float32 [exits, B]. Training calls this; see `encode` for `features`."""
         return torch.stack(self.encode(features))
 
-    def encode(self, features: Mapping[str, Tensor], layers: Sequence[int] | None = None) -> list[Tensor]:
+    def encode(
+        self,
+        features: Mapping[str, Tensor],
+        layers: Sequence[int] | None = None,
+        compression: Compression | None = None,
+    ) -> list[Tensor]:
         """Score a batch at several layers in one pass. No deeper block runs.
 
         Args:
@@ -159,21 +164,28 @@ class LayerwiseReranker(nn.Module):
                 positions, such as BERT: on the right). Optionally `token_type_ids`, `position_ids`, and upstream's
                 `labels`, of which the one entry above -100 marks the answer: the head then reads the token before it.
             layers: The layers, in any order; None: every exit.
+            compression: Where passage tokens become fewer, which `features` must then mark by `passage_mask` (see
+                `lwr.model.batching.pad`); None: nowhere.
 
         Returns:
             float32 [B] for each layer.
+
+        Raises:
+            UnsupportedBackbone: The tokens of the backbone cannot be compressed.
+            ValueError: A layer has no head, the compression has a step after the last layer or deeper, or the features
+                mark no passages.
         """
         layers = self.exits if layers is None else list(layers)
         self._check_layers(layers)
-        layout = self._lay_out(features)
-        batch_order = layout.rows.argsort()  # [B]
+        steps = self._steps(compression, max(layers))
+        layout = self._lay_out(features, steps)
         scores: dict[int, Tensor] = {}
 
         def score_layer(layer: int, hidden: Tensor) -> None:
             pooled = layout.pool(hidden, self.stack.norm)  # [B, H], in the order of the layout
-            scores[layer] = self._score(layer, pooled)[batch_order]
+            scores[layer] = self._score(layer, pooled)[layout.rows.argsort()]
 
-        run_to(self.backbone, self.stack, layers, score_layer, layout.dim, **layout.inputs)
+        self._run(layout, layers, score_layer, steps)
         return [scores[k] for k in layers]
 
     def cascade(
@@ -185,6 +197,7 @@ class LayerwiseReranker(nn.Module):
         *,
         weights: Weights | None = None,
         first_stage: np.ndarray | None = None,
+        compression: Compression | None = None,
     ) -> Tensor:
         """Score the candidates of one query in one pass that drops candidates on the way.
 
@@ -196,6 +209,7 @@ class LayerwiseReranker(nn.Module):
             tokens_at_once: About how many tokens a block computes at a time; None: all.
             weights: Layer -> weights of the fused scores by which it drops and ranks; None: a layer's own scores.
             first_stage: float64 [B], the normalised scores of the first stage, which `weights` may name.
+            compression: As for `encode`. At a layer that has both, candidates are dropped first.
 
         Returns:
             float32 [layers of the cascade, B], or float64 if fused; NaN for candidates that were dropped before a
@@ -204,7 +218,8 @@ class LayerwiseReranker(nn.Module):
         stages = [*sorted(keep), last]
         layers = layers_to_score(stages, weights)
         self._check_layers(layers)
-        layout = self._lay_out(features)
+        steps = self._steps(compression, last)
+        layout = self._lay_out(features, steps)
         batch_size, device = len(features["input_ids"]), features["input_ids"].device
         dtype = torch.float32 if weights is None else torch.float64
         unknown = torch.full((batch_size,), torch.nan, dtype=dtype, device=device)  # [B]
@@ -228,9 +243,54 @@ class LayerwiseReranker(nn.Module):
             best = of_layer[batch_order].argsort(descending=True, stable=True)[: keep[layer]]
             return layout.keep(batch_order[best].sort().values)
 
-        make_chunks = None if tokens_at_once is None else partial(layout.chunks, tokens_at_once)
-        run_to(self.backbone, self.stack, layers, score_and_drop, layout.dim, make_chunks, **layout.inputs)
+        self._run(layout, layers, score_and_drop, steps, tokens_at_once)
         return scores
+
+    def _run(
+        self,
+        layout: PaddedLayout | PackedLayout,
+        layers: Sequence[int],
+        on_layer: LayerCallback,
+        steps: Sequence[tuple[int, int]],
+        tokens_at_once: int | None = None,
+    ) -> None:
+        """Run a pass up to the deepest layer (see `run_to`), which resumes with fewer tokens after each step."""
+        make_chunks = None if tokens_at_once is None else partial(layout.chunks, tokens_at_once)
+        start: tuple[int, Tensor] | None = None
+        for end, ratio in [*steps, (max(layers), 1)]:
+            hidden = run_to(
+                *(self.backbone, self.stack, layers, on_layer, layout.dim, make_chunks, start, end),
+                **layout.inputs,
+            )
+            if ratio > 1:
+                start = end, layout.compress(hidden, ratio)
+
+    def _steps(self, compression: Compression | None, last: int) -> list[tuple[int, int]]:
+        """Return the (layer, ratio) steps of a pass that ends at layer `last`.
+
+        Raises:
+            UnsupportedBackbone: The tokens of the backbone cannot be compressed.
+            ValueError: A step is after the last block.
+        """
+        if compression is None:
+            return []
+        deepest = compression.steps[-1][0]
+        if deepest >= self.stack.num_layers:
+            raise ValueError(
+                f"compression {str(compression)!r}: no block reads the tokens after layer {deepest}; give layers in "
+                f"1..{self.stack.num_layers - 1}"
+            )
+        if not self._mixes_by_attention:
+            raise UnsupportedBackbone(
+                f"{type(self.stack.blocks[0]).__name__}: its tokens cannot be compressed, because they mix otherwise "
+                "than by softmax attention over positions that count anew; leave out the compression"
+            )
+        return compression.steps_before(last)
+
+    @cached_property
+    def _mixes_by_attention(self) -> bool:
+        """Whether tokens mix by attention alone, also where the backbone keeps an attention that is not packed."""
+        return self.first_position is not None or mixes_by_attention(self.backbone, self.stack)
 
     def _check_layers(self, layers: Sequence[int]) -> None:
         """Raise ValueError if one of the layers has no head."""
@@ -245,11 +305,17 @@ class LayerwiseReranker(nn.Module):
         """Whether the prefix that all rows of a batch share can be computed once."""
         return self.first_position is not None and self.stack.causal and self.pooling == "last"
 
-    def _lay_out(self, features: Mapping[str, Tensor]) -> PaddedLayout | PackedLayout:
-        """Lay out a batch: packed if the backbone can be packed, else padded."""
+    def _lay_out(
+        self, features: Mapping[str, Tensor], steps: Sequence[tuple[int, int]]
+    ) -> PaddedLayout | PackedLayout:
+        """Lay out a batch for a pass with these compressions: packed if the backbone can be packed, else padded."""
+        if steps and "passage_mask" not in features:
+            raise ValueError(
+                "features without passage_mask, which compression needs; make them by `pad(..., mark_passages=True)`"
+            )
         if self.first_position is None:
-            return PaddedLayout(features, self.stack.causal, self.pooling)
-        return PackedLayout(features, self.pooling, self.first_position, self.can_share_prefix)
+            return PaddedLayout(features, self.stack.causal, self.pooling, bool(steps))
+        return PackedLayout(features, self.pooling, self.first_position, self.can_share_prefix, bool(steps))
 
     def head(self, layer: int) -> Tensor:
         """Return the weights of a layer's head, float32 [H]."""
@@ -274,6 +340,7 @@ class LayerwiseReranker(nn.Module):
         tokens_per_batch: int | None = None,
         precision: str = "float32",
         on_scored: Callable[[int], object] | None = None,
+        compression: Compression | None = None,
     ) -> np.ndarray:
         """Score tokenised pairs in batches. The reranker must be in evaluation mode.
 
@@ -283,11 +350,13 @@ class LayerwiseReranker(nn.Module):
             tokens_per_batch: The budget of a batch; None: `default_tokens_per_batch`.
             precision: `float32`, or `bfloat16` for autocast.
             on_scored: Called after each batch with its number of rows, to show progress.
+            compression: As for `encode`.
 
         Returns:
             float32 [layers, rows].
 
         Raises:
+            UnsupportedBackbone, ValueError: As `encode`.
             MemoryError: A batch does not fit into memory; the message names it.
         """
         scores = np.empty((len(layers), len(rows)), dtype=np.float32)
@@ -296,7 +365,8 @@ class LayerwiseReranker(nn.Module):
             longest = max(len(rows[i]) for i in batch)
             hint = f"{len(batch)} rows of up to {longest} tokens; set tokens_per_batch below {budget}"
             with out_of_memory_hint(hint), self._autocast(precision):
-                by_layer = self.encode(self._make_features([rows[i] for i in batch]), layers)
+                features = self._make_features([rows[i] for i in batch], compression is not None)
+                by_layer = self.encode(features, layers, compression)
             scores[:, batch] = torch.stack(by_layer).cpu().numpy()  # [layers, B]
             if on_scored is not None:
                 on_scored(len(batch))
@@ -327,6 +397,7 @@ class LayerwiseReranker(nn.Module):
         precision: str = "float32",
         first_stage: Sequence[float] | np.ndarray | None = None,
         fused: bool = False,
+        compression: Compression | None = None,
     ) -> Ranking:
         """Rank the tokenised candidates of one query. Of candidates with equal scores the first given comes first.
 
@@ -340,26 +411,32 @@ class LayerwiseReranker(nn.Module):
             precision: `float32`, or `bfloat16` for autocast.
             first_stage: The scores of the first stage, one per candidate.
             fused: Whether to drop and rank by fused scores.
+            compression: As for `encode`.
 
         Raises:
-            ValueError: Weights or first-stage scores are missing, or scores are given that nothing uses.
+            UnsupportedBackbone: The tokens of the backbone cannot be compressed.
+            ValueError: A step of the compression is too deep; weights or first-stage scores are missing; or scores are
+                given that nothing uses.
             MemoryError: The candidates do not fit into memory.
         """
         plan = plan_ranking(schedule, len(rows), first_stage, self.fusion, fused)
         read = [cast(Row, rows[i]) for i in plan.read]
         if len(schedule.layers) == 1 or not read:
-            scores = self.score_rows(read, plan.layers, tokens_per_batch, precision)  # [layers, R]
+            scores = self.score_rows(
+                read, plan.layers, tokens_per_batch, precision, compression=compression
+            )  # [layers, R]
             return plan.rank(plan.fuse(scores)[None])
         budget = tokens_per_batch or self.default_tokens_per_batch
         hint = f"a cascade of {len(read)} rows, about {budget} tokens at a time; set tokens_per_batch lower"
         with out_of_memory_hint(hint), self._autocast(precision):
             by_stage = self.cascade(
-                self._make_features(read),
+                self._make_features(read, compression is not None),
                 schedule.keep_of_exits,
                 schedule.last,
                 budget,
                 weights=plan.weights,
                 first_stage=plan.features.get(FIRST_STAGE),
+                compression=compression,
             )
         return plan.rank(by_stage.cpu().numpy())
 
@@ -369,6 +446,7 @@ class LayerwiseReranker(nn.Module):
         layer: int | None = None,
         *,
         layers: Sequence[int] | Literal["all"] | None = None,
+        compression: str | Compression | None = None,
         normalize: bool = False,
     ) -> np.ndarray:
         """Score (query, passage) pairs at one layer, or at several in one pass.
@@ -377,6 +455,8 @@ class LayerwiseReranker(nn.Module):
             pairs: The pairs, whose passages are texts or mappings with `text` and optionally `title`; or one pair.
             layer: The layer; None: the deepest.
             layers: Several layers, or `all` exits, instead of `layer`.
+            compression: Where passage tokens become fewer, such as `2/2`: after layer 2, each two become one; None:
+                nowhere.
             normalize: Map scores to 0..1 by the logistic function.
 
         Returns:
@@ -384,11 +464,14 @@ class LayerwiseReranker(nn.Module):
             FlagEmbedding takes it, a float32, or [layers].
 
         Raises:
-            ValueError: Both `layer` and `layers` are given, a layer has no head, or a pair is not one of texts.
+            UnsupportedBackbone: The tokens of the backbone cannot be compressed.
+            ValueError: Both `layer` and `layers` are given, a layer has no head, the compression is malformed or too
+                deep, or a pair is not one of texts.
         """
         requested = self._resolve_layers(layer, layers)
         self._check_layers(requested)
-        scores = self.score_rows(self.prompt.rows(check_pairs(pairs)), requested)  # [layers, pairs]
+        rows = self.prompt.rows(check_pairs(pairs))
+        scores = self.score_rows(rows, requested, compression=Compression.requested(compression))
         scores = logistic(scores) if normalize else scores
         if is_single_pair(pairs):
             scores = scores[:, 0]
@@ -415,6 +498,7 @@ class LayerwiseReranker(nn.Module):
         cascade: str | Schedule | None = None,
         first_stage: Sequence[float] | np.ndarray | None = None,
         fused: bool = False,
+        compression: str | Compression | None = None,
         top_k: int | None = None,
         return_documents: bool = True,
         normalize: bool = False,
@@ -431,6 +515,7 @@ class LayerwiseReranker(nn.Module):
                 `fused` and for a stage 0.
             fused: Rank, and let a cascade drop documents, by fused scores (see `lwr.formats.fusion`): with the weights
                 that include the first stage if `first_stage` is given, otherwise with those without.
+            compression: As for `score`.
             top_k: The number of documents returned; None: all.
             return_documents: Whether to return the texts as well.
             normalize: Map scores to 0..1 by the logistic function.
@@ -441,7 +526,9 @@ class LayerwiseReranker(nn.Module):
             then given. Scores of different layers cannot be compared.
 
         Raises:
-            ValueError: Both `layer` and `cascade` are given, a layer has no head, `top_k` is less than 1, a document is
+            UnsupportedBackbone: The tokens of the backbone cannot be compressed.
+            ValueError: Both `layer` and `cascade` are given, a layer has no head, the compression is malformed or too
+                deep, `top_k` is less than 1, a document is
                 not a text, `fused` without weights, a stage 0 without `first_stage`, or `first_stage` is not one finite
                 number per document or has no use.
         """
@@ -452,7 +539,10 @@ class LayerwiseReranker(nn.Module):
         texts = check_documents(documents)
         check_text(query, "query")
         rows = self.rows_to_read([(query, text) for text in texts], schedule, first_stage)
-        ranking = self.rank_rows(rows, schedule, first_stage=first_stage, fused=fused)
+        compression = Compression.requested(compression)
+        ranking = self.rank_rows(
+            rows, schedule, first_stage=first_stage, fused=fused, compression=compression
+        )
         scores = logistic(ranking.scores) if normalize else ranking.scores
         ranked = []
         for i in ranking.order[:top_k].tolist():
@@ -469,11 +559,12 @@ class LayerwiseReranker(nn.Module):
         """The number of tokens of a batch if no budget is given; it depends on the device."""
         return CPU_TOKENS_PER_BATCH if self.heads[0].device.type == "cpu" else GPU_TOKENS_PER_BATCH
 
-    def _make_features(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        """Pad rows and move them to the device of the heads."""
+    def _make_features(self, rows: Sequence[Row], mark_passages: bool) -> dict[str, Tensor]:
+        """Pad rows (see `pad`) and move them to the device of the heads."""
         device = self.heads[0].device
         tokenizer = cast(PreTrainedTokenizerBase, self.tokenizer)  # there are rows, so there is a tokenizer
-        return {name: tensor.to(device) for name, tensor in pad(rows, tokenizer, self.num_embeddings).items()}
+        features = pad(rows, tokenizer, self.num_embeddings, mark_passages)
+        return {name: tensor.to(device) for name, tensor in features.items()}
 
     def _autocast(self, precision: str) -> torch.autocast:
         return torch.autocast(self.heads[0].device.type, torch.bfloat16, enabled=precision == "bfloat16")

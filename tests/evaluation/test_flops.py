@@ -7,10 +7,13 @@ import pytest
 import tiny
 import torch
 from architectures import ARCHITECTURES
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel
 
 from lwr.evaluation.flops import BackboneShape, count_flops, count_flops_with_torch, derive_shape, read_shape
 from lwr.formats.checkpoint import fetch_checkpoint
+from lwr.model.batching import pad
+from lwr.model.cascade_schedule import Compression
 from lwr.model.layer_hooks import UnsupportedBackbone
 
 SHORT, LONG = 32, 64
@@ -67,6 +70,39 @@ def test_blocks_without_softmax_attention_count_matrices_alone(architecture):
     assert [width > 0 for width in shape.attended] == attends
     assert all(weights > 3 * tiny.HIDDEN * 64 for weights in shape.weights)  # more than the feed-forward
     assert count_flops(shape, np.array(LONG))[-1] <= 1.002 * count_flops_with_torch(backbone, ids(LONG))
+
+
+@pytest.mark.parametrize("compression", ["1/2", "1/4", "2/2 3/2"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "bert", "modernbert"])
+@torch.inference_mode()
+def test_closed_form_equals_torch_with_compression(architecture, compression):
+    reranker = tiny.build_reranker(architecture)
+    reranker.first_position = None  # torch counts eager attention
+    reranker.backbone.set_attn_implementation("eager")
+    (row,) = reranker.prompt.rows([("open a file", "def open_file(path): return open(path) " * 9)])
+    features = pad([row], reranker.prompt.tokenizer, mark_passages=True)
+    how = Compression.parse(compression)
+    reranker.encode(features, [4], how)  # tries the backbone
+    counts = {}
+    for each in (None, how):
+        with FlopCounterMode(display=False) as counter:
+            reranker.encode(features, [4], each)
+        passage = len(row) - row.before_passage - row.after_passage
+        by_formula = count_flops(derive_shape(reranker.backbone), np.array(len(row)), np.array(passage), each)
+        assert by_formula[-1] == pytest.approx(counter.get_total_flops(), rel=0.002)
+        counts[each] = counter.get_total_flops()
+    assert counts[how] < 0.8 * counts[None]
+
+
+def test_closed_form_with_compression_by_hand():
+    shape = BackboneShape(weights=(100, 50, 10), attended=(8, 0, 1))
+    expected = [
+        2 * 20 * 100 + 4 * 20**2 * 8,
+        2 * 15 * 50,
+        2 * 12 * 10 + 4 * 12**2,
+    ]  # 20, 10 + 5, 10 + 2 tokens
+    actual = count_flops(shape, np.array(20), np.array(10), Compression(((1, 2), (2, 3))))
+    np.testing.assert_array_equal(actual, np.cumsum(expected))
 
 
 def test_closed_form_by_hand():
