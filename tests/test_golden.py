@@ -12,8 +12,10 @@ import torch
 from lwr.compat import BiEncoderModel
 from lwr.config.model import BaseModelConfig, PromptTemplate
 from lwr.model.batching import pad
+from lwr.model.cascade_schedule import Compression
 from lwr.model.loading import load_base_model
 from lwr.model.prompt import LinePrompts, Prompt, Row, yes_ids, yes_token
+from lwr.model.reranker import LayerwiseReranker
 
 CASES = ["long", "truncating"]
 
@@ -124,6 +126,50 @@ def test_released_reranker(golden, layerwise):
     assert_scores(scores(inference["max_length"], layerwise.exits), inference["scores"], layerwise.exits)
     assert_scores(scores(inference["max_length"], [3]), {"3": inference["cutoff_3_alone"]}, [3])
     assert_scores(scores(28, [3]), {"3": inference["cutoff_3_max_length_28"]}, [3])
+
+
+# --- bge-reranker-v2.5-gemma2-lightweight's layout ---
+
+
+@pytest.fixture
+def lightweight(golden) -> LayerwiseReranker:
+    return LayerwiseReranker.from_pretrained(golden / "gemma2-lightweight-tiny", device="cpu")
+
+
+def lightweight_rows(golden: Path, model: LayerwiseReranker) -> list[Row]:
+    return model.prompt.rows([tuple(pair) for pair in numbers(golden, "lightweight.json")["pairs"]])
+
+
+def test_lightweight_token_ids_and_passages(golden, lightweight):
+    expected = numbers(golden, "lightweight.json")
+    rows = lightweight_rows(golden, lightweight)
+    assert lightweight.exits == expected["exits"]
+    assert [row.input_ids for row in rows] == expected["input_ids"]
+    assert [row.before_passage for row in rows] == expected["query_lengths"]
+    assert [row.after_passage for row in rows] == expected["prompt_lengths"]
+
+
+@pytest.mark.parametrize("layers", [[2], [3], [2, 4]])
+@pytest.mark.parametrize("ratio", [1, 2, 4])
+@torch.no_grad()
+def test_lightweight_scores(golden, lightweight, layers, ratio):
+    (case,) = [
+        case
+        for case in numbers(golden, "lightweight.json")["cases"]
+        if (case["compress_layers"], case["compress_ratio"]) == (layers, ratio)
+    ]
+    compression = Compression(tuple((layer, ratio) for layer in layers))
+    features = pad(lightweight_rows(golden, lightweight), lightweight.prompt.tokenizer, mark_passages=True)
+    exits = lightweight.exits
+    assert_scores(lightweight.encode(features, compression=compression), case["all_exits"], exits)
+    # upstream's defect: alone, each exit is scored by the head of the first
+    with_first_head = lightweight.encode(features, exits[:1], compression)
+    assert_scores(with_first_head, {str(exits[0]): case["alone"][str(exits[0])]}, exits[:1])
+    for layer in exits[1:]:
+        alone = torch.tensor(case["alone"][str(layer)])
+        assert not torch.allclose(alone, torch.tensor(case["all_exits"][str(layer)]), atol=0.1)
+        (own,) = lightweight.encode(features, [layer], compression)
+        assert_scores([own], {str(layer): case["all_exits"][str(layer)]}, [layer])
 
 
 def assert_scores(scores: list[torch.Tensor], expected: dict[str, list[float]], layers: list[int]) -> None:

@@ -76,8 +76,12 @@ def build_classifier(reranker: LayerwiseReranker, layer: int) -> PreTrainedModel
         layer: The exit.
 
     Raises:
-        ValueError: Transformers has no such class for the backbone, or it pools differently.
+        ValueError: Transformers has no such class for the backbone, it pools differently, or scores are capped.
     """
+    if reranker.score_cap is not None:
+        raise ValueError(
+            f"scores are soft-capped at {reranker.score_cap}, which no stock classifier does; serve it with lwr"
+        )
     causal = reranker.stack.causal
     if causal and reranker.pooling != "last":
         raise ValueError(

@@ -1,4 +1,7 @@
-"""Load a base model from any Hugging Face checkpoint, cut to its first blocks if asked; MiniCPM becomes a Llama."""
+"""Load a base model from any Hugging Face checkpoint, cut to its first blocks if asked.
+
+MiniCPM becomes a Llama, and `cost_wise_gemma` a Gemma 2.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,7 @@ from lwr.model.sources.cross_encoder import (
     check_classifier_head,
     read_cross_encoder_head,
 )
+from lwr.model.sources.lightweight import is_lightweight, read_gemma2_config, read_heads
 from lwr.model.sources.minicpm import is_minicpm, load_minicpm
 
 StockHead = Literal["vocabulary", "classifier"]
@@ -94,7 +98,8 @@ def load_base_model(base: BaseModelConfig, head: StockHead | None = None) -> Loa
         yes_row = None if vocabulary is None else vocabulary[yes_token(tokenizer)].clone()
         return LoadedBaseModel(minicpm.backbone, tokenizer, yes_row, minicpm.heads)
 
-    tokenizer = load_tokenizer(folder)
+    lightweight = is_lightweight(folder)
+    tokenizer = load_tokenizer(folder, PretrainedConfig() if lightweight else None)
     config = read_model_config(folder, base.num_layers)
     check_weights(folder)
     if head == "classifier":
@@ -111,7 +116,9 @@ def load_base_model(base: BaseModelConfig, head: StockHead | None = None) -> Loa
     if head == "classifier":
         check_classifier_head(base.model, missing_head)
         cross_encoder = read_cross_encoder_head(model.eval(), tokenizer)
-    return LoadedBaseModel(backbone, tokenizer, yes_row, {}, cross_encoder)
+    heads = read_heads(folder) if lightweight else {}
+    heads = {layer: weights for layer, weights in heads.items() if layer <= config.num_hidden_layers}
+    return LoadedBaseModel(backbone, tokenizer, yes_row, heads, cross_encoder)
 
 
 def load_tokenizer(folder: Path, config: PretrainedConfig | None = None) -> PreTrainedTokenizerBase:
@@ -225,7 +232,10 @@ def read_model_config(folder: Path, num_layers: int | None = None) -> Pretrained
         BadInput: transformers does not know the architecture, or a value is wrong.
     """
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if is_lightweight(folder):
+            config = read_gemma2_config(folder)
+        else:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         reason = first_line(error)
         if "auto_map" in read_config(folder):

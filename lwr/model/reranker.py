@@ -74,6 +74,7 @@ class LayerwiseReranker(nn.Module):
         passage_max_len: int = 224,
         base: BaseModelConfig | None = None,
         fusion: Fusion | None = None,
+        score_cap: float | None = None,
     ):
         """Put heads on a backbone.
 
@@ -91,6 +92,7 @@ class LayerwiseReranker(nn.Module):
             passage_max_len: Tokens of a passage (see `Prompt`).
             base: The checkpoint of the backbone. An adapter cannot be saved without it.
             fusion: The weights of fused scores, which `lwr fuse` fits.
+            score_cap: A score s becomes score_cap * tanh(s / score_cap), as in Gemma 2; None: it stays as it is.
 
         Raises:
             UnsupportedBackbone: The backbone's layers cannot be observed.
@@ -133,6 +135,7 @@ class LayerwiseReranker(nn.Module):
             check_row_limit(self._prompt, count_positions(self.backbone))
         self.base = base
         self.fusion = fusion
+        self.score_cap = score_cap
 
     @property
     def prompt(self) -> Prompt:
@@ -328,7 +331,8 @@ class LayerwiseReranker(nn.Module):
         equal passages would not score alike. bfloat16 scores would tie, and ties decide rankings.
         """
         with torch.autocast(states.device.type, enabled=False):
-            return (states.float() * self.head(layer).float()).sum(dim=-1)
+            scores = (states.float() * self.head(layer).float()).sum(dim=-1)
+            return scores if self.score_cap is None else self.score_cap * torch.tanh(scores / self.score_cap)
 
     # --- Scoring and ranking texts ---
 
@@ -589,6 +593,7 @@ class LayerwiseReranker(nn.Module):
             "template": None if template is None else template.model_dump(),
             "query_max_len": self.prompt.query_max_len,
             "passage_max_len": self.prompt.passage_max_len,
+            "score_cap": self.score_cap,
         }
         names = ["shared"] if self.shared_head else [exit_name(k) for k in self.exits]
         heads = dict(zip(names, self.heads, strict=True))

@@ -28,6 +28,7 @@ from lwr.formats.checkpoint import check_weights, fetch_checkpoint, read_config,
 from lwr.formats.fusion import FILE_NAME as FUSION_FILE
 from lwr.formats.fusion import Fusion, fusion_record, read_fusion
 from lwr.model.loading import check_missing, load_base_model, load_tokenizer, load_weights, read_model_config
+from lwr.model.sources.lightweight import TEMPLATE, is_lightweight, read_score_cap
 from lwr.model.sources.minicpm import has_heads, is_minicpm
 
 STORED_OPTIONS = ("start_layer", "pooling", "shared_head", "query_max_len", "passage_max_len")
@@ -203,6 +204,7 @@ def read_reranker(
     exits = range(description["start_layer"], description["depth"] + 1)
     has_fusion = (folder / FUSION_FILE).is_file()
     options = {name: description[name] for name in STORED_OPTIONS} | {
+        "score_cap": description.get("score_cap"),  # older folders lack it
         "fusion": read_fusion_of(folder / FUSION_FILE, exits) if has_fusion else None,
         "initial_heads": heads,
         "template": PromptTemplate(**(description["template"] or {})),
@@ -236,7 +238,8 @@ def _read_upstream(
     model: str, revision: str | None, dtype: torch.dtype, attention: Attention
 ) -> StoredReranker:
     """Read an upstream layerwise checkpoint."""
-    _check_upstream(fetch_checkpoint(model, revision), model)
+    folder = fetch_checkpoint(model, revision)
+    _check_upstream(folder, model)
     base = BaseModelConfig(model=model, revision=revision, attention=attention)
     loaded = load_base_model(base)
     deepest_head = loaded.heads[max(loaded.heads)]
@@ -246,12 +249,16 @@ def _read_upstream(
         "initial_heads": loaded.heads,
         "base": base,
     }
+    if is_lightweight(folder):
+        options |= {"score_cap": read_score_cap(folder), "template": TEMPLATE}
     backbone = loaded.backbone.to(dtype)  # pyright: ignore[reportArgumentType] - the type of `to` lacks self
     return StoredReranker(backbone, loaded.tokenizer, None, options)
 
 
 def _check_upstream(folder: Path, model: str) -> None:
     """Raise BadInput if a folder without lwr.json does not hold an upstream layerwise checkpoint."""
+    if is_lightweight(folder):
+        return
     if not is_minicpm(folder):
         raise BadInput(f"{model}: no lwr.json; give a folder that save_pretrained wrote")
     if not has_heads(read_config(folder)):
