@@ -154,9 +154,9 @@ def headline(evidence: Evidence, arm: pd.Series) -> str:
 
 
 def best_arm(evidence: Evidence) -> pd.Series:
-    """Return the arm whose deepest exit, not fused, is the best on dev: its values by ARM_COLUMNS."""
-    exits = evidence.layers[evidence.layers["exit"].map(is_layer)]
-    deepest = exits.groupby(ARM_COLUMNS, sort=False).tail(1)
+    """Return the arm whose deepest exit, alone or fused, is the best on dev: its values by ARM_COLUMNS."""
+    exits = evidence.layers[evidence.layers["exit"].map(lambda name: is_layer(name) or is_fused(name))]
+    deepest = exits[exits["layer"] == exits.groupby(ARM_COLUMNS)["layer"].transform("max")]
     return deepest.loc[deepest[f"dev {evidence.primary}"].idxmax(), ARM_COLUMNS]
 
 
