@@ -116,6 +116,11 @@ class TrainingConfig(Section):
     heads: Literal["per_exit", "shared"] = Field(
         default="per_exit", description="`per_exit`: one head for each exit; `shared`: one head for all"
     )
+    exit_norm: Literal["shared", "own"] = Field(
+        default="shared",
+        description="norm of the states that heads read; `shared`: the backbone's final norm; `own`: each exit trains "
+        "its copy of it (not for backbones without a final norm, such as BERT)",
+    )
     head_init: Literal["yes_token", "checkpoint", "cross_encoder", "random"] = Field(
         default="random",
         description="initial weights of the heads; `yes_token`: the language-model head's row of `Yes`, as upstream "

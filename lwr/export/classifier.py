@@ -7,6 +7,7 @@ folder is loaded and scored before the export is accepted.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Sequence
@@ -98,7 +99,8 @@ def build_classifier(reranker: LayerwiseReranker, layer: int) -> PreTrainedModel
     if causal:
         state["score.weight"] = head[None].to(reranker.backbone.dtype)  # [1, hidden]
     else:
-        attach_head(config, state, prefix, reranker.stack, head, reranker.pooling)
+        stack = dataclasses.replace(reranker.stack, norm=reranker.norm(layer))
+        attach_head(config, state, prefix, stack, head, reranker.pooling)
     model = _without_weights(config)
     state |= _fill_unread(model, prefix, state)
     model.load_state_dict(state, assign=True)

@@ -24,18 +24,24 @@ def truncate_config(config: PretrainedConfig, layer: int) -> PretrainedConfig:
 def truncate_tensors(reranker: LayerwiseReranker, layer: int) -> dict[str, Tensor]:
     """Return the backbone's tensors by name, without blocks above `layer` and without UNREAD.
 
-    Of a multimodal backbone the language model's tensors remain, under the names that they have in that model alone.
+    If exits have their own norms, the final norm is that of exit `layer`, in the backbone's dtype. Of a multimodal
+    backbone the language model's tensors remain, under the names that they have in that model alone.
     """
     backbone = _find_language_model(reranker.backbone)
-    modules = backbone.named_modules()
-    (blocks,) = [f"{name}." for name, module in modules if module is reranker.stack.blocks]
+    prefixes = {module: f"{name}." for name, module in backbone.named_modules()}
+    blocks = prefixes[reranker.stack.blocks]
 
     def is_kept(name: str) -> bool:
         if name.startswith(UNREAD):
             return False
         return not name.startswith(blocks) or int(name.removeprefix(blocks).split(".")[0]) < layer
 
-    return {name: tensor for name, tensor in backbone.state_dict().items() if is_kept(name)}
+    tensors = {name: tensor for name, tensor in backbone.state_dict().items() if is_kept(name)}
+    if reranker.norms:
+        norm = reranker.norm(layer).state_dict().items()
+        prefix = prefixes[reranker.stack.norm]
+        tensors |= {f"{prefix}{name}": tensor.to(backbone.dtype) for name, tensor in norm}
+    return tensors
 
 
 def _find_language_model(backbone: PreTrainedModel) -> PreTrainedModel:

@@ -72,6 +72,8 @@ def _differences_to_upstream(reranker: LayerwiseReranker) -> Iterator[str]:
         yield f"MiniCPM has no rotary embedding of type {config.rope_parameters['rope_type']}"
     if reranker.pooling != "last":
         yield f"it reads the last token, but this reranker reads the {reranker.pooling}"
+    if reranker.norms:
+        yield "it normalises all exits by the final norm, but the exits of this reranker have norms of their own"
     if template is None or template != PromptTemplate(instruction=template.instruction):
         yield (
             "it writes `A: query`, `B: passage` and an instruction, but this reranker was trained with another template"

@@ -314,6 +314,19 @@ def set_dropout(backbone: nn.Module, share: float) -> None:
             vars(module)["attention_dropout"] = share
 
 
+def copy_norm(norm: nn.Module) -> nn.Module:
+    """Copy a backbone's final norm in float32, to be trained as the own norm of an exit.
+
+    Raises:
+        ValueError: It has no weights, or is the Identity of a backbone whose blocks normalise their own output.
+    """
+    if not list(norm.parameters()):
+        raise ValueError(
+            "exits cannot have norms of their own: this backbone has no final norm with weights; use exit_norm: shared"
+        )
+    return copy.deepcopy(norm).float().requires_grad_(True)
+
+
 def make_heads(
     layers: Sequence[int], backbone: PreTrainedModel, initial: Tensor | Mapping[int, Tensor] | None
 ) -> list[Tensor]:

@@ -29,7 +29,14 @@ from lwr.model.batch_layout import PackedLayout, PaddedLayout
 from lwr.model.batching import make_batches, out_of_memory_hint, pad
 from lwr.model.cascade_schedule import Compression, Ranking, Schedule, Weights, layers_to_score, plan_ranking
 from lwr.model.layer_hooks import LayerCallback, LayerStack, UnsupportedBackbone, find_layer_stack, run_to
-from lwr.model.loading import check_row_limit, count_embeddings, count_positions, make_heads, yes_row_of
+from lwr.model.loading import (
+    check_row_limit,
+    copy_norm,
+    count_embeddings,
+    count_positions,
+    make_heads,
+    yes_row_of,
+)
 from lwr.model.packing import enable_packing, mixes_by_attention
 from lwr.model.prompt import LinePrompts, Prompt, Row
 
@@ -56,6 +63,7 @@ class LayerwiseReranker(nn.Module):
         num_embeddings: The number of token ids that have an embedding.
         exits: The layers that have a head, ascending.
         heads: One parameter [H] for each exit, or a single one that all exits share.
+        norms: The own norm of each exit, in float32; empty if all exits share the backbone's final norm.
         first_position: The index of a packed row's first position; None if rows are padded instead of packed.
         fusion: The weights of fused scores; None: rankings cannot be fused. They belong to one first stage.
     """
@@ -68,6 +76,7 @@ class LayerwiseReranker(nn.Module):
         *,
         pooling: Pooling | None = None,
         shared_head: bool = False,
+        own_norms: bool = False,
         initial_heads: Tensor | Mapping[int, Tensor] | None = None,
         template: PromptTemplate = PromptTemplate(),  # noqa: B008 - frozen
         query_max_len: int = 32,
@@ -85,6 +94,7 @@ class LayerwiseReranker(nn.Module):
             pooling: The state that a head reads. None: that of the last token if the backbone is causal, else the mean
                 over tokens.
             shared_head: Whether all exits share one head.
+            own_norms: Whether each exit has its own copy of the backbone's final norm.
             initial_heads: [H] for all exits, or layer -> [H]. None: the row of `Yes` in the vocabulary head if `model`
                 has one and a tokenizer is given, else random.
             template: The prompt of a causal backbone. An encoder uses its tokenizer's format of pairs.
@@ -96,8 +106,9 @@ class LayerwiseReranker(nn.Module):
 
         Raises:
             UnsupportedBackbone: The backbone's layers cannot be observed.
-            ValueError: `start_layer` is not a layer, a head is missing, `pooling` does not fit the backbone, or rows
-                may have more tokens than the backbone has positions.
+            ValueError: `start_layer` is not a layer, a head is missing, `pooling` does not fit the backbone, it
+                has no final norm of which exits could have their own, or rows may have more tokens than it has
+                positions.
         """
         super().__init__()
         if isinstance(model, PeftModel):
@@ -129,6 +140,9 @@ class LayerwiseReranker(nn.Module):
         self.shared_head = shared_head
         head_layers = self.exits[-1:] if shared_head else self.exits
         self.heads = nn.ParameterList(make_heads(head_layers, self.backbone, initial_heads))
+        self.norms = nn.ModuleList([copy_norm(self.stack.norm) for _ in self.exits] if own_norms else [])
+        if own_norms:
+            self.stack.norm.requires_grad_(False)  # no head reads its output
         self._prompt: Prompt | None = None
         if tokenizer is not None:
             self._prompt = Prompt(tokenizer, template if causal else None, query_max_len, passage_max_len)
@@ -185,8 +199,7 @@ class LayerwiseReranker(nn.Module):
         scores: dict[int, Tensor] = {}
 
         def score_layer(layer: int, hidden: Tensor) -> None:
-            pooled = layout.pool(hidden, self.stack.norm)  # [B, H], in the order of the layout
-            scores[layer] = self._score(layer, pooled)[layout.rows.argsort()]
+            scores[layer] = self._score(layer, layout, hidden)[layout.rows.argsort()]
 
         self._run(layout, layers, score_layer, steps)
         return [scores[k] for k in layers]
@@ -233,7 +246,7 @@ class LayerwiseReranker(nn.Module):
 
         def score_and_drop(layer: int, hidden: Tensor) -> Tensor | None:
             # [R], in the order of the layout
-            of_layer = self._score(layer, layout.pool(hidden, self.stack.norm)).to(dtype)
+            of_layer = self._score(layer, layout, hidden).to(dtype)
             if weights is not None:
                 known[exit_name(layer)] = unknown.index_copy(0, layout.rows, of_layer)
                 if layer not in stages:
@@ -324,12 +337,17 @@ class LayerwiseReranker(nn.Module):
         """Return the weights of a layer's head, float32 [H]."""
         return self.heads[0 if self.shared_head else layer - self.start_layer]
 
-    def _score(self, layer: int, states: Tensor) -> Tensor:
-        """Score pooled states [R, H] by a layer's head: float32 [R].
+    def norm(self, layer: int) -> nn.Module:
+        """Return the norm of the states that a layer's head reads."""
+        return self.norms[self.exits.index(layer)] if self.norms else self.stack.norm
+
+    def _score(self, layer: int, layout: PaddedLayout | PackedLayout, hidden: Tensor) -> Tensor:
+        """Score the hidden state of a layer by its head: float32 [R], in the order of the layout.
 
         A row's score does not depend on its place in the batch. A matrix-vector product would round by that place, and
         equal passages would not score alike. bfloat16 scores would tie, and ties decide rankings.
         """
+        states = layout.pool(hidden.float() if self.norms else hidden, self.norm(layer))  # [R, H]
         with torch.autocast(states.device.type, enabled=False):
             scores = (states.float() * self.head(layer).float()).sum(dim=-1)
             return scores if self.score_cap is None else self.score_cap * torch.tanh(scores / self.score_cap)
@@ -589,6 +607,7 @@ class LayerwiseReranker(nn.Module):
             "attention": self.attention,
             "start_layer": self.start_layer,
             "shared_head": self.shared_head,
+            "own_norms": bool(self.norms),
             "pooling": self.pooling,
             "template": None if template is None else template.model_dump(),
             "query_max_len": self.prompt.query_max_len,
@@ -597,8 +616,9 @@ class LayerwiseReranker(nn.Module):
         }
         names = ["shared"] if self.shared_head else [exit_name(k) for k in self.exits]
         heads = dict(zip(names, self.heads, strict=True))
+        norms = {exit_name(k): norm.state_dict() for k, norm in zip(self.exits, self.norms, strict=False)}
         storage.write_reranker(
-            Path(folder), self.backbone, heads, self.prompt.tokenizer, self.base, options, self.fusion
+            Path(folder), self.backbone, heads, norms, self.prompt.tokenizer, self.base, options, self.fusion
         )
 
     @classmethod
@@ -625,6 +645,8 @@ class LayerwiseReranker(nn.Module):
         """
         stored = storage.read_reranker(str(model), revision, dtype, attention)
         reranker = cls(stored.backbone, stored.tokenizer, **stored.options)
+        for layer, state in stored.norms.items():
+            storage.load_norm(str(model), layer, state, reranker.norm(layer))
         if stored.adapter is not None:
             reranker.backbone = PeftModel.from_pretrained(stored.backbone, stored.adapter).to(dtype)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")

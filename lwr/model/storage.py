@@ -1,6 +1,6 @@
 """Write and read a reranker in a folder: weights or adapter, heads, tokenizer, and lwr.json with its options.
 
-A reranker that has weights of fused scores also has fusion.json.
+The file of the heads also has the own norms of exits. A reranker that has weights of fused scores also has fusion.json.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from lwr.common.errors import BadInput
@@ -31,7 +31,7 @@ from lwr.model.loading import check_missing, load_base_model, load_tokenizer, lo
 from lwr.model.sources.lightweight import TEMPLATE, is_lightweight, read_score_cap
 from lwr.model.sources.minicpm import has_heads, is_minicpm
 
-STORED_OPTIONS = ("start_layer", "pooling", "shared_head", "query_max_len", "passage_max_len")
+STORED_OPTIONS = ("start_layer", "pooling", "shared_head", "own_norms", "query_max_len", "passage_max_len")
 """The keys of lwr.json that are constructor arguments of `LayerwiseReranker` as they are."""
 
 
@@ -42,6 +42,7 @@ def write_reranker(
     folder: Path,
     backbone: PreTrainedModel,
     heads: Mapping[str, Tensor],
+    norms: Mapping[str, Mapping[str, Tensor]],
     tokenizer: PreTrainedTokenizerBase,
     base: BaseModelConfig | None,
     options: Mapping[str, Any],
@@ -53,6 +54,7 @@ def write_reranker(
         folder: Made if it does not exist.
         backbone: With an adapter, only the adapter is written.
         heads: `shared`, or `layer_k` for each exit -> float32 [H].
+        norms: `layer_k` for each exit with its own norm -> name of a tensor of the norm -> float32.
         tokenizer: The tokenizer.
         base: The checkpoint of the backbone.
         options: The other keys of lwr.json.
@@ -71,8 +73,12 @@ def write_reranker(
     with convert_write_errors(folder):
         backbone.save_pretrained(folder)
         backbone.config.save_pretrained(folder)  # an adapter alone would not write it
-        stored_heads = {name: head.detach().cpu().contiguous() for name, head in heads.items()}
-        save_file(stored_heads, folder / "heads.safetensors")
+        tensors = {
+            **heads,
+            **{f"{k}.norm.{name}": t for k, norm in norms.items() for name, t in norm.items()},
+        }
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(tensors, folder / "heads.safetensors")
     tokenizer.save_pretrained(folder)
     origin = {
         "lwr": version("lwr"),
@@ -156,12 +162,14 @@ class StoredReranker:
         backbone: Without its adapter.
         tokenizer: The tokenizer.
         adapter: The folder of an adapter, to be applied to the backbone of the constructed reranker.
+        norms: Layer -> name of a tensor -> float32, for the own norms of exits, to be loaded by `load_norm`.
         options: Keyword arguments of `LayerwiseReranker`.
     """
 
     backbone: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     adapter: Path | None
+    norms: dict[int, dict[str, Tensor]]
     options: dict[str, Any]
 
 
@@ -210,7 +218,9 @@ def read_reranker(
         "template": PromptTemplate(**(description["template"] or {})),
         "base": base,
     }
-    return StoredReranker(backbone, tokenizer, folder if description["adapter"] else None, options)
+    adapter = folder if description["adapter"] else None
+    norms = _read_norms(folder, exits) if description["own_norms"] else {}
+    return StoredReranker(backbone, tokenizer, adapter, norms, options)
 
 
 def _portable_attention(trained_with: str) -> Attention:
@@ -226,7 +236,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     types = {"start_layer": int, "depth": int, "shared_head": bool, "adapter": bool, "pooling": str}
     types |= {"query_max_len": int, "passage_max_len": int}
-    description = read_json(folder / "lwr.json", types)
+    description = {"own_norms": False} | read_json(folder / "lwr.json", types)  # older ones do not say it
     if missing := [name for name in ("base", "base_fingerprint", "template") if name not in description]:
         raise BadInput(
             f"{folder / 'lwr.json'}: field {missing[0]!r} is missing; train or fetch the model again"
@@ -252,7 +262,7 @@ def _read_upstream(
     if is_lightweight(folder):
         options |= {"score_cap": read_score_cap(folder), "template": TEMPLATE}
     backbone = loaded.backbone.to(dtype)  # pyright: ignore[reportArgumentType] - the type of `to` lacks self
-    return StoredReranker(backbone, loaded.tokenizer, None, options)
+    return StoredReranker(backbone, loaded.tokenizer, None, {}, options)
 
 
 def _check_upstream(folder: Path, model: str) -> None:
@@ -284,6 +294,30 @@ def _read_heads(folder: Path, description: Mapping[str, Any]) -> dict[int, Tenso
     if missing:
         raise BadInput(f"{file}: no head named {missing}; it holds {sorted(tensors)}")
     return {k: tensors[name] for k, name in names.items()}
+
+
+def _read_norms(folder: Path, exits: Sequence[int]) -> dict[int, dict[str, Tensor]]:
+    """Read the own norm of each exit, as the tensors of its state."""
+    tensors = load_file(folder / "heads.safetensors")
+    prefixes = {k: f"{exit_name(k)}.norm." for k in exits}
+    return {
+        k: {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        for k, prefix in prefixes.items()
+    }
+
+
+def load_norm(model: str, layer: int, state: Mapping[str, Tensor], norm: nn.Module) -> None:
+    """Load the own norm of a stored reranker's exit. Raises BadInput if it is not a copy of the backbone's."""
+    stored, expected = (
+        {name: list(tensor.shape) for name, tensor in tensors.items()}
+        for tensors in (state, norm.state_dict())
+    )
+    if stored != expected:
+        raise BadInput(
+            f"{model}: heads.safetensors has a norm {stored} of layer {layer}, but the backbone's final norm is "
+            f"{expected}; train or fetch it again"
+        )
+    norm.load_state_dict(state)
 
 
 def _check_head_sizes(folder: Path, heads: Mapping[int, Tensor], backbone: PreTrainedModel) -> None:

@@ -17,7 +17,7 @@ from lwr.config.model import BaseModelConfig
 from lwr.config.problems import Problem
 from lwr.formats.checkpoint import is_on_this_machine
 from lwr.model.base import TriedBaseModel, try_base_model
-from lwr.model.loading import check_row_limit
+from lwr.model.loading import check_row_limit, copy_norm
 from lwr.model.prompt import Prompt
 from lwr.model.reranker import LayerwiseReranker
 
@@ -75,6 +75,12 @@ def _problems(config: GridConfig, name: str) -> tuple[list[Problem], TriedBaseMo
             keys = ("passage_max_len", "query_max_len")
             loc = find_setting(config, name, variant, *keys) or ("base_models", name, "model")
             problems.append(Problem(loc, f"{base_model.model}: {error}"))
+        if training.exit_norm == "own":
+            try:
+                copy_norm(tried.reranker.stack.norm)
+            except ValueError as error:
+                loc = find_setting(config, name, variant, "exit_norm")
+                problems.append(Problem(loc, f"{base_model.model}: {error}"))
         if training.head_init == "cross_encoder" and cross_encoder_problem is not None:
             loc = find_setting(config, name, variant, "head_init")
             problems.append(Problem(loc, cross_encoder_problem))

@@ -204,6 +204,7 @@ def build_reranker(base: BaseModelConfig, start_layer: int, settings: TrainingCo
         start_layer,
         pooling=base.pooling,
         shared_head=settings.heads == "shared",
+        own_norms=settings.exit_norm == "own",
         initial_heads=_initial_heads(base, loaded, settings),
         template=base.template,
         query_max_len=settings.query_max_len,

@@ -33,8 +33,11 @@ COMPLETE_MARKER = "whole"
 
 
 def make_optimizer(reranker: LayerwiseReranker, settings: TrainingConfig) -> torch.optim.Optimizer:
-    """Return AdamW over all trained parameters; norms, biases and heads have no weight decay."""
-    backbone = [p for p in reranker.backbone.parameters() if p.requires_grad]
+    """Return AdamW over all trained parameters; norms, biases and heads have no weight decay.
+
+    The own norms of exits have the learning rate of the backbone, whose final norm they are copies of.
+    """
+    backbone = [p for p in [*reranker.backbone.parameters(), *reranker.norms.parameters()] if p.requires_grad]
     return torch.optim.AdamW(
         [
             {"params": [p for p in backbone if p.ndim > 1], "weight_decay": settings.weight_decay},

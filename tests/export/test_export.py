@@ -12,6 +12,7 @@ import tiny
 import torch
 from huggingface_hub import ModelCardData
 from jinja2 import UndefinedError
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import (
@@ -220,6 +221,31 @@ def test_shared_head_is_exported(tmp_path):
     torch.testing.assert_close(
         export_scores(tmp_path / "out"), reranker_scores(model, 2), atol=1e-5, rtol=1e-5
     )
+
+
+def save_with_own_norms(folder: Path, architecture: str, lora: bool = False) -> Path:
+    """Save a reranker whose exits have norms of their own that differ."""
+    model = save_reranker_and_base(folder, architecture, lora, own_norms=True)
+    heads = load_file(model / "heads.safetensors")
+    changed = {name: t + 0.3 * torch.randn_like(t) if ".norm." in name else t for name, t in heads.items()}
+    save_file(changed, model / "heads.safetensors")
+    return model
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "modernbert"])
+def test_exits_are_exported_with_their_own_norms(architecture, lora, tmp_path):
+    model = save_with_own_norms(tmp_path, architecture, lora)
+    for layer in (2, 4):
+        export(model, layer, tmp_path / "out")
+        short = PAIRS[:2]  # longer rows of an encoder are cut elsewhere
+        scores = export_scores(tmp_path / "out", short)
+        torch.testing.assert_close(scores, reranker_scores(model, layer, short), atol=1e-4, rtol=1e-4)
+
+
+def test_upstream_has_no_own_norms(tmp_path):
+    with pytest.raises(ValueError, match="norms of their own"):
+        export(save_with_own_norms(tmp_path, "llama"), 4, tmp_path / "out", "upstream")
 
 
 def test_pipeline_returns_the_raw_score(tmp_path):

@@ -233,6 +233,7 @@ CHECKPOINTS = [
     Case("more layers than there are", with_option(BASE, "--base", "{model: ./base, num_layers: 9}"), no_damage, ("num_layers", "9", "4")),
     Case("start layer too deep", [*TRAIN[:2], "9", *TRAIN[3:]], no_damage, ("start_layer", "9", "1..4")),
     Case("heads that the base model lacks", with_option(TRAIN, "--settings", "{head_init: checkpoint}"), no_damage, ("head_init", "random")),
+    Case("model without the norm of an exit", SCORE, replace("model/lwr.json", '"own_norms": false', '"own_norms": true'), ("heads.safetensors", "norm", "layer 3")),
     Case("base model that is no cross-encoder", with_option(TRAIN, "--settings", "{head_init: cross_encoder}"), no_damage, ("./base", "2 labels", "head_init")),
     Case("model without lwr.json", SCORE, remove("model/lwr.json"), ("model", "lwr.json")),
     Case("broken lwr.json", SCORE, truncate("model/lwr.json"), ("model/lwr.json", "JSON")),

@@ -169,6 +169,35 @@ def test_scores_are_float32_under_bfloat16_autocast():
 # --- heads ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "olmo2", "qwen3_5_text", "modernbert"])
+@torch.no_grad()
+def test_own_norms_begin_as_the_shared_norm_to_the_byte(architecture):
+    shared, own = reranker(architecture), reranker(architecture, own_norms=True)
+    assert torch.equal(scores(own), scores(shared))
+    assert not any(p.requires_grad for p in own.stack.norm.parameters()), "no head reads it"
+    for parameter in own.norm(2).parameters():
+        parameter.add_(0.5)
+    changed = (scores(own) != scores(shared)).any(dim=1)
+    assert changed.tolist() == [False, True, False, False], "the norm of layer 2 is of layer 2 alone"
+
+
+@torch.no_grad()
+def test_cascade_uses_own_norms():
+    model = reranker("llama", own_norms=True)
+    for norm in model.norms:
+        torch.nn.init.normal_(norm.weight)
+    by_stage, all_scores = model.cascade(features(model), {2: 1}, 4), scores(model)[[1, 3]]
+    kept = ~by_stage.isnan()
+    assert kept.sum(dim=1).tolist() == [len(PASSAGES), 1]
+    close(by_stage[kept], all_scores[kept])
+
+
+@pytest.mark.parametrize("architecture", ["bert", "xlm-roberta"])
+def test_own_norms_without_a_final_norm_are_refused(architecture):
+    with pytest.raises(ValueError, match="no final norm with weights; use exit_norm: shared"):
+        reranker(architecture, own_norms=True)
+
+
 def test_heads_per_exit_and_shared_head():
     own, shared = reranker("llama", 2), reranker("llama", 2, shared_head=True)
     assert [len(own.heads), len(shared.heads)] == [3, 1]

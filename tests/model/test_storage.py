@@ -80,6 +80,30 @@ def test_loaded_reranker_scores_bit_for_bit_as_saved(architecture, shared_head, 
     assert torch.equal(scores(loaded), scores(model))
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "modernbert"])
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_own_norms_are_saved(architecture, lora, tmp_path):
+    model = untrained(tiny.save(architecture, tmp_path / "base"), own_norms=True)
+    if lora:
+        add_lora(model, LoraConfig(rank=4, alpha=8))
+    perturb(model).save_pretrained(tmp_path / "saved")
+    loaded = load(tmp_path / "saved")
+    assert torch.equal(scores(loaded), scores(model))
+    assert len({tuple(norm.weight.tolist()) for norm in loaded.norms}) == len(model.exits)
+    halved = load(tmp_path / "saved", dtype=torch.bfloat16)
+    assert {p.dtype for p in halved.norms.parameters()} == {torch.float32}
+    torch.testing.assert_close(scores(halved), scores(model), atol=0.3, rtol=0.1)
+
+
+def test_norm_that_is_missing_is_named(llama, tmp_path):
+    untrained(llama, own_norms=True).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "heads.safetensors")
+    del tensors["layer_3.norm.weight"]
+    save_file(tensors, tmp_path / "heads.safetensors")
+    with pytest.raises(BadInput, match=r"heads\.safetensors has a norm \{\} of layer 3"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("architecture", ["llama", "qwen3_5_text", "bert"])
 def test_merged_reranker_scores_without_its_base(architecture, tmp_path):
     model = untrained(tiny.save(architecture, tmp_path / "base"))

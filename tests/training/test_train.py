@@ -391,6 +391,23 @@ def test_loss_or_gradient_that_is_not_finite_names_its_groups(data, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize("lora", [None, {"rank": 4}])
+def test_own_norms_are_trained_apart(data, tmp_path, lora):
+    heads = load_file(run(data, tmp_path / "model", exit_norm="own", lora=lora) / "heads.safetensors")
+    norms = [heads[f"layer_{k}.norm.weight"] for k in (2, 3, 4)]
+    begin = load_file(data / "llama/model.safetensors")["model.norm.weight"]
+    assert not any(torch.equal(norm, begin) for norm in norms)
+    assert not torch.equal(norms[0], norms[1])
+    if lora is None:
+        after = load_file(tmp_path / "model/model.safetensors")["norm.weight"]
+        assert torch.equal(after, begin), "no head reads it, so it is not trained"
+
+
+def test_own_norms_without_a_final_norm_are_refused(data):
+    with pytest.raises(ValueError, match="exit_norm: shared"):
+        build_reranker(base(data, "bert"), 2, TrainingConfig.model_validate(SETTINGS | {"exit_norm": "own"}))
+
+
 @pytest.mark.parametrize("head_init", ["yes_token", "checkpoint"])
 def test_head_init_that_the_base_model_lacks_is_refused(data, head_init):
     with pytest.raises(ValueError, match=rf"head_init is '{head_init}'.*bert"):
