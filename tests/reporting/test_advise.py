@@ -155,7 +155,9 @@ def test_best_model_may_be_the_best_by_its_fused_scores(grid):
     gains_most = TWO | {4: (0.49, 0.44)}
     fused = {4: (0.54, 0.48)}
     text = advice_text(grid(rows("one", fused=FUSED), rows("two", gains_most, fused=fused)))
-    assert "The best model on dev is **two, start 3, v**: its deepest exit, layer 4, has nDCG@10 0.490" in text
+    assert (
+        "The best model on dev is **two, start 3, v**: its deepest exit, layer 4, has nDCG@10 0.490" in text
+    )
 
 
 def test_model_name_has_the_training_data_of_a_transferred_model(grid):
