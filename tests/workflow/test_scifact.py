@@ -23,8 +23,8 @@ def test_recommendation_reports_what_the_cascade_keeps_on_test(scifact):
     results = scifact.folder / "results/scifact"
     arm = results / "cells/scifact/minilm/start2/default"
     decided = json.loads((arm / "cascade/scifact.json").read_text(encoding="utf-8"))
-    by_schedule = pd.DataFrame(decided["schedules"]).set_index("schedule")
-    chosen, deepest = by_schedule.loc[decided["chosen"]], by_schedule.loc["6"]
+    by_schedule = pd.DataFrame(decided["schedules"]).set_index(["schedule", "fused"])
+    chosen, deepest = by_schedule.loc[decided["chosen"], decided["fused"]], by_schedule.loc["6", False]
     assert chosen["dev"] >= (1 - decided["epsilon"]) * deepest["dev"]
     assert chosen["dev flops"] < deepest["dev flops"] == 1
 
@@ -37,7 +37,7 @@ def test_recommendation_reports_what_the_cascade_keeps_on_test(scifact):
     kept = chosen["test"] / deepest["test"]
     reached = kept >= 0.99 and chosen["test flops"] <= 0.5
     advice = (results / "tables/recommendation.md").read_text(encoding="utf-8")
-    assert f"**`{decided['chosen']}`**" in advice
+    assert f"**`{decided['chosen']}`{', fused' if decided['fused'] else ''}**" in advice
     assert f"{kept:.1%}" in advice
     assert f"99% at half the FLOPs: {'yes' if reached else 'no'}" in advice
 
@@ -52,9 +52,13 @@ def test_trained_deep_exits_rank_better_than_shallow_ones(scifact):
 def test_rerank_from_files_writes_the_run_of_the_workflow(scifact, tmp_path, exit):
     results = scifact.folder / "results/scifact"
     collection, arm = results / "collections/scifact", results / "cells/scifact/minilm/start2/default"
-    chosen = json.loads((arm / "cascade/scifact.json").read_text(encoding="utf-8"))["chosen"]
-    assert ":" in chosen, "this grid chooses a cascade of several exits"
-    depth = ["--cascade", chosen] if exit == "cascade" else ["--layer", exit.removeprefix("layer_")]
+    decided = json.loads((arm / "cascade/scifact.json").read_text(encoding="utf-8"))
+    assert ":" in decided["chosen"], "this grid chooses a cascade of several exits"
+    depth = ["--layer", exit.removeprefix("layer_")]
+    if exit == "cascade":
+        depth = ["--cascade", decided["chosen"]]
+        if decided["fused"]:
+            depth += ["--fused", "--fusion", str(arm / "fusion/scifact.json")]
     files = {
         "--model": arm / "seed1/model",
         "--queries": collection / "queries.jsonl",
@@ -63,7 +67,7 @@ def test_rerank_from_files_writes_the_run_of_the_workflow(scifact, tmp_path, exi
         "--out": tmp_path / "out.trec",
     }
     options_of_files = [str(word) for option in files.items() for word in option]
-    # rounding depends on the number of threads, and the rule `score` runs with one
+    # rounding depends on the number of threads; with two cores, dev and test are scored side by side on one each
     environment = os.environ | {"PYTHONPATH": str(scifact.folder), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "lwr.cli", "rerank", *options_of_files, *depth]
     subprocess.run(command, cwd=scifact.folder, env=environment, check=True, timeout=600)
