@@ -38,7 +38,7 @@ FusionFile = Annotated[
     Path | None,
     Option(
         "--fusion",
-        help="Weights that `lwr fuse` wrote; default: fusion.json in the model's folder.",
+        help="Weights that `lwr fuse` wrote; default: fusion.json in the model's folder, or else its grid's.",
         exists=True,
     ),
 ]

@@ -16,7 +16,8 @@ import numpy as np
 
 from lwr.common.errors import BadInput
 from lwr.common.hashing import hash_share
-from lwr.common.progress import Progress
+from lwr.common.progress import Progress, log
+from lwr.common.results_tree import cell_of_model, find_results
 from lwr.config.evaluation import ScoringConfig
 from lwr.formats.fusion import Fusion
 from lwr.formats.trec import best_first
@@ -72,7 +73,8 @@ def resolve_fusion(model: str, fused: bool, file: Path | None, revision: str | N
     Args:
         model: Folder or hub id.
         fused: Whether scores are to be fused.
-        file: A file that `lwr fuse` wrote; None: the model's own fusion.json.
+        file: A file that `lwr fuse` wrote; None: the model's own fusion.json, or else the weights that the model's
+            grid fitted for the data set it was trained on, which the log names.
         revision: Revision of a hub id.
 
     Raises:
@@ -83,12 +85,27 @@ def resolve_fusion(model: str, fused: bool, file: Path | None, revision: str | N
             raise BadInput(f"--fusion {file} without --fused: give both")
         return None
     fusion = read_stored_fusion(model, revision, file)
-    if fusion is None:
+    if fusion is not None:
+        return fusion
+    of_grid = _find_fusion_of_grid(Path(model))
+    if of_grid is None:
         raise BadInput(
             f"{model}: has no fusion.json with the weights of fused scores; fit them with `lwr fuse` and give their "
             "file with --fusion"
         )
-    return fusion
+    log(f"weights of fused scores: {of_grid}")
+    return read_stored_fusion(model, file=of_grid)
+
+
+def _find_fusion_of_grid(model: Path) -> Path | None:
+    """Return the weights that a grid fitted for a model in its results; None if there are none, or no grid."""
+    try:
+        cell = cell_of_model(model)
+    except BadInput:
+        return None
+    tree = find_results(model, cell)
+    file = None if tree is None else tree.fusion(cell.arm, cell.trained_on)
+    return file if file is not None and file.is_file() else None
 
 
 def rerank(

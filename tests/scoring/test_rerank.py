@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
+from dataclasses import asdict
 from itertools import pairwise
 
 import numpy as np
@@ -16,8 +18,11 @@ from typer.testing import CliRunner
 import lwr.scoring.rankings
 import lwr.scoring.score
 from lwr.cli.app import app
+from lwr.common.errors import BadInput
+from lwr.common.exits import Cell
 from lwr.common.hashing import hash_share
 from lwr.common.json_lines import write_json, write_jsonl
+from lwr.common.results_tree import ResultsTree
 from lwr.config.evaluation import ScoringConfig
 from lwr.evaluation.evaluate import evaluate
 from lwr.formats.beir import Passage, write_collection
@@ -26,6 +31,7 @@ from lwr.formats.trec import read_run, read_run_tag, write_run
 from lwr.model.prompt import LinePrompts
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import read_stored_exits
+from lwr.scoring.rerank import resolve_fusion
 from lwr.scoring.score import score
 
 QUERIES = {f"q{i}": f"load the object number {i}" for i in range(7)}
@@ -362,6 +368,20 @@ def test_fused_without_fitting_weights_is_refused(bert, data):
     message = refused(bert, *of_run(data, *out, "--fused", "--fusion", data / "fusion.json"))
     assert "fusion.json: has weights of layers [4]" in message
     assert "give a --run" in refused(bert, "--query", "a", "--cascade", "0:3 4", input="b")
+
+
+def test_weights_of_the_grid_are_found(bert, tmp_path, capsys):
+    cell = Cell("docs", "bert", 2, "default", seed=1)
+    tree = ResultsTree(tmp_path)
+    shutil.copytree(bert, tree.model(cell))
+    write_json(tree.model(cell) / "provenance.json", {"cell": asdict(cell)})
+    with pytest.raises(BadInput, match=r"has no fusion\.json"):
+        resolve_fusion(str(tree.model(cell)), fused=True, file=None)
+    weights = tree.fusion(cell.arm, "docs")
+    weights.parent.mkdir(parents=True)
+    write_json(weights, fusion_record(FUSION))
+    assert resolve_fusion(str(tree.model(cell)), fused=True, file=None) == FUSION
+    assert f"weights of fused scores: {weights}" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("unloaded")
