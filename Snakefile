@@ -3,7 +3,7 @@
 #   snakemake --cores 2                                       the quickstart grid (config/config.yaml)
 #   snakemake --cores 2 --configfile config/other.yaml        another grid
 #
-# One cell: data.smk (collect, retrieve, mine) -> train.smk (base, train) -> score.smk (score)
+# One cell: data.smk (collect, retrieve, mine) -> train.smk (base, train; teach.smk: teach) -> score.smk (score)
 # -> choose.smk (cascade, cost) -> evaluate.smk (evaluate) -> report.smk (compare, tables, advise, figures, report).
 # Every path of results/ is named in lwr/common/results_tree.py.
 
@@ -24,6 +24,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/score.smk"
+include: "workflow/rules/teach.smk"
 include: "workflow/rules/choose.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"

@@ -63,7 +63,7 @@ def schema(
     lwr schema --readme > config/README.md
     ```
     """
-    from lwr.config.reference import render_readme, render_schema
+    from lwr.config.reference.render import render_readme, render_schema
 
     typer.echo(render_readme() if readme else render_schema(), nl=False)
 
@@ -125,7 +125,12 @@ def mine(
     """
     from lwr.data.mine import mine
 
-    mine(collection, run, out, read_settings(settings, MiningConfig))
+    mining = read_settings(settings, MiningConfig)
+    if mining.teacher is not None:
+        raise BadInput(
+            f"--settings: teacher: {mining.teacher} is a name in a grid; give its run (`lwr teach`) as teacher_run"
+        )
+    mine(collection, run, out, mining)
 
 
 @app.command()

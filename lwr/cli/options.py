@@ -27,6 +27,7 @@ Model = Annotated[Path, Option(help="Folder that `lwr train` wrote.", exists=Tru
 Measures = Annotated[
     list[Path], typer.Argument(help="Parquet files that `lwr evaluate` wrote, of dev and test.", exists=True)
 ]
+Shard = Annotated[str, Option(help="K/N: every N-th query, starting with the K-th (1 to N); 1/1: all.")]
 Label = Annotated[str, Option(help="Beginning of each line of progress.")]
 
 ARM_EXAMPLE = f"{{{', '.join(f'{column}: …' for column in ARM_COLUMNS)}}}"

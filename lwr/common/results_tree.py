@@ -66,6 +66,14 @@ class ResultsTree:
         """Return the file of training groups."""
         return self.collection(dataset) / "groups.jsonl"
 
+    def teacher_run(self, dataset: str, teacher: str) -> Path:
+        """Return the TREC run with a teacher's scores of the train candidates and positives."""
+        return self.collection(dataset) / "teachers" / f"{teacher}.trec"
+
+    def teacher_shard(self, dataset: str, teacher: str, shard: str) -> Path:
+        """Return the run with one shard of a teacher's scores; `shard` is its name without suffix."""
+        return self.collection(dataset) / "teachers" / f"{teacher}.shards" / f"{shard}.trec"
+
     def base_model(self, name: str) -> Path:
         """Return the file that describes a base model."""
         return self.root / "base_models" / f"{name}.json"

@@ -26,6 +26,7 @@ def describe(config: GridConfig) -> str:
         depth = "not downloaded yet" if last is None else f"last layer: {last}"
         rows.append(("base model", f"{name}; start layers: {starts}; {depth}"))
     rows += [("variant", name) for name in config.variants]
+    rows += [("teacher", f"{name}; of kind {teacher.kind}") for name, teacher in config.teachers.items()]
     rows += [("seeds", ", ".join(map(str, config.seeds))), ("measures", ", ".join(config.measures))]
     total = f"{len(cells)} cells, a training each, written to {config.results}/"
     return "\n".join([total, *(f"  {label:<12}{text}" for label, text in rows)])

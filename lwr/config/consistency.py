@@ -18,7 +18,7 @@ from lwr.formats.checkpoint import count_layers
 
 def problems_of_sections(config: GridConfig) -> list[Problem]:
     """Return what is wrong with single sections, their files and their checkpoints."""
-    layers, missing = _last_layers(config)
+    layers, missing = last_layers(config)
     found = [*_duplicates(config), *_files(config), *_measures(config), *_variants(config), *missing]
     for base_model, last in layers.items():
         found += _depth(config, base_model, last)
@@ -41,6 +41,28 @@ def last_layer(base: BaseModelConfig) -> int | None:
     """
     depth = count_layers(base.model, base.revision)
     return None if depth is None else min(base.num_layers or depth, depth)
+
+
+def last_layers(config: GridConfig) -> tuple[dict[str, int | None], list[Problem]]:
+    """Return the last layer of each base model, and the checkpoints that are missing."""
+    layers: dict[str, int | None] = dict.fromkeys(config.base_models)
+    missing = []
+    for name, base in config.base_models.items():
+        try:
+            layers[name] = last_layer(base)
+        except ValueError as error:
+            missing.append(Problem(("base_models", name, "model"), str(error)))
+    return layers, missing
+
+
+def trainings(config: GridConfig) -> dict[tuple[str, str], TrainingConfig]:
+    """Return the trainings by base model and variant, without those that `_keep` reports as invalid."""
+    found = {}
+    for base_model in config.base_models:
+        for variant in _known_variants(config, base_model):
+            with contextlib.suppress(ValidationError):
+                found[base_model, variant] = config.train_of(base_model, variant)
+    return found
 
 
 def measure_problem(name: str) -> str | None:
@@ -68,18 +90,6 @@ def primary_problem(name: str) -> str | None:
         return None
     families = ", ".join(CHOOSING_MEASURES)
     return f"{name} cannot choose cascades; put one of {families} first, with a cutoff and `rel` alone"
-
-
-def _last_layers(config: GridConfig) -> tuple[dict[str, int | None], list[Problem]]:
-    """Return the last layer of each base model, and the checkpoints that are missing."""
-    layers: dict[str, int | None] = dict.fromkeys(config.base_models)
-    missing = []
-    for name, base in config.base_models.items():
-        try:
-            layers[name] = last_layer(base)
-        except ValueError as error:
-            missing.append(Problem(("base_models", name, "model"), str(error)))
-    return layers, missing
 
 
 # --- Single sections ---
@@ -196,7 +206,7 @@ def _group_sizes(config: GridConfig) -> Iterator[Problem]:
         for name, dataset in config.datasets.items()
         if dataset.train and dataset.source.is_collection
     }
-    for (base_model, variant), train in _trainings(config).items():
+    for (base_model, variant), train in trainings(config).items():
         needed = train.group_size - 1
         for name, negatives in mined.items():
             if needed > negatives:
@@ -208,9 +218,9 @@ def _group_sizes(config: GridConfig) -> Iterator[Problem]:
 
 def _exit_weights(config: GridConfig) -> Iterator[Problem]:
     """Yield the weights of layers that have a head in none of the cells where the weights apply."""
-    layers, _ = _last_layers(config)
+    layers, _ = last_layers(config)
     unused: dict[Loc, list[int]] = {}
-    for (base_model, variant), train in _trainings(config).items():
+    for (base_model, variant), train in trainings(config).items():
         exits = range(min(config.start_layers_of(base_model)), (layers[base_model] or 10**6) + 1)
         if loc := find_setting(config, base_model, variant, "exit_weights"):
             unused[loc] = [layer for layer in unused.get(loc, train.exit_weights) if layer not in exits]
@@ -222,8 +232,8 @@ def _teacher_scores(config: GridConfig) -> Iterator[Problem]:
     """Yield the losses that need teacher scores where the groups of a data set have none."""
     needing = {
         find_setting(config, base_model, variant, "loss"): train.loss
-        for (base_model, variant), train in _trainings(config).items()
-        if train.loss in NEED_SCORES
+        for (base_model, variant), train in trainings(config).items()
+        if train.loss in NEED_SCORES and not isinstance(train.distillation.external, str)
     }
     for name, dataset in config.datasets.items():
         if not needing or not dataset.train or dataset.has_teacher_scores():
@@ -233,13 +243,3 @@ def _teacher_scores(config: GridConfig) -> Iterator[Problem]:
         )
         for loc, loss in needing.items():
             yield Problem(loc, f"{loss} needs teacher scores, but groups of {name} have none; {fix}")
-
-
-def _trainings(config: GridConfig) -> dict[tuple[str, str], TrainingConfig]:
-    """Return the trainings by base model and variant, without those that `_keep` reports as invalid."""
-    trainings = {}
-    for base_model in config.base_models:
-        for variant in _known_variants(config, base_model):
-            with contextlib.suppress(ValidationError):
-                trainings[base_model, variant] = config.train_of(base_model, variant)
-    return trainings

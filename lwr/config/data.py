@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from lwr.config.problems import Problem, missing_file
-from lwr.config.section import Groups, Passages, Queries, Ranks, Section, Share
+from lwr.config.section import Groups, Name, Passages, Queries, Ranks, Section, Share
 from lwr.formats.beir import Split
 from lwr.formats.training_groups import (
     SCORED_SUFFIXES,
@@ -229,6 +229,11 @@ class MiningConfig(Section):
         description="TREC run with a teacher's scores of the train candidates and positives; the scores are "
         "written into the groups, and passages without a score are left out",
     )
+    teacher: Name | None = Field(
+        default=None,
+        description="name of a teacher in `teachers`, whose scores are used like those of a `teacher_run`; not a cell, "
+        "as cells are trained on the groups",
+    )
     margin: float | None = Field(
         default=None,
         description="candidates are dropped as likely false negatives if they score higher than the positive's "
@@ -249,6 +254,12 @@ class MiningConfig(Section):
         if depth[0] > depth[1]:
             raise ValueError(f"[{depth[0]}, {depth[1]}] is an empty range; put the first rank first")
         return depth
+
+    @model_validator(mode="after")
+    def _have_one_teacher(self) -> Self:
+        if self.teacher is not None and self.teacher_run is not None:
+            raise ValueError("`teacher` and `teacher_run` both name scores; give one of them")
+        return self
 
     def problems(self) -> list[Problem]:
         """Return a problem where the teacher's run does not exist."""
@@ -289,7 +300,7 @@ class DatasetConfig(Section):
             return have_teacher_scores(self.source.files())
         if isinstance(self.source, ScoredSource):
             return True
-        return self.mining.teacher_run is not None
+        return self.mining.teacher_run is not None or self.mining.teacher is not None
 
     def collect_settings(self) -> dict[str, Any]:
         """Return what `lwr collect` depends on."""

@@ -16,6 +16,7 @@ from lwr.config.consistency import problems_between_sections, problems_of_sectio
 from lwr.config.grid import GridConfig
 from lwr.config.problems import Problem, dotted, follow, has_key, suggest
 from lwr.config.section import Section
+from lwr.config.teachers.consistency import problems_of_checkpoints, problems_of_teachers
 
 AnySection = TypeVar("AnySection", bound=Section)
 
@@ -46,9 +47,9 @@ def load(values: dict[str, Any], files: list[Path]) -> GridConfig:
     config, problems = _validate(values)
     if config is not None:
         is_valid = not problems
-        problems += problems_of_sections(config)
+        problems += problems_of_sections(config) + problems_of_checkpoints(config)
         if is_valid:
-            problems += problems_between_sections(config)
+            problems += problems_between_sections(config) + problems_of_teachers(config)
     lines = [(order, *duplicate) for order, source in enumerate(sources) for duplicate in source.duplicates]
     lines += [locate(problem, values, sources) for problem in problems]
     if lines or config is None:

@@ -10,6 +10,7 @@ from lwr.config.section import (
     Count,
     Groups,
     Layers,
+    Name,
     Passages,
     Precision,
     Queries,
@@ -52,10 +53,11 @@ class DistillationConfig(Section):
     temperature: float = Field(
         default=1.0, gt=0, description="divisor of the teacher's and the student's scores; higher is softer"
     )
-    external: bool = Field(
+    external: bool | Name = Field(
         default=True,
-        description="whether the teacher scores in the groups are used: by `loss: contrastive` in a term of its own, "
-        "by any other loss as its targets",
+        description="teacher scores that are used, by `loss: contrastive` in a term of its own, by any other loss as "
+        "its targets: true: those in the groups, if they have any; false: none; a name of `teachers`: the scores of "
+        "that teacher",
     )
 
     @model_validator(mode="after")
@@ -175,6 +177,8 @@ class TrainingConfig(Section):
         cls, distillation: DistillationConfig, info: ValidationInfo
     ) -> DistillationConfig:
         loss = info.data.get("loss")  # absent where it has a problem of its own
-        if loss in NEED_SCORES and not distillation.external:
-            raise ValueError(f"`loss: {loss}` learns from the teacher scores: leave `external: true`")
+        if loss in NEED_SCORES and distillation.external is False:
+            raise ValueError(
+                f"`loss: {loss}` learns from the teacher scores: leave `external: true`, or name a teacher"
+            )
         return distillation

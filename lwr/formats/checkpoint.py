@@ -11,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from lwr.common.errors import BadInput, first_line
+from lwr.common.hashing import sha256
 from lwr.common.json_lines import read_json
 
 CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -191,6 +192,15 @@ def weights_fingerprint(folder: Path) -> str:
             for sample in range(16):
                 reader.seek(size * sample // 16)
                 digest.update(reader.read(64 * 1024))
+    return digest.hexdigest()
+
+
+def digest_files(folder: Path) -> str:
+    """Return a digest of a checkpoint: of its weights, as `weights_fingerprint` samples them, and its other files."""
+    digest = hashlib.sha256(weights_fingerprint(folder).encode())
+    patterns = [pattern for pattern in CHECKPOINT_FILES if pattern != "*.safetensors"]
+    for file in sorted(file for pattern in patterns for file in folder.glob(pattern)):
+        digest.update(f"{file.name} {sha256(file)}\n".encode())
     return digest.hexdigest()
 
 

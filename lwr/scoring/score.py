@@ -56,7 +56,7 @@ def score(
     all_candidates = read_run(run)
     if not all_candidates:
         raise BadInput(f"{run}: has no candidates; retrieve again")
-    candidates = _select_shard(all_candidates, shard)
+    candidates = select_shard(all_candidates, shard)
     query_texts = read_queries(collection)
     if unknown := candidates.keys() - query_texts.keys():
         raise BadInput(f"{run}: query {min(unknown)!r} is not in {collection}/queries.jsonl; retrieve again")
@@ -82,7 +82,8 @@ def _input_digests(model: Path, collection: Path, run: Path) -> dict[str, str]:
     return {name: sha256(file) for name, file in files.items()}
 
 
-def _select_shard(candidates: Run, shard: str) -> Run:
+def select_shard(candidates: Run, shard: str) -> Run:
+    """Return the queries of the shard `K/N`: every N-th, starting at the K-th. Raises ValueError."""
     try:
         number, count = (int(part) for part in shard.split("/"))
     except ValueError:
@@ -138,6 +139,12 @@ def join_texts(
     return joined
 
 
+def split_into_chunks(queries: Sequence[QueryCandidates]) -> Iterator[Sequence[QueryCandidates]]:
+    """Yield `QUERIES_PER_CHUNK` queries at a time."""
+    for start in range(0, len(queries), QUERIES_PER_CHUNK):
+        yield queries[start : start + QUERIES_PER_CHUNK]
+
+
 def score_in_chunks(
     reranker: LayerwiseReranker,
     queries: Sequence[QueryCandidates],
@@ -158,8 +165,7 @@ def score_in_chunks(
     Raises:
         FloatingPointError: A score is not finite.
     """
-    for start in range(0, len(queries), QUERIES_PER_CHUNK):
-        chunk = queries[start : start + QUERIES_PER_CHUNK]
+    for chunk in split_into_chunks(queries):
         rows = tokenize_pairs(reranker.prompt, chunk)
         scores = reranker.score_rows(rows, layers, settings.tokens_per_batch, settings.precision, on_scored)
         _check_finite(scores, chunk, layers)

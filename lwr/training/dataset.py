@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from lwr.formats.training_groups import read_training_groups
 from lwr.model.batching import pad
 from lwr.model.prompt import LinePrompts, Prompt, Row
+from lwr.training.teacher_scores import join_teacher_scores
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class _GroupTexts:
     name: str
 
 
-def read_groups(path: Path, prompt: Prompt, group_size: int, seed: int) -> list[TrainingGroup]:
+def read_groups(
+    path: Path, prompt: Prompt, group_size: int, seed: int, teacher_run: Path | None = None
+) -> list[TrainingGroup]:
     """Read and tokenise the groups of a file of FlagEmbedding's training lines.
 
     One positive of each line is drawn, and `group_size` - 1 negatives; negatives are repeated if there are fewer. The
@@ -57,16 +60,18 @@ def read_groups(path: Path, prompt: Prompt, group_size: int, seed: int) -> list[
         prompt: The prompt that tokenises queries and passages.
         group_size: Passages per group.
         seed: Seed of the draws.
+        teacher_run: TREC run whose scores replace those in the groups; None: theirs are kept.
 
     Raises:
-        BadInput: A line is malformed, or sets an instruction that the prompt has no place for.
+        BadInput: A line is malformed, or sets an instruction that the prompt has no place for; or the teacher's run
+            does not fit the groups.
     """
-    drawn = [
-        _draw_group(line, group_size, random.Random(f"{seed}:{number}"), f"{path.name}:{number}")
-        for number, line in enumerate(read_training_groups([path]), start=1)
-    ]
-    for number, group in enumerate(drawn, start=1):
+    lines = enumerate(read_training_groups([path]), start=1)
+    drawn = []
+    for number, line in lines if teacher_run is None else join_teacher_scores(lines, path, teacher_run):
+        group = _draw_group(line, group_size, random.Random(f"{seed}:{number}"), f"{path.name}:{number}")
         prompt.check_line(group.prompts, f"{path}:{number}")
+        drawn.append(group)
     rows_of_groups = prompt.group_rows([(group.query, group.passages, group.prompts) for group in drawn])
     return [
         TrainingGroup(rows, group.teacher_scores, group.name)

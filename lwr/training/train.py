@@ -51,6 +51,7 @@ def train(
     label: str = "train",
     cell: Cell | None = None,
     measure: str = "nDCG@10",
+    teacher_run: Path | None = None,
 ) -> None:
     """Train a reranker and write it to the folder `out`, with its logs and its provenance.
 
@@ -69,6 +70,7 @@ def train(
         label: Prefix of the progress lines.
         cell: The point of a grid that is trained, for provenance.json; None outside a grid.
         measure: The measure of evaluations during training, as ir_measures names it.
+        teacher_run: TREC run with the scores of the teacher that `distillation.external` names; None: it names none.
 
     Raises:
         BadInput: A file is malformed.
@@ -80,14 +82,16 @@ def train(
     check_writable(out)
     if cell is not None and (cell.start_layer, cell.seed) != (start_layer, seed):
         raise ValueError(f"cell {cell} is not of start layer {start_layer} and seed {seed}; make them agree")
-    _check_teacher_scores(settings, groups)
+    _check_teacher_scores(settings, groups, teacher_run)
     set_seed(seed)
     reranker = build_reranker(base, start_layer, settings)
-    training_groups = read_groups(groups, reranker.prompt, settings.group_size, seed)
+    training_groups = read_groups(groups, reranker.prompt, settings.group_size, seed, teacher_run)
     dev_evaluation = None
     if settings.eval_steps is not None:
         dev_evaluation = read_dev_evaluation(reranker, collection, dev_run, settings.eval_queries, measure)
     facts = _list_inputs(base, start_layer, settings, groups, collection, dev_run, seed)
+    if teacher_run is not None:
+        facts["teacher_sha256"] = {str(settings.distillation.external): sha256(teacher_run)}
     facts["dev_measure"] = None if dev_evaluation is None else measure
     checkpoints = _checkpoint_folder(out, facts)
     arguments = _trainer_arguments(settings, reranker.exits, seed, checkpoints)
@@ -102,12 +106,20 @@ def train(
     trainer.accelerator.wait_for_everyone()
 
 
-def _check_teacher_scores(settings: TrainingConfig, groups: Path) -> None:
-    """Raise BadInput if the loss needs teacher scores and the groups have none."""
+def _check_teacher_scores(settings: TrainingConfig, groups: Path, teacher_run: Path | None) -> None:
+    """Raise BadInput if the loss needs teacher scores and there are none, or a teacher's name is without its run."""
+    external = settings.distillation.external
+    if isinstance(external, str) != (teacher_run is not None):
+        raise BadInput(
+            f"distillation.external is {external}, and --teacher-run is {teacher_run}: give the name of a teacher and "
+            "its run (`lwr teach`), or neither"
+        )
+    if teacher_run is not None:
+        return
     if settings.loss in NEED_SCORES and not have_teacher_scores([groups]):
         raise BadInput(
             f"{groups}:1: no teacher scores, but loss: {settings.loss} needs them; add pos_scores and neg_scores, set "
-            "mining.teacher_run, or use loss: contrastive"
+            "mining.teacher_run, name a teacher by distillation.external, or use loss: contrastive"
         )
 
 

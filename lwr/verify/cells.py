@@ -172,6 +172,9 @@ def _model_faults(
     groups = tree.groups(cell.trained_on)
     yield from checksums.changed_inputs({"groups": provenance["groups_sha256"]}, {"groups": groups})
     dev_inputs = [{**_ranked_inputs(tree, name, "dev"), "qrels": tree.qrels(name, "dev")} for name in tested]
+    if taught := provenance.get("teacher_sha256"):
+        runs = {name: tree.teacher_run(cell.trained_on, name) for name in taught}
+        yield from checksums.changed_inputs(taught, runs)
     recorded_dev = provenance["dev_sha256"]
     if recorded_dev and all(list(checksums.changed_inputs(recorded_dev, inputs)) for inputs in dev_inputs):
         yield f"was evaluated on another dev collection than is there now; {REMAKE}"

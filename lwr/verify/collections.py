@@ -33,11 +33,13 @@ def _collection_faults(tree: ResultsTree, dataset: str) -> Iterator[str]:
     named_ids: dict[str, set[str]] = {
         split: {doc for docs in judged.values() for doc in docs} for split, judged in qrels.items()
     }
-    for path in tree.existing(tree.run(dataset, "*")):
+    runs = [(path, path.stem) for path in tree.existing(tree.run(dataset, "*"))]
+    runs += [(path, "train") for path in tree.existing(tree.teacher_run(dataset, "*"))]
+    for path, split in runs:
         run = read_run(path)
-        if unknown := run.keys() - qrels.get(path.stem, {}).keys():
-            yield f"{path}: query {min(unknown)!r} is not judged for {path.stem}; {REMAKE}"
-        named_ids.setdefault(path.stem, set()).update(doc for docs in run.values() for doc, _ in docs)
+        if unknown := run.keys() - qrels.get(split, {}).keys():
+            yield f"{path}: query {min(unknown)!r} is not judged for {split}; {REMAKE}"
+        named_ids.setdefault(split, set()).update(doc for docs in run.values() for doc, _ in docs)
     if groups.is_file():
         yield from _group_faults(groups, qrels.get("train", {}), named_ids.setdefault("train", set()))
     yield from _missing_passages(folder, corpus, named_ids)

@@ -20,7 +20,9 @@ def find_leftovers(tree: ResultsTree) -> Iterator[str]:
             yield f"{path}: left over from a training that has finished; harmless, may be removed"
         else:
             yield f"{path}: of a training that has not finished, which will continue from here"
-    for path in tree.existing(tree.score_shard(ANY_CELL, "*", "*", "*")):
+    shards = tree.existing(tree.score_shard(ANY_CELL, "*", "*", "*"))
+    shards += tree.existing(tree.teacher_shard("*", "*", "*"))
+    for path in shards:
         yield f"{path}: a shard of scores that was not gathered yet, or is left over; harmless"
     for path in tree.existing(tree.arm(ANY_CELL) / "cost" / "*.json"):
         yield f"{path}: the cost of one arm, as older versions wrote it; no step reads it, may be removed"

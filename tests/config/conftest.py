@@ -23,5 +23,4 @@ def workflow_folder(tmp_path_factory) -> Path:
         tiny.save(name, folder / f"checkpoints/tiny-{name}")
     for dataset in ("msmarco", "scifact"):
         (folder / "data" / dataset).mkdir(parents=True)
-    (folder / "data/scifact-teacher.trec").touch()
     return folder

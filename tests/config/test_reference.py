@@ -11,7 +11,7 @@ import yaml
 from grids import grid
 
 from lwr.config.load import read
-from lwr.config.reference import render_readme, schema
+from lwr.config.reference.render import render_readme, schema
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))

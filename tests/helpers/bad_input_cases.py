@@ -22,6 +22,7 @@ from bad_input_world import (
     RERANK,
     RETRIEVE,
     SCORE,
+    TEACH,
     TRAIN,
     TRAINING,
     Case,
@@ -279,6 +280,32 @@ SETTINGS = [
     Case("shard that is none", [*SCORE, "--shard", "5/2"], no_damage, ("5/2", "K/N")),
 ]  # fmt: skip
 
+BIG = "teachers: {big: {kind: cell, cell: {base_model: tiny, start_layer: 2, seed: 1}, layer: 4}}\n"
+FROM_BIG = replace("grid.yaml", "{steps: 4}", "{steps: 4, distillation: {external: big}}")
+TAUGHT = with_option(TRAIN, "--settings", f"{TRAINING[:-1]}, distillation: {{external: big}}}}")
+TWO_LABELS = set_keys(
+    "base/config.json", architectures=["LlamaForSequenceClassification"], id2label={"0": "no", "1": "yes"}
+)
+
+TEACHERS = [
+    Case("teacher: layer without a head", with_option(TEACH, "--teacher", "{kind: layerwise, model: model, layer: 1}"), no_damage, ("model", "layer 1", "3..4")),
+    Case("teacher: no classifier", with_option(TEACH, "--teacher", "{kind: cross_encoder, model: ./base}"), no_damage, ("base", "LlamaForCausalLM", "another kind")),
+    Case("teacher: two labels", with_option(TEACH, "--teacher", "{kind: cross_encoder, model: ./base}"), TWO_LABELS, ("base", "2 labels", "one label")),
+    Case("teacher: answer that is no token", with_option(TEACH, "--teacher", "{kind: yes_no, model: ./base, yes_token: ja}"), no_damage, ("base", "'ja'", "yes_token")),
+    Case("teacher: cell of a grid", with_option(TEACH, "--teacher", "{kind: cell}"), no_damage, ("'cell'", "layerwise")),
+    Case("teacher: head of NaN", TEACH, edit_weights("model/heads.safetensors", lambda t: {k: v * torch.nan for k, v in t.items()}), ("'q0'", "'d0'", "finite")),
+    Case("teacher: run of another split", with_option(TEACH, "--run", "test.trec"), no_damage, ("test.trec", "'q6'", "train")),
+    Case("teacher: name without its run", TAUGHT, no_damage, ("distillation.external", "big", "--teacher-run")),
+    Case("teacher: groups without ids", [*TAUGHT, "--teacher-run", "train.trec"], no_damage, ("groups.jsonl:1", "'query_id'", "mine")),
+    Case("teacher: name that is mined with", [*MINE[:-1], "{teacher: big}"], no_damage, ("big", "teacher_run")),
+    Case("teacher that is not defined, in a config", CHECK, FROM_BIG, ("grid.yaml:6", "train.distillation.external", "big", "`teachers`")),
+    Case("cell that teaches itself, in a config", CHECK, combine(FROM_BIG, append("grid.yaml", BIG)), ("grid.yaml:8", "teachers.big.cell", "circle")),
+    Case("layer without a head of a cell, in a config", CHECK, append("grid.yaml", BIG.replace("layer: 4", "layer: 1")), ("grid.yaml:8", "teachers.big.layer", "2 to 4")),
+    Case("cell that is not in the grid, in a config", CHECK, append("grid.yaml", BIG.replace("seed: 1", "seed: 3")), ("grid.yaml:8", "teachers.big.cell.seed", "use 1")),
+    Case("two labels, in a config", CHECK, combine(TWO_LABELS, append("grid.yaml", "teachers: {big: {kind: cross_encoder, model: ./base}}\n")), ("grid.yaml:8", "teachers.big.model", "2 labels")),
+    Case("answer that is no token, in a config", CHECK, append("grid.yaml", "teachers: {big: {kind: yes_no, model: ./base, no_token: nein}}\n"), ("grid.yaml:8", "teachers.big.no_token", "'nein'")),
+]  # fmt: skip
+
 ARTEFACTS = [
     Case("scores cut short", EVALUATE, truncate("test.parquet"), ("test.parquet", "damaged")),
     Case("scores that are text", EVALUATE, write("test.parquet", "query_id,doc_id\n"), ("test.parquet", "damaged")),
@@ -332,6 +359,7 @@ TABLE = {
     "Runs": RUNS,
     "Training groups": TRAINING_GROUPS,
     "Checkpoints and models": CHECKPOINTS,
+    "Teachers": TEACHERS,
     "Configs and settings": SETTINGS,
     "Scores, shards, cascades": ARTEFACTS,
     "Export and rerank": USE,

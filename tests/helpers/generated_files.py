@@ -8,7 +8,7 @@ from pathlib import Path
 import architectures
 from bad_input_table import render_page
 
-from lwr.config.reference import render_readme, render_schema
+from lwr.config.reference.render import render_readme, render_schema
 
 ROOT = Path(__file__).parents[2]
 GENERATED: dict[str, Callable[[], str]] = {

@@ -9,13 +9,11 @@ import os
 import random
 import re
 import shutil
-import signal
-import subprocess
 import time
-from pathlib import Path
 
 import pytest
 from project import Project
+from sessions import kill_session, start
 
 from lwr.verify.verify import verify
 
@@ -26,44 +24,6 @@ STARTUP = 3.0
 """Seconds in which Snakemake loads and no job runs: a kill in them tests nothing."""
 UNFINISHED = re.compile("missing|no such file|No such file|no scores, measures or cascades")
 """Faults that `verify` may report of a grid that is not finished."""
-
-
-def start(project: Project) -> subprocess.Popen:
-    """Start Snakemake in a session of its own, so that all of its jobs can be found."""
-    return subprocess.Popen(
-        project.command("--rerun-incomplete"),
-        cwd=project.folder,
-        env=project.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-
-
-def processes_of_session(leader: int) -> list[int]:
-    """Return the ids of all processes of a session, whatever their process group."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            after_name = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # the process has ended
-            continue
-        if int(after_name[3]) == leader:
-            found.append(int(stat.parent.name))
-    return found
-
-
-def kill_session(process: subprocess.Popen) -> None:
-    """Send SIGKILL to every process of the session that `process` leads."""
-    while left := [
-        pid for pid in processes_of_session(process.pid) if pid != process.pid or process.poll() is None
-    ]:
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        process.wait()
 
 
 def duration(project: Project) -> float:

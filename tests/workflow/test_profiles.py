@@ -16,7 +16,7 @@ PROFILES = {
 RULES = {
     rule
     for file in (ROOT / "workflow/rules").glob("*.smk")
-    for rule in re.findall(r"^ *rule (\w+):", file.read_text(encoding="utf-8"), re.M)
+    for rule in re.findall(r"^ *(?:use rule \w+ as|rule) (\w+)", file.read_text(encoding="utf-8"), re.M)
 }
 
 

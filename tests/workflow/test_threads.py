@@ -71,4 +71,4 @@ def test_jobs_may_be_submitted_without_a_number_of_cores(one_cell):
 @pytest.mark.parametrize("name", ["slurm", "kubernetes", "aws-batch", "googlebatch"])
 def test_profile_that_submits_jobs_sets_their_threads(name):
     profile = yaml.safe_load((ROOT / f"workflow/profiles/{name}/profile.yaml").read_text(encoding="utf-8"))
-    assert profile["set-threads"].keys() == {"train", "score", "cost"}
+    assert profile["set-threads"].keys() == {"train", "score", "teach", "cost"}

@@ -32,6 +32,8 @@ QUERIES = str(TREE.queries("{dataset}"))
 QRELS = str(TREE.qrels("{dataset}", "{split}"))
 RUN = str(TREE.run("{dataset}", "{split}"))
 GROUPS = str(TREE.groups("{dataset}"))
+TEACHER_RUN = str(TREE.teacher_run("{dataset}", "{teacher}"))
+TEACHER_SHARD = str(TREE.teacher_shard("{dataset}", "{teacher}", "{shard}"))
 BASE_MODEL = str(TREE.base_model("{base_model}"))
 
 ARM = "{dataset}/{base_model}/start{start_layer}/{variant}"  # in the names of logs and lines of progress
@@ -62,6 +64,7 @@ wildcard_constraints:
     variant="[^/]+",
     seed=r"-?\d+",
     tested="[^/]+",
+    teacher="[^/]+",
     split="train|dev|test",
     shard=r"\d+",
 
@@ -146,6 +149,34 @@ def dev_collection(pattern):
     return lambda w: pattern.format(dataset=GRID.tests_of(w.dataset)[0], split="dev")
 
 
+def mining_teacher(w):
+    """The run of the teacher whose scores mining uses; none without one."""
+    mining = GRID.datasets[w.dataset].mining
+    named = [] if mining.teacher is None else [TEACHER_RUN.format(dataset=w.dataset, teacher=mining.teacher)]
+    return [mining.teacher_run] if mining.teacher_run else named
+
+
+def cell_teacher(w):
+    """The run of the teacher whose scores a cell learns from; none without one."""
+    teacher = GRID.teacher_of(w.base_model, w.variant)
+    return [] if teacher is None else [TEACHER_RUN.format(dataset=w.dataset, teacher=teacher)]
+
+
+def teaching_cell(w):
+    """The model of the cell that teaches, and the weights of its fused scores; nothing for other teachers."""
+    teacher = GRID.teachers[w.teacher]
+    if teacher.kind != "cell":
+        return []
+    values = {**wildcards_of(teacher.cell_of(w.dataset)), "tested": GRID.tests_of(w.dataset)[0]}
+    return [pattern.format(**values) for pattern in ([MODEL, FUSION] if teacher.fused else [MODEL])]
+
+
+def teacher_files(w):
+    """A digest of the files of a teacher that is a folder, so that other weights teach again."""
+    teacher = GRID.teachers[w.teacher]
+    return None if teacher.kind == "cell" else teacher.digest()
+
+
 def any_of(names):
     """A wildcard constraint: one of these names; without names, what nothing matches."""
     return "|".join(map(re.escape, names)) or "(?!)"
@@ -198,6 +229,7 @@ MODULES = {
     "mine": "data/mine",
     "groups": "data/groups",
     "base": "model/base",
+    "teach": "scoring/teach",
     "train": "training/train",
     "score": "scoring/score",
     "gather": "scoring/gather",

@@ -58,7 +58,7 @@ rule mine:
         queries=QUERIES,
         qrels=expand(QRELS, split="train", allow_missing=True),
         run=expand(RUN, split="train", allow_missing=True),
-        teacher=lambda w: GRID.datasets[w.dataset].mining.teacher_run or [],
+        teacher=mining_teacher,
     output:
         GROUPS,
     log:
@@ -72,7 +72,7 @@ rule mine:
         runtime=60,
     params:
         folder=lambda w, input: folder_of(input.corpus),
-        settings=lambda w: as_json(GRID.datasets[w.dataset].mining),
+        settings=lambda w, input: json.dumps(GRID.mining_settings(w.dataset, input.teacher)),
         code=CODE["mine"],
     shell:
         "lwr mine --collection {params.folder:q} --run {input.run:q}"

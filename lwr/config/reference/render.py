@@ -10,7 +10,7 @@ from typing import Any
 
 from lwr.config.grid import GridConfig
 
-HEAD = Path(__file__).with_name("reference_head.md")
+HEAD = Path(__file__).with_name("head.md")
 OVERRIDE = "TrainingOverride"  # has the keys of TrainingConfig, so that it needs no table of its own
 
 Schema = dict[str, Any]

@@ -1,0 +1,1 @@
+"""The generated reference of the config: its JSON schema, and its README."""

@@ -1,0 +1,1 @@
+"""The sections of teachers, and the checks of what grids use them for."""

@@ -1,0 +1,200 @@
+"""The sections of teachers: rerankers whose scores others learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lwr.common.exits import Cell
+from lwr.common.json_lines import read_json
+from lwr.config.model import PromptTemplate
+from lwr.config.problems import Problem
+from lwr.config.section import Layers, Name, Precision, Section, Tokens
+from lwr.formats.checkpoint import digest_files, find_local_folder, read_config
+
+QWEN3_RERANKER_TEMPLATE = PromptTemplate(
+    prefix="<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+    "<Instruct>: Given a web search query, retrieve relevant passages that answer the query\n<Query>:",
+    query=" {query}",
+    between="\n<Document>:",
+    passage=" {passage}",
+    after=["<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"],
+)
+
+
+class TeacherSection(Section):
+    """The keys that all teachers share."""
+
+    precision: Precision = Field(default="float32", description="data type of the computation")
+    tokens_per_batch: Tokens | None = Field(
+        default=None,
+        description="number of tokens in one forward pass, padding included; null: 2048 on a CPU, 16384 on a GPU",
+    )
+
+
+class CheckpointTeacher(TeacherSection):
+    """The keys that teachers with a checkpoint of their own share."""
+
+    model: str = Field(description="folder, hub id, or `package:NAME/FOLDER` inside an installed package")
+    revision: str | None = Field(default=None, description="commit hash of a hub id")
+
+    def problems(self) -> list[Problem]:
+        """Return what is wrong with the checkpoint, as far as it is on this machine as a folder."""
+        try:
+            folder = find_local_folder(self.model)
+            return [] if folder is None else self.problems_of_folder(folder)
+        except ValueError as error:
+            return [Problem(("model",), str(error))]
+
+    def problems_of_folder(self, folder: Path) -> list[Problem]:
+        """Return why the checkpoint in a folder cannot be this kind of teacher. Raises BadInput: it is damaged."""
+        return []
+
+    def digest(self) -> str | None:
+        """Return a digest of the model's files if it is a folder; a hub id is identified by its revision."""
+        folder = find_local_folder(self.model)
+        return None if folder is None else digest_files(folder)
+
+
+class PairTeacher(CheckpointTeacher):
+    """The keys that teachers share which read query and passage together."""
+
+    query_max_len: Tokens = Field(
+        default=64, description="maximum length of the query; it may use what a short passage leaves"
+    )
+    passage_max_len: Tokens = Field(
+        default=448,
+        description="maximum length of the passage; a pair has at most `query_max_len` + `passage_max_len`, with the "
+        "text of a template",
+    )
+
+
+class CrossEncoderTeacher(PairTeacher):
+    """A cross-encoder: a sequence classifier of transformers with one label, whose logit is the score."""
+
+    kind: Literal["cross_encoder"]
+
+    def problems_of_folder(self, folder: Path) -> list[Problem]:
+        """Return a problem where the checkpoint is no classifier, or has more labels than one."""
+        config = read_config(folder)
+        names = config.get("architectures") or []
+        if not any(str(name).endswith("ForSequenceClassification") for name in names):
+            found = ", ".join(map(str, names)) or "a model without a name"
+            text = (
+                f"{folder} is {found}, not a ForSequenceClassification; use another kind of teacher, or model"
+            )
+            return [Problem(("model",), text)]
+        labels = len(config["id2label"]) if "id2label" in config else config.get("num_labels", 2)
+        if labels != 1:
+            text = f"{folder} has {labels} labels, but a score is one number; give a model with one label"
+            return [Problem(("model",), text)]
+        return []
+
+
+class YesNoTeacher(PairTeacher):
+    """A decoder that is asked for yes or no, such as Qwen3-Reranker: the score is logit(yes) - logit(no)."""
+
+    kind: Literal["yes_no"]
+    template: PromptTemplate = Field(
+        default=QWEN3_RERANKER_TEMPLATE,
+        description="text around query and passage, up to where the answer begins; default: Qwen3-Reranker's",
+    )
+    yes_token: str = Field(default="yes", description="token of the vocabulary that means yes")
+    no_token: str = Field(default="no", description="token of the vocabulary that means no")
+
+    def problems_of_folder(self, folder: Path) -> list[Problem]:
+        """Return the answers that are not one token of the vocabulary; without a tokenizer.json they are not known."""
+        if not (folder / "tokenizer.json").is_file():
+            return []
+        from tokenizers import Tokenizer
+
+        try:
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the tokenizers library raises bare ones
+            return [Problem(("model",), f"{folder}/tokenizer.json cannot be read ({error}); fetch it again")]
+        answers = {"yes_token": self.yes_token, "no_token": self.no_token}
+        return [
+            Problem((key,), f"{folder} has no token {answer!r}; name the token of its vocabulary by `{key}`")
+            for key, answer in answers.items()
+            if tokenizer.token_to_id(answer) is None
+        ]
+
+
+class LayerwiseTeacher(CheckpointTeacher):
+    """A layerwise reranker: a folder that `lwr train` wrote, or an upstream layerwise checkpoint, at one layer."""
+
+    kind: Literal["layerwise"]
+    layer: Layers = Field(description="layer whose scores teach")
+    fusion: str | None = Field(
+        default=None,
+        description="file that `lwr fuse` wrote, for fused scores at `layer`, without the first stage's score; null: "
+        "the scores of the layer alone",
+    )
+
+    def problems_of_folder(self, folder: Path) -> list[Problem]:
+        """Return a problem where the reranker has no head at the layer."""
+        if (folder / "lwr.json").is_file():
+            description = read_json(folder / "lwr.json", {"start_layer": int, "depth": int})
+            first, last = description["start_layer"], description["depth"]
+        else:
+            config = read_json(folder / "config.json", {"num_hidden_layers": int})
+            first, last = config.get("start_layer"), config["num_hidden_layers"]
+        if first is None:
+            return [Problem(("model",), f"{folder} has no heads; give a folder that `lwr train` wrote")]
+        if not first <= self.layer <= last:
+            return [Problem(("layer",), f"{self.layer} is not an exit of {folder}; use {first} to {last}")]
+        return []
+
+
+class BiEncoderTeacher(CheckpointTeacher):
+    """A bi-encoder: the score is `scale` times the cosine of the embeddings of query and passage."""
+
+    kind: Literal["bi_encoder"]
+    pooling: Literal["mean", "first"] = Field(
+        default="mean",
+        description="token(s) that are a text's embedding: the mean of all, or the first",
+    )
+    scale: float = Field(
+        default=20.0,
+        gt=0,
+        description="factor of the cosine, as in sentence-transformers: a softmax over unscaled cosines is nearly flat",
+    )
+    query_prefix: str = Field(default="", description="text before a query, such as `query: `")
+    passage_prefix: str = Field(default="", description="text before a passage, such as `passage: `")
+    max_len: Tokens = Field(default=512, description="maximum length of a text, with its special tokens")
+
+
+class TeachingCell(Section):
+    """The cell that teaches, of the data set that the taught cell is trained on."""
+
+    base_model: Name = Field(description="name of its base model")
+    start_layer: Layers = Field(description="its first layer with a head")
+    variant: Name = Field(default="default", description="name of its variant")
+    seed: int = Field(description="its seed")
+
+
+class CellTeacher(TeacherSection):
+    """Another cell of the same grid at one layer: born-again training, or a large model that teaches a small one."""
+
+    kind: Literal["cell"]
+    cell: TeachingCell
+    layer: Layers = Field(description="layer whose scores teach")
+    fused: bool = Field(
+        default=False,
+        description="whether the scores are fused; the first stage's score is left out, as positives that it did not "
+        "find have none",
+    )
+
+    def cell_of(self, dataset: str) -> Cell:
+        """Return the cell that teaches on a data set."""
+        return Cell(dataset, **self.cell.model_dump())
+
+
+StandaloneTeacher = CrossEncoderTeacher | YesNoTeacher | LayerwiseTeacher | BiEncoderTeacher
+STANDALONE_TEACHERS = (CrossEncoderTeacher, YesNoTeacher, LayerwiseTeacher, BiEncoderTeacher)
+"""What `lwr teach` takes: a cell is given as a layerwise reranker."""
+
+Teacher = Annotated[StandaloneTeacher | CellTeacher, Field(discriminator="kind")]

@@ -1,0 +1,35 @@
+"""Score with a cross-encoder: a sequence classifier with one label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+
+from lwr.config.teachers.sections import CrossEncoderTeacher
+from lwr.scoring.score import QueryCandidates, split_into_chunks, tokenize_pairs
+from lwr.scoring.teachers.loading import load_teacher, make_prompt
+
+
+def score_with_cross_encoder(
+    teacher: CrossEncoderTeacher, queries: Sequence[QueryCandidates], on_scored: Callable[[int], object]
+) -> Iterator[tuple[Sequence[QueryCandidates], np.ndarray]]:
+    """Yield chunks of queries, and the logits of their pairs, float32 [pairs], query by query.
+
+    Pairs are written in the tokenizer's format. No activation is applied: the loss wants logits.
+
+    Raises:
+        BadInput: The checkpoint is missing, damaged, or has more labels than one.
+    """
+    loaded = load_teacher(teacher, AutoModelForSequenceClassification, "right")
+    prompt = make_prompt(teacher, loaded, None)
+    # decoders look for the last token that is not padding; `pad` uses 0 where the tokenizer has no pad token
+    loaded.model.config.pad_token_id = loaded.tokenizer.pad_token_id or 0
+
+    def compute_batch(features: dict[str, Tensor]) -> Tensor:
+        return loaded.model(**features).logits[:, 0]  # [B]
+
+    for chunk in split_into_chunks(queries):
+        yield chunk, loaded.compute(tokenize_pairs(prompt, chunk), compute_batch, on_scored).numpy()
