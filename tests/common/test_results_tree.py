@@ -23,6 +23,11 @@ PATHS = {
     "qrels": (TREE.qrels("docs", "dev"), "results/collections/docs/qrels/dev.tsv"),
     "run": (TREE.run("docs", "dev"), "results/collections/docs/runs/dev.trec"),
     "groups": (TREE.groups("docs"), "results/collections/docs/groups.jsonl"),
+    "teacher_run": (TREE.teacher_run("docs", "big"), "results/collections/docs/teachers/big.trec"),
+    "teacher_shard": (
+        TREE.teacher_shard("docs", "big", "{shard}"),
+        "results/collections/docs/teachers/big.shards/{shard}.trec",
+    ),
     "base_model": (TREE.base_model("tiny"), "results/base_models/tiny.json"),
     "cells": (TREE.cells, "results/cells"),
     "arm": (TREE.arm(ARM), FOLDER),
