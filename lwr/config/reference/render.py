@@ -39,7 +39,9 @@ def render_schema() -> str:
 def render_readme() -> str:
     """Return the text of config/README.md: the head, then a table per section."""
     grid = schema()
-    titles = dict(_titles(grid, grid, "", "The grid"))
+    titles: dict[str, str] = {}
+    for name, title in _titles(grid, grid, "", "The grid"):
+        titles.setdefault(name, title)  # a section that is used in two places has its table at the first
     parts = [HEAD.read_text(encoding="utf-8")]
     for name, title in titles.items():
         section = grid["$defs"][name] if name else grid
@@ -54,7 +56,7 @@ def render_readme() -> str:
 def _titles(grid: Schema, section: Schema, name: str, title: str) -> Iterator[tuple[str, str]]:
     """Yield the name of each section's definition and its title, in the order of reading."""
     yield name, title
-    prefix = f"{title.strip('`')}." if name else ""
+    prefix = f"{title.partition('`, kind')[0].strip('`')}." if name else ""
     for key, field in section["properties"].items():
         for inner_name in _references(field):
             if inner_name == OVERRIDE:
