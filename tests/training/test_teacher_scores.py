@@ -114,7 +114,7 @@ def trained(data: Path, out: Path, external: bool | str, teacher_run: Path | Non
     settings = SETTINGS | settings | {"distillation": {"external": external}}
     base = BaseModelConfig(model=str(data / "llama"), template=TEMPLATE)
     files = (data / "groups.jsonl", data, data / "dev.trec")
-    train(base, 2, TrainingConfig(**settings), *files, seed=1, out=out, teacher_run=teacher_run)
+    train(base, 2, TrainingConfig.model_validate(settings), *files, seed=1, out=out, teacher_run=teacher_run)
     return out
 
 
