@@ -19,7 +19,9 @@ class ScoringConfig(Section):
         default=None,
         description="number of tokens in one forward pass, padding included; null: 2048 on a CPU, 16384 on a GPU",
     )
-    shards: Jobs = Field(default=1, description="number of jobs that share the queries of a split")
+    shards: Jobs = Field(
+        default=1, description="number of jobs that share the queries of a split, or of a teacher"
+    )
     precision: Precision = Field(default="float32", description="data type of the backbone; heads: float32")
 
 

@@ -26,9 +26,8 @@ def pad(
 
     Args:
         rows: One row or more.
-        tokenizer: One without a pad token pads with id 0, which the mask hides.
-        num_embeddings: The number of token ids that the backbone has embeddings of. A pad token beyond them is
-            replaced by id 0, too. None: any id may be used.
+        tokenizer: The tokenizer.
+        num_embeddings: As for `choose_pad_id`.
         mark_passages: Whether to add `passage_mask`, which token compression needs.
 
     Returns:
@@ -42,9 +41,7 @@ def pad(
         padding = [filler] * (longest - len(values))
         return padding + values if pads_left else values + padding
 
-    pad_id = cast(int, tokenizer.pad_token_id or 0)
-    if num_embeddings is not None and pad_id >= num_embeddings:
-        pad_id = 0
+    pad_id = choose_pad_id(tokenizer, num_embeddings)
     features = {
         "input_ids": torch.tensor([fill(row.input_ids, pad_id) for row in rows]),
         "attention_mask": torch.tensor([fill([1] * len(row), 0) for row in rows]),
@@ -61,6 +58,18 @@ def _mark_passage(row: Row) -> list[int]:
     """Return 1 for each token of a row's passage and 0 for the others."""
     passage = len(row) - row.before_passage - row.after_passage
     return [0] * row.before_passage + [1] * passage + [0] * row.after_passage
+
+
+def choose_pad_id(tokenizer: PreTrainedTokenizerBase, num_embeddings: int | None = None) -> int:
+    """Return the id that rows are padded with: the tokenizer's, or 0, which the mask hides, if that cannot be used.
+
+    Args:
+        tokenizer: One without a pad token pads with 0.
+        num_embeddings: The number of token ids that the backbone has embeddings of. A pad token beyond them is
+            replaced by 0, too. None: any id may be used.
+    """
+    pad_id = cast(int, tokenizer.pad_token_id or 0)
+    return 0 if num_embeddings is not None and pad_id >= num_embeddings else pad_id
 
 
 def make_batches(

@@ -9,6 +9,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from lwr.config.teachers.sections import CrossEncoderTeacher
+from lwr.model.batching import choose_pad_id
+from lwr.model.loading import count_embeddings
 from lwr.scoring.score import QueryCandidates, split_into_chunks, tokenize_pairs
 from lwr.scoring.teachers.loading import load_teacher, make_prompt
 
@@ -25,8 +27,8 @@ def score_with_cross_encoder(
     """
     loaded = load_teacher(teacher, AutoModelForSequenceClassification, "right")
     prompt = make_prompt(teacher, loaded, None)
-    # decoders look for the last token that is not padding; `pad` uses 0 where the tokenizer has no pad token
-    loaded.model.config.pad_token_id = loaded.tokenizer.pad_token_id or 0
+    # decoders look for the last token that is not padding
+    loaded.model.config.pad_token_id = choose_pad_id(loaded.tokenizer, count_embeddings(loaded.model))
 
     def compute_batch(features: dict[str, Tensor]) -> Tensor:
         return loaded.model(**features).logits[:, 0]  # [B]
