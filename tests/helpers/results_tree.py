@@ -17,7 +17,8 @@ from lwr.common.results_tree import ResultsTree
 from lwr.config.data import FirstStageConfig, MiningConfig
 from lwr.config.evaluation import CascadeSearchConfig, CostConfig, FusionConfig, ScoringConfig
 from lwr.config.model import BaseModelConfig
-from lwr.config.training import TrainingConfig
+from lwr.config.teachers.sections import BiEncoderTeacher
+from lwr.config.training import DistillationConfig, TrainingConfig
 from lwr.data.mine import mine
 from lwr.data.retrieve import retrieve
 from lwr.evaluation.cascade import ChoiceRule, cascade
@@ -30,6 +31,7 @@ from lwr.formats.checkpoint import describe_checkpoint
 from lwr.reporting.advise import advise
 from lwr.reporting.tables import tables
 from lwr.scoring.score import score
+from lwr.scoring.teach import teach
 from lwr.training.train import train
 
 ARM = Arm("docs", "tiny", 3, "default")
@@ -38,7 +40,13 @@ QUERIES = {"train": range(6), "dev": range(6, 10), "test": range(10, 14)}
 """Split -> numbers of its queries; passage i answers query i."""
 TEMPLATE = {"query": "{query}", "passage": "{passage}", "after": ["?"]}
 TRAINING = TrainingConfig(
-    steps=2, groups_per_batch=2, group_size=3, query_max_len=8, passage_max_len=40, eval_steps=2
+    steps=2,
+    groups_per_batch=2,
+    group_size=3,
+    query_max_len=8,
+    passage_max_len=40,
+    eval_steps=2,
+    distillation=DistillationConfig(external="cosine"),
 )
 MEASURES = ["nDCG@10", "RR@10"]
 FIGURE = {"html": b"</html>", "svg": b"</svg>", "png": b"IEND\xaeB`\x82", "json": b"{}"}
@@ -50,6 +58,9 @@ def build(folder: Path) -> Path:
     base = BaseModelConfig(model=str(tiny.save("llama", folder / "base")), template=TEMPLATE)
     write_json(tree.base_model("tiny"), describe_checkpoint(base.model, None, None))
     _collect(tree)
+    teacher = BiEncoderTeacher(kind="bi_encoder", model=base.model)
+    run, taught = tree.run("docs", "train"), tree.teacher_run("docs", "cosine")
+    teach(teacher, tree.collection("docs"), run, taught, "cosine")
     for cell in CELLS:
         _train_and_score(tree, cell, base)
     _search_and_time(tree)
@@ -78,7 +89,9 @@ def _collect(tree: ResultsTree) -> None:
 def _train_and_score(tree: ResultsTree, cell: Cell, base: BaseModelConfig) -> None:
     collection, model = tree.collection("docs"), tree.model(cell)
     dev = tree.run("docs", "dev")
-    train(base, 3, TRAINING, tree.groups("docs"), collection, dev, cell.seed, model, cell=cell)
+    teacher = tree.teacher_run("docs", "cosine")
+    files = (tree.groups("docs"), collection, dev)
+    train(base, 3, TRAINING, *files, cell.seed, model, cell=cell, teacher_run=teacher)
     for split in ("dev", "test"):
         run, scores = tree.run("docs", split), tree.scores(cell, "docs", split)
         score(model, collection, split, run, ScoringConfig(), scores)

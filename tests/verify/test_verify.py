@@ -109,6 +109,9 @@ DAMAGE = {
     "a passage lost": ("collections/docs/corpus.jsonl", lambda p: p.write_text("".join(p.read_text().splitlines(True)[1:])), ["no passage 'd0'"]),
     "queries deleted": ("collections/docs/queries.jsonl", Path.unlink, ["no such file"]),
     "first stage changed": ("collections/docs/runs/test.trec", lambda p: replace(p, "bm25", "bm26"), ["runs/test.trec than is there now"]),
+    "teacher's run changed": ("collections/docs/teachers/cosine.trec", lambda p: replace(p, " cosine", " other"), ["cosine.trec than is there now"]),
+    "teacher's run of an unknown passage": ("collections/docs/teachers/cosine.trec", lambda p: replace(p, " d", " e"), ["no passage 'e"]),
+    "teacher's run of another split": ("collections/docs/teachers/cosine.trec", lambda p: replace(p, "q0 ", "q6 "), ["'q6' is not judged for train"]),
     "groups changed": ("collections/docs/groups.jsonl", lambda p: p.write_text("".join(p.read_text().splitlines(True)[1:])), ["groups.jsonl than is there now"]),
     "base model described otherwise": ("base_models/tiny.json", lambda p: replace(p, '"fingerprint": "', '"fingerprint": "0'), ["trained on another tiny"]),
     "table edited": ("tables/layers.csv", lambda p: increase(p, "nDCG@10"), ["by its measures"]),
@@ -158,6 +161,9 @@ def test_cost_of_one_arm_as_older_versions_wrote_it_is_a_note(results):
 
 
 def test_leftovers_of_a_kill_are_notes_not_faults(results):
+    shards = results / "collections/docs/teachers/cosine.shards"
+    shards.mkdir()
+    (shards / "1.trec").touch()
     drafts = [
         f"{ARM}/cascade/.draft-0a1b2c3d-docs.json",
         f"{ARM}/.draft-0a1b2c3d-seed3",
@@ -170,7 +176,8 @@ def test_leftovers_of_a_kill_are_notes_not_faults(results):
     (results / SEED / "model.checkpoints-0123456789ab/checkpoint-2").mkdir(parents=True)
     verdict = verify(results)
     assert verdict.faults == []
-    *of_drafts, of_checkpoints = verdict.notes
+    *of_drafts, of_checkpoints, of_shard = verdict.notes
+    assert of_shard.startswith(f"{shards}/1.trec: a shard of scores that was not gathered yet")
     assert len(of_drafts) == len(drafts)
     assert all(".draft-" in note and "harmless" in note for note in of_drafts)
     assert "checkpoints" in of_checkpoints

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 import tiny
-from project import Project, copy_project
+from project import ROOT, Project, copy_project
 from sessions import kill_session, start
 from transformers import AutoConfig, AutoModel
 
@@ -153,6 +153,11 @@ def test_only_a_changed_teacher_teaches_again(taught):
     again = change("teachers", "cosine", scale=10)
     assert {"teach cosine", "gather_teacher cosine", "mine", "train six", *six} <= again
     assert "retrieve" not in again
+
+    with (taught.folder / "lwr/scoring/teachers/yes_no.py").open("a", encoding="utf-8") as source:
+        source.write("\nEDITED = True\n")
+    assert {"teach cosine", "mine", *six} <= planned(taught)
+    shutil.copy2(ROOT / "lwr/scoring/teachers/yes_no.py", taught.folder / "lwr/scoring/teachers/yes_no.py")
 
     weights = taught.folder / "checkpoints/tiny-bert/model.safetensors"
     weights.touch()
