@@ -21,6 +21,6 @@ def workflow_folder(tmp_path_factory) -> Path:
         shutil.copy2(ROOT / part, folder / part)
     for name in ("llama", "bert"):
         tiny.save(name, folder / f"checkpoints/tiny-{name}")
-    for dataset in ("msmarco", "scifact"):
+    for dataset in ("cranfield", "msmarco", "scifact"):
         (folder / "data" / dataset).mkdir(parents=True)
     return folder
