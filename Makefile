@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 CORES  ?= 2
 BIN    := .venv/bin
 
-.PHONY: demo docs test test-slow test-nightly quality coverage mutants fuzz lint generated drawings lock clean
+.PHONY: demo docs pretrained test test-slow test-nightly quality coverage mutants fuzz lint generated drawings lock clean
 
 demo: .venv/.installed
 	$(BIN)/snakemake --cores $(CORES)
@@ -17,6 +17,10 @@ test-slow: .venv/.installed
 # Everything slow, ten kills where test-slow has two, and clean environments with other versions of other libraries.
 test-nightly: .venv/.installed
 	LWR_KILLS=10 $(BIN)/pytest -m 'slow or nightly' --durations 30
+
+# A checkpoint of a pretrained model without the Hugging Face hub: `make pretrained MODEL=all-mpnet-base-v2`.
+pretrained: .venv/.installed
+	$(BIN)/python benchmarks/pretrained.py $(or $(MODEL),gemma3-270m)
 
 docs: .venv/.installed
 	$(BIN)/mkdocs build --strict

@@ -23,4 +23,7 @@ def workflow_folder(tmp_path_factory) -> Path:
         tiny.save(name, folder / f"checkpoints/tiny-{name}")
     for dataset in ("cranfield", "msmarco", "scifact"):
         (folder / "data" / dataset).mkdir(parents=True)
+    pretrained = folder / "checkpoints/gemma3-270m"
+    pretrained.mkdir()
+    (pretrained / "config.json").write_text('{"num_hidden_layers": 18}', encoding="utf-8")
     return folder
