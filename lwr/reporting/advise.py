@@ -135,10 +135,7 @@ def cascade_choice(evidence: Evidence, arm: pd.Series) -> CascadeChoice:
 def headline(evidence: Evidence, arm: pd.Series) -> str:
     """Return what to deploy of an arm, in one paragraph."""
     choice = cascade_choice(evidence, arm)
-    row, first_stage = choice.row, evidence.layers.iloc[0][f"dev {evidence.primary}"]
-    warning = ""
-    if row["measure"] == evidence.primary and first_stage >= row["dev"]:
-        warning = f" The first stage alone ranks dev no worse ({first_stage:.3f}): reranking may not pay."
+    row, warning = choice.row, _first_stage_warning(evidence, arm, choice.row)
     rerank = f"**{arm['dataset']}: rerank with {choice.name}"
     if choice.is_deepest:
         return f"{rerank}, the deepest, of {describe_arm(arm)}**: {choice.missing()}.{warning}"
@@ -147,6 +144,24 @@ def headline(evidence: Evidence, arm: pd.Series) -> str:
     return (
         f"{rerank}, of {describe_arm(arm)}**: {row['test flops']:.0%} of the FLOPs of layer {row['deepest']}, the "
         f"deepest, at {choice.kept('test'):.1%} of its {row['measure']} on test ({on_dev}).{warning}"
+    )
+
+
+def _first_stage_warning(evidence: Evidence, arm: pd.Series, chosen: pd.Series) -> str:
+    """Say that the first stage ranks dev no worse than the chosen schedule, and what ranks better; or nothing."""
+    dev = f"dev {evidence.primary}"
+    first_stage = evidence.layers.iloc[0][dev]
+    if chosen["measure"] != evidence.primary or first_stage < chosen["dev"]:
+        return ""
+    warning = f" The first stage alone ranks dev no worse ({first_stage:.3f}): "
+    exits = rows_of_arm(evidence.layers, arm)
+    best = exits.loc[exits[dev].idxmax()]
+    if best["exit"] == CASCADE or best[dev] <= first_stage:
+        return f"{warning}reranking may not pay."
+    name = label(best["exit"]).capitalize() + ("," if is_fused(best["exit"]) else "")
+    return (
+        f"{warning}this schedule saves time and does not rank better. {name} has {best[dev]:.3f} on dev and "
+        f"{_score(evidence, best)} on test."
     )
 
 

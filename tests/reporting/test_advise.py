@@ -464,10 +464,23 @@ def test_recommendation_without_fused_scores_has_no_bound(grid):
     )
 
 
-@pytest.mark.parametrize(("first_stage", "warned"), [(0.494, False), (0.495, True)])
-def test_recommendation_warns_if_the_first_stage_alone_is_no_worse_on_dev(grid, first_stage, warned):
-    text = recommended(advice_text(grid(rows(schedule="2:3 4"), first_stage=first_stage)))
-    assert text.endswith("The first stage alone ranks dev no worse (0.495): reranking may not pay.") == warned
+@pytest.mark.parametrize(
+    ("first_stage", "fused", "warning"),
+    [
+        (0.494, None, ""),
+        (0.495, None, "and does not rank better. Layer 4 has 0.500 on dev and 0.450 [0.400, 0.500] on test."),
+        (
+            0.495,
+            FUSED,
+            "and does not rank better. Layer 4, fused, has 0.530 on dev and 0.470 [0.420, 0.520] on test.",
+        ),
+        (0.500, None, "The first stage alone ranks dev no worse (0.500): reranking may not pay."),
+    ],
+)
+def test_recommendation_warns_if_the_first_stage_alone_is_no_worse_on_dev(grid, first_stage, fused, warning):
+    text = recommended(advice_text(grid(rows(schedule="2:3 4", fused=fused), first_stage=first_stage)))
+    assert text.endswith(warning)
+    assert ("The first stage alone ranks dev no worse" in text) == bool(warning)
 
 
 def test_best_model_and_its_deepest_exit_are_told_plain_and_fused(grid):
