@@ -98,7 +98,7 @@ def normalize_first_stage(scores: Sequence[float] | np.ndarray) -> np.ndarray:
     first stage returned take part, also those that a cascade drops before block 1.
 
     Args:
-        scores: float [C], the first-stage scores of all candidates of the query.
+        scores: float [C], the first-stage scores of all candidates of the query, finite as float32.
 
     Returns:
         float64 [C].
@@ -106,11 +106,13 @@ def normalize_first_stage(scores: Sequence[float] | np.ndarray) -> np.ndarray:
     values = np.asarray(scores, dtype=np.float64)
     if values.size == 0 or values.max() == values.min():
         return np.zeros_like(values)
+    # From 0 to 1, so that the squares of very small differences do not become 0.
+    scaled = (values - values.min()) / (values.max() - values.min())
     # Sorted before they are added: the result does not depend on the order of the candidates.
-    ordered = np.sort(values)
+    ordered = np.sort(scaled)
     mean = ordered.mean()
     deviation = np.sqrt(np.sort((ordered - mean) ** 2).mean())
-    return (values - mean) / deviation
+    return (scaled - mean) / deviation
 
 
 def fusion_record(fusion: Fusion) -> dict[str, Any]:

@@ -3,6 +3,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from lwr.common.errors import BadInput
 from lwr.common.hashing import hash_share
@@ -42,6 +44,17 @@ def test_normalized_first_stage_does_not_depend_on_the_order():
     assert normalized.mean() == pytest.approx(0, abs=1e-12)
     assert normalized.std() == pytest.approx(1)
     np.testing.assert_array_equal(normalized[order], normalize_first_stage(scores[order]))
+
+
+@given(st.lists(st.floats(-1e38, 1e38), min_size=2, max_size=20).filter(lambda scores: len(set(scores)) > 1))
+@example([0.0, 1e-160])
+@example([5e-324, 0.0, -1e38])
+@example([0.0, 5e-324])
+def test_normalized_first_stage_has_mean_0_and_deviation_1_and_keeps_the_order(scores):
+    normalized = normalize_first_stage(scores)
+    assert normalized.mean() == pytest.approx(0, abs=1e-9)
+    assert normalized.std() == pytest.approx(1)
+    assert (np.diff(normalized[np.argsort(scores)]) >= 0).all()
 
 
 @pytest.mark.parametrize("scores", [[], [3.0], [2.0, 2.0, 2.0]])
