@@ -80,30 +80,19 @@ def cascade(
     shape = read_shape(model)
     on_dev = _read_split(dev, collection, "dev", shape, rule)
     on_test = _read_split(test, collection, "test", shape, rule)
-    exits, deepest = sorted(on_dev.alone[0].ranks), str(on_dev.alone[0].deepest)
-    longest, queries = on_dev.alone[0].docs.shape[1], len(on_dev.qrels)
-    plain = on_dev.measure(list(enumerate_schedules(exits, longest, settings)), False, label)
-    table, about = plain.table().assign(fused=False), {}
-    if rule.is_fused:
-        schedules = list(enumerate_schedules(exits, longest, settings, from_first_stage=True))
-        fused = on_dev.measure(schedules, True, label)
-        table = pd.concat([table, fused.table().assign(fused=True)], ignore_index=True)
-        row, choice = choose_with_confidence(plain, fused, deepest, settings.epsilon, rule.confidence)
-        about = _describe_choice(choice, rule.confidence, queries) | {"fused": bool(table["fused"][row])}
-        if choice.index is None:
-            log(f"{label}: {_explain_fallback(choice, settings.epsilon, rule.confidence, queries)}")
-    else:
-        row = cheapest_within(table, deepest, settings.epsilon)
-    log(f"{label}: tried {len(table)} schedules on {queries} queries")
+    deepest = str(on_dev.alone[0].deepest)
+    decision = _decide(on_dev, settings, deepest, rule, label)
+    tried, chosen = decision.tried, decision.chosen
+    log(f"{label}: tried {len(tried)} schedules on {len(on_dev.qrels)} queries")
     record: dict[str, Any] = {
         **arm,
         "measure": rule.measure,
         "epsilon": settings.epsilon,
-        "tried": len(table),
+        "tried": len(tried),
         "deepest": deepest,
-        "chosen": table["schedule"][row],
-        **about,
-        "schedules": _report_schedules(table, row, deepest, on_test, rule).to_dict("records"),
+        "chosen": tried["schedule"][chosen],
+        **decision.about,
+        "schedules": _report_schedules(tried, chosen, deepest, on_test, rule).to_dict("records"),
         "inputs": _checksums(dev, test, collection, rule),
     }
     write_json(out, record)
@@ -161,6 +150,43 @@ def _read_split(
 
 
 # --- The choice ---
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The schedules that were tried on dev, and the chosen one."""
+
+    tried: pd.DataFrame  # columns schedule, flops, quality, fused
+    chosen: int  # its row
+    about: dict[str, Any]  # what the file says about a choice with confidence; empty without
+
+
+def _decide(
+    on_dev: RankedSplit, settings: CascadeSearchConfig, deepest: str, rule: ChoiceRule, label: str
+) -> Decision:
+    """Try all schedules on dev and choose one: among plain and fused ones with confidence, otherwise by the mean."""
+    plain = _try_schedules(on_dev, settings, False, label)
+    table = plain.table().assign(fused=False)
+    if not rule.is_fused:
+        return Decision(table, cheapest_within(table, deepest, settings.epsilon), {})
+    fused = _try_schedules(on_dev, settings, True, label)
+    table = pd.concat([table, fused.table().assign(fused=True)], ignore_index=True)
+    row, choice = choose_with_confidence(plain, fused, deepest, settings.epsilon, rule.confidence)
+    queries = len(on_dev.qrels)
+    if choice.index is None:
+        log(f"{label}: {_explain_fallback(choice, settings.epsilon, rule.confidence, queries)}")
+    about = _describe_choice(choice, rule.confidence, queries) | {"fused": bool(table["fused"][row])}
+    return Decision(table, row, about)
+
+
+def _try_schedules(
+    on_dev: RankedSplit, settings: CascadeSearchConfig, fused: bool, label: str
+) -> MeasuredSchedules:
+    """Measure every schedule that the settings allow; if fused, also those in which the first stage prunes."""
+    candidates = on_dev.alone[0]
+    longest = candidates.docs.shape[1]
+    schedules = enumerate_schedules(sorted(candidates.ranks), longest, settings, from_first_stage=fused)
+    return on_dev.measure(list(schedules), fused, label)
 
 
 def pareto_front(measured: pd.DataFrame) -> pd.DataFrame:
