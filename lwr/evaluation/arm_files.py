@@ -16,6 +16,7 @@ import pandas as pd
 
 from lwr.common.errors import BadInput
 from lwr.common.exits import ARM_COLUMNS, is_layer, label
+from lwr.common.hashing import sha256
 from lwr.common.json_lines import read_json
 from lwr.formats.fusion import CrossFittedFusion, Fusion, read_cross_fitted, read_fusion
 from lwr.model.cascade_schedule import Schedule
@@ -30,6 +31,7 @@ class ChosenCascade:
 
     schedule: Schedule
     fused: bool
+    weights: str | None = None  # sha256 of the weights that it was chosen with, if the file says so
 
 
 def read_chosen_cascade(path: Path, layers: Sequence[int] | None = None) -> ChosenCascade | None:
@@ -57,7 +59,33 @@ def read_chosen_cascade(path: Path, layers: Sequence[int] | None = None) -> Chos
         )
     if schedule.from_first_stage is not None and not fused:
         raise BadInput(f"{path}: cascade {schedule} begins with the first stage, but 'fused' is not true")
-    return None if choice["chosen"] == choice["deepest"] and not fused else ChosenCascade(schedule, fused)
+    if choice["chosen"] == choice["deepest"] and not fused:
+        return None
+    return ChosenCascade(schedule, fused, choice.get("inputs", {}).get("fusion"))
+
+
+def check_weights(path: Path, chosen: ChosenCascade | None, fusion: Path | None) -> None:
+    """Check that a fused cascade comes with the weights that it was chosen with.
+
+    Args:
+        path: JSON that `lwr cascade` wrote.
+        chosen: What was read from it.
+        fusion: JSON that `lwr fuse` wrote; None: no weights are given.
+
+    Raises:
+        BadInput: The cascade is fused, and no weights are given, or others.
+    """
+    if chosen is None or not chosen.fused:
+        return
+    if fusion is None:
+        raise BadInput(
+            f"{path}: cascade {chosen.schedule} ranks by fused scores; give their weights (--fusion)"
+        )
+    if chosen.weights not in (None, sha256(fusion)):
+        raise BadInput(
+            f"{path}: cascade {chosen.schedule} was chosen with other weights than {fusion}; give those, or run "
+            "`lwr cascade` again"
+        )
 
 
 def read_arm_fusion(

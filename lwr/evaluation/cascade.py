@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import FIRST_STAGE, layers_in
+from lwr.common.exits import layers_in
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import write_json
 from lwr.common.progress import log
@@ -29,9 +29,8 @@ from lwr.config.evaluation import CascadeSearchConfig
 from lwr.evaluation.arm_files import read_arm_fusion
 from lwr.evaluation.flops import BackboneShape, read_shape
 from lwr.evaluation.schedules.choice import Choice, choose_schedule
-from lwr.evaluation.schedules.replay import Candidates, read_candidates
+from lwr.evaluation.schedules.replay import Candidates, read_candidates, read_scores
 from lwr.evaluation.schedules.search import MeasuredSchedules, enumerate_schedules, measure_schedules
-from lwr.formats import parquet
 from lwr.formats.beir import Qrels, Split, answerable_queries, read_qrels
 from lwr.model.cascade_schedule import Schedule
 
@@ -138,7 +137,7 @@ def _read_split(
         raise BadInput(
             f"{collection}/qrels/{split}.tsv: no query has a relevant passage; a cascade needs some"
         )
-    tables = [parquet.read(path, ["query_id", "doc_id", "tokens", FIRST_STAGE]) for path in paths]
+    tables = [read_scores(path) for path in paths]
     alone = [read_candidates(table, sorted(judged)) for table in tables]
     if not alone[0].docs.size:
         raise BadInput(f"{paths[0]}: no judged query of {split} has a candidate; retrieve and score again")

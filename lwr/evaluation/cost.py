@@ -20,14 +20,14 @@ from lwr.common.json_lines import write_json
 from lwr.common.progress import show_progress
 from lwr.common.provenance import ResourceMeter, make_provenance, processor_name
 from lwr.config.evaluation import CostConfig, ScoringConfig
-from lwr.evaluation.arm_files import read_arm, read_chosen_cascade
+from lwr.evaluation.arm_files import check_weights, read_arm, read_chosen_cascade
 from lwr.evaluation.flops import count_flops, count_flops_with_torch, derive_shape
 from lwr.evaluation.timing import REPEATS, make_monotone, relative_times, time_in_turns
 from lwr.formats import parquet
 from lwr.formats.beir import read_candidate_texts, read_queries, sample_queries
-from lwr.formats.fusion import read_fusion
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker
+from lwr.model.storage import read_fusion_of
 
 MEASURED = ("ratio", "ratio_low", "ratio_high", "peak_memory_mib")
 """Fields of an exit that are null where nothing is timed."""
@@ -89,7 +89,7 @@ def cost(
         label: Printed before each line of progress.
 
     Raises:
-        BadInput: Two arms have different candidates.
+        BadInput: Two arms have different candidates, or a fused cascade comes without its weights.
     """
     meter = ResourceMeter()
     candidates = _shared_candidates(arms)
@@ -140,11 +140,10 @@ def _contenders(
 ) -> list[Contender]:
     """Return what is timed of an arm: its exits alone, and the cascade as it was chosen, fused or not."""
     chosen = read_chosen_cascade(files.cascade)
+    check_weights(files.cascade, chosen, files.fusion)
+    if files.fusion is not None:
+        reranker.fusion = read_fusion_of(files.fusion, reranker.exits)
     fused = chosen is not None and chosen.fused
-    if fused:
-        if files.fusion is None:
-            raise BadInput(f"{files.cascade}: prunes by fused scores; give the weights, too (--fusion)")
-        reranker.fusion = read_fusion(files.fusion)
     return [Contender(reranker, plan, fused and name == CASCADE) for name, plan in schedules.items()]
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from lwr.common.atomic import atomic
-from lwr.common.errors import BadInput
-from lwr.common.exits import CASCADE, FIRST_STAGE, layers_in, plain_and_fused_exits_in
+from lwr.common.exits import CASCADE, layers_in, plain_and_fused_exits_in
 from lwr.common.hashing import sha256
-from lwr.evaluation.arm_files import read_arm_fusion, read_chosen_cascade
+from lwr.evaluation.arm_files import check_weights, read_arm_fusion, read_chosen_cascade
 from lwr.evaluation.measures import measures_per_query, rankings, tie_shares
-from lwr.evaluation.schedules.replay import add_fused, replay_run
+from lwr.evaluation.schedules.replay import add_fused, read_scores, replay_run
 from lwr.formats import parquet
 from lwr.formats.beir import Split, answerable_queries, read_qrels
 from lwr.formats.trec import write_run
@@ -52,12 +51,9 @@ def evaluate(
         BadInput: An input cannot be read, does not belong to the others, or has a candidate twice for a query.
     """
     qrels = read_qrels(collection, split)
-    table = parquet.read(scores, ["query_id", "doc_id", "tokens", FIRST_STAGE])
-    if table.duplicated(["query_id", "doc_id"]).any():
-        raise BadInput(f"{scores}: a candidate is duplicated for one query; score again")
+    table = read_scores(scores)
     chosen = read_chosen_cascade(cascade, layers_in(table))
-    if chosen is not None and chosen.fused and fusion is None:
-        raise BadInput(f"{cascade}: its schedule prunes by fused scores; give the weights as well (--fusion)")
+    check_weights(cascade, chosen, fusion)
     weights = None
     if fusion is not None:
         weights = read_arm_fusion(fusion, layers_in(table), cross_fitted=split == "dev")

@@ -25,8 +25,7 @@ from lwr.common.json_lines import write_json
 from lwr.common.progress import log, show_progress
 from lwr.config.evaluation import FusionConfig
 from lwr.evaluation.measures import RankMeasure
-from lwr.evaluation.schedules.replay import read_candidates
-from lwr.formats import parquet
+from lwr.evaluation.schedules.replay import read_candidates, read_scores
 from lwr.formats.beir import Qrels, answerable_queries, read_qrels
 from lwr.formats.fusion import CrossFittedFusion, Fusion, fold_of, fusion_record, normalize_first_stage
 
@@ -60,7 +59,7 @@ def fuse(
     qrels = answerable_queries(read_qrels(collection, "dev"))
     if not qrels:
         raise BadInput(f"{collection}/qrels/dev.tsv: no query has a relevant passage; weights need some")
-    seeds = [parquet.read(path, ["query_id", "doc_id", "tokens", FIRST_STAGE]) for path in dev]
+    seeds = [read_scores(path) for path in dev]
     layers = layers_in(seeds[0].columns)
     for path, scores in zip(dev, seeds, strict=True):
         if layers_in(scores.columns) != layers:

@@ -25,7 +25,7 @@ from lwr.common.json_lines import read_json, read_jsonl
 from lwr.common.results_tree import ResultsTree, cell_of_model
 from lwr.evaluation.arm_files import read_arm_fusion, read_chosen_cascade
 from lwr.evaluation.measures import rankings, read_measures
-from lwr.evaluation.schedules.replay import add_fused
+from lwr.evaluation.schedules.replay import add_fused, read_scores
 from lwr.formats import parquet
 from lwr.formats.beir import Split, answerable_queries, read_qrels
 from lwr.formats.checkpoint import check_weights
@@ -108,7 +108,7 @@ class ScoredSplit:
     @cached_property
     def table(self) -> pd.DataFrame:
         """The table of scores, read once for the checks of scores, measures and runs."""
-        return parquet.read(self.scores, ["query_id", "doc_id", "tokens", FIRST_STAGE])
+        return read_scores(self.scores)
 
     @cached_property
     def ranked_table(self) -> pd.DataFrame:

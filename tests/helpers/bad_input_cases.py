@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import torch
 from architectures import ARCHITECTURES
 from bad_input_world import (
@@ -14,8 +16,10 @@ from bad_input_world import (
     CASCADE,
     CHECK,
     COLLECT,
+    COST,
     EVALUATE,
     EXPORT,
+    FUSE,
     GATHER,
     GROUPS,
     MINE,
@@ -313,7 +317,7 @@ ARTEFACTS = [
     Case("scores with a NaN", EVALUATE, edit_table("test.parquet", lambda t: t.assign(layer_4=t["layer_4"].where(t.index != 2))), ("test.parquet", "layer_4", "row 3", "nan")),
     Case("scores with a candidate twice", EVALUATE, edit_table("test.parquet", lambda t: t.assign(doc_id="d6")), ("test.parquet", "candidate")),
     Case("scores with a NaN, for a cascade", CASCADE, edit_table("dev.parquet", lambda t: t.assign(layer_3=float("inf"))), ("dev.parquet", "layer_3", "row 1", "inf")),
-    Case("no judged query has a candidate", CASCADE, edit_table("dev.parquet", lambda t: t.assign(query_id="other")), ("dev.parquet", "query", "dev")),
+    Case("no judged query has a candidate", CASCADE, edit_table("dev.parquet", lambda t: t.assign(query_id=t["query_id"] + "x")), ("dev.parquet", "query", "dev")),
     Case("nothing judged relevant", CASCADE, replace("data/qrels/dev.tsv", "\t1", "\t0"), ("data/qrels/dev.tsv", "relevant")),
     Case("broken cascade.json", EVALUATE, truncate("cascade.json"), ("cascade.json", "JSON")),
     Case("cascade.json without a field", EVALUATE, set_keys("cascade.json", chosen=None), ("cascade.json", "'chosen'")),
@@ -324,6 +328,41 @@ ARTEFACTS = [
     Case("shard that is not there", ["gather", "shard1.parquet", "shard3.parquet", *GATHER[3:]], no_damage, ("shard3.parquet",), code=2),
     Case("shard cut short", GATHER, truncate("shard2.parquet"), ("shard2.parquet", "damaged")),
     Case("shard of another run", GATHER, lambda: _rewrite("shard2.parquet", run="0" * 64), ("shard2.parquet", "shard1.parquet")),
+]  # fmt: skip
+
+
+FUSED_CASCADE = [*CASCADE, "--fusion", "fusion.json"]
+FUSED_EVALUATE = [*with_option(EVALUATE, "--cascade", "fused.json"), "--fusion", "fusion.json"]
+FUSED_COST = [*COST, "--fusion", "fusion.json"]
+OF_LAYER_4 = {key: {"layer_4": {"layer_4": 1.0}} for key in ("with_first_stage", "without_first_stage")}
+
+
+def without(*columns: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    return lambda table: table.drop(columns=list(columns))
+
+
+WEIGHTS = [
+    Case("dev scores cut short", FUSE, truncate("dev.parquet"), ("dev.parquet", "damaged")),
+    Case("dev scores without the first stage's", FUSE, edit_table("dev.parquet", without("first_stage")), ("dev.parquet", "'first_stage'")),
+    Case("dev scores without an exit", FUSE, edit_table("dev.parquet", without("layer_3", "layer_4")), ("dev.parquet", "exit", "query_id")),
+    Case("dev scores without an exit", CASCADE, edit_table("dev.parquet", without("layer_3", "layer_4")), ("dev.parquet", "exit", "query_id")),
+    Case("dev scores with a candidate twice", FUSE, edit_table("dev.parquet", lambda t: t.assign(doc_id="d4")), ("dev.parquet", "candidate")),
+    Case("seeds with other exits", [*FUSE, "--dev", "test.parquet"], edit_table("test.parquet", without("layer_3")), ("test.parquet", "exits", "dev.parquet")),
+    Case("nothing judged relevant", FUSE, replace("data/qrels/dev.tsv", "\t1", "\t0"), ("data/qrels/dev.tsv", "relevant")),
+    Case("settings: one fold", with_option(FUSE, "--settings", "{folds: 1}"), no_damage, ("settings: folds", "2")),
+    Case("--measure without a cutoff", [*FUSE, "--measure", "Judged"], no_damage, ("--measure", "Judged")),
+    Case("weights cut short", FUSED_CASCADE, truncate("fusion.json"), ("fusion.json", "JSON")),
+    Case("weights of other exits", FUSED_CASCADE, set_keys("fusion.json", **OF_LAYER_4, out_of_fold=[OF_LAYER_4]), ("fusion.json", "[4]", "[3, 4]")),
+    Case("weight of an exit that is not read yet", FUSED_CASCADE, set_keys("fusion.json", with_first_stage={"layer_3": {"layer_4": 1.0}}), ("fusion.json", "layer_3", "up to")),
+    Case("weight that is text", FUSED_CASCADE, set_keys("fusion.json", with_first_stage={"layer_3": {"layer_3": "much"}}), ("fusion.json", "layer_3", "finite")),
+    Case("weights of no fold", FUSED_CASCADE, set_keys("fusion.json", out_of_fold=[]), ("fusion.json", "out_of_fold")),
+    Case("fused cascade without weights", FUSED_EVALUATE[:-2], no_damage, ("fused.json", "0:3 4", "--fusion")),
+    Case("fused cascade without weights", COST, no_damage, ("fused.json", "0:3 4", "--fusion")),
+    Case("fused cascade with other weights", FUSED_EVALUATE, set_keys("fusion.json", penalty=1.0), ("fused.json", "fusion.json", "lwr cascade")),
+    Case("fused cascade with other weights", FUSED_COST, set_keys("fusion.json", penalty=1.0), ("fused.json", "fusion.json", "lwr cascade")),
+    Case("weights of other exits", [*EVALUATE, "--fusion", "fusion.json"], set_keys("fusion.json", **OF_LAYER_4), ("fusion.json", "[4]", "[3, 4]")),
+    Case("weights of other exits", FUSED_COST, combine(set_keys("fused.json", inputs=None), set_keys("fusion.json", **OF_LAYER_4)), ("fusion.json", "[4]", "3..4")),
+    Case("weights for one of two arms", [*FUSED_COST, "--model", "model", "--scores", "test.parquet", "--cascade", "fused.json"], no_damage, ("--fusion", "2 arms")),
 ]  # fmt: skip
 
 
@@ -362,6 +401,7 @@ TABLE = {
     "Teachers": TEACHERS,
     "Configs and settings": SETTINGS,
     "Scores, shards, cascades": ARTEFACTS,
+    "Weights of fused scores": WEIGHTS,
     "Export and rerank": USE,
     "Where it is written": OUTPUTS,
     "While it trains": FAULTS,

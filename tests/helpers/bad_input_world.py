@@ -22,8 +22,9 @@ from safetensors.torch import load_file, save_file
 from lwr.cli.app import main as lwr_main
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import write_json, write_jsonl
-from lwr.config.evaluation import ScoringConfig
+from lwr.config.evaluation import FusionConfig, ScoringConfig
 from lwr.config.model import BaseModelConfig, PromptTemplate
+from lwr.evaluation.fuse import fuse
 from lwr.formats import parquet
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import write_run
@@ -64,9 +65,13 @@ TEACH += ["{kind: layerwise, model: model, layer: 4}"]
 GATHER = ["gather", "shard1.parquet", "shard2.parquet", "--out", "out.parquet"]
 CASCADE = [*"cascade --dev dev.parquet --test test.parquet --model model --collection data".split()]
 CASCADE += ["--settings", "{}", "--arm", json.dumps(ARM), "--out", "out.json"]
+FUSE = [*"fuse --dev dev.parquet --collection data --settings {} --out out.json".split()]
+FUSE += ["--arm", json.dumps(ARM)]
 EVALUATE = [*"evaluate --scores test.parquet --collection data --split test --cascade cascade.json".split()]
 EVALUATE += ["--cell", json.dumps(ARM | {"seed": 1}), "--runs", "out", "--out", "out.parquet"]
 EVALUATE += ["--measures", "nDCG@10"]
+COST = [*"cost --model model --scores test.parquet --cascade fused.json --collection data".split()]
+COST += [*"--scoring {} --settings".split(), "{queries: 1}", "--out", "out.json"]
 CHECK = ["check", "grid.yaml"]
 EXPORT = [*"export --model model --layer 3 --out out".split()]
 RERANK = [*"rerank --model model --query decode --passages passages.txt --layer 3 --out out.trec".split()]
@@ -109,7 +114,12 @@ def build(folder: Path) -> Path:
             score(*of_split, Path(f"{split}.parquet"))
         for k in (1, 2):
             score(*of_split, Path(f"shard{k}.parquet"), f"{k}/2")
+        fuse([Path("dev.parquet")], Path("data"), FusionConfig(), "nDCG@10", ARM, Path("fusion.json"))
     write_json(folder / "cascade.json", ARM | {"chosen": "3:2 4", "deepest": "4", "schedules": []})
+    schedules = [{"schedule": "0:3 4", "test flops": 0.6}]
+    chosen = {"chosen": "0:3 4", "deepest": "4", "fused": True, "schedules": schedules}
+    inputs = {"fusion": sha256(folder / "fusion.json")}
+    write_json(folder / "fused.json", ARM | chosen | {"inputs": inputs})
     (folder / "grid.yaml").write_text(GRID)
     (folder / "passages.txt").write_text("decode a number\nencode a number\n")
     for name in ("out.trec", "out.jsonl", "out.json", "out.parquet"):

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pandas as pd
 
+from lwr.common.errors import BadInput
 from lwr.common.exits import FIRST_STAGE, exit_name, fused_name, layers_in
 from lwr.common.hashing import hash_share
+from lwr.formats import parquet
 from lwr.formats.fusion import CrossFittedFusion, Fusion, fold_of, fuse_scores, normalize_first_stage
 from lwr.formats.trec import Run, scores_by_rank
 from lwr.model.cascade_schedule import Schedule
@@ -33,6 +36,20 @@ class Candidates:
     def deepest(self) -> int:
         """The last layer that has an exit."""
         return max(self.ranks)
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """Read a table that `lwr score` wrote.
+
+    Raises:
+        BadInput: The file cannot be read as such, has no exit, or has a candidate twice for a query.
+    """
+    table = parquet.read(path, ["query_id", "doc_id", "tokens", FIRST_STAGE])
+    if not layers_in(table):
+        raise BadInput(f"{path}: no column of an exit (layer_k), only {', '.join(table)}; score again")
+    if table.duplicated(["query_id", "doc_id"]).any():
+        raise BadInput(f"{path}: a candidate is duplicated for one query; score again")
+    return table
 
 
 def read_candidates(
