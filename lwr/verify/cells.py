@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lwr.common.errors import BadInput
 from lwr.common.exits import (
     ARM_COLUMNS,
     CASCADE,
@@ -51,10 +52,15 @@ class RankedDataset:
         """The JSON file with the chosen cascade."""
         return self.tree.cascade(self.arm, self.name)
 
-    @property
-    def fusion(self) -> Path:
-        """The JSON file with the weights of fused scores; it is missing with `fusion: off`."""
-        return self.tree.fusion(self.arm, self.name)
+    @cached_property
+    def fusion(self) -> Path | None:
+        """The JSON file with the weights of fused scores; None if the cascade was chosen without (`fusion: off`)."""
+        path = self.tree.fusion(self.arm, self.name)
+        try:
+            is_used = "fusion" in read_json(self.cascade, {"inputs": dict})["inputs"]
+        except BadInput:  # a fault of the cascade, which its own check finds
+            is_used = path.is_file()
+        return path if is_used else None
 
     def scores(self, split: Split) -> list[Path]:
         """Return the scores of each cell."""
@@ -69,6 +75,7 @@ class ScoredSplit:
     cell: Cell
     tested: str
     split: Split
+    fusion: Path | None  # the JSON file with the weights of the arm's fused scores
 
     @property
     def scores(self) -> Path:
@@ -91,11 +98,6 @@ class ScoredSplit:
         return self.tree.cascade(self.cell, self.tested)
 
     @property
-    def fusion(self) -> Path:
-        """The JSON file with the weights of the arm's fused scores; it is missing with `fusion: off`."""
-        return self.tree.fusion(self.cell, self.tested)
-
-    @property
     def qrels(self) -> Path:
         """The judgements of the split."""
         return self.tree.qrels(self.tested, self.split)
@@ -113,7 +115,7 @@ class ScoredSplit:
     @cached_property
     def ranked_table(self) -> pd.DataFrame:
         """The table of scores with the fused scores that were evaluated."""
-        if not self.fusion.is_file():
+        if self.fusion is None:
             return self.table
         cross_fitted = self.split == "dev"
         return add_fused(self.table, read_arm_fusion(self.fusion, layers_in(self.table), cross_fitted))
@@ -131,13 +133,17 @@ def check_cells(tree: ResultsTree, checksums: Checksums, means: LayerMeans, verd
             verdict.check(tree.model(cell), _model_faults(tree, cell, tested, checksums))
         for name in tested:
             ranked = RankedDataset(tree, arm, cells, name)
-            if ranked.fusion.is_file():
-                verdict.check(ranked.fusion, _fusion_faults(ranked, checksums))
+            if ranked.fusion is not None:
+                verdict.check(ranked.fusion, _fusion_faults(ranked, ranked.fusion, checksums))
+            elif (unused := tree.fusion(arm, name)).is_file():
+                verdict.notes.append(
+                    f"{unused}: weights that the cascade was not chosen with, may be removed"
+                )
             verdict.check(ranked.cascade, _cascade_faults(ranked, checksums))
             rankers[name].append(ranked)
             for cell in cells:
                 for split in RANKED_SPLITS:
-                    scored = ScoredSplit(tree, cell, name, split)
+                    scored = ScoredSplit(tree, cell, name, split, ranked.fusion)
                     verdict.check(scored.scores, _score_faults(scored, checksums))
                     verdict.check(scored.measures, _measure_faults(scored, checksums, means))
                     verdict.check(scored.runs, _run_faults(scored))
@@ -207,10 +213,10 @@ def _ranked_inputs(tree: ResultsTree, tested: str, split: Split) -> dict[str, Pa
     }
 
 
-def _fusion_faults(ranked: RankedDataset, checksums: Checksums) -> Iterator[str]:
-    inputs = read_json(ranked.fusion, {"inputs": dict})["inputs"]
-    read_fusion(ranked.fusion)
-    read_cross_fitted(ranked.fusion)
+def _fusion_faults(ranked: RankedDataset, fusion: Path, checksums: Checksums) -> Iterator[str]:
+    inputs = read_json(fusion, {"inputs": dict})["inputs"]
+    read_fusion(fusion)
+    read_cross_fitted(fusion)
     if set(inputs["dev"]) != {checksums.sha256(file) for file in ranked.scores("dev")}:
         yield f"was fitted on other scores of dev than are there now; {REMAKE}"
     yield from checksums.changed_inputs(inputs["qrels"], {"dev": ranked.tree.qrels(ranked.name, "dev")})
@@ -218,8 +224,9 @@ def _fusion_faults(ranked: RankedDataset, checksums: Checksums) -> Iterator[str]
 
 def _cascade_faults(ranked: RankedDataset, checksums: Checksums) -> Iterator[str]:
     choice = read_json(ranked.cascade, {"chosen": str, "deepest": str, "schedules": list, "inputs": dict})
-    if read_chosen_cascade(ranked.cascade) is not None and "fusion" in choice["inputs"]:
-        yield from checksums.changed_inputs({"fusion": choice["inputs"]["fusion"]}, {"fusion": ranked.fusion})
+    read_chosen_cascade(ranked.cascade)
+    if ranked.fusion is not None:
+        yield from checksums.changed_inputs(choice["inputs"], {"fusion": ranked.fusion})
     for split in RANKED_SPLITS:
         if set(choice["inputs"][split]) != {checksums.sha256(file) for file in ranked.scores(split)}:
             yield f"was chosen from other scores of {split} than are there now; {REMAKE}"
@@ -264,7 +271,7 @@ def _score_faults(scored: ScoredSplit, checksums: Checksums) -> Iterator[str]:
 def _measure_faults(scored: ScoredSplit, checksums: Checksums, means: LayerMeans) -> Iterator[str]:
     measures = read_measures([scored.measures])
     inputs = {"scores": scored.scores, "cascade": scored.cascade, "qrels": scored.qrels}
-    if scored.fusion.is_file():
+    if scored.fusion is not None:
         inputs["fusion"] = scored.fusion
     yield from checksums.changed_inputs(parquet.read_inputs(scored.measures), inputs)
     exits = set(plain_and_fused_exits_in(scored.ranked_table))

@@ -43,7 +43,9 @@ class Verdict:
             self._add(path, text if str(path) in text else f"{text}; {REMAKE}")
 
     def _add(self, path: Path, fault: str) -> None:
-        self.faults.append(fault if str(path) in fault else f"{path}: {fault}")
+        line = fault if str(path) in fault else f"{path}: {fault}"
+        if line not in self.faults:  # several files may depend on the same broken one
+            self.faults.append(line)
 
 
 class Checksums:

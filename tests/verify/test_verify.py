@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from lwr.cli.app import app
 from lwr.common.errors import BadInput
-from lwr.common.json_lines import write_json, write_jsonl
+from lwr.common.hashing import sha256
+from lwr.common.json_lines import read_json, write_json, write_jsonl
 from lwr.formats import parquet
 from lwr.verify.verify import verify
 
@@ -75,6 +76,14 @@ def change_heads(path: Path) -> None:
     save_file({name: head + 1e-3 for name, head in load_file(path).items()}, path)
 
 
+def keep_weights_of_layer_4(path: Path) -> None:
+    record = read_json(path, {})
+    for weights in (record, *record["out_of_fold"]):
+        for name in ("with_first_stage", "without_first_stage"):
+            del weights[name]["layer_3"]
+    write_json(path, record)
+
+
 DAMAGE = {
     "a byte of the weights": (f"{SEED}/model/model.safetensors", lambda p: flip_bit(p, 0.7), ["not what training wrote"]),
     "weights cut short": (f"{SEED}/model/model.safetensors", truncate, ["damaged"]),
@@ -100,6 +109,12 @@ DAMAGE = {
     "runs deleted": (f"{SEED}/runs/docs/test", shutil.rmtree, ["missing"]),
     "cascade edited": (f"{ARM}/cascade/docs.json", lambda p: replace(p, '"chosen": "', '"chosen": "1:'), ["1:"]),
     "cascade deleted": (f"{ARM}/cascade/docs.json", Path.unlink, ["missing"]),
+    "fusion.json cut short": (f"{ARM}/fusion/docs.json", truncate, ["fusion/docs.json: not JSON", "made of another"]),
+    "a weight of fused scores edited": (f"{ARM}/fusion/docs.json", lambda p: replace(p, '"without_first_stage": {\n    "layer_3": {\n      "layer_3": ', '"without_first_stage": {\n    "layer_3": {\n      "layer_3": 1'), ["made of another"]),
+    "fused scores: weights of other layers": (f"{ARM}/fusion/docs.json", keep_weights_of_layer_4, ["has weights of layers [4]", "made of another"]),
+    "fused scores: weights without folds": (f"{ARM}/fusion/docs.json", lambda p: write_json(p, read_json(p, {}) | {"out_of_fold": []}), ["out_of_fold"]),
+    "fused scores: weights of other scores": (f"{ARM}/fusion/docs.json", lambda p: replace(p, '"inputs": {\n    "dev": [\n      "', '"inputs": {\n    "dev": [\n      "0'), ["other scores of dev"]),
+    "fusion.json deleted": (f"{ARM}/fusion/docs.json", Path.unlink, ["fusion/docs.json: missing", "cascade/docs.json: was made of"]),
     "cost cut": ("cost/docs.json", truncate, ["not JSON"]),
     "cost of another arm": ("cost/docs.json", lambda p: replace(p, '"base_model": "', '"base_model": "other-'), ["lacks", "other-tiny"]),
     "qrels of test changed": ("collections/docs/qrels/test.tsv", lambda p: replace(p, "\td10\t1", "\td11\t1"), ["qrels/test.tsv than is there now"]),
@@ -137,6 +152,7 @@ def test_damage_is_found_and_named(results, case):
     faults = verify(results).faults
     assert all(any(text in fault for fault in faults) for text in key_words), faults
     assert any(Path(name).name in fault for fault in faults), faults
+    assert len(set(faults)) == len(faults)
     assert all("\n" not in fault and fault.startswith(str(results)) for fault in faults), faults
 
 
@@ -148,6 +164,31 @@ def test_command_exits_with_1_and_prints_a_line_per_fault(results):
     faults = shown.stderr.splitlines()
     assert any(f"{results}/report.html: missing" in fault for fault in faults)
     assert faults[-1].startswith(f"{len(faults) - 1} faults in ")
+
+
+@pytest.mark.parametrize("chosen", ["4", "3:2 4"])
+def test_other_weights_are_found_whatever_was_chosen(results, chosen):
+    cascade, fusion = results / ARM / "cascade/docs.json", results / ARM / "fusion/docs.json"
+    write_json(cascade, read_json(cascade, {}) | {"chosen": chosen, "fused": False})
+    write_json(fusion, read_json(fusion, {}) | {"penalty": 1.0})
+    assert any(f"{cascade}: was made of another {fusion}" in fault for fault in verify(results).faults)
+
+
+def test_weights_that_are_not_used_are_a_note(results):
+    """As after a rerun with `fusion: off`."""
+    cascade, fusion = results / ARM / "cascade/docs.json", results / ARM / "fusion/docs.json"
+    choice = read_json(cascade, {})
+    del choice["inputs"]["fusion"]
+    write_json(cascade, choice)
+    for measures in results.glob(f"{ARM}/seed*/measures/docs/*.parquet"):
+        table = parquet.read(measures, [])
+        inputs = parquet.read_inputs(measures) | {"cascade": sha256(cascade)}
+        del inputs["fusion"]
+        parquet.write(measures, table[~table["exit"].str.endswith("_fused")], inputs)
+    verdict = verify(results)
+    assert verdict.notes == [f"{fusion}: weights that the cascade was not chosen with, may be removed"]
+    # cost and tables are those of fused exits still
+    assert {Path(fault.split(": ")[0]).name for fault in verdict.faults} == {"docs.json", "layers.csv"}
 
 
 def test_cost_of_one_arm_as_older_versions_wrote_it_is_a_note(results):
