@@ -23,7 +23,7 @@ from snakemake.cli import get_argument_parser
 from lwr.cli.app import app
 from lwr.config.consistency import problems_between_sections
 from lwr.config.data import GROUP_SOURCES, DatasetConfig, FirstStageConfig, MiningConfig
-from lwr.config.evaluation import CascadeSearchConfig, CostConfig, ScoringConfig
+from lwr.config.evaluation import CascadeSearchConfig, CostConfig, FusionConfig, ScoringConfig
 from lwr.config.grid import GridConfig
 from lwr.config.load import PLACEHOLDERS, read_settings
 from lwr.config.model import BaseModelConfig
@@ -58,7 +58,7 @@ def commands_of(page: Path) -> list[list[str]]:
     """Return the words of each command on a page, without comments, which follow # or three spaces."""
     found = []
     for _, block in fences(page, "", "bash", "console"):
-        for line in block.replace("\\\n", " ").splitlines():
+        for line in re.sub(r" *\\\n *", " ", block).splitlines():
             program, _, rest = line.removeprefix("$ ").partition(" ")
             if program in CHECKS:
                 words = shlex.split(re.split(r"(?<=\S) {3,}", rest)[0], comments=True)
@@ -79,6 +79,7 @@ SECTIONS = {
     "train --base": BaseModelConfig,
     "train --settings": TrainingConfig,
     "score --settings": ScoringConfig,
+    "fuse --settings": FusionConfig,
     "cascade --settings": CascadeSearchConfig,
     "cost --settings": CostConfig,
 }
