@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 FIRST_STAGE = "first_stage"
@@ -35,6 +35,17 @@ class Cell(Arm):
     def arm(self) -> Arm:
         """The same point without its seed."""
         return Arm(self.trained_on, self.base_model, self.start_layer, self.variant)
+
+
+def layers_with_head(start_layer: int, last: int, every: int = 1) -> list[int]:
+    """Return the layers that have a head, ascending: each `every`-th from `start_layer` on, and the last."""
+    return sorted({*range(start_layer, last + 1, every), last})
+
+
+def describe_layers(layers: Sequence[int]) -> str:
+    """Write ascending layers for a message: `4..12`, or `4, 8, 12` if layers between them are missing."""
+    has_all = len(layers) == layers[-1] - layers[0] + 1
+    return f"{layers[0]}..{layers[-1]}" if has_all else ", ".join(map(str, layers))
 
 
 def exit_name(layer: int) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from pydantic import ValidationError
 
+from lwr.common.exits import describe_layers, layers_with_head
 from lwr.common.yaml_lines import Loc
 from lwr.config.evaluation import CHOOSING_MEASURES
 from lwr.config.grid import GridConfig
@@ -159,10 +160,10 @@ def _keep(config: GridConfig, base_model: str, variant: str, last: int | None) -
     if train.keep != "best" or not isinstance(train.keep_by, int) or last is None:
         return
     for start in config.start_layers_of(base_model):
-        if start <= last and not start <= train.keep_by <= last:
-            text = (
-                f"{train.keep_by} is not an exit of {base_model}, which has heads at layers {start} to {last}"
-            )
+        exits = layers_with_head(start, last, train.head_every)
+        if start <= last and train.keep_by not in exits:
+            heads = describe_layers(exits)
+            text = f"{train.keep_by} is not an exit of {base_model}, which has heads at layers {heads}"
             yield Problem(find_setting(config, base_model, variant, "keep_by"), text)
 
 
@@ -221,11 +222,21 @@ def _exit_weights(config: GridConfig) -> Iterator[Problem]:
     layers, _ = last_layers(config)
     unused: dict[Loc, list[int]] = {}
     for (base_model, variant), train in trainings(config).items():
-        exits = range(min(config.start_layers_of(base_model)), (layers[base_model] or 10**6) + 1)
+        exits = _exits_of_any_cell(config, base_model, train, layers[base_model])
         if loc := find_setting(config, base_model, variant, "exit_weights"):
             unused[loc] = [layer for layer in unused.get(loc, train.exit_weights) if layer not in exits]
     for loc, weighted in unused.items():
         yield from (Problem((*loc, layer), "no cell has a head at this layer") for layer in weighted)
+
+
+def _exits_of_any_cell(
+    config: GridConfig, base_model: str, train: TrainingConfig, last: int | None
+) -> Collection[int]:
+    """Return the layers with a head for any of a base model's start layers; all deeper ones if it is not here yet."""
+    starts = config.start_layers_of(base_model)
+    if last is None:
+        return range(min(starts), 10**6)
+    return {layer for start in starts for layer in layers_with_head(start, last, train.head_every)}
 
 
 def _teacher_scores(config: GridConfig) -> Iterator[Problem]:

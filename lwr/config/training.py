@@ -118,6 +118,10 @@ class TrainingConfig(Section):
     heads: Literal["per_exit", "shared"] = Field(
         default="per_exit", description="`per_exit`: one head for each exit; `shared`: one head for all"
     )
+    head_every: Layers = Field(
+        default=1,
+        description="distance between layers with a head, from the start layer on; the last layer always has one",
+    )
     exit_norm: Literal["shared", "own"] = Field(
         default="shared",
         description="norm of the states that heads read; `shared`: the backbone's final norm; `own`: each exit trains "

@@ -12,7 +12,7 @@ import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import ARM_COLUMNS, Cell, exit_name, fused_name, label, layer_of
+from lwr.common.exits import ARM_COLUMNS, Cell, describe_layers, exit_name, fused_name, label, layer_of
 from lwr.common.json_lines import read_json
 from lwr.common.results_tree import ResultsTree, cell_of_model, find_results
 from lwr.export.readme import SAMPLE_PASSAGE, SAMPLE_QUERY, render
@@ -114,7 +114,8 @@ def card(
             eval_results=[result for m in measured for result in _eval_results(m)] or None,
         ),
         title=title,
-        first=exits[0],
+        heads_at=_describe_heads(exits),
+        number=len(exits),
         last=exits[-1],
         base=base if base and (_is_hub_id(base) or base.startswith("package:")) else None,
         trained_on=cell.trained_on if cell else None,
@@ -234,6 +235,13 @@ def _read_measured(tree: ResultsTree, cell: Cell) -> list[Measured]:
             f"{cell.variant}; run the workflow, or give the results of this model's grid"
         )
     return measured
+
+
+def _describe_heads(exits: list[int]) -> str:
+    """Say at which layers there are heads."""
+    first, last = exits[0], exits[-1]
+    has_all = len(exits) == last - first + 1
+    return f"every layer from {first} to {last}" if has_all else f"layers {describe_layers(exits)}"
 
 
 def _choose_examples(measured: list[Measured], exits: list[int], has_fusion: bool) -> tuple[str | None, int]:

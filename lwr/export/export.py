@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput, first_line
+from lwr.common.exits import describe_layers
 
 if TYPE_CHECKING:
     from lwr.model.reranker import LayerwiseReranker
@@ -48,9 +49,7 @@ def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingfa
     reranker = LayerwiseReranker.from_pretrained(model, device="cpu", attention="eager")
     merge_lora(reranker)
     if layer not in reranker.exits:
-        raise ValueError(
-            f"{model}: layer {layer} has no head; exits are {reranker.exits[0]}..{reranker.exits[-1]}"
-        )
+        raise ValueError(f"{model}: layer {layer} has no head; exits are {describe_layers(reranker.exits)}")
     with atomic(out) as draft:
         draft.mkdir()
         match layout:

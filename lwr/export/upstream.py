@@ -12,6 +12,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from lwr.common.exits import describe_layers
 from lwr.common.json_lines import write_json
 from lwr.config.model import PromptTemplate
 from lwr.export.pair_tokenizer import write_plain_tokenizer
@@ -72,6 +73,8 @@ def _differences_to_upstream(reranker: LayerwiseReranker) -> Iterator[str]:
         yield f"MiniCPM has no rotary embedding of type {config.rope_parameters['rope_type']}"
     if reranker.pooling != "last":
         yield f"it reads the last token, but this reranker reads the {reranker.pooling}"
+    if reranker.head_every > 1:
+        yield f"it has a head at every layer, but this reranker at layers {describe_layers(reranker.exits)}"
     if reranker.norms:
         yield "it normalises all exits by the final norm, but the exits of this reranker have norms of their own"
     if template is None or template != PromptTemplate(instruction=template.instruction):

@@ -1,4 +1,4 @@
-"""LayerwiseReranker: a backbone with a relevance head at every layer from `start_layer` to the last.
+"""LayerwiseReranker: a backbone with a relevance head at every layer, or each n-th, from `start_layer` to the last.
 
 Upstream: FlagEmbedding, research/llm_reranker/finetune_for_layerwise/modeling.py, class `BiEncoderModel`, whose calling
 convention `lwr.compat` keeps.
@@ -20,7 +20,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lwr.common.exits import FIRST_STAGE, exit_name
+from lwr.common.exits import FIRST_STAGE, describe_layers, exit_name, layers_with_head
 from lwr.common.texts import check_documents, check_pairs, check_text, is_single_pair
 from lwr.config.model import Attention, BaseModelConfig, Pooling, PromptTemplate
 from lwr.formats.fusion import Fusion, fuse_scores
@@ -45,7 +45,7 @@ GPU_TOKENS_PER_BATCH = 16384
 
 
 class LayerwiseReranker(nn.Module):
-    """A transformer that scores query-passage pairs at every layer from `start_layer` to the last.
+    """A transformer that scores query-passage pairs at every layer, or each n-th, from `start_layer` to the last.
 
     A head is a vector [H] in float32. The score of a layer is its product with the state of a pair at that layer,
     pooled over tokens and normalised by the backbone's final norm. Blocks after the deepest requested layer do not run.
@@ -75,6 +75,7 @@ class LayerwiseReranker(nn.Module):
         start_layer: int = 8,
         *,
         pooling: Pooling | None = None,
+        head_every: int = 1,
         shared_head: bool = False,
         own_norms: bool = False,
         initial_heads: Tensor | Mapping[int, Tensor] | None = None,
@@ -93,6 +94,7 @@ class LayerwiseReranker(nn.Module):
             start_layer: The shallowest layer with a head.
             pooling: The state that a head reads. None: that of the last token if the backbone is causal, else the mean
                 over tokens.
+            head_every: The distance between layers with a head. The last layer always has one.
             shared_head: Whether all exits share one head.
             own_norms: Whether each exit has its own copy of the backbone's final norm.
             initial_heads: [H] for all exits, or layer -> [H]. None: the row of `Yes` in the vocabulary head if `model`
@@ -134,8 +136,10 @@ class LayerwiseReranker(nn.Module):
             raise ValueError(
                 "pooling is `first`, but in a causal backbone the first token has read nothing else"
             )
-        self.start_layer = start_layer
-        self.exits = list(range(start_layer, num_layers + 1))
+        if head_every < 1:
+            raise ValueError(f"head_every is {head_every}; give a number of layers from 1 on")
+        self.start_layer, self.head_every = start_layer, head_every
+        self.exits = layers_with_head(start_layer, num_layers, head_every)
         self.pooling: Pooling = pooling or ("last" if causal else "mean")
         self.shared_head = shared_head
         head_layers = self.exits[-1:] if shared_head else self.exits
@@ -314,7 +318,7 @@ class LayerwiseReranker(nn.Module):
             k for k in layers if isinstance(k, bool) or not isinstance(k, Integral) or k not in self.exits
         ]
         if unknown:
-            raise ValueError(f"layers {unknown} have no head; exits are {self.exits[0]}..{self.exits[-1]}")
+            raise ValueError(f"layers {unknown} have no head; exits are {describe_layers(self.exits)}")
 
     @property
     def can_share_prefix(self) -> bool:
@@ -335,7 +339,7 @@ class LayerwiseReranker(nn.Module):
 
     def head(self, layer: int) -> Tensor:
         """Return the weights of a layer's head, float32 [H]."""
-        return self.heads[0 if self.shared_head else layer - self.start_layer]
+        return self.heads[0 if self.shared_head else self.exits.index(layer)]
 
     def norm(self, layer: int) -> nn.Module:
         """Return the norm of the states that a layer's head reads."""
@@ -606,6 +610,7 @@ class LayerwiseReranker(nn.Module):
             "depth": self.stack.num_layers,
             "attention": self.attention,
             "start_layer": self.start_layer,
+            "head_every": self.head_every,
             "shared_head": self.shared_head,
             "own_norms": bool(self.norms),
             "pooling": self.pooling,

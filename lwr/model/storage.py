@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import exit_name
+from lwr.common.exits import describe_layers, exit_name, layers_with_head
 from lwr.common.json_lines import read_json, write_json
 from lwr.config.model import Attention, BaseModelConfig, PromptTemplate
 from lwr.formats.checkpoint import check_weights, fetch_checkpoint, read_config, weights_fingerprint
@@ -31,7 +31,10 @@ from lwr.model.loading import check_missing, load_base_model, load_tokenizer, lo
 from lwr.model.sources.lightweight import TEMPLATE, is_lightweight, read_score_cap
 from lwr.model.sources.minicpm import has_heads, is_minicpm
 
-STORED_OPTIONS = ("start_layer", "pooling", "shared_head", "own_norms", "query_max_len", "passage_max_len")
+STORED_OPTIONS = (
+    *("start_layer", "head_every", "pooling", "shared_head", "own_norms"),
+    *("query_max_len", "passage_max_len"),
+)
 """The keys of lwr.json that are constructor arguments of `LayerwiseReranker` as they are."""
 
 
@@ -118,8 +121,7 @@ def read_stored_exits(model: str, revision: str | None = None) -> list[int]:
     """
     folder = fetch_checkpoint(model, revision, ["lwr.json", "config.json"])
     if (folder / "lwr.json").is_file():
-        description = read_description(folder)
-        return list(range(description["start_layer"], description["depth"] + 1))
+        return _described_exits(read_description(folder))
     _check_upstream(folder, model)
     config = read_config(folder)
     return list(range(config["start_layer"], config["num_hidden_layers"] + 1))
@@ -148,7 +150,8 @@ def read_fusion_of(file: Path, exits: Sequence[int]) -> Fusion:
     fusion = read_fusion(file)
     if fusion.layers != list(exits):
         raise BadInput(
-            f"{file}: has weights of layers {fusion.layers}, but the reranker's exits are {exits[0]}..{exits[-1]}; "
+            f"{file}: has weights of layers {fusion.layers}, but the reranker's exits are "
+            f"{describe_layers(exits)}; "
             "give the file that `lwr fuse` wrote for this reranker"
         )
     return fusion
@@ -209,7 +212,7 @@ def read_reranker(
         backbone, missing = load_weights(AutoModel, folder, read_model_config(folder), dtype, attention)
         check_missing(folder, missing)
     _check_head_sizes(folder, heads, backbone)
-    exits = range(description["start_layer"], description["depth"] + 1)
+    exits = _described_exits(description)
     has_fusion = (folder / FUSION_FILE).is_file()
     options = {name: description[name] for name in STORED_OPTIONS} | {
         "score_cap": description.get("score_cap"),  # older folders lack it
@@ -236,12 +239,20 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     types = {"start_layer": int, "depth": int, "shared_head": bool, "adapter": bool, "pooling": str}
     types |= {"query_max_len": int, "passage_max_len": int}
-    description = {"own_norms": False} | read_json(folder / "lwr.json", types)  # older ones do not say it
+    written = read_json(folder / "lwr.json", types)
+    newer = {"head_every": int, "own_norms": bool}  # older folders lack them
+    read_json(folder / "lwr.json", {name: type for name, type in newer.items() if name in written})
+    description = {"head_every": 1, "own_norms": False} | written
     if missing := [name for name in ("base", "base_fingerprint", "template") if name not in description]:
         raise BadInput(
             f"{folder / 'lwr.json'}: field {missing[0]!r} is missing; train or fetch the model again"
         )
     return description
+
+
+def _described_exits(description: Mapping[str, Any]) -> list[int]:
+    """Return the layers with a head by lwr.json."""
+    return layers_with_head(description["start_layer"], description["depth"], description["head_every"])
 
 
 def _read_upstream(
@@ -288,7 +299,7 @@ def _read_heads(folder: Path, description: Mapping[str, Any]) -> dict[int, Tenso
     """Read the head of each exit, float32 [H]."""
     file = _check_file(folder, "heads.safetensors")
     tensors = load_file(file)
-    exits = range(description["start_layer"], description["depth"] + 1)
+    exits = _described_exits(description)
     names = {k: "shared" if description["shared_head"] else exit_name(k) for k in exits}
     missing = sorted(set(names.values()) - set(tensors))
     if missing:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lwr.common.errors import BadInput
+from lwr.common.exits import describe_layers
 from lwr.common.hashing import hash_share
 from lwr.common.progress import Progress, log
 from lwr.common.results_tree import cell_of_model, find_results
@@ -61,7 +62,7 @@ def resolve_schedule(model: str, schedule: Schedule | None, revision: str | None
     schedule = schedule or Schedule.single(exits[-1])
     unknown = [layer for layer in schedule.layers if layer not in exits]
     if unknown:
-        raise BadInput(f"{model}: layers {unknown} have no head; exits are {exits[0]}..{exits[-1]}")
+        raise BadInput(f"{model}: layers {unknown} have no head; exits are {describe_layers(exits)}")
     return schedule
 
 

@@ -18,6 +18,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, StrictUndefined
 
+from lwr.common.exits import describe_layers
 from lwr.config.evaluation import ScoringConfig
 from lwr.evaluation.flops import count_flops, derive_shape
 from lwr.model.cascade_schedule import Schedule
@@ -69,7 +70,7 @@ def build_application(
     unknown = [layer for layer in schedule.layers if layer not in exits]
     if unknown:
         raise ValueError(
-            f"schedule {schedule}: layers {unknown} have no head; exits are {exits[0]}..{exits[-1]}"
+            f"schedule {schedule}: layers {unknown} have no head; exits are {describe_layers(exits)}"
         )
     if fused and reranker.fusion is None:
         raise ValueError("this reranker has no weights of fused scores; fit them with `lwr fuse`")

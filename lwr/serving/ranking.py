@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lwr.common.exits import describe_layers
 from lwr.model.cascade_schedule import RankingPlan, Schedule, plan_ranking
 from lwr.model.reranker import LayerwiseReranker, logistic
 from lwr.serving.admission import Limits
@@ -61,7 +62,7 @@ class Ranker:
                 finite number per document.
         """
         if layer is not None and layer not in self.exits:
-            raise Refused(422, f"layer is {layer}, but exits are {self.exits[0]}..{self.exits[-1]}")
+            raise Refused(422, f"layer is {layer}, but exits are {describe_layers(self.exits)}")
         schedule = self.schedule if layer is None else Schedule.single(layer)
         try:
             plan = plan_ranking(schedule, len(documents), first_stage, self.reranker.fusion, self.fused)

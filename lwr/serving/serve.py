@@ -8,6 +8,7 @@ from pathlib import Path
 
 import uvicorn
 
+from lwr.common.exits import describe_layers
 from lwr.config.evaluation import ScoringConfig
 from lwr.formats.fusion import Fusion
 from lwr.model.cascade_schedule import Schedule
@@ -49,9 +50,12 @@ def serve(
     reranker.fusion = fusion
     schedule = schedule or Schedule.single(reranker.exits[-1])
     app = build_application(reranker, name, schedule, limits, key, scoring, fused=fusion is not None)
-    first, last = reranker.exits[0], reranker.exits[-1]
     ranks_by = f"{schedule}, fused" if fusion else str(schedule)
-    print(f"lwr serve: {name}, exits {first}..{last}, ranks by {ranks_by}", file=sys.stderr, flush=True)
+    print(
+        f"lwr serve: {name}, exits {describe_layers(reranker.exits)}, ranks by {ranks_by}",
+        file=sys.stderr,
+        flush=True,
+    )
     if key is None and host not in LOOPBACK:
         warning = f"everyone who can reach {host} can use this server; require a key with --api-key-env"
         print(f"lwr serve: {warning}", file=sys.stderr)

@@ -18,7 +18,7 @@ from transformers import TrainingArguments, set_seed
 from lwr.common.atomic import atomic, check_writable
 from lwr.common.code_digest import code_digest
 from lwr.common.errors import BadInput
-from lwr.common.exits import Cell, exit_name
+from lwr.common.exits import Cell, describe_layers, exit_name
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import write_json, write_jsonl
 from lwr.common.progress import log
@@ -215,6 +215,7 @@ def build_reranker(base: BaseModelConfig, start_layer: int, settings: TrainingCo
         loaded.tokenizer,
         start_layer,
         pooling=base.pooling,
+        head_every=settings.head_every,
         shared_head=settings.heads == "shared",
         own_norms=settings.exit_norm == "own",
         initial_heads=_initial_heads(base, loaded, settings),
@@ -291,5 +292,5 @@ def _metric_to_keep_by(settings: TrainingConfig, exits: list[int]) -> str:
         return "eval_mean"
     layer = exits[-1] if settings.keep_by == "deepest" else settings.keep_by
     if layer not in exits:
-        raise ValueError(f"keep_by is {layer}, but exits are {exits[0]}..{exits[-1]}")
+        raise ValueError(f"keep_by is {layer}, but exits are {describe_layers(exits)}")
     return f"eval_{exit_name(layer)}"

@@ -20,6 +20,7 @@ from lwr.common.exits import (
     exit_name,
     exits_in,
     layers_in,
+    layers_with_head,
     plain_and_fused_exits_in,
 )
 from lwr.common.json_lines import read_json, read_jsonl
@@ -258,7 +259,8 @@ def _score_faults(scored: ScoredSplit, checksums: Checksums) -> Iterator[str]:
     inputs = _ranked_inputs(scored.tree, scored.tested, scored.split) | weights
     yield from checksums.changed_inputs(parquet.read_inputs(scored.scores), inputs)
     stored = read_json(model / "lwr.json", {"start_layer": int, "depth": int})
-    exits = [exit_name(layer) for layer in range(stored["start_layer"], stored["depth"] + 1)]
+    layers = layers_with_head(stored["start_layer"], stored["depth"], stored.get("head_every", 1))
+    exits = [exit_name(layer) for layer in layers]
     if exits_in(table) != [FIRST_STAGE, *exits]:
         yield f"has the exits {', '.join(exits_in(table)[1:])}, the model {', '.join(exits)}; {REMAKE}"
     run = read_run(scored.first_stage)

@@ -1,18 +1,24 @@
 """Names of exits can be composed, parsed and sorted."""
 
+from itertools import pairwise
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lwr.common.exits import (
     CASCADE,
     FIRST_STAGE,
     Arm,
     Cell,
+    describe_layers,
     exit_name,
     exits_in,
     is_layer,
     label,
     layer_of,
     layers_in,
+    layers_with_head,
     sort_key,
 )
 
@@ -63,3 +69,17 @@ def test_cells_of_two_seeds_share_their_arm():
     cells = [Cell("docs", "tiny", 2, "base", seed) for seed in (0, 1)]
     assert cells[0] != cells[1]
     assert cells[0].arm == cells[1].arm == Arm("docs", "tiny", 2, "base")
+
+
+@given(st.integers(1, 30), st.integers(0, 30), st.integers(1, 40))
+def test_layers_with_a_head_begin_at_the_start_and_end_at_the_last(start, more, every):
+    layers = layers_with_head(start, start + more, every)
+    assert (layers[0], layers[-1]) == (start, start + more)
+    assert all(b - a == every for a, b in pairwise(layers[:-1]))
+    assert not more or 1 <= layers[-1] - layers[-2] <= every
+
+
+def test_layers_are_described_briefly_if_none_is_left_out():
+    assert describe_layers([4]) == "4..4"
+    assert describe_layers([2, 3, 4]) == "2..4"
+    assert describe_layers([2, 4, 5]) == "2, 4, 5"

@@ -243,6 +243,14 @@ def test_exits_are_exported_with_their_own_norms(architecture, lora, tmp_path):
         torch.testing.assert_close(scores, reranker_scores(model, layer, short), atol=1e-4, rtol=1e-4)
 
 
+def test_upstream_has_a_head_at_every_layer(tmp_path):
+    model = save_reranker_and_base(tmp_path, "llama", head_every=2)
+    with pytest.raises(ValueError, match="this reranker at layers 2, 4"):
+        export(model, 4, tmp_path / "out", "upstream")
+    with pytest.raises(ValueError, match="layer 3 has no head; exits are 2, 4"):
+        export(model, 3, tmp_path / "out")
+
+
 def test_upstream_has_no_own_norms(tmp_path):
     with pytest.raises(ValueError, match="norms of their own"):
         export(save_with_own_norms(tmp_path, "llama"), 4, tmp_path / "out", "upstream")

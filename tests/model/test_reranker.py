@@ -169,6 +169,24 @@ def test_scores_are_float32_under_bfloat16_autocast():
 # --- heads ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("start", "every", "exits"), [(1, 2, [1, 3, 4]), (2, 2, [2, 4]), (1, 9, [1, 4])])
+@torch.no_grad()
+def test_heads_at_each_nth_layer_and_the_last(start, every, exits):
+    all_layers, some = reranker("llama"), reranker("llama", start, head_every=every)
+    assert some.exits == exits
+    assert torch.equal(scores(some), scores(all_layers)[[k - 1 for k in exits]])
+    assert all(torch.equal(some.head(k), all_layers.head(k)) for k in exits)
+    by_stage = some.cascade(features(some), {exits[0]: 2}, exits[-1])
+    close(by_stage[0], scores(all_layers)[exits[0] - 1])
+    with pytest.raises(ValueError, match=rf"exits are {'1, 3, 4|2, 4|1, 4'}$"):
+        some.encode(features(some), [exits[0] + 1 if exits[0] + 1 not in exits else 3])
+
+
+def test_distance_of_heads_below_one_is_refused():
+    with pytest.raises(ValueError, match="head_every is 0"):
+        reranker("llama", head_every=0)
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "olmo2", "qwen3_5_text", "modernbert"])
 @torch.no_grad()
 def test_own_norms_begin_as_the_shared_norm_to_the_byte(architecture):

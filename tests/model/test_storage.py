@@ -20,6 +20,7 @@ from lwr.model.batching import pad
 from lwr.model.loading import load_base_model
 from lwr.model.lora import add_lora, merge_lora
 from lwr.model.reranker import LayerwiseReranker
+from lwr.model.storage import read_stored_exits
 
 PAIRS = [("how is a string decoded?", "Decode a JSON document from a string."), ("who?", "Raise ValueError.")]
 
@@ -78,6 +79,26 @@ def test_loaded_reranker_scores_bit_for_bit_as_saved(architecture, shared_head, 
     assert len(loaded.heads) == (1 if shared_head else tiny.LAYERS - 1)
     assert not loaded.training
     assert torch.equal(scores(loaded), scores(model))
+
+
+@pytest.mark.parametrize("own_norms", [False, True])
+def test_heads_at_some_layers_are_saved(llama, own_norms, tmp_path):
+    model = untrained(llama, head_every=9, own_norms=own_norms)
+    perturb(model).save_pretrained(tmp_path / "saved")
+    assert set(load_file(tmp_path / "saved/heads.safetensors")) >= {"layer_2", "layer_4"}
+    assert "layer_3" not in load_file(tmp_path / "saved/heads.safetensors")
+    assert read_stored_exits(str(tmp_path / "saved")) == [2, 4]
+    assert torch.equal(scores(load(tmp_path / "saved")), scores(model))
+
+
+def test_folder_without_the_newer_keys_has_a_head_at_every_layer(llama, tmp_path):
+    untrained(llama).save_pretrained(tmp_path / "saved")
+    file = tmp_path / "saved/lwr.json"
+    description = json.loads(file.read_text())
+    file.write_text(
+        json.dumps({k: v for k, v in description.items() if k not in ("head_every", "own_norms")})
+    )
+    assert load(tmp_path / "saved").exits == read_stored_exits(str(tmp_path / "saved")) == [2, 3, 4]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "modernbert"])
