@@ -53,8 +53,8 @@ def problem(*args, **kwargs) -> str:
         ({"a": cell("alone", start_layer=3)}, {}, ["a.cell.start_layer", "3", "use 2, 4"]),
         ({"a": cell("other")}, {}, ["a.cell.variant", "other", "use alone"]),
         ({"a": cell("alone").replace("seed: 1", "seed: 7")}, {}, ["a.cell.seed", "7", "use 1"]),
-        ({"a": cell("alone", layer=7)}, {}, ["teachers.a.layer", "7 is not an exit", "2 to 6"]),
-        ({"a": cell("alone", start_layer=4, layer=3)}, {}, ["teachers.a.layer", "3 is not an exit", "4 to 6"]),
+        ({"a": cell("alone", layer=7)}, {}, ["teachers.a.layer", "7 is not an exit", "2..6"]),
+        ({"a": cell("alone", start_layer=4, layer=3)}, {}, ["teachers.a.layer", "3 is not an exit", "4..6"]),
         ({"a": cell("taught")}, {"taught": "a"}, ["teachers.a.cell", "minilm/start2/taught/seed1", "circle"]),
         (
             {"a": cell("one"), "b": cell("two")},
@@ -96,7 +96,7 @@ def test_classifier_with_two_labels_is_refused(tmp_path):
 def test_layer_without_a_head_of_a_layerwise_teacher_is_refused(tmp_path):
     tiny.build_reranker("llama").save_pretrained(tmp_path)
     message = problem({"a": f"{{kind: layerwise, model: {tmp_path}, layer: 1}}"})
-    assert f"teachers.a.layer: 1 is not an exit of {tmp_path}; use 2 to 4" in message
+    assert f"teachers.a.layer: 1 is not an exit of {tmp_path}; exits are 2..4" in message
 
 
 def test_mining_cannot_use_a_cell_or_two_teachers(tmp_path):

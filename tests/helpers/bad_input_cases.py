@@ -304,7 +304,7 @@ TEACHERS = [
     Case("teacher: name that is mined with", [*MINE[:-1], "{teacher: big}"], no_damage, ("big", "teacher_run")),
     Case("teacher that is not defined, in a config", CHECK, FROM_BIG, ("grid.yaml:6", "train.distillation.external", "big", "`teachers`")),
     Case("cell that teaches itself, in a config", CHECK, combine(FROM_BIG, append("grid.yaml", BIG)), ("grid.yaml:8", "teachers.big.cell", "circle")),
-    Case("layer without a head of a cell, in a config", CHECK, append("grid.yaml", BIG.replace("layer: 4", "layer: 1")), ("grid.yaml:8", "teachers.big.layer", "2 to 4")),
+    Case("layer without a head of a cell, in a config", CHECK, append("grid.yaml", BIG.replace("layer: 4", "layer: 1")), ("grid.yaml:8", "teachers.big.layer", "2..4")),
     Case("cell that is not in the grid, in a config", CHECK, append("grid.yaml", BIG.replace("seed: 1", "seed: 3")), ("grid.yaml:8", "teachers.big.cell.seed", "use 1")),
     Case("two labels, in a config", CHECK, combine(TWO_LABELS, append("grid.yaml", "teachers: {big: {kind: cross_encoder, model: ./base}}\n")), ("grid.yaml:8", "teachers.big.model", "2 labels")),
     Case("answer that is no token, in a config", CHECK, append("grid.yaml", "teachers: {big: {kind: yes_no, model: ./base, no_token: nein}}\n"), ("grid.yaml:8", "teachers.big.no_token", "'nein'")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lwr.common.exits import Cell
+from lwr.common.exits import Cell, describe_layers, layers_with_head
 from lwr.common.yaml_lines import Loc
 from lwr.config.consistency import find_setting, last_layers, trainings
 from lwr.config.grid import GridConfig
@@ -78,8 +78,12 @@ def _cells(config: GridConfig) -> Iterator[Problem]:
         if missing:
             continue
         last = layers[cell.base_model]
-        if teacher.layer < cell.start_layer or (last is not None and teacher.layer > last):
-            heads = f"{cell.start_layer} to {last}" if last is not None else f"from {cell.start_layer} on"
+        train = trainings(config).get((cell.base_model, cell.variant))
+        exits = (
+            layers_with_head(cell.start_layer, last, train.head_every) if last is not None and train else None
+        )
+        if teacher.layer < cell.start_layer or (exits is not None and teacher.layer not in exits):
+            heads = describe_layers(exits) if exits is not None else f"from {cell.start_layer} on"
             text = f"{teacher.layer} is not an exit of this cell, which has heads at layers {heads}"
             yield Problem((*loc, "layer"), text)
         if teacher.fused and config.fusion is None:

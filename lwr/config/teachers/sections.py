@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lwr.common.exits import Cell
+from lwr.common.exits import Cell, describe_layers, layers_with_head
 from lwr.common.json_lines import read_json
 from lwr.config.model import PromptTemplate
 from lwr.config.problems import Problem
@@ -138,14 +138,20 @@ class LayerwiseTeacher(CheckpointTeacher):
         """Return a problem where the reranker has no head at the layer."""
         if (folder / "lwr.json").is_file():
             description = read_json(folder / "lwr.json", {"start_layer": int, "depth": int})
-            first, last = description["start_layer"], description["depth"]
+            first, last, every = (
+                description["start_layer"],
+                description["depth"],
+                description.get("head_every", 1),
+            )
         else:
             config = read_json(folder / "config.json", {"num_hidden_layers": int})
-            first, last = config.get("start_layer"), config["num_hidden_layers"]
+            first, last, every = config.get("start_layer"), config["num_hidden_layers"], 1
         if first is None:
             return [Problem(("model",), f"{folder} has no heads; give a folder that `lwr train` wrote")]
-        if not first <= self.layer <= last:
-            return [Problem(("layer",), f"{self.layer} is not an exit of {folder}; use {first} to {last}")]
+        exits = layers_with_head(first, last, every)
+        if self.layer not in exits:
+            text = f"{self.layer} is not an exit of {folder}; exits are {describe_layers(exits)}"
+            return [Problem(("layer",), text)]
         return []
 
 

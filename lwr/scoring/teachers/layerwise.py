@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import exit_name, layer_of
+from lwr.common.exits import describe_layers, exit_name, layer_of
 from lwr.config.evaluation import ScoringConfig
 from lwr.config.teachers.sections import LayerwiseTeacher
 from lwr.formats.fusion import fuse_scores
@@ -29,7 +29,7 @@ def score_with_layerwise(
     exits = read_stored_exits(teacher.model, teacher.revision)
     if teacher.layer not in exits:
         raise BadInput(
-            f"{teacher.model}: layer {teacher.layer} has no head; exits are {exits[0]}..{exits[-1]}"
+            f"{teacher.model}: layer {teacher.layer} has no head; exits are {describe_layers(exits)}"
         )
     weights = {exit_name(teacher.layer): 1.0}
     if teacher.fusion is not None:
