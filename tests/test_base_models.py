@@ -155,3 +155,16 @@ def test_attention_in_place_of_sdpa_is_reported_and_recorded(tmp_path, capsys):
     base(BaseModelConfig(model=str(mpnet.save(tmp_path / "base"))), tmp_path / "base.json")
     assert "'eager' is used" in capsys.readouterr().err
     assert json.loads((tmp_path / "base.json").read_text())["attention"] == "eager"
+
+
+def test_widths_are_refused_where_tokens_mix_otherwise(tmp_path):
+    for name, problems in (("lfm2", "score.widths: passages cannot be compressed"), ("bert", None)):
+        (architecture,) = [each for each in ARCHITECTURES if each.name == name]
+        grid = tmp_path / f"{name}.yaml"
+        text = GRID.format(folder=architecture.save(tmp_path / name)) + "score: {widths: [[2, 2]]}\n"
+        grid.write_text(text, encoding="utf-8")
+        if problems is None:
+            assert check_base_models(grid) == []
+        else:
+            with pytest.raises(ValueError, match=problems):
+                check_base_models(grid)

@@ -15,14 +15,21 @@ from lwr.common.errors import BadInput
 from lwr.config.evaluation import ScoringConfig
 from lwr.config.section import Precision
 from lwr.export.export import Layout
-from lwr.model.cascade_schedule import Schedule
+from lwr.model.cascade_schedule import FUSED_AT_FULL_WIDTH, Schedule
 
 app = typer.Typer(rich_markup_mode="markdown")
 
 Layer = Annotated[int | None, Option(help="Layer whose exit ranks; default: the deepest.", min=1)]
 Cascade = Annotated[
     str | None,
-    Option(help="Cascade that ranks, such as `2:20 4:10 6`; `0:50 3:10 6` starts with the first stage."),
+    Option(
+        help="Cascade that ranks, such as `2:20 4:10 6`; `0:50 3:10 6` starts with the first stage, `2/2:20 6` makes "
+        "one of each two passage tokens after layer 2."
+    ),
+]
+Compress = Annotated[
+    str | None,
+    Option(help="Token compression, such as `2/2`: after layer 2, each two passage tokens become one."),
 ]
 TokensPerBatch = Annotated[
     int | None,
@@ -66,6 +73,7 @@ def rerank(
     ] = None,
     layer: Layer = None,
     cascade: Cascade = None,
+    compress: Compress = None,
     fused: Fused = False,
     fusion: FusionFile = None,
     top_k: Annotated[
@@ -76,7 +84,7 @@ def rerank(
         Option("--out", "-o", help="TREC run to write; JSON lines if it ends in .jsonl or .jsonl.gz."),
     ] = None,
     tag: Annotated[
-        str | None, Option(help="Tag of the written run; default: `layer_4`, `layer_4_fused` or `cascade`.")
+        str | None, Option(help="Tag of the written run; default: as in the workflow, such as `layer_4`.")
     ] = None,
     tokens_per_batch: TokensPerBatch = None,
     precision: PrecisionOption = "float32",
@@ -113,6 +121,10 @@ def rerank(
     silence_transformers()
     run_files = _check_inputs(query, passages, groups, run, queries, corpus)
     schedule = resolve_schedule(model, requested, revision)
+    if compress is not None:
+        schedule = schedule.compress(compress)
+    if fused and schedule.compression is not None:
+        raise BadInput(f"--fused with passages compressed {schedule.compression}: {FUSED_AT_FULL_WIDTH}")
     if schedule.from_first_stage is not None and run is None:
         raise BadInput(
             f"--cascade {str(schedule)!r}: its stage 0 needs scores of a first stage; give a --run"

@@ -13,6 +13,8 @@ ARM_COLUMNS = ["dataset", "trained_on", "base_model", "start_layer", "variant"]
 
 _LAYER = re.compile(r"layer_(\d+)")
 _FUSED = re.compile(r"layer_(\d+)_fused")
+_COMPRESSED = re.compile(r"layer_(\d+)_compressed((?:_\d+_by_\d+)+)")
+_STEP = re.compile(r"_(\d+)_by_(\d+)")
 
 
 @dataclass(frozen=True, order=True)
@@ -58,8 +60,18 @@ def fused_name(layer: int) -> str:
     return f"layer_{layer}_fused"
 
 
+def compressed_name(layer: int, steps: Iterable[tuple[int, int]]) -> str:
+    """Return the name of an exit that reads compressed passages, such as `layer_6_compressed_3_by_2`.
+
+    Args:
+        layer: The layer of the exit.
+        steps: (layer, ratio) of each step of the compression (see `lwr.model.cascade_schedule.Compression`).
+    """
+    return f"layer_{layer}_compressed" + "".join(f"_{at}_by_{ratio}" for at, ratio in steps)
+
+
 def is_layer(name: str) -> bool:
-    """Return whether `name` is the exit of a layer alone: not fused, not the first stage, not a cascade."""
+    """Return whether `name` is the exit of a layer alone: not fused or compressed, no first stage and no cascade."""
     return _LAYER.fullmatch(name) is not None
 
 
@@ -68,13 +80,19 @@ def is_fused(name: str) -> bool:
     return _FUSED.fullmatch(name) is not None
 
 
+def compression_steps(name: str) -> list[tuple[int, int]]:
+    """Return (layer, ratio) of each step of the compression of an exit's passages; none if they are not compressed."""
+    match = _COMPRESSED.fullmatch(name)
+    return [] if match is None else [(int(layer), int(ratio)) for layer, ratio in _STEP.findall(match[2])]
+
+
 def layer_of(name: str) -> int:
-    """Return the layer that an exit belongs to, fused or not.
+    """Return the layer that an exit belongs to, be it fused, compressed or neither.
 
     Raises:
         ValueError: The exit is not a layer's.
     """
-    match = _LAYER.fullmatch(name) or _FUSED.fullmatch(name)
+    match = _LAYER.fullmatch(name) or _FUSED.fullmatch(name) or _COMPRESSED.fullmatch(name)
     if match is None:
         raise ValueError(f"{name!r} is not the exit of a layer; these are named {exit_name(4)}")
     return int(match[1])
@@ -90,23 +108,31 @@ def exits_in(columns: Iterable[str]) -> list[str]:
     return [name for name in columns if name == FIRST_STAGE or is_layer(name)]
 
 
-def plain_and_fused_exits_in(columns: Iterable[str]) -> list[str]:
-    """Return the columns that rank (the first stage, and the layers alone and fused), sorted by `sort_key`."""
+def all_exits_in(columns: Iterable[str]) -> list[str]:
+    """Return the columns that rank (first stage, layers alone, fused and compressed), sorted by `sort_key`."""
     columns = list(columns)
-    return sorted([*exits_in(columns), *filter(is_fused, columns)], key=sort_key)
+    return sorted(
+        [*exits_in(columns), *filter(is_fused, columns), *filter(compression_steps, columns)], key=sort_key
+    )
 
 
-def sort_key(name: str) -> tuple[int, int, int]:
-    """Return a key that sorts exits: first stage, layers from shallow to deep (each alone, then fused), cascade.
+def sort_key(name: str) -> tuple[int, int, int, list[tuple[int, int]]]:
+    """Return a key that sorts exits: first stage, layers from shallow to deep, cascade.
+
+    Each layer comes alone, then fused, then compressed.
 
     Raises:
         ValueError: `name` is not an exit.
     """
     if name == FIRST_STAGE:
-        return 0, 0, 0
-    return (2, 0, 0) if name == CASCADE else (1, layer_of(name), int(is_fused(name)))
+        return 0, 0, 0, []
+    steps = compression_steps(name)
+    kind = 2 if steps else int(is_fused(name))
+    return (2, 0, 0, []) if name == CASCADE else (1, layer_of(name), kind, steps)
 
 
 def label(name: str) -> str:
-    """Return an exit's name for display, such as `layer 4`, `layer 4, fused` or `first stage`."""
+    """Return an exit's name for display: `first stage`, `layer 4`, `layer 4, fused` or `layer 6, compressed 3/2`."""
+    if steps := compression_steps(name):
+        return f"layer {layer_of(name)}, compressed {' '.join(f'{layer}/{ratio}' for layer, ratio in steps)}"
     return name.replace("_fused", ", fused").replace("_", " ")

@@ -98,13 +98,14 @@ def primary_problem(name: str) -> str | None:
 
 def _duplicates(config: GridConfig) -> Iterator[Problem]:
     lists: dict[Loc, list] = {(key,): getattr(config, key) for key in ("start_layers", "seeds", "measures")}
+    lists["score", "widths"] = [list(pair) for pair in config.score.widths]
     for name, base in config.base_models.items():
         lists["base_models", name, "start_layers"] = base.start_layers or []
         lists["base_models", name, "variants"] = base.variants or []
     for name, dataset in config.datasets.items():
         lists["datasets", name, "tests"] = dataset.tests
     for loc, values in lists.items():
-        for value in dict.fromkeys(value for value in values if values.count(value) > 1):
+        for value in dict.fromkeys(str(value) for value in values if values.count(value) > 1):
             yield Problem(loc, f"{value} is duplicated; remove one")
 
 
@@ -145,6 +146,10 @@ def _depth(config: GridConfig, name: str, last: int | None) -> Iterator[Problem]
             yield Problem(loc, f"{start} is deeper than the last layer, {last}")
         elif start > last:
             yield Problem(("start_layers", index), f"{start} is deeper than the last layer of {name}, {last}")
+    for index, (layer, _) in enumerate(config.score.widths):
+        if layer >= last:
+            text = f"no block of {name} reads the tokens after layer {layer}; give a layer below {last}"
+            yield Problem(("score", "widths", index), text)
 
 
 def _keep(config: GridConfig, base_model: str, variant: str, last: int | None) -> Iterator[Problem]:

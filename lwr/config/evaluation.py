@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from lwr.config.section import Jobs, Layers, Passages, Precision, Queries, Section, Share, Tokens
+from lwr.config.section import Jobs, Layers, Passages, Precision, Queries, Ratio, Section, Share, Tokens
 
 CHOOSING_MEASURES = ("nDCG", "RR", "AP", "P", "R", "Success")
 """Families of measures by which a cascade can be chosen, with a cutoff and the parameter `rel` alone."""
@@ -23,6 +23,11 @@ class ScoringConfig(Section):
         default=1, description="number of jobs that share the queries of a split, or of a teacher"
     )
     precision: Precision = Field(default="float32", description="data type of the backbone; heads: float32")
+    widths: list[tuple[Layers, Ratio]] = Field(
+        default=[],
+        description="token compressions that are scored beside full width, each a pass of its own; [3, 2]: after layer "
+        "3, each two neighbouring passage tokens become one",
+    )
 
 
 class FusionConfig(Section):

@@ -17,6 +17,7 @@ Queries = Annotated[Count, Field(json_schema_extra={"unit": "queries"})]
 Passages = Annotated[Count, Field(json_schema_extra={"unit": "passages"})]
 Groups = Annotated[Count, Field(json_schema_extra={"unit": "groups"})]
 Ranks = Annotated[Count, Field(json_schema_extra={"unit": "ranks"})]
+Ratio = Annotated[int, Field(ge=2)]
 Jobs = Annotated[Count, Field(json_schema_extra={"unit": "jobs"})]
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import ARM_COLUMNS, CASCADE, FIRST_STAGE, exit_name, is_layer
+from lwr.common.exits import ARM_COLUMNS, CASCADE, FIRST_STAGE, compressed_name, exit_name, is_layer
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import write_json
 from lwr.common.progress import show_progress
@@ -25,7 +25,7 @@ from lwr.evaluation.flops import count_flops, count_flops_with_torch, derive_sha
 from lwr.evaluation.timing import REPEATS, make_monotone, relative_times, time_in_turns
 from lwr.formats import parquet
 from lwr.formats.beir import read_candidate_texts, read_queries, sample_queries
-from lwr.model.cascade_schedule import Schedule
+from lwr.model.cascade_schedule import Compression, Schedule
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import read_fusion_of
 
@@ -43,9 +43,10 @@ class ArmFiles:
     fusion: Path | None = None  # JSON that `lwr fuse` wrote; None where the cascade is not fused
 
     def read_candidates(self) -> pd.DataFrame:
-        """Read the columns query_id, doc_id, first_stage and tokens of the scores."""
+        """Read the columns query_id, doc_id, first_stage and tokens of the scores, and passage_tokens if there are."""
         columns = ["query_id", "doc_id", FIRST_STAGE, "tokens"]
-        return parquet.read(self.scores, columns)[columns]
+        table = parquet.read(self.scores, columns)
+        return table[[*columns, *table.columns.intersection(["passage_tokens"])]]
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def cost(
     Args:
         arms: The arms that rank one data set; their scores must be of the same candidates.
         collection: BEIR folder with the texts.
-        scoring: Precision and batch size of the passes.
+        scoring: Precision and batch size of the passes, and the widths that are measured, too.
         settings: The number of lists to time.
         out: The file to write.
         label: Printed before each line of progress.
@@ -96,7 +97,7 @@ def cost(
     records, contenders = [], []
     for files in arms:
         reranker = LayerwiseReranker.from_pretrained(files.model)
-        schedules = _schedules(files, reranker.exits)
+        schedules = _schedules(files, reranker.exits, scoring.widths)
         records.append(_describe_arm(files, reranker, schedules))
         if settings.queries:
             contenders += _contenders(files, reranker, schedules)
@@ -128,9 +129,23 @@ def _shared_candidates(arms: Sequence[ArmFiles]) -> pd.DataFrame:
     return candidates
 
 
-def _schedules(files: ArmFiles, layers: Sequence[int]) -> dict[str, Schedule]:
-    """Return the schedule of each exit by its name, the cascade last."""
+def _schedules(
+    files: ArmFiles, layers: Sequence[int], widths: Sequence[tuple[int, int]]
+) -> dict[str, Schedule]:
+    """Return the schedule of each exit by its name, those of compressed passages behind the others, the cascade last.
+
+    Args:
+        files: The files of the arm.
+        layers: The layers of its exits.
+        widths: The (layer, ratio) of each compression that was scored.
+    """
     schedules = {exit_name(layer): Schedule.single(layer) for layer in layers}
+    schedules |= {
+        compressed_name(layer, [width]): Schedule.single(layer).compress(Compression((width,)))
+        for width in widths
+        for layer in layers
+        if width[0] < layer
+    }
     chosen = read_chosen_cascade(files.cascade, layers)
     return schedules if chosen is None else {**schedules, CASCADE: chosen.schedule}
 
@@ -156,11 +171,19 @@ def _describe_arm(
     """Return what the file says of an arm: its columns, the counts of its exits, and checksums of its files."""
     choice = read_arm(files.cascade, {"schedules": list})
     shares = {row["schedule"]: row["test flops"] for row in choice["schedules"]}
-    tokens = files.read_candidates()["tokens"].to_numpy()
-    by_layer = count_flops(derive_shape(reranker.backbone), tokens).mean(axis=1) / 1e9  # GFLOPs [layers]
+    candidates, shape = files.read_candidates(), derive_shape(reranker.backbone)
+    tokens = candidates["tokens"].to_numpy()
+    by_layer = count_flops(shape, tokens).mean(axis=1) / 1e9  # GFLOPs [layers]
     exits = []
     for name, schedule in schedules.items():
-        gflops = by_layer[-1] * shares[str(schedule)] if schedule.keep else by_layer[schedule.last - 1]
+        if schedule.keep:
+            gflops = by_layer[-1] * shares[str(schedule)]
+        elif schedule.compression is None:
+            gflops = by_layer[schedule.last - 1]
+        else:
+            passages = candidates["passage_tokens"].to_numpy()
+            compressed = count_flops(shape, tokens, passages, schedule.compression)  # [layers, pairs]
+            gflops = compressed[schedule.last - 1].mean() / 1e9
         about = {"exit": name, "schedule": str(schedule)}
         counts = {"gflops_per_pair": float(gflops), "parameters": count_parameters(reranker, schedule.last)}
         exits.append(about | counts | dict.fromkeys(MEASURED))

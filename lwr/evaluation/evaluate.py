@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from lwr.common.atomic import atomic
-from lwr.common.exits import CASCADE, layers_in, plain_and_fused_exits_in
+from lwr.common.exits import CASCADE, all_exits_in, layers_in
 from lwr.common.hashing import sha256
 from lwr.evaluation.arm_files import check_weights, read_arm_fusion, read_chosen_cascade
 from lwr.evaluation.measures import measures_per_query, rankings, tie_shares
@@ -31,9 +31,9 @@ def evaluate(
 ) -> None:
     """Write the measures of every exit per query as Parquet, and a TREC run per exit.
 
-    The exits are the first stage and the layers, named like the columns of `scores`; with weights, each layer's fused
-    scores, such as `layer_4_fused`; and `cascade` unless the chosen schedule is the deepest exit alone. `ties` is added
-    to `measures`: the share of a query's candidates whose score another candidate also has.
+    The exits are the first stage and the layers, compressed or not, named like the columns of `scores`; with weights,
+    each layer's fused scores, such as `layer_4_fused`; and `cascade` unless the chosen schedule is the deepest exit
+    alone. `ties` is added to `measures`: the share of a query's candidates whose score another candidate also has.
 
     Args:
         scores: Parquet that `lwr score` wrote.
@@ -58,7 +58,7 @@ def evaluate(
     if fusion is not None:
         weights = read_arm_fusion(fusion, layers_in(table), cross_fitted=split == "dev")
         table = add_fused(table, weights)
-    exits = plain_and_fused_exits_in(table)
+    exits = all_exits_in(table)
     by_exit = {exit: rankings(table, exit) for exit in exits}
     if chosen is not None:
         run = replay_run(table, chosen.schedule, weights if chosen.fused else None)

@@ -56,8 +56,7 @@ def pad(
 
 def _mark_passage(row: Row) -> list[int]:
     """Return 1 for each token of a row's passage and 0 for the others."""
-    passage = len(row) - row.before_passage - row.after_passage
-    return [0] * row.before_passage + [1] * passage + [0] * row.after_passage
+    return [0] * row.before_passage + [1] * row.passage_tokens + [0] * row.after_passage
 
 
 def choose_pad_id(tokenizer: PreTrainedTokenizerBase, num_embeddings: int | None = None) -> int:

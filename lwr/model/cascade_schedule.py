@@ -8,8 +8,9 @@ Letters in shape comments: C candidates of a query, R candidates that block 1 re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -20,87 +21,10 @@ from lwr.formats.fusion import Fusion, fuse_scores, normalize_first_stage
 
 Weights = Mapping[int, Mapping[str, float]]
 """Layer of a stage -> name of a feature -> weight, as in `lwr.formats.fusion`."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The exits of a cascade and the number of candidates that survive each.
-
-    Written `2:20 4:10 6`: the best 20 candidates survive layer 2, the best 10 of these layer 4, and layer 6 ranks them.
-    In `0:50 3:10 6` the first stage is stage 0: only its best 50 candidates are read at all.
-
-    Attributes:
-        keep: (layer, survivors) of each stage but the last, layers ascending; layer 0 is the first stage.
-        last: The layer that ranks the survivors.
-    """
-
-    keep: tuple[tuple[int, int], ...]
-    last: int
-
-    def __str__(self) -> str:
-        return " ".join([*(f"{layer}:{survivors}" for layer, survivors in self.keep), str(self.last)])
-
-    @classmethod
-    def single(cls, layer: int) -> Self:
-        """Return the schedule in which the exit at `layer` ranks all candidates."""
-        return cls((), layer)
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Parse a schedule written as `2:20 4:10 6`.
-
-        Raises:
-            ValueError: The text is written otherwise, its layers do not ascend, the last is 0, or no candidate
-                survives a stage.
-        """
-        try:
-            *stages, last = text.split()
-            keep = [tuple(map(int, stage.split(":"))) for stage in stages]
-            schedule = cls(tuple((layer, survivors) for layer, survivors in keep), int(last))
-        except ValueError:
-            raise ValueError(
-                f"cascade {text!r}: write it as `2:20 4:10 6`, layer:survivors and the last layer"
-            ) from None
-        layers = [*(layer for layer, _ in schedule.keep), schedule.last]
-        ascending = layers == sorted(set(layers)) and layers[0] >= 0 and schedule.last >= 1
-        if not ascending or any(survivors < 1 for _, survivors in schedule.keep):
-            raise ValueError(
-                f"cascade {text!r}: layers must ascend, 0 (the first stage) first, to a last one from 1 on; at least "
-                "one candidate must survive each stage"
-            )
-        return schedule
-
-    @classmethod
-    def requested(cls, layer: int | None, cascade: str | Schedule | None, deepest: int) -> Schedule:
-        """Return the schedule of a request for a layer, a cascade, or neither: the deepest layer.
-
-        Raises:
-            ValueError: Both are given, or the text of the cascade is malformed.
-        """
-        if layer is not None and cascade is not None:
-            raise ValueError(f"layer is {layer} and cascade {str(cascade)!r}: give one of the two")
-        if cascade is None:
-            return cls.single(deepest if layer is None else layer)
-        return cascade if isinstance(cascade, Schedule) else cls.parse(cascade)
-
-    @property
-    def keep_of_exits(self) -> dict[int, int]:
-        """Layer -> survivors of each stage but the last and stage 0."""
-        return {layer: survivors for layer, survivors in self.keep if layer > 0}
-
-    @property
-    def layers(self) -> list[int]:
-        """The layers that score, ascending; stage 0 is not among them."""
-        return [*self.keep_of_exits, self.last]
-
-    @property
-    def from_first_stage(self) -> int | None:
-        """The number of candidates that the first stage lets through to block 1; None: all."""
-        return dict(self.keep).get(0)
-
-    def uses_first_stage(self, fused: bool) -> bool:
-        """Return whether first-stage scores have a use, if scores are fused or not."""
-        return fused or self.from_first_stage is not None
+FUSED_AT_FULL_WIDTH = "weights of fused scores were fitted without compression, so leave out one of the two"
+"""The reason why scores cannot be fused and passages compressed."""
+_NUMBER = re.compile(r"[0-9]+")
+_STAGE = re.compile(r"([0-9]+)(?=[/:])(?:/([0-9]+))?(?::([0-9]+))?")  # layer, ratio, survivors
 
 
 @dataclass(frozen=True)
@@ -153,14 +77,134 @@ class Compression:
             ) from None
         return cls(pairs)
 
-    @classmethod
-    def requested(cls, compression: str | Compression | None) -> Compression | None:
-        """Return the compression of a request, which may be text (see `parse`), or None if it wants none."""
-        return cls.parse(compression) if isinstance(compression, str) else compression
-
     def steps_before(self, last: int) -> list[tuple[int, int]]:
         """Return the steps that change something in a pass that ends at layer `last`."""
         return [(layer, ratio) for layer, ratio in self.steps if layer < last and ratio > 1]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The exits of a cascade, the number of candidates that survive each, and where passage tokens become fewer.
+
+    Written `2:20 4:10 6`: the best 20 candidates survive layer 2, the best 10 of these layer 4, and layer 6 ranks them.
+    In `0:50 3:10 6` the first stage is stage 0: only its best 50 candidates are read at all. In `2/2:20 4/2 6`, each
+    two passage tokens become one after layer 2, where 20 candidates survive, and again after layer 4.
+
+    Attributes:
+        keep: (layer, survivors) of each stage but the last, layers ascending; layer 0 is the first stage.
+        last: The layer that ranks the survivors.
+        compression: Where passage tokens become fewer, before `last`; None: nowhere.
+    """
+
+    keep: tuple[tuple[int, int], ...]
+    last: int
+    compression: Compression | None = None
+
+    def __str__(self) -> str:
+        survivors, ratios = dict(self.keep), self._ratios
+        stages = [
+            f"{layer}{f'/{ratios[layer]}' if layer in ratios else ''}"
+            f"{f':{survivors[layer]}' if layer in survivors else ''}"
+            for layer in sorted({*survivors, *ratios})
+        ]
+        return " ".join([*stages, str(self.last)])
+
+    @classmethod
+    def single(cls, layer: int) -> Self:
+        """Return the schedule in which the exit at `layer` ranks all candidates."""
+        return cls((), layer)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse a schedule written as `2:20 4:10 6`, `2/2:20 6` or `2/2 6`.
+
+        Raises:
+            ValueError: The text is written otherwise, its layers do not ascend, the last is 0, no candidate survives a
+                stage, or passage tokens become fewer at the first stage.
+        """
+        *stages, last = text.split() or [""]
+        matches = [_STAGE.fullmatch(stage) for stage in stages]
+        if not all(matches) or not _NUMBER.fullmatch(last):
+            raise ValueError(
+                f"cascade {text!r}: write it as `2:20 4:10 6`, layer:survivors and the last layer; `2/2:20` also makes "
+                "one of each two passage tokens"
+            )
+        parts = [match.groups() for match in matches if match is not None]
+        layers = [*(int(layer) for layer, _, _ in parts), int(last)]
+        keep = tuple((int(layer), int(survivors)) for layer, _, survivors in parts if survivors)
+        steps = tuple((int(layer), int(ratio)) for layer, ratio, _ in parts if ratio)
+        ascending = layers == sorted(set(layers)) and layers[-1] >= 1
+        valid_steps = all(layer >= 1 and ratio >= 1 for layer, ratio in steps)
+        if not ascending or not valid_steps or any(survivors < 1 for _, survivors in keep):
+            raise ValueError(
+                f"cascade {text!r}: layers must ascend, 0 (the first stage) first, to a last one from 1 on; at least "
+                "one candidate must survive each stage; passages are compressed from layer 1 on, by at least 1"
+            )
+        return cls(keep, layers[-1], Compression(steps) if steps else None)
+
+    @classmethod
+    def requested(
+        cls,
+        layer: int | None,
+        cascade: str | Schedule | None,
+        deepest: int,
+        compression: str | Compression | None = None,
+    ) -> Schedule:
+        """Return the schedule of a request for a layer, a cascade, or neither: the deepest layer.
+
+        Raises:
+            ValueError: Both are given, a text is malformed, or the compression does not fit (see `compress`).
+        """
+        if layer is not None and cascade is not None:
+            raise ValueError(f"layer is {layer} and cascade {str(cascade)!r}: give one of the two")
+        if cascade is None:
+            schedule = cls.single(deepest if layer is None else layer)
+        else:
+            schedule = cascade if isinstance(cascade, Schedule) else cls.parse(cascade)
+        return schedule if compression is None else schedule.compress(compression)
+
+    def compress(self, compression: str | Compression) -> Schedule:
+        """Return the schedule with a compression, which may be text.
+
+        Raises:
+            ValueError: The text is malformed, the schedule has a compression, or a step is not before its last layer.
+        """
+        if isinstance(compression, str):
+            compression = Compression.parse(compression)
+        if self.compression is not None:
+            raise ValueError(
+                f"compression {str(compression)!r}, but the cascade {str(self)!r} has one: give one of the two"
+            )
+        if (deepest := compression.steps[-1][0]) >= self.last:
+            raise ValueError(
+                f"compression {str(compression)!r}: layer {self.last} ranks, so no block reads the tokens after layer "
+                f"{deepest}; give layers below {self.last}"
+            )
+        return replace(self, compression=compression)
+
+    @property
+    def _ratios(self) -> dict[int, int]:
+        """Layer -> ratio of each step of the compression."""
+        return {} if self.compression is None else dict(self.compression.steps)
+
+    @property
+    def keep_of_exits(self) -> dict[int, int]:
+        """Layer -> survivors of each stage but the last and stage 0."""
+        return {layer: survivors for layer, survivors in self.keep if layer > 0}
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers that score, ascending; stage 0 is not among them."""
+        return [*self.keep_of_exits, self.last]
+
+    @property
+    def from_first_stage(self) -> int | None:
+        """The number of candidates that the first stage lets through to block 1; None: all."""
+        return dict(self.keep).get(0)
+
+    def uses_first_stage(self, fused: bool) -> bool:
+        """Return whether first-stage scores have a use, if scores are fused or not."""
+        return fused or self.from_first_stage is not None
 
 
 @dataclass(frozen=True)
@@ -265,8 +309,10 @@ def plan_ranking(
 
     Raises:
         ValueError: Weights or first-stage scores that are needed are missing, scores are given that nothing uses, or
-            they are not one finite number per candidate.
+            they are not one finite number per candidate; or scores are fused and passages compressed.
     """
+    if fused and schedule.compression is not None:
+        raise ValueError(f"schedule {str(schedule)!r} compresses passages: {FUSED_AT_FULL_WIDTH}")
     scores = None if first_stage is None else _check_first_stage(first_stage, candidates)
     if scores is None and schedule.from_first_stage is not None:
         raise ValueError(

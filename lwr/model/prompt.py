@@ -42,6 +42,11 @@ class Row:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    @property
+    def passage_tokens(self) -> int:
+        """The number of tokens of the passage."""
+        return len(self) - self.before_passage - self.after_passage
+
 
 @dataclass(frozen=True)
 class LinePrompts:

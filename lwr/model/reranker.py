@@ -294,22 +294,31 @@ class LayerwiseReranker(nn.Module):
         """
         if compression is None:
             return []
+        self.check_compression(compression)
+        return compression.steps_before(last)
+
+    def check_compression(self, compression: Compression) -> None:
+        """Check that passages can be compressed so.
+
+        Raises:
+            UnsupportedBackbone: The tokens of the backbone cannot be compressed.
+            ValueError: A step is after the last block.
+        """
         deepest = compression.steps[-1][0]
         if deepest >= self.stack.num_layers:
             raise ValueError(
                 f"compression {str(compression)!r}: no block reads the tokens after layer {deepest}; give layers in "
                 f"1..{self.stack.num_layers - 1}"
             )
-        if not self._mixes_by_attention:
+        if not self.can_compress:
             raise UnsupportedBackbone(
                 f"{type(self.stack.blocks[0]).__name__}: its tokens cannot be compressed, because they mix otherwise "
                 "than by softmax attention over positions that count anew; leave out the compression"
             )
-        return compression.steps_before(last)
 
     @cached_property
-    def _mixes_by_attention(self) -> bool:
-        """Whether tokens mix by attention alone, also where the backbone keeps an attention that is not packed."""
+    def can_compress(self) -> bool:
+        """Whether passages can be compressed: tokens mix by attention alone, be it one that is packed or not."""
         return self.first_position is not None or mixes_by_attention(self.backbone, self.stack)
 
     def _check_layers(self, layers: Sequence[int]) -> None:
@@ -423,7 +432,6 @@ class LayerwiseReranker(nn.Module):
         precision: str = "float32",
         first_stage: Sequence[float] | np.ndarray | None = None,
         fused: bool = False,
-        compression: Compression | None = None,
     ) -> Ranking:
         """Rank the tokenised candidates of one query. Of candidates with equal scores the first given comes first.
 
@@ -432,37 +440,36 @@ class LayerwiseReranker(nn.Module):
 
         Args:
             rows: The candidates. Those that the first stage drops may be None (see `rows_to_read`).
-            schedule: The exit or the cascade.
+            schedule: The exit or the cascade, which may compress passages.
             tokens_per_batch: As for `score_rows`.
             precision: `float32`, or `bfloat16` for autocast.
             first_stage: The scores of the first stage, one per candidate.
             fused: Whether to drop and rank by fused scores.
-            compression: As for `encode`.
 
         Raises:
             UnsupportedBackbone: The tokens of the backbone cannot be compressed.
-            ValueError: A step of the compression is too deep; weights or first-stage scores are missing; or scores are
-                given that nothing uses.
+            ValueError: Weights or first-stage scores are missing, scores are given that nothing uses, or scores are
+                fused and passages compressed.
             MemoryError: The candidates do not fit into memory.
         """
         plan = plan_ranking(schedule, len(rows), first_stage, self.fusion, fused)
         read = [cast(Row, rows[i]) for i in plan.read]
         if len(schedule.layers) == 1 or not read:
             scores = self.score_rows(
-                read, plan.layers, tokens_per_batch, precision, compression=compression
+                read, plan.layers, tokens_per_batch, precision, compression=schedule.compression
             )  # [layers, R]
             return plan.rank(plan.fuse(scores)[None])
         budget = tokens_per_batch or self.default_tokens_per_batch
         hint = f"a cascade of {len(read)} rows, about {budget} tokens at a time; set tokens_per_batch lower"
         with out_of_memory_hint(hint), self._autocast(precision):
             by_stage = self.cascade(
-                self._make_features(read, compression is not None),
+                self._make_features(read, schedule.compression is not None),
                 schedule.keep_of_exits,
                 schedule.last,
                 budget,
                 weights=plan.weights,
                 first_stage=plan.features.get(FIRST_STAGE),
-                compression=compression,
+                compression=schedule.compression,
             )
         return plan.rank(by_stage.cpu().numpy())
 
@@ -496,8 +503,8 @@ class LayerwiseReranker(nn.Module):
         """
         requested = self._resolve_layers(layer, layers)
         self._check_layers(requested)
-        rows = self.prompt.rows(check_pairs(pairs))
-        scores = self.score_rows(rows, requested, compression=Compression.requested(compression))
+        compression = Compression.parse(compression) if isinstance(compression, str) else compression
+        scores = self.score_rows(self.prompt.rows(check_pairs(pairs)), requested, compression=compression)
         scores = logistic(scores) if normalize else scores
         if is_single_pair(pairs):
             scores = scores[:, 0]
@@ -541,7 +548,8 @@ class LayerwiseReranker(nn.Module):
                 `fused` and for a stage 0.
             fused: Rank, and let a cascade drop documents, by fused scores (see `lwr.formats.fusion`): with the weights
                 that include the first stage if `first_stage` is given, otherwise with those without.
-            compression: As for `score`.
+            compression: As for `score`; instead, a cascade may be written `2/2:20 6`, where each two passage tokens
+                become one after layer 2.
             top_k: The number of documents returned; None: all.
             return_documents: Whether to return the texts as well.
             normalize: Map scores to 0..1 by the logistic function.
@@ -558,17 +566,14 @@ class LayerwiseReranker(nn.Module):
                 not a text, `fused` without weights, a stage 0 without `first_stage`, or `first_stage` is not one finite
                 number per document or has no use.
         """
-        schedule = Schedule.requested(layer, cascade, self.exits[-1])
+        schedule = Schedule.requested(layer, cascade, self.exits[-1], compression)
         self._check_layers(schedule.layers)
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 1):
             raise ValueError(f"top_k is {top_k!r}; give a number of documents from 1 on, or None for all")
         texts = check_documents(documents)
         check_text(query, "query")
         rows = self.rows_to_read([(query, text) for text in texts], schedule, first_stage)
-        compression = Compression.requested(compression)
-        ranking = self.rank_rows(
-            rows, schedule, first_stage=first_stage, fused=fused, compression=compression
-        )
+        ranking = self.rank_rows(rows, schedule, first_stage=first_stage, fused=fused)
         scores = logistic(ranking.scores) if normalize else ranking.scores
         ranked = []
         for i in ranking.order[:top_k].tolist():

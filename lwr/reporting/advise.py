@@ -404,6 +404,8 @@ def rows_of_arm(table: pd.DataFrame, arm: pd.Series) -> pd.DataFrame:
 
 def _choice(row: pd.Series) -> str:
     what = name_schedule(row["schedule"] if row["exit"] == CASCADE else str(row["layer"]), row["fused"])
+    if row["compression"]:
+        what = f"{what}, passages compressed {row['compression']},"
     return f"{what}{', of' if row['fused'] else ' of'} {describe_arm(row)}"
 
 

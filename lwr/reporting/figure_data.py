@@ -12,8 +12,6 @@ from lwr.common.exits import (
     CASCADE,
     FIRST_STAGE,
     exit_name,
-    is_fused,
-    is_layer,
     label,
     layers_in,
     sort_key,
@@ -23,7 +21,7 @@ from lwr.common.results_tree import cell_of_model
 from lwr.evaluation.paired_tests import EQUAL
 from lwr.reporting.fused import complete_layers
 
-TEXT_COLUMNS = ("dataset", "trained_on", "base_model", "variant", "exit", "schedule")
+TEXT_COLUMNS = ("dataset", "trained_on", "base_model", "variant", "exit", "schedule", "compression")
 OTHER_LOGS = ("distillation", "eval")
 """Names of what training.jsonl logs per exit beside the loss of `train.loss`."""
 MOST_POINTS = 60
@@ -52,18 +50,21 @@ def exit_rows(layers: pd.DataFrame, primary: str) -> pd.DataFrame:
 
     Returns:
         ARM_COLUMNS, arm (label; missing for the first stage), exit, kind (`first stage`, `exit`, `fused`: an exit whose
-        scores are fused, `cascade`), what (the exit in words), layer, seeds; quality, low, high of the measure
-        `primary`; shares and FLOPs of layers.csv.
+        scores are fused, `compressed`: one that reads compressed passages, `cascade`), what (the exit in words), layer,
+        seeds; quality, low, high of the measure `primary`; shares and FLOPs of layers.csv.
     """
     layers = complete_layers(layers)
     kind = layers["exit"].map({FIRST_STAGE: "first stage", CASCADE: "cascade"})
     kind = kind.fillna(layers["fused"].map({True: "fused", False: "exit"}))
+    is_compressed = layers["compression"].ne("")
+    kind = kind.mask(is_compressed, "compressed")
     layer = "layer " + layers["layer"].astype(str)
     table = layers.assign(
         arm=label_arms(layers[kind != "first stage"]).reindex(layers.index),
         kind=kind,
         what=layer.mask(kind == "cascade", "cascade " + layers["schedule"])
-        + layers["fused"].map({True: ", fused", False: ""}),
+        + layers["fused"].map({True: ", fused", False: ""})
+        + (", compressed " + layers["compression"]).where(is_compressed, ""),
         quality=layers[primary],
         low=layers[f"{primary} low"],
         high=layers[f"{primary} high"],
@@ -105,7 +106,7 @@ def label_exits(names: set[str]) -> dict[str, str]:
     """Return the axis label of each exit, from the first stage to the cascade; a layer's is its number."""
     ordered = sorted(names, key=sort_key)
     return {
-        name: label(name).removeprefix("layer ") if is_layer(name) or is_fused(name) else label(name)
+        name: label(name) if name in (FIRST_STAGE, CASCADE) else label(name).removeprefix("layer ")
         for name in ordered
     }
 

@@ -80,8 +80,11 @@ def draw_figures(
 
 
 def draw_quality(layers: pd.DataFrame, primary: str) -> alt.Chart:
-    """Draw `primary` by layer: a line per arm, the first stage as a rule, a cascade at its deepest layer."""
-    table = exit_rows(layers, primary)
+    """Draw `primary` by layer: a line per arm, the first stage as a rule, a cascade at its deepest layer.
+
+    Exits that read compressed passages are in the figures of FLOPs and times.
+    """
+    table = exit_rows(layers, primary).query("kind != 'compressed'")
     arms = _arms(table)
     # Shift the arms sideways so that the intervals of one do not cover those of another.
     shift = {arm: (i - (len(arms) - 1) / 2) * 0.3 / max(len(arms), 3) for i, arm in enumerate(arms)}
@@ -160,6 +163,7 @@ def draw_flops(layers: pd.DataFrame, cascades: pd.DataFrame, primary: str) -> al
         lines,
         *([] if cascades.empty else [dashes, dots]),
         *_fused_exits(base, table),
+        *_compressed_exits(base, table),
         _cascades(base, pick),
         points,  # above a diamond at the same position
     )
@@ -202,6 +206,7 @@ def draw_latency(layers: pd.DataFrame, cost: pd.DataFrame, primary: str) -> alt.
         lines,
         timed.mark_rule(strokeWidth=1.2),
         *_fused_exits(base, table),
+        *_compressed_exits(base, table),
         _cascades(base, pick),
         points,
     )
@@ -296,6 +301,17 @@ def _fused_exits(base: alt.Chart, table: pd.DataFrame) -> list[alt.Chart]:
     return [lines, fused.mark_point(size=30, fill="white", strokeWidth=1.4, clip=True)]
 
 
+def _compressed_exits(base: alt.Chart, table: pd.DataFrame) -> list[alt.Chart]:
+    """Return the triangles of exits that read compressed passages; nothing where there are none."""
+    if not (table["kind"] == "compressed").any():
+        return []
+    return [
+        base.transform_filter("datum.kind == 'compressed'").mark_point(
+            shape="triangle-up", size=40, clip=True
+        )
+    ]
+
+
 def _first_stage(primary: str, side: str) -> list[alt.Chart]:
     """Return the rule of the first stage and its name, at the `left` or `right` side."""
     rows = alt.Chart().transform_filter("datum.kind == 'first stage'").encode(y=_quality_axis(primary))
@@ -322,4 +338,5 @@ def _note(table: pd.DataFrame, *sentences: str) -> list[str]:
     """Return the sentences above a figure, wrapped to its width."""
     cascade = "Diamond: cascade chosen on dev." if (table["kind"] == "cascade").any() else ""
     fused = "Hollow circles: fused exits." if (table["kind"] == "fused").any() else ""
-    return textwrap.wrap(" ".join(filter(None, [cascade, fused, *sentences])), 62)
+    compressed = "Triangles: compressed passages." if (table["kind"] == "compressed").any() else ""
+    return textwrap.wrap(" ".join(filter(None, [cascade, fused, compressed, *sentences])), 62)

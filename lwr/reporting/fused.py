@@ -1,4 +1,4 @@
-"""Fused exits and cascades in the tables: their names, their costs, how they were chosen, and tables without them."""
+"""Fused and compressed exits, and cascades, in the tables: names, costs, choices, and tables without them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from lwr.evaluation.arm_files import CHOICE_COLUMNS
 
 
 def complete_layers(layers: pd.DataFrame) -> pd.DataFrame:
-    """Return the table of layers with the column `fused`, False throughout if the grid has no fused scores."""
-    return layers if "fused" in layers else layers.assign(fused=False)
+    """Return the table of layers with `fused` and `compression`, False and "" throughout if the grid has none."""
+    missing = {"fused": False, "compression": ""}
+    return layers.assign(**{name: value for name, value in missing.items() if name not in layers})
 
 
 def complete_cascades(cascades: pd.DataFrame) -> pd.DataFrame:

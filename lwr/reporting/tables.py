@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from lwr.common.exits import ARM_COLUMNS, CASCADE, FIRST_STAGE, is_fused, is_layer, layer_of, sort_key
+from lwr.common.exits import (
+    ARM_COLUMNS,
+    CASCADE,
+    FIRST_STAGE,
+    compression_steps,
+    is_fused,
+    is_layer,
+    layer_of,
+    sort_key,
+)
 from lwr.evaluation.arm_files import read_cascades, read_costs
 from lwr.evaluation.measures import read_measures
 from lwr.evaluation.paired_tests import interval
@@ -85,10 +94,11 @@ def build_layers_table(
         cascades: As `read_cascades` returns them.
 
     Returns:
-        One row per data set for the first stage, then one per arm and exit: each layer alone, then fused, and the
-        cascade last. Columns:
+        One row per data set for the first stage, then one per arm and exit: each layer alone, then fused, then with
+        compressed passages, and the cascade last. Columns:
         ARM_COLUMNS; exit; layer (0: the first stage; of a cascade its last); schedule (of a cascade); seeds; fused
-        (whether its scores are fused; only where some are);
+        (whether its scores are fused; only where some are); compression (of its passages, such as `3/2`; only where
+        some are compressed);
         per measure its mean over test queries and seeds, and `… sd`, the sample standard deviation over seeds;
         `ties`, the share of candidates with equal scores;
         of the primary measure `… low` and `… high`, its 95% bootstrap interval, and `dev …`;
@@ -120,7 +130,10 @@ def _quality_by_exit(test: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def _add_layers(table: pd.DataFrame, cascades: pd.DataFrame) -> pd.DataFrame:
-    """Insert the columns layer and schedule behind the exit, and fused where some are; sort the exits of each arm."""
+    """Insert the columns layer and schedule behind the exit, and fused and compression where some exits are so.
+
+    The exits of each arm are sorted.
+    """
     chosen = cascades[cascades["chosen"]][[*ARM_COLUMNS, "schedule", "fused"]]
     chosen = table[ARM_COLUMNS].merge(chosen, how="left", on=ARM_COLUMNS)
     is_cascade = table["exit"] == CASCADE
@@ -132,11 +145,18 @@ def _add_layers(table: pd.DataFrame, cascades: pd.DataFrame) -> pd.DataFrame:
     table.insert(place, "layer", layers)
     if fused.any():
         table.insert(place + 2, "fused", fused)
+    compression = table["exit"].map(_describe_compression)
+    if compression.ne("").any():
+        table.insert(table.columns.get_loc("schedule") + 1, "compression", compression)
     arms = [
         of_arm.sort_values("exit", key=lambda exits: exits.map(sort_key), kind="stable")
         for _, of_arm in table.groupby(ARM_COLUMNS, sort=False)
     ]
     return pd.concat(arms, ignore_index=True)
+
+
+def _describe_compression(exit: str) -> str:
+    return " ".join(f"{layer}/{ratio}" for layer, ratio in compression_steps(exit))
 
 
 def _layer(exit: str, schedule: str) -> int:
@@ -196,6 +216,8 @@ def format_layers(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     rows["layer"] = table["layer"].astype(str).where(exits, "first stage")
     rows["layer"] = rows["layer"].where(table["exit"] != CASCADE, "cascade " + table["schedule"])
     rows["layer"] += complete_layers(table)["fused"].map({True: ", fused", False: ""})
+    compression = complete_layers(table)["compression"]
+    rows["layer"] += (", compressed " + compression).where(compression.ne(""), "")
     for name in names:
         spread = table[f"{name} sd"].map(lambda sd: "" if pd.isna(sd) else f" ± {sd:.3f}")
         rows[name] = table[name].map("{:.3f}".format) + spread

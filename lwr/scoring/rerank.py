@@ -158,7 +158,8 @@ def _rank_by_exit(
     layer = schedule.last
     layers = [k for k in reranker.exits if k <= layer] if fused else [layer]
     # scores: [layers, pairs]
-    for chunk, _, scores in score_in_chunks(reranker, queries, layers, settings, on_scored):
+    how = settings, on_scored, schedule.compression
+    for chunk, _, scores in score_in_chunks(reranker, queries, layers, *how):
         ends = np.cumsum([len(query.doc_ids) for query in chunk])
         for query, by_layer in zip(chunk, np.split(scores, ends[:-1], axis=1), strict=True):
             texts = dict(zip(query.doc_ids, query.passages, strict=True))

@@ -11,13 +11,14 @@ import pyarrow as pa
 
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
-from lwr.common.exits import FIRST_STAGE, exit_name
+from lwr.common.exits import FIRST_STAGE, compressed_name, exit_name
 from lwr.common.hashing import sha256
 from lwr.common.progress import Progress
 from lwr.config.evaluation import ScoringConfig
 from lwr.formats import parquet
 from lwr.formats.beir import Split, read_candidate_texts, read_queries
 from lwr.formats.trec import Run, read_run
+from lwr.model.cascade_schedule import Compression
 from lwr.model.prompt import LinePrompts, Prompt, Row
 from lwr.model.reranker import LayerwiseReranker
 
@@ -39,18 +40,23 @@ def score(
     The columns are query_id, doc_id, tokens (int32, length of the pair as the backbone reads it), first_stage
     (float64), and layer_k (float32) for every exit k. Memory holds the texts of the candidates, not the corpus.
 
+    With `settings.widths`, there are also passage_tokens (int32, how many of the tokens compression averages), and for
+    each width (layer, ratio) and every deeper exit k the scores of compressed passages, such as
+    layer_6_compressed_3_by_2 (float32).
+
     Args:
         model: Folder that `lwr train` wrote.
         collection: Folder in BEIR layout.
         split: The split that the run's queries belong to.
         run: TREC run with the candidates.
-        settings: Token budget and precision.
+        settings: Token budget, precision, and widths.
         out: The file to write.
         shard: `K/N` scores only every N-th query, starting at the K-th.
         label: Prefix of the progress lines.
 
     Raises:
         BadInput: Corpus, queries and run do not fit together.
+        UnsupportedBackbone, ValueError: The model's passages cannot be compressed, or not after these layers.
         FloatingPointError: A score is not finite.
     """
     all_candidates = read_run(run)
@@ -64,14 +70,17 @@ def score(
     queries = join_texts(candidates, query_texts, texts)
     reranker = LayerwiseReranker.from_pretrained(model)
     inputs = _input_digests(model, collection, run) | {"shard": shard}
-    schema = parquet.add_inputs(_schema(reranker.exits), inputs)
-    pairs = sum(map(len, candidates.values()))
+    compressions = [Compression.at(layer, ratio) for layer, ratio in settings.widths]
+    for compression in compressions:
+        reranker.check_compression(compression)
+    schema = parquet.add_inputs(_schema(reranker.exits, compressions), inputs)
+    pairs = sum(map(len, candidates.values())) * (1 + len(compressions))
     with (
         atomic(out) as draft,
         parquet.open_writer(draft, schema) as writer,
         Progress(label, pairs, "pairs") as progress,
     ):
-        for table in _tables(reranker, queries, candidates, settings, progress.advance):
+        for table in _tables(reranker, queries, candidates, settings, compressions, progress.advance):
             writer.write_table(table.cast(schema))
 
 
@@ -93,10 +102,24 @@ def select_shard(candidates: Run, shard: str) -> Run:
     return dict(list(candidates.items())[number - 1 :: count])
 
 
-def _schema(exits: Sequence[int]) -> pa.Schema:
+def _schema(exits: Sequence[int], compressions: Sequence[Compression]) -> pa.Schema:
     pair = [("query_id", pa.string()), ("doc_id", pa.string()), ("tokens", pa.int32())]
-    scores = [(FIRST_STAGE, pa.float64()), *((exit_name(layer), pa.float32()) for layer in exits)]
-    return pa.schema(pair + scores)
+    if compressions:
+        pair.append(("passage_tokens", pa.int32()))
+    names = [
+        *map(exit_name, exits),
+        *(
+            compressed_name(layer, each.steps)
+            for each in compressions
+            for layer in _deeper_exits(exits, each)
+        ),
+    ]
+    return pa.schema([*pair, (FIRST_STAGE, pa.float64()), *((name, pa.float32()) for name in names)])
+
+
+def _deeper_exits(exits: Sequence[int], compression: Compression) -> list[int]:
+    """Return the exits that read fewer tokens."""
+    return [layer for layer in exits if compression.steps_before(layer)]
 
 
 def _tables(
@@ -104,15 +127,26 @@ def _tables(
     queries: Sequence[QueryCandidates],
     candidates: Run,
     settings: ScoringConfig,
+    compressions: Sequence[Compression],
     on_scored: Callable[[int], object],
 ) -> Iterator[pa.Table]:
     """Yield a table of scores per chunk of queries."""
+    how = settings.tokens_per_batch, settings.precision, on_scored
     for chunk, rows, scores in score_in_chunks(reranker, queries, reranker.exits, settings, on_scored):
         query_ids = [query.query_id for query in chunk for _ in query.doc_ids]
         doc_ids = [doc_id for query in chunk for doc_id in query.doc_ids]
         first_stage = [score for query in chunk for _, score in candidates[query.query_id]]
-        columns = [query_ids, doc_ids, [len(row) for row in rows], first_stage, *scores]
-        yield pa.table(columns, schema=_schema(reranker.exits))
+        compressed: list[np.ndarray] = []  # float32 [pairs] each
+        for compression in compressions:
+            layers = _deeper_exits(reranker.exits, compression)
+            of_width = reranker.score_rows(rows, layers, *how, compression=compression)  # [layers, pairs]
+            _check_finite(of_width, chunk, layers)
+            compressed += list(of_width)
+        lengths = [[len(row) for row in rows]]
+        if compressions:
+            lengths.append([row.passage_tokens for row in rows])
+        columns = [query_ids, doc_ids, *lengths, first_stage, *scores, *compressed]
+        yield pa.table(columns, schema=_schema(reranker.exits, compressions))
 
 
 @dataclass(frozen=True)
@@ -151,6 +185,7 @@ def score_in_chunks(
     layers: Sequence[int],
     settings: ScoringConfig,
     on_scored: Callable[[int], object] | None = None,
+    compression: Compression | None = None,
 ) -> Iterator[tuple[Sequence[QueryCandidates], list[Row], np.ndarray]]:
     """Score all candidates, `QUERIES_PER_CHUNK` queries at a time.
 
@@ -167,7 +202,8 @@ def score_in_chunks(
     """
     for chunk in split_into_chunks(queries):
         rows = tokenize_pairs(reranker.prompt, chunk)
-        scores = reranker.score_rows(rows, layers, settings.tokens_per_batch, settings.precision, on_scored)
+        how = settings.tokens_per_batch, settings.precision, on_scored, compression
+        scores = reranker.score_rows(rows, layers, *how)
         _check_finite(scores, chunk, layers)
         yield chunk, rows, scores
 

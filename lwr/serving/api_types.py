@@ -128,6 +128,15 @@ Layer = Annotated[
     Annotated[int, IntegerLike] | None,
     Field(description="The exit to rank by, instead of the exit or cascade of the server."),
 ]
+Compression = Annotated[
+    str | None,
+    Field(
+        description=(
+            "Token compression, layer/ratio: with `2/2`, each two neighbouring document tokens become one after "
+            "layer 2; `2/2 4/2` does so twice. Its layers must be below the one that ranks."
+        ),
+    ),
+]
 
 
 class Request(BaseModel):
@@ -167,6 +176,7 @@ class RerankRequest(Request):
         description="vLLM's name of the opposite of `raw_scores`; false is the same as raw scores.",
     )
     layer: Layer = None
+    compression: Compression = None
 
 
 class TeiRequest(Request):
@@ -179,6 +189,7 @@ class TeiRequest(Request):
     return_text: Truth = False
     top_n: TopN = None
     layer: Layer = None
+    compression: Compression = None
 
 
 def _kind_of(body: Any) -> str:

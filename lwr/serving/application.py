@@ -21,7 +21,7 @@ from jinja2 import Environment, StrictUndefined
 from lwr.common.exits import describe_layers
 from lwr.config.evaluation import ScoringConfig
 from lwr.evaluation.flops import count_flops, derive_shape
-from lwr.model.cascade_schedule import Schedule
+from lwr.model.cascade_schedule import FUSED_AT_FULL_WIDTH, Schedule
 from lwr.model.reranker import LayerwiseReranker
 from lwr.reporting.palette import read_colours, read_stylesheet
 from lwr.serving import api_types as api
@@ -64,7 +64,8 @@ def build_application(
         fused: Whether to rank by fused scores, also where a request names a layer.
 
     Raises:
-        ValueError: The reranker has no head at a layer of `schedule`, or no weights of fused scores.
+        ValueError: The reranker has no head at a layer of `schedule`, or no weights of fused scores, or these are asked
+            for with compressed passages.
     """
     exits = reranker.exits
     unknown = [layer for layer in schedule.layers if layer not in exits]
@@ -74,6 +75,9 @@ def build_application(
         )
     if fused and reranker.fusion is None:
         raise ValueError("this reranker has no weights of fused scores; fit them with `lwr fuse`")
+    if fused and schedule.compression is not None:
+        raise ValueError(f"schedule {schedule} compresses passages: {FUSED_AT_FULL_WIDTH}")
+    _ = reranker.can_compress  # tried now, as only the worker's thread may use the model later
     worker = Worker(reranker, scoring)
 
     @asynccontextmanager
@@ -140,7 +144,9 @@ class Endpoints:
         self, request: api.RerankRequest, api_version: str, return_documents: bool
     ) -> api.RerankAnswer:
         """Rerank documents; `return_documents` is what the request's key of that name defaults to."""
-        ranking = await self.ranker.rank(request.query, request.documents, request.layer, request.first_stage)
+        ranking = await self.ranker.rank(
+            request.query, request.documents, request.layer, request.first_stage, request.compression
+        )
         if request.return_documents is not None:
             return_documents = request.return_documents
         is_raw = request.raw_scores or request.use_activation is False
@@ -167,7 +173,9 @@ class Endpoints:
         )
 
     async def _rerank_texts(self, request: api.TeiRequest) -> list[api.TeiResult]:
-        ranking = await self.ranker.rank(request.query, request.texts, request.layer, request.first_stage)
+        ranking = await self.ranker.rank(
+            request.query, request.texts, request.layer, request.first_stage, request.compression
+        )
         scores = ranking.scores if request.raw_scores else ranking.relevance
         texts = request.texts if request.return_text else [None] * len(request.texts)
         best = ranking.best_first[: request.top_n or None]

@@ -51,25 +51,31 @@ class Ranker:
         documents: Sequence[str],
         layer: int | None,
         first_stage: Sequence[float] | None = None,
+        compression: str | None = None,
     ) -> Ranking:
-        """Rank documents by one exit, or, where `layer` is None, by the server's schedule.
+        """Rank documents by one exit, or, where `layer` is None, by the server's schedule; compress them if asked to.
 
         The scores of a cascade are reciprocal ranks: its documents leave it at different exits, whose scores are not
         comparable.
 
         Raises:
-            Refused: A limit is exceeded, `layer` has no head, or `first_stage` is missing, has no use, or is not one
-                finite number per document.
+            Refused: A limit is exceeded, `layer` has no head, `compression` is malformed, too deep or not possible, or
+                `first_stage` is missing, has no use, or is not one finite number per document.
         """
         if layer is not None and layer not in self.exits:
             raise Refused(422, f"layer is {layer}, but exits are {describe_layers(self.exits)}")
         schedule = self.schedule if layer is None else Schedule.single(layer)
         try:
+            if compression is not None:
+                schedule = schedule.compress(compression)
+            if schedule.compression is not None:
+                self.reranker.check_compression(schedule.compression)
             plan = plan_ranking(schedule, len(documents), first_stage, self.reranker.fusion, self.fused)
         except ValueError as error:
             raise Refused(422, str(error)) from None
         is_cascade = len(schedule.keep) > 0
-        scored = await self.score(query, documents, plan if is_cascade else plan.layers)
+        is_own_pass = is_cascade or schedule.compression is not None
+        scored = await self.score(query, documents, plan if is_own_pass else plan.layers)
         scores = (scored.scores[0] if is_cascade else plan.fuse(scored.scores)).astype(np.float64)
         relevance = scores if is_cascade else logistic(scores)
         best_first = np.argsort(-scores, kind="stable")
@@ -78,7 +84,7 @@ class Ranker:
     async def score(
         self, query: str, documents: Sequence[str], exits: Sequence[int] | RankingPlan
     ) -> ScoredPassages:
-        """Score documents at the layers `exits`, or rank them by a cascade. Raises Refused if a limit is exceeded."""
+        """Score documents at the layers `exits`, or by a plan. Raises Refused if a limit is exceeded."""
         limits = self.limits
         if len(documents) > limits.documents:
             raise Refused(

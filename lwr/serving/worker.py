@@ -32,7 +32,7 @@ class Job:
 
     query: str
     passages: Sequence[str]
-    exits: Sequence[int] | RankingPlan  # the layers to score at, or the cascade to rank by
+    exits: Sequence[int] | RankingPlan  # the layers to score at, or the plan of a pass of its own
     answer: Future[ScoredPassages] = field(default_factory=Future)
     rows: list[Row | None] = field(default_factory=list)  # filled when the job is tokenised; None: not read
 
@@ -50,8 +50,8 @@ class Worker:
     """A thread that scores jobs in the order in which they come.
 
     The jobs that wait when the thread is free share one call of `score_rows`, up to the deepest layer that one of them
-    needs, until their tokens fill a batch. A cascade is ranked in a call of its own. In float32, a job's scores equal
-    those of the job scored alone, to 1e-5.
+    needs, until their tokens fill a batch. A cascade, and compressed passages, have a pass of their own. In float32, a
+    job's scores equal those of the job scored alone, to 1e-5.
     """
 
     def __init__(self, reranker: LayerwiseReranker, scoring: ScoringConfig):
@@ -81,7 +81,7 @@ class Worker:
         Args:
             query: The query.
             passages: Its passages.
-            exits: The layers to score at, or the cascade to rank by.
+            exits: The layers to score at, or the plan of a pass of its own: a cascade, or compressed passages.
 
         Returns:
             A future that raises what scoring raises, and WorkerEnded if the thread has ended. A job that is cancelled
@@ -192,8 +192,7 @@ class Worker:
         precision = self.scoring.precision
         # [layers, rows]
         scores = self.reranker.score_rows(rows, layers, self.scoring.tokens_per_batch, precision)
-        if not np.isfinite(scores).all():
-            raise FloatingPointError(f"a score in {precision} is not finite; look at the weights")
+        self._check_finite(scores)
         ends = np.cumsum([len(job.rows) for job in jobs])
         chunks = np.split(scores, ends[:-1], axis=1)  # of each job [layers, its rows]
         return [
@@ -202,15 +201,28 @@ class Worker:
         ]
 
     def _rank(self, rows: Sequence[Row | None], plan: RankingPlan) -> np.ndarray:
-        """Return reciprocal ranks, float32 [1, rows]: rows leave a cascade at exits whose scores are not comparable."""
-        order = self.reranker.rank_rows(
+        """Return the scores of one exit, or the reciprocal ranks of a cascade: float32 [1, rows].
+
+        Rows leave a cascade at exits whose scores are not comparable.
+        """
+        ranking = self.reranker.rank_rows(
             rows,
             plan.schedule,
             self.scoring.tokens_per_batch,
             self.scoring.precision,
             first_stage=plan.first_stage,
             fused=plan.weights is not None,
-        ).order
-        scores = np.empty((1, len(order)), dtype=np.float32)
-        scores[0, order] = 1 / np.arange(1, len(order) + 1)
+        )
+        if not plan.schedule.keep:
+            self._check_finite(ranking.scores)
+            return ranking.scores[None]
+        scores = np.empty((1, len(ranking.order)), dtype=np.float32)
+        scores[0, ranking.order] = 1 / np.arange(1, len(ranking.order) + 1)
         return scores
+
+    def _check_finite(self, scores: np.ndarray) -> None:
+        """Raise FloatingPointError if a score is not finite."""
+        if not np.isfinite(scores).all():
+            raise FloatingPointError(
+                f"a score in {self.scoring.precision} is not finite; look at the weights"
+            )

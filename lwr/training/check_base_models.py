@@ -65,6 +65,11 @@ def _problems(config: GridConfig, name: str) -> tuple[list[Problem], TriedBaseMo
     problems = []
     needs_cross_encoder = any(training.head_init == "cross_encoder" for training in trainings.values())
     cross_encoder_problem = _cross_encoder_problem(base_model) if needs_cross_encoder else None
+    if config.score.widths and not tried.reranker.can_compress:
+        text = (
+            f"passages cannot be compressed for {base_model.model}, whose tokens mix not by attention alone"
+        )
+        problems.append(Problem(("score", "widths"), f"{text}; remove the key, or this base model"))
     template = base_model.template if tried.reranker.stack.causal else None
     tokenizer = tried.reranker.prompt.tokenizer
     for variant, training in trainings.items():

@@ -17,11 +17,11 @@ from lwr.common.exits import (
     FIRST_STAGE,
     Arm,
     Cell,
+    all_exits_in,
     exit_name,
     exits_in,
     layers_in,
     layers_with_head,
-    plain_and_fused_exits_in,
 )
 from lwr.common.json_lines import read_json, read_jsonl
 from lwr.common.results_tree import ResultsTree, cell_of_model
@@ -276,7 +276,7 @@ def _measure_faults(scored: ScoredSplit, checksums: Checksums, means: LayerMeans
     if scored.fusion is not None:
         inputs["fusion"] = scored.fusion
     yield from checksums.changed_inputs(parquet.read_inputs(scored.measures), inputs)
-    exits = set(plain_and_fused_exits_in(scored.ranked_table))
+    exits = set(all_exits_in(scored.ranked_table))
     if read_chosen_cascade(scored.cascade) is not None:
         exits.add(CASCADE)
     collection = scored.tree.collection(scored.tested)
@@ -292,7 +292,7 @@ def _measure_faults(scored: ScoredSplit, checksums: Checksums, means: LayerMeans
 
 
 def _run_faults(scored: ScoredSplit) -> Iterator[str]:
-    for exit in plain_and_fused_exits_in(scored.ranked_table):
+    for exit in all_exits_in(scored.ranked_table):
         path = scored.runs / f"{exit}.trec"
         written = {query: [doc for doc, _ in ranked] for query, ranked in read_run(path).items()}
         expected = {query: list(docs) for query, docs in rankings(scored.ranked_table, exit).items()}

@@ -11,6 +11,9 @@ from lwr.common.exits import (
     FIRST_STAGE,
     Arm,
     Cell,
+    all_exits_in,
+    compressed_name,
+    compression_steps,
     describe_layers,
     exit_name,
     exits_in,
@@ -50,6 +53,33 @@ def test_exits_and_layers_are_found_among_columns_in_their_order():
 def test_exits_sort_from_first_stage_over_layers_to_cascade():
     names = [CASCADE, "layer_10", "layer_9", FIRST_STAGE, "layer_1"]
     assert sorted(names, key=sort_key) == [FIRST_STAGE, "layer_1", "layer_9", "layer_10", CASCADE]
+
+
+@pytest.mark.parametrize("steps", [[(3, 2)], [(2, 2), (10, 4)]])
+def test_compressed_name_round_trips(steps):
+    name = compressed_name(12, steps)
+    assert (layer_of(name), compression_steps(name), is_layer(name)) == (12, steps, False)
+    assert compression_steps("layer_12") == compression_steps("layer_12_compressed_3_by_2_x") == []
+
+
+def test_compressed_exits_come_after_their_layer_and_have_a_label():
+    assert compressed_name(6, [(2, 2)]) == "layer_6_compressed_2_by_2"
+    columns = [
+        "layer_6_compressed_10_by_2",
+        "layer_6_compressed_2_by_4",
+        "layer_6_fused",
+        "layer_6",
+        "layer_5",
+    ]
+    expected = [
+        "layer_5",
+        "layer_6",
+        "layer_6_fused",
+        "layer_6_compressed_2_by_4",
+        "layer_6_compressed_10_by_2",
+    ]
+    assert all_exits_in([*columns, "query_id", "tokens"]) == expected
+    assert label(compressed_name(6, [(2, 2), (4, 3)])) == "layer 6, compressed 2/2 4/3"
 
 
 def test_names_that_are_not_exits_cannot_be_sorted():

@@ -40,6 +40,17 @@ def test_check_reports_every_problem_of_an_invalid_grid(workflow_folder):
     assert duplicate.startswith("wrong.yaml:5: start_layers: 9 is duplicated")
 
 
+def test_check_reports_widths_that_cannot_be_scored(workflow_folder):
+    widths = "score: {widths: [[2, 2], [6, 2], [2, 2]]}\n"
+    (workflow_folder / "wide.yaml").write_text(GRID + widths, encoding="utf-8")
+    checked = run(workflow_folder, "lwr.cli", "check", "wide.yaml")
+    assert checked.returncode == 1
+    line = f"wide.yaml:{len(GRID.splitlines()) + 1}: score.widths: "
+    duplicate, deep = sorted(checked.stderr.splitlines())
+    assert duplicate == f"{line}[2, 2] is duplicated; remove one"
+    assert deep.startswith(f"{line}no block of ")
+
+
 def test_the_workflow_reports_problems_before_any_job(workflow_folder):
     broken = GRID.replace("group_size", "grop_size").replace("nDCG@10", "nDGC@10")
     (workflow_folder / "my grid ü.yaml").write_text(broken, encoding="utf-8")

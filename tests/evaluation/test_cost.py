@@ -23,7 +23,7 @@ from lwr.evaluation.timing import REPEATS
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.fusion import Fusion, fusion_record
 from lwr.formats.trec import write_run
-from lwr.model.cascade_schedule import Schedule
+from lwr.model.cascade_schedule import Compression, Schedule
 from lwr.model.reranker import LayerwiseReranker
 from lwr.scoring.score import score
 
@@ -99,6 +99,30 @@ def test_flops_are_mean_over_candidates_and_share_for_cascade(scored, costs):
         each = [count_flops(shape, np.array(n))[k - 1] / 1e9 for n in tokens]
         assert by_name[f"layer_{k}"]["gflops_per_pair"] == pytest.approx(sum(each) / len(each))
     assert by_name["cascade"]["gflops_per_pair"] == pytest.approx(0.4 * by_name["layer_4"]["gflops_per_pair"])
+
+
+def test_compressed_exits_are_counted_and_timed(scored, tmp_path, arm_files):
+    width = (2, 2)
+    settings, wide = ScoringConfig(widths=[width]), tmp_path / "wide.parquet"
+    score(scored / "model", scored, "test", scored / "test.trec", settings, wide)
+    out = tmp_path / "cost.json"
+    cost([replace(arm_files(), scores=wide)], scored, settings, CostConfig(queries=2), out)
+    by_name = {exit["exit"]: exit for exit in exits_of(json.loads(out.read_text(encoding="utf-8")))}
+    names = ["layer_3_compressed_2_by_2", "layer_4_compressed_2_by_2"]
+    assert list(by_name) == ["layer_2", "layer_3", "layer_4", *names, "cascade"]
+    shape, table = (
+        derive_shape(LayerwiseReranker.from_pretrained(scored / "model").backbone),
+        pd.read_parquet(wide),
+    )
+    by_layer = count_flops(shape, table["tokens"], table["passage_tokens"], Compression((width,))).mean(
+        axis=1
+    )
+    for layer, name in zip((3, 4), names, strict=True):
+        assert by_name[name]["gflops_per_pair"] == pytest.approx(by_layer[layer - 1] / 1e9)
+        assert by_name[name]["gflops_per_pair"] < by_name[f"layer_{layer}"]["gflops_per_pair"]
+        assert by_name[name]["parameters"] == by_name[f"layer_{layer}"]["parameters"]
+        assert by_name[name]["schedule"] == f"2/2 {layer}"
+        assert by_name[name]["ratio"] > 0
 
 
 def test_no_cascade_where_deepest_exit_is_chosen(costs):

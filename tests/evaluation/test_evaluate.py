@@ -293,6 +293,18 @@ def test_fused_exits_are_measured_beside_the_exits_alone(collection, fusion):
     assert parquet.read_inputs(collection / "out.parquet").keys() == {"scores", "cascade", "qrels"}
 
 
+def test_compressed_exits_are_measured_beside_the_exits_alone(collection):
+    scores = random_scores()
+    name = "layer_3_compressed_2_by_2"
+    compressed = scores.assign(**{name: scores["layer_1"]}, passage_tokens=np.int32(20))
+    out = evaluated(collection, compressed)
+    assert list(dict.fromkeys(out["exit"])) == ["first_stage", "layer_1", "layer_2", "layer_3", name]
+    assert set(runs(collection)) == set(out["exit"])
+    assert values_of(out, name, "nDCG@10") == values_of(out, "layer_1", "nDCG@10")
+    others = out[out["exit"] != name].reset_index(drop=True)
+    pd.testing.assert_frame_equal(others, evaluated(collection, scores))
+
+
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_dev_is_measured_out_of_fold_and_test_with_all_of_dev(collection, fusion, split):
     scores = random_scores()

@@ -255,6 +255,7 @@ SETTINGS = [
     Case("unknown key", CHECK, replace("grid.yaml", "steps: 4", "stepz: 4"), ("grid.yaml:6", "train.stepz", "`steps`")),
     Case("wrong type", CHECK, replace("grid.yaml", "steps: 4", "steps: many"), ("grid.yaml:6", "train.steps", "'many'")),
     Case("out of range", CHECK, replace("grid.yaml", "steps: 4", "steps: 0"), ("grid.yaml:6", "train.steps", "0")),
+    Case("compression after the last block", CHECK, append("grid.yaml", "score: {widths: [[2, 2], [4, 2]]}\n"), ("grid.yaml:8", "score.widths", "layer 4")),
     Case("key that is a mapping", CHECK, replace("grid.yaml", "{steps: 4}", "{ {steps: 4}}"), ("grid.yaml:6", "key")),
     Case("key twice", CHECK, append("grid.yaml", "train: {}\n"), ("grid.yaml:8", "train", "6 and 8")),
     Case("tab", CHECK, replace("grid.yaml", "  tiny", "\ttiny"), ("grid.yaml:4", "YAML")),

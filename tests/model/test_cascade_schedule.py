@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from scored_lists import any_schedule, few_examples
 
-from lwr.model.cascade_schedule import Schedule
+from lwr.model.cascade_schedule import Compression, Schedule, plan_ranking
 
 
 @given(any_schedule())
@@ -22,10 +22,34 @@ def test_schedule_by_hand():
     assert Schedule.parse("4") == Schedule.single(4)
 
 
-@pytest.mark.parametrize("text", ["a", "", " ", "2:20", "2:20 4:10", "2 4", "2:20:1 4", "2: 4", "2:1.5 4"])
+@pytest.mark.parametrize(
+    "text", ["a", "", " ", "2:20", "2:20 4:10", "2 4", "2:20:1 4", "2: 4", "2:1.5 4", "-1"]
+)
 def test_malformed_schedule_is_refused_with_an_example(text):
     with pytest.raises(ValueError, match=r"cascade '.*': write it as `2:20 4:10 6`"):
         Schedule.parse(text)
+
+
+@pytest.mark.parametrize("text", ["2/ 4", "/2 4", "2/2", "2:5/2 4", "2//2 4", "4:-1 6"])
+def test_malformed_widths_are_refused_with_an_example(text):
+    with pytest.raises(ValueError, match=r"`2/2:20` also makes one of each two passage tokens"):
+        Schedule.parse(text)
+
+
+def test_schedule_with_widths_by_hand():
+    schedule = Schedule.parse("0:50 2/2:20 4/3 5:5 6")
+    assert schedule == Schedule(((0, 50), (2, 20), (5, 5)), 6, Compression(((2, 2), (4, 3))))
+    assert (str(schedule), schedule.layers) == ("0:50 2/2:20 4/3 5:5 6", [2, 5, 6])
+    assert Schedule.parse("0:50 2:20 5:5 6").compress("2/2 4/3") == schedule
+    with pytest.raises(ValueError, match=r"layer 6 ranks, so no block reads the tokens after layer 6"):
+        Schedule.single(6).compress("6/2")
+    with pytest.raises(ValueError, match=r"give one of the two"):
+        schedule.compress("3/2")
+
+
+def test_fused_scores_of_compressed_passages_are_refused():
+    with pytest.raises(ValueError, match="fitted without compression"):
+        plan_ranking(Schedule.parse("2/2 4"), 3, fused=True)
 
 
 def test_stage_0_is_the_first_stage_and_scores_nothing():
@@ -35,7 +59,8 @@ def test_stage_0_is_the_first_stage_and_scores_nothing():
 
 
 @pytest.mark.parametrize(
-    "text", ["4:2 2", "4:2 4", "4:2 3:1 6", "4:0 6", "4:-1 6", "0:0 6", "0:5 0", "0", "-1", "3:5 0:2 6"]
+    "text",
+    ["4:2 2", "4:2 4", "4:2 3:1 6", "4:0 6", "0:0 6", "0:5 0", "0", "3:5 0:2 6", "0/2 6", "2/0 6", "4/2 4"],
 )
 def test_descending_layers_and_zero_survivors_are_refused(text):
     with pytest.raises(

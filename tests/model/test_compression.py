@@ -335,6 +335,21 @@ def test_malformed_compression_is_refused(text):
         Compression.parse(text)
 
 
+def test_rank_refuses_a_compression_that_changes_nothing():
+    model = reranker("bert")
+    with pytest.raises(ValueError, match="no block reads the tokens after layer 2; give layers below 2"):
+        model.rank("open a file", PASSAGES, 2, compression="2/2")
+    with pytest.raises(ValueError, match=r"has one: give one of the two"):
+        model.rank("open a file", PASSAGES, cascade="2/2 4", compression="2/2")
+
+
+def test_cascade_with_widths_is_a_cascade_with_a_compression():
+    model = reranker("bert")
+    ranked = model.rank("open a file", PASSAGES, cascade="1/2 2/2:3 4")
+    assert ranked == model.rank("open a file", PASSAGES, cascade="2:3 4", compression="1/2 2/2")
+    assert ranked != model.rank("open a file", PASSAGES, cascade="2:3 4")
+
+
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 9)), min_size=1, unique_by=lambda step: step[0]))
 def test_parse_reads_what_str_writes(steps):
     compression = Compression(tuple(sorted(steps)))

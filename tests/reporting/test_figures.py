@@ -168,6 +168,23 @@ def test_fused_exits_are_drawn_beside_their_layers(tmp_path):
     assert {"2", "2, fused", "6, fused", "first stage"} <= set(rows_of(specs["wins"])["exit"])
 
 
+def test_compressed_exits_are_drawn_by_flops_and_time(tmp_path):
+    inputs = make(tmp_path)
+    for name in ("layers", "cost"):
+        rows = read_table(inputs.tables / f"{name}.csv")
+        compressed = rows[rows["exit"] == "layer_6"].assign(exit="layer_6_compressed_2_by_2")
+        if name == "layers":
+            rows, compressed = rows.assign(compression=""), compressed.assign(compression="2/2")
+        pd.concat([rows, compressed]).to_csv(inputs.tables / f"{name}.csv", index=False)
+    specs = specifications(inputs)
+    for name in ("flops", "latency"):
+        drawn = rows_of(specs[name])
+        assert "layer 6, compressed 2/2" in set(drawn[drawn["kind"] == "compressed"]["what"]), name
+        assert "Triangles: compressed passages." in " ".join(specs[name]["title"])
+    for name in ("quality", "gain"):
+        assert "compressed" not in json.dumps(specs[name])
+
+
 def test_grid_without_fused_scores_has_no_marks_of_fused_exits(tmp_path):
     assert "fused" not in json.dumps(specifications(make(tmp_path)))
 

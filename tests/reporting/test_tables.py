@@ -222,6 +222,23 @@ def test_text_has_only_columns_with_values(table):
     assert set(long["trained on"]) == {"", "big"}
 
 
+# --- Compressed passages ---
+
+COMPRESSED = GOOD | {"layer_4_compressed_2_by_2": 0.49}
+
+
+def test_compressed_exits_are_beside_their_layers(table, monkeypatch):
+    monkeypatch.setitem(COUNTED, "layer_4_compressed_2_by_2", (1.6, 7.0))
+    rows = table(both_splits(COMPRESSED))
+    assert list(rows["exit"]) == ["first_stage", "layer_2", "layer_3", "layer_4", "layer_4_compressed_2_by_2"]
+    assert list(rows["compression"]) == ["", "", "", "", "2/2"]
+    last = rows.iloc[-1]
+    assert (last["layer"], last["flops"], last["p50 ms"]) == (4, 0.8, 7)
+    assert last["share of score"] == pytest.approx(0.98)
+    assert rows["share of score"][3] == 1, "shares refer to the exit that reads all tokens"
+    assert list(format_layers(rows, ["nDCG@10"])["layer"])[3:] == ["4", "4, compressed 2/2"]
+
+
 # --- Fused scores ---
 
 FUSED = {"first_stage": 0.4, "layer_2": 0.3, "layer_3": 0.45, "layer_4": 0.5}

@@ -105,7 +105,7 @@ def test_run_equals_the_workflows(model, data, monkeypatch, budget):
         data,
         "test",
         data / "bm25.trec",
-        ScoringConfig(tokens_per_batch=budget),
+        ScoringConfig(tokens_per_batch=budget, widths=[(2, 2)]),
         data / "scores.parquet",
     )
     write_json(data / "cascade.json", {"chosen": SCHEDULE, "deepest": "4"})
@@ -118,6 +118,8 @@ def test_run_equals_the_workflows(model, data, monkeypatch, budget):
         "layer_3": ["--layer", 3],
         "layer_4": [],
         "cascade": ["--cascade", SCHEDULE],
+        "layer_3_compressed_2_by_2": ["--layer", 3, "--compress", "2/2"],
+        "layer_4_compressed_2_by_2": ["--cascade", "2/2 4"],
     }
     for exit, depth in depths.items():
         out = data / f"out/{exit}.trec"

@@ -77,6 +77,31 @@ def test_score_equals_that_of_the_pair_alone(reranker, collection):
         np.testing.assert_allclose([line.layer_3, line.layer_4], alone, atol=1e-5)
 
 
+def test_widths_are_scored_beside_full_width(reranker, collection):
+    plain = scored(reranker, collection)
+    settings = ScoringConfig(widths=[(2, 2), (3, 4)])
+    table, model = scored(reranker, collection, "wide", settings), LayerwiseReranker.from_pretrained(reranker)
+    names = ["layer_3_compressed_2_by_2", "layer_4_compressed_2_by_2", "layer_4_compressed_3_by_4"]
+    assert list(table.columns[3:]) == ["passage_tokens", "first_stage", "layer_3", "layer_4", *names]
+    pd.testing.assert_frame_equal(table[plain.columns], plain, check_exact=True)
+    for line in table.sample(5, random_state=0).itertuples():
+        pair = (QUERIES[line.query_id], PASSAGES[line.doc_id])
+        (row,) = model.prompt.rows([pair])
+        assert (line.tokens, line.passage_tokens) == (len(row), row.passage_tokens)
+        expected = [
+            *model.score(pair, layers=[3, 4], compression="2/2"),
+            model.score(pair, 4, compression="3/4"),
+        ]
+        np.testing.assert_allclose([getattr(line, name) for name in names], expected, atol=1e-5)
+    assert (table["layer_4"] - table["layer_4_compressed_2_by_2"]).abs().max() > 1e-4
+
+
+def test_width_that_no_block_reads_is_refused_before_scoring(reranker, collection):
+    with pytest.raises(ValueError, match=r"no block reads the tokens after layer 4; give layers in 1\.\.3"):
+        scored(reranker, collection, settings=ScoringConfig(widths=[(4, 2)]))
+    assert not (collection / "out.parquet").exists()
+
+
 def test_gathered_shards_equal_the_complete_table(reranker, collection):
     complete = scored(reranker, collection)
     for k in (1, 2, 3):

@@ -303,6 +303,46 @@ def test_cascade_scores_are_reciprocal_ranks_and_layer_overrides_it(offline):
     np.testing.assert_allclose(by_index(at_exit, "relevance_score"), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("path", "texts"), [("/v1/rerank", "documents"), ("/v2/rerank", "documents"), ("/rerank", "texts")]
+)
+def test_documents_are_compressed_on_request(client, offline, path, texts):
+    asked = {"query": QUERY, texts: TEXTS, "raw_scores": True}
+    answer = client.post(path, json=asked | {"layer": 4, "compression": "2/2"}).json()
+    results, score = (answer["results"], "relevance_score") if texts == "documents" else (answer, "score")
+    expected = offline.score([(QUERY, text) for text in TEXTS], 4, compression="2/2")
+    np.testing.assert_allclose(by_index(results, score), expected, atol=1e-5)
+    assert np.abs(expected - scores_of(offline, QUERY, TEXTS, 4)).max() > 1e-3
+
+
+def test_server_ranks_by_a_compressed_cascade(offline):
+    schedule = Schedule.parse("2/2:5 4")
+    with TestClient(build_application(build(), "tiny", schedule, LIMITS)) as client:
+        ranked = client.post("/v2/rerank", json={"query": QUERY, "documents": TEXTS}).json()["results"]
+    expected = [each["corpus_id"] for each in offline.rank(QUERY, TEXTS, cascade=schedule)]
+    assert [result["index"] for result in ranked] == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"compression": "2"}, "write it as `2/4`"),
+        ({"compression": "3/2", "layer": 2}, "no block reads the tokens after layer 3; give layers below 2"),
+        ({"compression": "4/2"}, "give layers below 4"),
+    ],
+)
+def test_compression_that_is_not_possible_is_refused(client, asked, told):
+    answer = client.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS} | asked)
+    assert (answer.status_code, told in answer.text) == (422, True), answer.text
+
+
+def test_compression_is_refused_where_tokens_mix_otherwise():
+    with TestClient(build_application(build("lfm2"), "tiny", Schedule.single(4), LIMITS)) as client:
+        asked = {"query": QUERY, "documents": TEXTS, "compression": "2/2"}
+        answer = client.post("/v1/rerank", json=asked)
+    assert (answer.status_code, "cannot be compressed" in answer.text) == (422, True)
+
+
 def test_health_tells_when_the_worker_has_ended(client, monkeypatch):
     monkeypatch.setattr(Worker, "is_alive", False)
     answer = client.get("/health")
