@@ -116,6 +116,10 @@ def test_teacher_of_groups_made_elsewhere_is_refused(tmp_path):
     text = GRID.replace("base_models:", source + "base_models:")
     message = problem({"a": COSINE}, {"taught": "a"}, text)
     assert "variants.taught.distillation.external: groups of given have no collection" in message
+    mined = text.replace("tests: [docs]", "tests: [docs], mining: {teacher: a}")
+    assert "datasets.given.mining.teacher: groups made elsewhere are not mined" in problem(
+        {"a": COSINE}, None, mined
+    )
 
 
 def test_loss_of_teacher_scores_accepts_a_named_teacher():

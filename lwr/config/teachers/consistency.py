@@ -34,7 +34,9 @@ def _names(config: GridConfig) -> Iterator[Problem]:
         teacher, loc = dataset.mining.teacher, ("datasets", name, "mining", "teacher")
         if teacher is None:
             continue
-        if teacher not in config.teachers:
+        if not dataset.source.is_collection:
+            yield Problem(loc, "groups made elsewhere are not mined; remove it")
+        elif teacher not in config.teachers:
             yield _unknown(config, loc, teacher)
         elif isinstance(config.teachers[teacher], CellTeacher):
             text = f"{teacher} is a cell, which is trained on the groups that mining makes; use another kind of teacher"
@@ -48,8 +50,8 @@ def _names(config: GridConfig) -> Iterator[Problem]:
         if teacher not in config.teachers:
             yield _unknown(config, loc, teacher)
         for dataset in adopted:
-            text = f"groups of {dataset} have no collection that {teacher} could score; use scores in the groups: true"
-            yield Problem(loc, text)
+            text = f"groups of {dataset} have no collection that {teacher} could score"
+            yield Problem(loc, f"{text}; use `external: true` with scores in the groups")
 
 
 def _uses(config: GridConfig) -> dict[Loc, str]:
