@@ -111,6 +111,10 @@ def mine(
     run: Annotated[Path, Option(help="TREC run of the train queries.", exists=True)],
     settings: Settings,
     out: Out,
+    teacher_run: Annotated[
+        Path | None,
+        Option(help="TREC run with a teacher's scores, in place of that in SETTINGS.", exists=True),
+    ] = None,
 ) -> None:
     r"""Mine training groups: one positive and hard negatives per query, as FlagEmbedding's JSON lines.
 
@@ -126,10 +130,12 @@ def mine(
     from lwr.data.mine import mine
 
     mining = read_settings(settings, MiningConfig)
-    if mining.teacher is not None:
+    if mining.teacher is not None and teacher_run is None:
         raise BadInput(
-            f"--settings: teacher: {mining.teacher} is a name in a grid; give its run (`lwr teach`) as teacher_run"
+            f"--settings: teacher: {mining.teacher} is a name in a grid; give its run (`lwr teach`) by --teacher-run"
         )
+    if teacher_run is not None:
+        mining = mining.model_copy(update={"teacher": None, "teacher_run": str(teacher_run)})
     mine(collection, run, out, mining)
 
 

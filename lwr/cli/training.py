@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from typer import Argument, Option
@@ -27,7 +27,7 @@ from lwr.common.progress import log
 from lwr.config.evaluation import ScoringConfig
 from lwr.config.load import read_settings
 from lwr.config.model import BaseModelConfig
-from lwr.config.teachers.sections import STANDALONE_TEACHERS
+from lwr.config.teachers.sections import TEACHERS, CellTeacher
 from lwr.config.training import TrainingConfig
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -122,20 +122,25 @@ def teach(
         str,
         Option(
             metavar="SETTINGS",
-            help="A teacher: the keys under `teachers: NAME:`, of the kind cross_encoder, yes_no, layerwise or "
-            "bi_encoder.",
+            help="A teacher: the keys under `teachers: NAME:`.",
         ),
     ],
     collection: Collection,
     run: Annotated[Path, Option(help="TREC run of the train queries.", exists=True)],
     out: Out,
+    model: Annotated[
+        Path | None, Option(help="Folder of the model, of the kind cell alone.", exists=True)
+    ] = None,
+    fusion: Annotated[
+        Path | None, Option(help="File that `lwr fuse` wrote, of a cell with `fused: true`.", exists=True)
+    ] = None,
     name: Annotated[str, Option(help="Tag of the run.")] = "teacher",
     shard: Shard = "1/1",
     label: Label = "teach",
 ) -> None:
     r"""Score the train candidates and positives with a teacher, and write its scores as a TREC run.
 
-    `lwr mine` takes the run as `teacher_run`, `lwr train` as `--teacher-run`.
+    `lwr mine` and `lwr train` take the run as `--teacher-run`.
 
     For example:
 
@@ -147,7 +152,14 @@ def teach(
     from lwr.scoring.teach import teach
 
     silence_transformers()
-    teach(read_settings(teacher, *STANDALONE_TEACHERS), collection, run, out, name, shard, label)
+    section = read_settings(teacher, *TEACHERS)
+    if isinstance(section, CellTeacher) != (model is not None):
+        raise BadInput(
+            f"--teacher is of kind {section.kind}, and --model is {model}: give it for a cell alone"
+        )
+    if isinstance(section, CellTeacher):
+        section = section.as_layerwise(cast(Path, model), fusion)
+    teach(section, collection, run, out, name, shard, label)
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, create_model
@@ -12,13 +11,7 @@ from lwr.config.data import DatasetConfig
 from lwr.config.evaluation import CascadeSearchConfig, CostConfig, FusionConfig, ScoringConfig
 from lwr.config.model import BaseModelConfig
 from lwr.config.section import Layers, Name, Section
-from lwr.config.teachers.sections import (
-    CellTeacher,
-    LayerwiseTeacher,
-    StandaloneTeacher,
-    Teacher,
-    TeacherSection,
-)
+from lwr.config.teachers.sections import Teacher
 from lwr.config.training import TrainingConfig
 
 
@@ -147,28 +140,6 @@ class GridConfig(Section):
         """Return the name of the teacher whose scores a base model learns from under a variant; None if it has none."""
         external = self.train_of(base_model, variant).distillation.external
         return external if isinstance(external, str) else None
-
-    def mining_settings(self, dataset: str, teacher_runs: Sequence[str]) -> dict[str, Any]:
-        """Return what `lwr mine` gets as `--settings`: with the run of a teacher in place of its name."""
-        mining = self.datasets[dataset].mining
-        if mining.teacher is None:
-            return mining.slice()
-        [run] = teacher_runs
-        return mining.model_copy(update={"teacher": None, "teacher_run": run}).slice()
-
-    def standalone_teacher(self, name: str, model: str = "", fusion: str | None = None) -> StandaloneTeacher:
-        """Return a teacher as `lwr teach` gets it: a cell becomes the reranker that was trained for it.
-
-        Args:
-            name: Name of the teacher.
-            model: Folder of the model that was trained for a cell; not used for other teachers.
-            fusion: File with the weights of its fused scores, if they teach.
-        """
-        teacher = self.teachers[name]
-        if not isinstance(teacher, CellTeacher):
-            return teacher
-        shared = teacher.model_dump(include=set(TeacherSection.model_fields), exclude_unset=True)
-        return LayerwiseTeacher(kind="layerwise", model=model, layer=teacher.layer, fusion=fusion, **shared)
 
     def taught(self) -> list[tuple[str, str]]:
         """Return (data set, teacher) for all scores that mining or a cell learns from."""

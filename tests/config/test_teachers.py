@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import tiny
 import yaml
@@ -10,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from lwr.common.errors import BadInput
 from lwr.common.exits import Cell
-from lwr.config.teachers.sections import BiEncoderTeacher, CellTeacher, LayerwiseTeacher
+from lwr.config.teachers.sections import CellTeacher, LayerwiseTeacher
 
 COSINE = f"{{kind: bi_encoder, model: {MODEL}}}"
 
@@ -127,16 +129,16 @@ def test_loss_of_teacher_scores_accepts_a_named_teacher():
     assert grid_with({"a": COSINE}, None, loss).teacher_of("minilm", "default") == "a"
 
 
-def test_steps_get_a_cell_as_a_layerwise_reranker_and_a_name_as_its_run():
+def test_cell_becomes_the_reranker_that_was_trained_for_it():
     mining = GRID.replace("negatives: 3", "negatives: 3, teacher: cosine")
     teachers = {"cosine": COSINE, "big": cell("alone", fused=True, precision="bfloat16")}
     config = grid_with(teachers, {"taught": "big"}, mining)
     assert config.taught() == [("docs", "cosine"), ("docs", "big")]
-    assert isinstance(config.standalone_teacher("cosine"), BiEncoderTeacher)
-    assert config.standalone_teacher("big", "model", "fusion.json") == LayerwiseTeacher(
-        kind="layerwise", model="model", layer=6, fusion="fusion.json", precision="bfloat16"
-    )
     big = config.teachers["big"]
     assert isinstance(big, CellTeacher)
     assert big.cell_of("docs") == Cell("docs", "minilm", 2, "alone", 1)
-    assert config.mining_settings("docs", ["cosine.trec"]) == {"negatives": 3, "teacher_run": "cosine.trec"}
+    assert big.as_layerwise(Path("model"), Path("fusion.json")) == LayerwiseTeacher(
+        kind="layerwise", model="model", layer=6, fusion="fusion.json", precision="bfloat16"
+    )
+    with pytest.raises(BadInput, match=r"fused: True, and --fusion is None"):
+        big.as_layerwise(Path("model"), None)

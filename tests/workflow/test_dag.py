@@ -172,6 +172,11 @@ def test_changed_base_model_retrains_only_its_cells(project):
     assert {rule for rule, _ in plan} == {"base", "train", *FROM_SCORE}
 
 
+def test_changed_setting_of_mining_mines_again(project):
+    project.edit_config(lambda config: config["datasets"]["json-docs"]["mining"].update(seed=1))
+    assert project.planned_rules() == {"mine", "train", *FROM_SCORE}
+
+
 def test_added_start_layer_trains_only_its_own_cells(project):
     project.edit_config(lambda config: config["start_layers"].append(3))
     plan = project.plan()

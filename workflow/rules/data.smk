@@ -72,10 +72,11 @@ rule mine:
         runtime=60,
     params:
         folder=lambda w, input: folder_of(input.corpus),
-        settings=lambda w, input: json.dumps(GRID.mining_settings(w.dataset, input.teacher)),
+        settings=lambda w: as_json(GRID.datasets[w.dataset].mining),
+        teacher=lambda w, input: repeated_option("--teacher-run", input.teacher),
         code=CODE["mine"],
     shell:
-        "lwr mine --collection {params.folder:q} --run {input.run:q}"
+        "lwr mine --collection {params.folder:q} --run {input.run:q} {params.teacher}"
         " --settings {params.settings:q} --out {output:q} 2>&1 | tee {log:q}"
 
 

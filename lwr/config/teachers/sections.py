@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from lwr.common.errors import BadInput
 from lwr.common.exits import Cell, describe_layers, layers_with_head
 from lwr.common.json_lines import read_json
 from lwr.config.model import PromptTemplate
@@ -198,9 +199,22 @@ class CellTeacher(TeacherSection):
         """Return the cell that teaches on a data set."""
         return Cell(dataset, **self.cell.model_dump())
 
+    def as_layerwise(self, model: Path, fusion: Path | None) -> LayerwiseTeacher:
+        """Return the reranker that was trained for the cell: its folder, and the weights of its fused scores.
+
+        Raises:
+            BadInput: Scores are fused, but there are no weights, or the reverse.
+        """
+        if self.fused != (fusion is not None):
+            raise BadInput(
+                f"the teacher has fused: {self.fused}, and --fusion is {fusion}: give both or neither"
+            )
+        shared = self.model_dump(include=set(TeacherSection.model_fields), exclude_unset=True)
+        file = None if fusion is None else str(fusion)
+        return LayerwiseTeacher(kind="layerwise", model=str(model), layer=self.layer, fusion=file, **shared)
+
 
 StandaloneTeacher = CrossEncoderTeacher | YesNoTeacher | LayerwiseTeacher | BiEncoderTeacher
-STANDALONE_TEACHERS = (CrossEncoderTeacher, YesNoTeacher, LayerwiseTeacher, BiEncoderTeacher)
-"""What `lwr teach` takes: a cell is given as a layerwise reranker."""
+TEACHERS = (CrossEncoderTeacher, YesNoTeacher, LayerwiseTeacher, BiEncoderTeacher, CellTeacher)
 
 Teacher = Annotated[StandaloneTeacher | CellTeacher, Field(discriminator="kind")]
