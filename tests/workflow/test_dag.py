@@ -198,11 +198,27 @@ def test_other_first_measure_trains_nothing_again_without_dev_evaluations(projec
     [
         ("cost", {"queries": 1}, {"cost", *REPORTING_STEPS} - {"compare"}),
         ("margin", 0.5, REPORTING_STEPS - {"tables"}),
+        ("fusion", {"penalty": 0.1}, {"fuse", *FROM_CASCADE}),
+        ("fusion", {"confidence": 0.8}, FROM_CASCADE),
+        ("fusion", False, FROM_CASCADE),
     ],
 )
 def test_changed_setting_of_a_late_step_reruns_from_that_step(project, section, values, steps):
     project.edit_config(lambda config: config.update({section: values}))
     assert project.planned_rules() == steps
+
+
+@pytest.mark.slow
+def test_without_fusion_no_table_has_fused_rows(cell):
+    assert b"fused" in cell.tables()["layers.csv"]
+    cell.edit_config(lambda config: config.update(fusion=False))
+    cell.snakemake()
+    assert [name for name, table in cell.tables().items() if b"fused" in table] == []
+    verdict = verify(cell.results)
+    assert verdict.faults == []
+    assert [note.partition(": ")[0] for note in verdict.notes] == [
+        str(cell.results / "cells/json-docs/tiny-llama/start2/default/fusion/json-docs.json")
+    ]
 
 
 @pytest.mark.slow
