@@ -162,6 +162,10 @@ def _keep(config: GridConfig, base_model: str, variant: str, last: int | None) -
             loc = find_setting(config, base_model, variant, *keys)
             yield Problem(loc, problem["msg"].removeprefix("Value error, "))
         return
+    if train.compression is not None and last is not None:
+        for layer in (layer for layer in train.compression.layers if layer >= last):
+            text = f"no block of {base_model} reads the tokens after layer {layer}; give layers below {last}"
+            yield Problem(find_setting(config, base_model, variant, "compression"), text)
     if train.keep != "best" or not isinstance(train.keep_by, int) or last is None:
         return
     for start in config.start_layers_of(base_model):

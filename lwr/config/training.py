@@ -67,6 +67,17 @@ class DistillationConfig(Section):
         return self
 
 
+class RandomCompressionConfig(Section):
+    """Token compression in training: each step draws a layer and a ratio, and reads its batches that way, too."""
+
+    layers: Annotated[list[Layers], Field(min_length=1)] = Field(
+        description="layers after which passage tokens may become fewer"
+    )
+    ratios: Annotated[list[Count], Field(min_length=1)] = Field(
+        description="numbers of neighbouring passage tokens that may become one; 1: none do in that step"
+    )
+
+
 class TrainingConfig(Section):
     """One training. An optimiser step sees `groups_per_batch` x `accumulation` x processes groups."""
 
@@ -140,6 +151,11 @@ class TrainingConfig(Section):
         "`listnet`: order, or distribution, of these scores, or of the labels where there are none",
     )
     distillation: DistillationConfig = DistillationConfig()
+    compression: RandomCompressionConfig | None = Field(
+        default=None,
+        description="token compression that the exits learn to rank with: each learns from its own scores of complete "
+        "passages, beside the loss of these; null: none",
+    )
     exit_weights: dict[int, Annotated[float, Field(ge=0)]] = Field(
         default={}, description="weight of a layer's loss; 1 for layers that are not named"
     )

@@ -77,6 +77,10 @@ class Compression:
             ) from None
         return cls(pairs)
 
+    def exits_after(self, exits: Sequence[int]) -> list[int]:
+        """Return the exits that read fewer tokens."""
+        return [layer for layer in exits if self.steps_before(layer)]
+
     def steps_before(self, last: int) -> list[tuple[int, int]]:
         """Return the steps that change something in a pass that ends at layer `last`."""
         return [(layer, ratio) for layer, ratio in self.steps if layer < last and ratio > 1]

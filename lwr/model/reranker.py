@@ -168,9 +168,17 @@ class LayerwiseReranker(nn.Module):
 
     # --- Scoring features ---
 
-    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Score a batch at every exit: float32 [exits, B]. Training calls this; see `encode` for `features`."""
-        return torch.stack(self.encode(features))
+    def forward(self, features: Mapping[str, Tensor], compression: Compression | None = None) -> Tensor:
+        """Score a batch at every exit. Training calls this; see `encode` for the arguments.
+
+        Returns:
+            float32 [exits, B]; with a compression [exits + compressed exits, B]: behind them, from a second pass, the
+            scores of compressed passages at the exits that read them (`Compression.exits_after`).
+        """
+        scores = self.encode(features)
+        if compression is not None:
+            scores += self.encode(features, compression.exits_after(self.exits), compression)
+        return torch.stack(scores)
 
     def encode(
         self,

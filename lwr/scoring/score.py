@@ -108,18 +108,9 @@ def _schema(exits: Sequence[int], compressions: Sequence[Compression]) -> pa.Sch
         pair.append(("passage_tokens", pa.int32()))
     names = [
         *map(exit_name, exits),
-        *(
-            compressed_name(layer, each.steps)
-            for each in compressions
-            for layer in _deeper_exits(exits, each)
-        ),
+        *(compressed_name(layer, each.steps) for each in compressions for layer in each.exits_after(exits)),
     ]
     return pa.schema([*pair, (FIRST_STAGE, pa.float64()), *((name, pa.float32()) for name in names)])
-
-
-def _deeper_exits(exits: Sequence[int], compression: Compression) -> list[int]:
-    """Return the exits that read fewer tokens."""
-    return [layer for layer in exits if compression.steps_before(layer)]
 
 
 def _tables(
@@ -138,7 +129,7 @@ def _tables(
         first_stage = [score for query in chunk for _, score in candidates[query.query_id]]
         compressed: list[np.ndarray] = []  # float32 [pairs] each
         for compression in compressions:
-            layers = _deeper_exits(reranker.exits, compression)
+            layers = compression.exits_after(reranker.exits)
             of_width = reranker.score_rows(rows, layers, *how, compression=compression)  # [layers, pairs]
             _check_finite(of_width, chunk, layers)
             compressed += list(of_width)

@@ -89,6 +89,10 @@ def _problems(config: GridConfig, name: str) -> tuple[list[Problem], TriedBaseMo
         if training.head_init == "cross_encoder" and cross_encoder_problem is not None:
             loc = find_setting(config, name, variant, "head_init")
             problems.append(Problem(loc, cross_encoder_problem))
+        if training.compression is not None and not tried.reranker.can_compress:
+            loc = find_setting(config, name, variant, "compression")
+            text = f"passages cannot be compressed for {base_model.model}, whose tokens mix not by attention alone"
+            problems.append(Problem(loc, f"{text}; remove the key, or this base model"))
         if training.head_init == "yes_token" and not tried.has_yes_row:
             loc = find_setting(config, name, variant, "head_init")
             problems.append(

@@ -97,12 +97,16 @@ def _draw_group(line: dict[str, Any], group_size: int, rng: random.Random, place
 
 
 def collate(
-    groups: Sequence[TrainingGroup], tokenizer: PreTrainedTokenizerBase, num_embeddings: int | None = None
+    groups: Sequence[TrainingGroup],
+    tokenizer: PreTrainedTokenizerBase,
+    num_embeddings: int | None = None,
+    mark_passages: bool = False,
 ) -> Batch:
     """Pad the rows of all groups into one batch (see `pad`). Either all groups have teacher scores or none has."""
+    rows = [row for group in groups for row in group.rows]
     has_teacher = groups[0].teacher_scores is not None
     return {
-        "features": pad([row for group in groups for row in group.rows], tokenizer, num_embeddings),
+        "features": pad(rows, tokenizer, num_embeddings, mark_passages),
         "teacher_scores": torch.tensor([group.teacher_scores for group in groups]) if has_teacher else None,
         "group_names": [group.name for group in groups],
     }

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lwr.evaluation.flops import BackboneShape, count_flops
+from lwr.model.cascade_schedule import Compression
 
 
 class Throughput:
@@ -34,11 +35,24 @@ class Throughput:
     def _restart(self) -> None:
         self.tokens, self.flop_count, self.start = 0, 0.0, time.monotonic()
 
-    def add_batch(self, attention_mask: Tensor) -> None:
-        """Count a batch, given its attention mask, int64 [rows, tokens]."""
+    def add_batch(
+        self,
+        attention_mask: Tensor,
+        passage_mask: Tensor | None = None,
+        compression: Compression | None = None,
+    ) -> None:
+        """Count a pass over a batch.
+
+        Args:
+            attention_mask: int64 [rows, tokens].
+            passage_mask: int64 [rows, tokens], 1 where compression may average.
+            compression: That of the pass; None: none.
+        """
         lengths = attention_mask.sum(dim=1).cpu().numpy()  # [rows]
+        passages = None if passage_mask is None else passage_mask.sum(dim=1).cpu().numpy()
         self.tokens += int(lengths.sum())
-        self.flop_count += self.passes * float(count_flops(self.shape, lengths)[-1].sum())
+        flops = count_flops(self.shape, lengths, passages, compression)[-1].sum()
+        self.flop_count += self.passes * float(flops)
 
     def pop_rates(self) -> dict[str, float]:
         """Return the rates of this process since the last call, and start counting again.

@@ -7,6 +7,7 @@ transformers 5.23.0; each says why it is needed.
 from __future__ import annotations
 
 import math
+import random
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -20,11 +21,12 @@ from lwr.common.progress import Progress
 from lwr.config.training import TrainingConfig
 from lwr.evaluation.flops import derive_shape
 from lwr.model.batching import out_of_memory_hint
+from lwr.model.cascade_schedule import Compression
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import convert_write_errors
 from lwr.training.dataset import Batch, TrainingGroup, collate
 from lwr.training.dev_evaluation import DevEvaluation
-from lwr.training.losses.layerwise import assign_teachers, layerwise_loss
+from lwr.training.losses.layerwise import assign_teachers, compression_loss, layerwise_loss
 from lwr.training.progress_callback import ProgressCallback
 from lwr.training.throughput import Throughput
 
@@ -78,7 +80,10 @@ class LayerwiseTrainer(Trainer):
             # the Trainer demands a data set, but never iterates it: `evaluate` is overridden
             eval_dataset=None if dev_evaluation is None else dev_evaluation.rows,
             data_collator=partial(  # pyright: ignore[reportArgumentType]
-                collate, tokenizer=reranker.prompt.tokenizer, num_embeddings=reranker.num_embeddings
+                collate,
+                tokenizer=reranker.prompt.tokenizer,
+                num_embeddings=reranker.num_embeddings,
+                mark_passages=settings.compression is not None,
             ),
             optimizers=(make_optimizer(reranker, settings), None),
             callbacks=[
@@ -99,6 +104,11 @@ class LayerwiseTrainer(Trainer):
         self.exit_weights = [float(settings.exit_weights.get(layer, 1.0)) for layer in reranker.exits]
         # per batch since the last log: [ranking and distillation, exits]
         self.loss_terms: list[Tensor] = []
+        if settings.compression is not None:
+            reranker.check_compression(Compression.at(max(settings.compression.layers), 2))
+        self.compression_terms: list[
+            Tensor
+        ] = []  # per batch since the last log, of those that were compressed
         self.group_names: list[str] = []  # of the batches since the last step of the optimiser
         self.throughput = Throughput(
             derive_shape(reranker.backbone),
@@ -125,7 +135,10 @@ class LayerwiseTrainer(Trainer):
         """
         self.group_names += inputs["group_names"]
         groups, distillation = len(inputs["group_names"]), self.settings.distillation
-        scores = model(inputs["features"])  # [exits, rows]
+        compression, exits = self.draw_compression(), len(self.reranker.exits)
+        # [exits and compressed exits, rows]; another process or batch of the step has the same compression
+        both = model(inputs["features"], compression) if compression else model(inputs["features"])
+        scores, compressed = both[:exits], both[exits:]
         loss = layerwise_loss(
             scores.view(len(scores), groups, -1),  # [exits, groups, group size]
             self.teachers,
@@ -141,8 +154,33 @@ class LayerwiseTrainer(Trainer):
             # all terms may be finite, and their weighted sum still too large
             raise self._not_finite(f"loss of exits {exits or self.reranker.exits}", inputs["group_names"])
         self.loss_terms.append(terms)
-        self.throughput.add_batch(inputs["features"]["attention_mask"])
-        return (loss.total, scores) if return_outputs else loss.total
+        mask, total = inputs["features"]["attention_mask"], loss.total
+        self.throughput.add_batch(mask)
+        if compression is not None:
+            read = len(compressed)  # the deepest exits
+            term = compression_loss(
+                compressed.view(read, groups, -1),
+                scores[-read:].view(read, groups, -1),
+                distillation.temperature,
+                self.exit_weights[-read:],
+            )
+            if not torch.isfinite(term):
+                raise self._not_finite(f"loss with compression {compression}", inputs["group_names"])
+            total = total + term
+            self.compression_terms.append(term.detach())
+            self.throughput.add_batch(mask, inputs["features"]["passage_mask"], compression)
+        return (total, scores) if return_outputs else total
+
+    def draw_compression(self) -> Compression | None:
+        """Draw the compression of the current step by its number and the seed; None: passages stay complete."""
+        if self.settings.compression is None:
+            return None
+        rng = random.Random(f"{self.args.seed}:{self.state.global_step}")
+        layer, ratio = (
+            rng.choice(self.settings.compression.layers),
+            rng.choice(self.settings.compression.ratios),
+        )
+        return Compression.at(layer, ratio) if ratio > 1 else None
 
     def _clip_grad_norm(self, model):
         """Clip the gradients, and raise FloatingPointError if one is not finite.
@@ -178,6 +216,9 @@ class LayerwiseTrainer(Trainer):
             for i, layer in enumerate(self.reranker.exits):
                 logs[f"{self.settings.loss}_{exit_name(layer)}"] = ranking[i]
                 logs[f"distillation_{exit_name(layer)}"] = distillation[i]
+            if self.compression_terms:
+                logs["compression"] = torch.stack(self.compression_terms).mean().item()
+                self.compression_terms.clear()
             logs |= self.throughput.pop_rates()
         super().log(logs, start_time)
 

@@ -51,6 +51,14 @@ def test_check_reports_widths_that_cannot_be_scored(workflow_folder):
     assert deep.startswith(f"{line}no block of ")
 
 
+def test_check_reports_training_compression_after_the_last_block(workflow_folder):
+    grid = GRID.replace("  group_size: 4\n", "  group_size: 4\n  compression: {layers: [2, 6], ratios: [2]}\n")
+    (workflow_folder / "wide.yaml").write_text(grid, encoding="utf-8")
+    checked = run(workflow_folder, "lwr.cli", "check", "wide.yaml")
+    assert checked.returncode == 1
+    assert "wide.yaml:8: train.compression: no block of minilm reads the tokens after layer 6" in checked.stderr
+
+
 def test_the_workflow_reports_problems_before_any_job(workflow_folder):
     broken = GRID.replace("group_size", "grop_size").replace("nDCG@10", "nDGC@10")
     (workflow_folder / "my grid ü.yaml").write_text(broken, encoding="utf-8")

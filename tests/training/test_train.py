@@ -228,6 +228,32 @@ def test_losses_of_every_exit_are_logged(data, tmp_path):
     assert first == pytest.approx([math.log(3)] * 3, rel=0.2), "random heads start at chance"
 
 
+def test_compression_is_drawn_learnt_and_logged(data, tmp_path):
+    settings = {"steps": 4, "compression": {"layers": [2, 3], "ratios": [2, 4]}}
+    model = run(data, tmp_path / "model", **settings)
+    lines = logs(model)
+    for line in lines:
+        terms = sum(value for name, value in line.items() if "_layer_" in name)
+        assert line["compression"] > 0
+        assert terms + line["compression"] == pytest.approx(line["loss"], rel=1e-3)
+    again = run(data, tmp_path / "again", **settings)
+    assert (model / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+    plain = run(data, tmp_path / "plain", steps=4)
+    assert all("compression" not in line for line in logs(plain))
+    assert (model / "model.safetensors").read_bytes() != (plain / "model.safetensors").read_bytes()
+
+
+def test_ratio_1_trains_as_without_compression(data, tmp_path):
+    one = run(data, tmp_path / "one", compression={"layers": [2], "ratios": [1]})
+    plain = run(data, tmp_path / "plain")
+    assert (one / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+
+
+def test_compression_after_the_last_block_is_refused(data, tmp_path):
+    with pytest.raises(ValueError, match=r"no block reads the tokens after layer 4; give layers in 1\.\.3"):
+        run(data, tmp_path / "model", compression={"layers": [2, 4], "ratios": [2]})
+
+
 def test_losses_of_teacher_scores_are_learnt_and_logged_under_their_name(data, tmp_path):
     """Scores that fall with the number of a negative are learnt by every exit."""
     lines = [json.loads(line) for line in (data / "groups.jsonl").read_text().splitlines()]

@@ -70,6 +70,27 @@ def layerwise_loss(
     return LayerwiseLoss((weight * (ranking + distillation)).sum(), ranking, distillation)
 
 
+def compression_loss(
+    compressed: Tensor, full: Tensor, temperature: float = 1.0, weights: Sequence[float] | None = None
+) -> Tensor:
+    """Sum, over exits, the cross-entropy of the scores of compressed passages to those of complete ones: [].
+
+    No gradient reaches the scores of complete passages.
+
+    Args:
+        compressed: float32 [exits, groups, group size].
+        full: float32 [exits, groups, group size], of the same exits.
+        temperature: As for `layerwise_loss`.
+        weights: For each exit the weight of its term; None weights every exit by 1.
+    """
+    terms = [
+        _cross_entropy(student, teacher, temperature)
+        for student, teacher in zip(compressed, full, strict=True)
+    ]
+    weight = compressed.new_tensor([1.0] * len(terms) if weights is None else weights)
+    return (weight * torch.stack(terms)).sum()
+
+
 def _ranking_loss(loss: Loss, scores: Tensor, targets: Tensor | None) -> Tensor:
     """Return the loss of one exit for scores and targets [groups, group size]; without targets, of the labels."""
     if targets is None and loss in NEED_SCORES:

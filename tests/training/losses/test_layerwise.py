@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lwr.training.losses.layerwise import assign_teachers, layerwise_loss
+from lwr.training.losses.layerwise import assign_teachers, compression_loss, layerwise_loss
 
 EXITS, GROUPS, SIZE = 4, 3, 5
 DEEPEST = [3, 3, 3, None]
@@ -158,3 +158,17 @@ def test_external_teacher_uses_the_temperature(scores):
 def test_assigned_teachers(exits, distillation, teachers):
     found = assign_teachers(exits, **distillation)
     assert [None if i is None else exits[i] for i in found] == teachers
+
+
+def test_compressed_scores_learn_from_complete_ones_alone(scores):
+    compressed = torch.randn(EXITS, GROUPS, SIZE).requires_grad_()
+    loss = compression_loss(compressed, scores, temperature=2.0, weights=[1.0, 0.0, 0.5, 2.0])
+    each = [
+        F.cross_entropy(student / 2, torch.softmax(teacher.detach() / 2, dim=-1)) * 4
+        for student, teacher in zip(compressed, scores, strict=True)
+    ]
+    assert loss.item() == pytest.approx((each[0] + 0.5 * each[2] + 2 * each[3]).item(), rel=1e-5)
+    loss.backward()
+    assert scores.grad is None
+    assert compressed.grad is not None
+    assert compressed.grad[0].abs().max() > 0
