@@ -52,11 +52,15 @@ def test_check_reports_widths_that_cannot_be_scored(workflow_folder):
 
 
 def test_check_reports_training_compression_after_the_last_block(workflow_folder):
-    grid = GRID.replace("  group_size: 4\n", "  group_size: 4\n  compression: {layers: [2, 6], ratios: [2]}\n")
+    grid = GRID.replace(
+        "  group_size: 4\n", "  group_size: 4\n  compression: {layers: [2, 6], ratios: [2]}\n"
+    )
     (workflow_folder / "wide.yaml").write_text(grid, encoding="utf-8")
     checked = run(workflow_folder, "lwr.cli", "check", "wide.yaml")
     assert checked.returncode == 1
-    assert "wide.yaml:8: train.compression: no block of minilm reads the tokens after layer 6" in checked.stderr
+    assert (
+        "wide.yaml:8: train.compression: no block of minilm reads the tokens after layer 6" in checked.stderr
+    )
 
 
 def test_the_workflow_reports_problems_before_any_job(workflow_folder):
