@@ -351,10 +351,13 @@ def _find_first_position(
     ids = torch.tensor([[3, 4, 5, 6, 7, 8]], device=backbone.device)  # [1, T], rows of four and of two tokens
     try:
         backbone.set_attn_implementation(attention)
-        alone = torch.cat([_run(backbone, stack, ids[:, :4]), _run(backbone, stack, ids[:, 4:])])  # [T, H]
+        rows = [_run(backbone, stack, ids[:, :4]), _run(backbone, stack, ids[:, 4:])]
+        alone = torch.cat(rows, dim=1)  # [L, T, H]
         # RoBERTa's first position is the id of its padding token + 1
         for first_position in (0, (pad_token_id or 0) + 1):
-            if are_close(_run_packed(backbone, stack, ids, first_position), alone, alone.dtype):
+            packed = _run_packed(backbone, stack, ids, first_position)
+            # each layer, because a block that averages all tokens hides what differs before it
+            if all(are_close(*states, alone.dtype) for states in zip(packed, alone, strict=True)):
                 return first_position
     # it does not accept `packing`, its attention cannot be replaced, or its blocks shape the packed rows otherwise
     except (TypeError, ValueError, AttributeError, RuntimeError):
@@ -363,7 +366,7 @@ def _find_first_position(
 
 
 def _run_packed(backbone: PreTrainedModel, stack: LayerStack, ids: Tensor, first_position: int) -> Tensor:
-    """Return the states [T, H] of rows of four and of two tokens, packed. ids: int64 [1, T]."""
+    """Return the states [L, T, H] of rows of four and of two tokens, packed. ids: int64 [1, T]."""
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], device=ids.device)  # [R, S]
     packing = Packing(mask)
     positions = first_position + packing.pack(mask.cumsum(dim=1) - 1)  # [1, T]
@@ -372,14 +375,14 @@ def _run_packed(backbone: PreTrainedModel, stack: LayerStack, ids: Tensor, first
 
 
 def _run(backbone: PreTrainedModel, stack: LayerStack, ids: Tensor, **inputs: Any) -> Tensor:
-    """Return the states [T, H] after the last block. ids: int64 [1, T]."""
+    """Return the states [L, T, H] after each block. ids: int64 [1, T]."""
     states: list[Tensor] = []
 
     def record(_: int, hidden: Tensor) -> None:
         states.append(hidden[0])
 
-    run_to(backbone, stack, [stack.num_layers], record, input_ids=ids, **inputs)
-    return states[0]
+    run_to(backbone, stack, range(1, stack.num_layers + 1), record, input_ids=ids, **inputs)
+    return torch.stack(states)
 
 
 def are_close(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:

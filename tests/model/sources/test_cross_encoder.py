@@ -76,6 +76,7 @@ def test_deepest_exit_of_a_decoder_gives_the_logits(architecture, tmp_path, caps
         ("bert", "first"),
         ("bert", "mean"),
         ("xlm-roberta", "first"),
+        ("xlm-roberta", "mean"),
         ("modernbert", "first"),
         ("modernbert", "mean"),
     ],
@@ -85,8 +86,8 @@ def test_exported_exit_of_an_encoder_trains_further_from_its_own_scores(architec
     torch.nn.init.normal_(trained.heads[0])
     build_classifier(trained, 2).save_pretrained(tmp_path)
     tiny.tokenizer(encoder=True).save_pretrained(tmp_path)
-    # the classifier of BERT takes the mean in a block of its own, and reads the first token after it
-    read = "first" if architecture == "bert" else pooling
+    # the classifier of BERT and XLM-RoBERTa takes the mean in a block of its own, and reads the first token after it
+    read = pooling if architecture == "modernbert" else "first"
     base = BaseModelConfig(model=str(tmp_path), pooling=read)
     logits, scores = score_both(base, build_reranker(base, 1, SETTINGS))
     torch.testing.assert_close(scores, logits, atol=1e-4, rtol=1e-4)
