@@ -69,8 +69,9 @@ drawings: .venv/.installed
 	$(BIN)/python docs/drawings.py
 
 # Resolve the newest versions again and pin them (needs uv): to versions, which any build of torch satisfies, and to the
-# index's own files. The +cpu of a local wheel is not a version of the index.
-RESOLVE := uv pip compile pyproject.toml --extra dev --extra coverage --extra mutants --extra fuzz \
+# index's own files. The +cpu of a local wheel is not a version of the index. The pins must suit every patch version of
+# Python 3.11: uv resolves for 3.11.0, Debian 12 has 3.11.2.
+RESOLVE := uv pip compile pyproject.toml --python-version 3.11 --extra dev --extra coverage --extra mutants --extra fuzz \
   --no-annotate --no-header --quiet --no-emit-package setuptools
 lock:
 	$(RESOLVE) --upgrade | sed -E 's/\+cpu$$//' | grep -v -E '^(nvidia|cuda|triton)' > requirements.lock
