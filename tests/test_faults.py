@@ -90,8 +90,8 @@ def test_infinite_gradient_at_the_last_step_saves_no_model(here, monkeypatch):
     """No later loss would reveal it, so weights of NaN would be saved."""
     score = LayerwiseReranker._score
 
-    def with_a_broken_gradient(self, layer, state):
-        scores = score(self, layer, state)
+    def with_a_broken_gradient(self, layer, layout, state):
+        scores = score(self, layer, layout, state)
         if layer == 3 and scores.requires_grad:
             scores.register_hook(lambda gradient: gradient * torch.inf)
         return scores

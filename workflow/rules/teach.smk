@@ -22,16 +22,15 @@ rule teach:
     params:
         folder=lambda w, input: folder_of(input.corpus),
         teacher=lambda w: as_json(GRID.teachers[w.teacher]),
-        cell=lambda w, input: " ".join(
-            f"{name} {quote(path)}" for name, path in zip(("--model", "--fusion"), input.cell)
-        ),
+        model=lambda w, input: repeated_option("--model", input.cell[:1]),
+        fusion=lambda w, input: repeated_option("--fusion", input.cell[1:]),
         files=teacher_files,
         shard="1/1" if SHARDS == 1 else f"{{shard}}/{SHARDS}",
         label="teach {dataset} {teacher}",
         code=CODE["teach"],
     shell:
         "lwr launch --gpus {resources.gpu} --"
-        " teach --teacher {params.teacher:q} {params.cell} --name {wildcards.teacher:q} --collection {params.folder:q}"
+        " teach --teacher {params.teacher:q} {params.model} {params.fusion} --name {wildcards.teacher:q} --collection {params.folder:q}"
         " --run {input.run:q} --shard {params.shard} --out {output:q} --label {params.label:q} 2>&1 | tee {log:q}"
 
 
