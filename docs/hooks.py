@@ -10,12 +10,12 @@ from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
 from lwr.cli.app import app
-from lwr.config import reference
+from lwr.config.reference.render import render_readme
 
 
 def on_files(files, config):
     """Add the generated pages."""
-    files.append(File.generated(config, "reference/config.md", content=reference.render_readme()))
+    files.append(File.generated(config, "reference/config.md", content=render_readme()))
     files.append(File.generated(config, "reference/commands.md", content=commands()))
     return files
 
