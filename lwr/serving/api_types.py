@@ -129,7 +129,8 @@ Layer = Annotated[
     Field(description="The exit to rank by, instead of the exit or cascade of the server."),
 ]
 Compression = Annotated[
-    str | None,
+    Annotated[str, Field(pattern=r"^[1-9][0-9]{0,2}/[1-9][0-9]{0,2}( [1-9][0-9]{0,2}/[1-9][0-9]{0,2}){0,9}$")]
+    | None,
     Field(
         description=(
             "Token compression, layer/ratio: with `2/2`, each two neighbouring document tokens become one after "

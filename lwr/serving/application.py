@@ -39,7 +39,7 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": api.Problem} for status in (400, 401, 408, 413, 415, 422, 500, 503)
+    status: {"model": api.Problem} for status in (400, 401, 408, 409, 413, 415, 422, 500, 503)
 }
 
 

@@ -59,7 +59,7 @@ class Ranker:
         comparable.
 
         Raises:
-            Refused: A limit is exceeded, `layer` has no head, `compression` is malformed, too deep or not possible, or
+            Refused: A limit is exceeded, `layer` has no head, `compression` is too deep or not possible (409), or
                 `first_stage` is missing, has no use, or is not one finite number per document.
         """
         if layer is not None and layer not in self.exits:
@@ -70,6 +70,9 @@ class Ranker:
                 schedule = schedule.compress(compression)
             if schedule.compression is not None:
                 self.reranker.check_compression(schedule.compression)
+        except ValueError as error:
+            raise Refused(409, str(error)) from None
+        try:
             plan = plan_ranking(schedule, len(documents), first_stage, self.reranker.fusion, self.fused)
         except ValueError as error:
             raise Refused(422, str(error)) from None
