@@ -9,8 +9,10 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
+from evidence import format_p_value
 
 from lwr.common.exits import CASCADE, layer_of
+from lwr.reporting.advise import format_difference
 
 VARIANTS = {
     "none": "none",
@@ -50,10 +52,8 @@ def quality_table(layers: pd.DataFrame) -> str:
 
 def difference_table(arms: pd.DataFrame) -> str:
     """Return a table of the differences between each arm and `deepest`, at the layers that both have."""
-    interval = "[" + arms["low"].map("{:+.3f}".format) + ", " + arms["high"].map("{:+.3f}".format) + "]"
-    p = arms["p Holm"].map(lambda value: "p < 0.01" if value < 0.01 else f"p {value:.2f}")
-    layer = arms["exit"].map(layer_of)
-    arms = arms.assign(layer=layer, text=arms["difference"].map("{:+.3f}".format) + " " + interval + ", " + p)
+    text = [f"{format_difference(row)}, {format_p_value(row['p Holm'])}" for _, row in arms.iterrows()]
+    arms = arms.assign(layer=arms["exit"].map(layer_of), text=text)
     arms = arms[arms["exit"] == arms["versus_exit"]]
     wide = arms[arms["base_model"] == "minilm"].pivot(index="variant", columns="layer", values="text")
     wide = wide.loc[[name for name in VARIANTS if name in wide.index]].rename(index=VARIANTS)

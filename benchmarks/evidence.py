@@ -10,18 +10,19 @@ on the queries that they were fitted on.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from lwr.common.exits import CASCADE, Arm, exit_name, fused_name, is_fused, is_layer
+from lwr.common.exits import CASCADE, Arm, exit_name, fused_name, is_fused, is_layer, layer_of
+from lwr.common.json_lines import read_json
 from lwr.common.results_tree import ResultsTree
 from lwr.config.teachers.sections import BiEncoderTeacher
 from lwr.evaluation.measures import measures_per_query
 from lwr.formats.beir import answerable_queries, read_candidate_texts, read_qrels, read_queries
 from lwr.formats.trec import best_first, read_run
+from lwr.reporting.advise import format_difference
 from lwr.reporting.fused import complete_cascades, is_deepest_alone
 from lwr.scoring.score import join_texts
 from lwr.scoring.teachers.bi_encoder import score_with_bi_encoder
@@ -98,7 +99,7 @@ def difference_rows(comparisons: pd.DataFrame) -> Iterator[dict[str, str]]:
             if len(rows):
                 versus = rows["versus_variant"].iloc[0]
                 by_layer = {
-                    f"layer {row['exit'].split('_')[1]}": f"{_difference(row)}, {_p_value(row['p Holm'])}"
+                    f"layer {layer_of(row['exit'])}": f"{format_difference(row)}, {format_p_value(row['p Holm'])}"
                     for _, row in rows.iterrows()
                 }
                 yield {"difference": f"{model}, {variant} - {versus}{kind}", **by_layer}
@@ -117,10 +118,10 @@ def schedule_rows(cascades: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator
             "chosen on dev": f"`{chosen['schedule']}`{', fused' if chosen['fused'] else ''}",
             "FLOPs": f"{chosen['test flops']:.0%}",
             "kept on test": f"{chosen['test'] / deepest['test']:.1%}",
-            "difference to the deepest exit": _difference(compared.loc[CASCADE])
+            "difference to the deepest exit": format_difference(compared.loc[CASCADE])
             if CASCADE in compared.index
             else "",
-            "deepest exit, fused - alone": _difference(compared.loc[fused])
+            "deepest exit, fused - alone": format_difference(compared.loc[fused])
             if fused in compared.index
             else "",
         }
@@ -131,7 +132,7 @@ def optimism_rows(results: Path, dataset: str, layers: pd.DataFrame) -> Iterator
     fused = layers[layers["exit"].map(is_fused)]
     for (model, start, variant), arm in fused.groupby(["base_model", "start_layer", "variant"], sort=False):
         file = ResultsTree(results).fusion(Arm(dataset, model, int(start), variant), dataset)
-        on_dev = json.loads(file.read_text(encoding="utf-8"))["dev"]
+        on_dev = read_json(file, {"dev": dict})["dev"]
         for _, row in arm.iterrows():
             means = on_dev[exit_name(row["layer"])]["with_first_stage"]
             yield {
@@ -147,11 +148,8 @@ def _interval(row: pd.Series, measure: str) -> str:
     return f"{row[measure]:.3f} [{row[f'{measure} low']:.3f}, {row[f'{measure} high']:.3f}]"
 
 
-def _difference(row: pd.Series) -> str:
-    return f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
-
-
-def _p_value(p: float) -> str:
+def format_p_value(p: float) -> str:
+    """Format a p-value."""
     return "p < 0.01" if p < 0.01 else f"p {p:.2f}"
 
 

@@ -208,6 +208,14 @@ def cell_of_model(model: Path) -> Cell:
         raise BadInput(f"{file}: field 'cell' is {recorded!r}, not a cell; train the model again") from None
 
 
+def find_cell(model: Path) -> Cell | None:
+    """Return the cell that a model was trained for; None if neither its file nor its path has one."""
+    try:
+        return cell_of_model(model)
+    except BadInput:
+        return None
+
+
 def _cell_of_path(model: Path) -> Cell:
     pattern = r"/cells/([^/]+)/([^/]+)/start(\d+)/([^/]+)/seed(-?\d+)/model"
     match = re.search(f"{pattern}$", model.absolute().as_posix())

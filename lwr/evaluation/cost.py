@@ -140,12 +140,11 @@ def _schedules(
         widths: The (layer, ratio) of each compression that was scored.
     """
     schedules = {exit_name(layer): Schedule.single(layer) for layer in layers}
-    schedules |= {
-        compressed_name(layer, [width]): Schedule.single(layer).compress(Compression((width,)))
-        for width in widths
-        for layer in layers
-        if width[0] < layer
-    }
+    for compression in (Compression.at(layer, ratio) for layer, ratio in widths):
+        schedules |= {
+            compressed_name(layer, compression.steps): Schedule.single(layer).compress(compression)
+            for layer in compression.exits_after(layers)
+        }
     chosen = read_chosen_cascade(files.cascade, layers)
     return schedules if chosen is None else {**schedules, CASCADE: chosen.schedule}
 

@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from lwr.common.errors import BadInput
 from lwr.common.exits import ARM_COLUMNS, Cell, describe_layers, exit_name, fused_name, label, layer_of
 from lwr.common.json_lines import read_json
-from lwr.common.results_tree import ResultsTree, cell_of_model, find_results
+from lwr.common.results_tree import ResultsTree, find_cell, find_results
 from lwr.export.readme import SAMPLE_PASSAGE, SAMPLE_QUERY, render
 from lwr.formats.checkpoint import fetch_checkpoint, find_local_folder
 from lwr.formats.fusion import Fusion
@@ -94,7 +94,7 @@ def card(
     exits = read_stored_exits(str(model))
     folder = fetch_checkpoint(str(model), None)
     about, origin = (_read_if_there(folder / file) for file in ("lwr.json", "provenance.json"))
-    cell = _cell_or_none(folder)
+    cell = find_cell(folder)
     measured = _find_measured(folder, cell, results)
     has_fusion = find_fusion(model, results) is not None
     base = (about.get("base") or {}).get("model")
@@ -149,7 +149,7 @@ def find_fusion(model: Path, results: Path | None = None) -> Fusion | None:
     """
     own = read_stored_fusion(str(model))
     folder = fetch_checkpoint(str(model), None)
-    cell = _cell_or_none(folder)
+    cell = find_cell(folder)
     measured = _find_measured(folder, cell, results)
     if own is not None or cell is None or not measured:
         return own
@@ -169,7 +169,7 @@ def describe_fused_exit(model: str, layer: int, has_fusion: bool) -> str | None:
     """
     folder = fetch_checkpoint(model, None)
     try:
-        measured = _find_measured(folder, _cell_or_none(folder), None)
+        measured = _find_measured(folder, find_cell(folder), None)
     except BadInput:  # of a grid that has no tables yet
         measured = []
     gains = []
@@ -199,13 +199,6 @@ def _is_hub_id(model: str) -> bool:
         return find_local_folder(model) is None
     except ValueError:
         return False
-
-
-def _cell_or_none(folder: Path) -> Cell | None:
-    try:
-        return cell_of_model(folder)
-    except BadInput:
-        return None
 
 
 def _find_measured(folder: Path, cell: Cell | None, results: Path | None) -> list[Measured]:

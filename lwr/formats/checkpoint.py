@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from lwr.common.errors import BadInput, first_line
+from lwr.common.exits import layers_with_head
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import read_json
 
@@ -193,6 +194,13 @@ def weights_fingerprint(folder: Path) -> str:
                 reader.seek(size * sample // 16)
                 digest.update(reader.read(64 * 1024))
     return digest.hexdigest()
+
+
+def exits_of_description(description: Mapping[str, Any]) -> list[int]:
+    """Return the layers with a head by the fields of lwr.json; older files have no `head_every`."""
+    return layers_with_head(
+        description["start_layer"], description["depth"], description.get("head_every", 1)
+    )
 
 
 def digest_files(folder: Path) -> str:

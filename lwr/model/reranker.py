@@ -287,7 +287,14 @@ class LayerwiseReranker(nn.Module):
         start: tuple[int, Tensor] | None = None
         for end, ratio in [*steps, (max(layers), 1)]:
             hidden = run_to(
-                *(self.backbone, self.stack, layers, on_layer, layout.dim, make_chunks, start, end),
+                self.backbone,
+                self.stack,
+                layers,
+                on_layer,
+                layout.dim,
+                make_chunks,
+                start,
+                end,
                 **layout.inputs,
             )
             if ratio > 1:

@@ -21,10 +21,16 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import describe_layers, exit_name, layers_with_head
+from lwr.common.exits import describe_layers, exit_name
 from lwr.common.json_lines import read_json, write_json
 from lwr.config.model import Attention, BaseModelConfig, PromptTemplate
-from lwr.formats.checkpoint import check_weights, fetch_checkpoint, read_config, weights_fingerprint
+from lwr.formats.checkpoint import (
+    check_weights,
+    exits_of_description,
+    fetch_checkpoint,
+    read_config,
+    weights_fingerprint,
+)
 from lwr.formats.fusion import FILE_NAME as FUSION_FILE
 from lwr.formats.fusion import Fusion, fusion_record, read_fusion
 from lwr.model.loading import check_missing, load_base_model, load_tokenizer, load_weights, read_model_config
@@ -121,7 +127,7 @@ def read_stored_exits(model: str, revision: str | None = None) -> list[int]:
     """
     folder = fetch_checkpoint(model, revision, ["lwr.json", "config.json"])
     if (folder / "lwr.json").is_file():
-        return _described_exits(read_description(folder))
+        return exits_of_description(read_description(folder))
     _check_upstream(folder, model)
     config = read_config(folder)
     return list(range(config["start_layer"], config["num_hidden_layers"] + 1))
@@ -212,7 +218,7 @@ def read_reranker(
         backbone, missing = load_weights(AutoModel, folder, read_model_config(folder), dtype, attention)
         check_missing(folder, missing)
     _check_head_sizes(folder, heads, backbone)
-    exits = _described_exits(description)
+    exits = exits_of_description(description)
     has_fusion = (folder / FUSION_FILE).is_file()
     options = {name: description[name] for name in STORED_OPTIONS} | {
         "score_cap": description.get("score_cap"),  # older folders lack it
@@ -248,11 +254,6 @@ def read_description(folder: Path) -> dict[str, Any]:
             f"{folder / 'lwr.json'}: field {missing[0]!r} is missing; train or fetch the model again"
         )
     return description
-
-
-def _described_exits(description: Mapping[str, Any]) -> list[int]:
-    """Return the layers with a head by lwr.json."""
-    return layers_with_head(description["start_layer"], description["depth"], description["head_every"])
 
 
 def _read_upstream(
@@ -299,7 +300,7 @@ def _read_heads(folder: Path, description: Mapping[str, Any]) -> dict[int, Tenso
     """Read the head of each exit, float32 [H]."""
     file = _check_file(folder, "heads.safetensors")
     tensors = load_file(file)
-    exits = _described_exits(description)
+    exits = exits_of_description(description)
     names = {k: "shared" if description["shared_head"] else exit_name(k) for k in exits}
     missing = sorted(set(names.values()) - set(tensors))
     if missing:

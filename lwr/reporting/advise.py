@@ -218,10 +218,10 @@ def shallowest_exit_advice(evidence: Evidence, arm: pd.Series) -> str:
     family = evidence.comparisons[["family", "split"]].value_counts()["deepest", "dev"]
     confirmed = "confirms it" if on_test["noninferior"] in (True, "True") else "does not confirm it"
     return (
-        f"{title}**{label(exit).capitalize()}**. Dev: {_difference(on_dev)} to layer {deepest['layer']}, so "
+        f"{title}**{label(exit).capitalize()}**. Dev: {format_difference(on_dev)} to layer {deepest['layer']}, so "
         f"it loses less than {margin} (one-sided p = {on_dev['p noninferior Holm']:.3f} by Holm's method "
         f"over the {family} exits and cascades of all models that are compared to their deepest).\n"
-        f"Test {confirmed}: {_difference(on_test)}, p = {on_test['p noninferior Holm']:.3f}. "
+        f"Test {confirmed}: {format_difference(on_test)}, p = {on_test['p noninferior Holm']:.3f}. "
         f"{_price(evidence, arm, exit)}"
     )
 
@@ -230,10 +230,11 @@ def _closest(dev: pd.DataFrame) -> str:
     if dev.empty:
         return ""
     closest = dev.loc[dev["p noninferior"].idxmin()]
-    return f" (the closest, {label(closest.name)}: {_difference(closest)})"
+    return f" (the closest, {label(closest.name)}: {format_difference(closest)})"
 
 
-def _difference(comparison: pd.Series) -> str:
+def format_difference(comparison: pd.Series) -> str:
+    """Format the difference of a comparison with its interval."""
     return f"{comparison['difference']:+.3f} [{comparison['low']:+.3f}, {comparison['high']:+.3f}]"
 
 

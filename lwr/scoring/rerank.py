@@ -18,7 +18,7 @@ from lwr.common.errors import BadInput
 from lwr.common.exits import describe_layers
 from lwr.common.hashing import hash_share
 from lwr.common.progress import Progress, log
-from lwr.common.results_tree import cell_of_model, find_results
+from lwr.common.results_tree import find_cell, find_results
 from lwr.config.evaluation import ScoringConfig
 from lwr.formats.fusion import Fusion
 from lwr.formats.trec import best_first
@@ -100,13 +100,12 @@ def resolve_fusion(model: str, fused: bool, file: Path | None, revision: str | N
 
 def _find_fusion_of_grid(model: Path) -> Path | None:
     """Return the weights that a grid fitted for a model in its results; None if there are none, or no grid."""
-    try:
-        cell = cell_of_model(model)
-    except BadInput:
+    cell = find_cell(model)
+    tree = None if cell is None else find_results(model, cell)
+    if cell is None or tree is None:
         return None
-    tree = find_results(model, cell)
-    file = None if tree is None else tree.fusion(cell.arm, cell.trained_on)
-    return file if file is not None and file.is_file() else None
+    file = tree.fusion(cell.arm, cell.trained_on)
+    return file if file.is_file() else None
 
 
 def rerank(
@@ -158,8 +157,8 @@ def _rank_by_exit(
     layer = schedule.last
     layers = [k for k in reranker.exits if k <= layer] if fused else [layer]
     # scores: [layers, pairs]
-    how = settings, on_scored, schedule.compression
-    for chunk, _, scores in score_in_chunks(reranker, queries, layers, *how):
+    scored = score_in_chunks(reranker, queries, layers, settings, on_scored, schedule.compression)
+    for chunk, _, scores in scored:
         ends = np.cumsum([len(query.doc_ids) for query in chunk])
         for query, by_layer in zip(chunk, np.split(scores, ends[:-1], axis=1), strict=True):
             texts = dict(zip(query.doc_ids, query.passages, strict=True))

@@ -122,7 +122,6 @@ def _tables(
     on_scored: Callable[[int], object],
 ) -> Iterator[pa.Table]:
     """Yield a table of scores per chunk of queries."""
-    how = settings.tokens_per_batch, settings.precision, on_scored
     for chunk, rows, scores in score_in_chunks(reranker, queries, reranker.exits, settings, on_scored):
         query_ids = [query.query_id for query in chunk for _ in query.doc_ids]
         doc_ids = [doc_id for query in chunk for doc_id in query.doc_ids]
@@ -130,7 +129,10 @@ def _tables(
         compressed: list[np.ndarray] = []  # float32 [pairs] each
         for compression in compressions:
             layers = compression.exits_after(reranker.exits)
-            of_width = reranker.score_rows(rows, layers, *how, compression=compression)  # [layers, pairs]
+            # [layers, pairs]
+            of_width = reranker.score_rows(
+                rows, layers, settings.tokens_per_batch, settings.precision, on_scored, compression
+            )
             _check_finite(of_width, chunk, layers)
             compressed += list(of_width)
         lengths = [[len(row) for row in rows]]
@@ -193,8 +195,9 @@ def score_in_chunks(
     """
     for chunk in split_into_chunks(queries):
         rows = tokenize_pairs(reranker.prompt, chunk)
-        how = settings.tokens_per_batch, settings.precision, on_scored, compression
-        scores = reranker.score_rows(rows, layers, *how)
+        scores = reranker.score_rows(
+            rows, layers, settings.tokens_per_batch, settings.precision, on_scored, compression
+        )
         _check_finite(scores, chunk, layers)
         yield chunk, rows, scores
 

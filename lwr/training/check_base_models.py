@@ -65,11 +65,12 @@ def _problems(config: GridConfig, name: str) -> tuple[list[Problem], TriedBaseMo
     problems = []
     needs_cross_encoder = any(training.head_init == "cross_encoder" for training in trainings.values())
     cross_encoder_problem = _cross_encoder_problem(base_model) if needs_cross_encoder else None
+    no_compression = (
+        f"passages cannot be compressed for {base_model.model}, whose tokens mix not by attention alone; remove the "
+        "key, or this base model"
+    )
     if config.score.widths and not tried.reranker.can_compress:
-        text = (
-            f"passages cannot be compressed for {base_model.model}, whose tokens mix not by attention alone"
-        )
-        problems.append(Problem(("score", "widths"), f"{text}; remove the key, or this base model"))
+        problems.append(Problem(("score", "widths"), no_compression))
     template = base_model.template if tried.reranker.stack.causal else None
     tokenizer = tried.reranker.prompt.tokenizer
     for variant, training in trainings.items():
@@ -91,8 +92,7 @@ def _problems(config: GridConfig, name: str) -> tuple[list[Problem], TriedBaseMo
             problems.append(Problem(loc, cross_encoder_problem))
         if training.compression is not None and not tried.reranker.can_compress:
             loc = find_setting(config, name, variant, "compression")
-            text = f"passages cannot be compressed for {base_model.model}, whose tokens mix not by attention alone"
-            problems.append(Problem(loc, f"{text}; remove the key, or this base model"))
+            problems.append(Problem(loc, no_compression))
         if training.head_init == "yes_token" and not tried.has_yes_row:
             loc = find_setting(config, name, variant, "head_init")
             problems.append(

@@ -106,9 +106,8 @@ class LayerwiseTrainer(Trainer):
         self.loss_terms: list[Tensor] = []
         if settings.compression is not None:
             reranker.check_compression(Compression.at(max(settings.compression.layers), 2))
-        self.compression_terms: list[
-            Tensor
-        ] = []  # per batch since the last log, of those that were compressed
+        # per batch since the last log, of those that were compressed
+        self.compression_terms: list[Tensor] = []
         self.group_names: list[str] = []  # of the batches since the last step of the optimiser
         self.throughput = Throughput(
             derive_shape(reranker.backbone),
@@ -176,10 +175,8 @@ class LayerwiseTrainer(Trainer):
         if self.settings.compression is None:
             return None
         rng = random.Random(f"{self.args.seed}:{self.state.global_step}")
-        layer, ratio = (
-            rng.choice(self.settings.compression.layers),
-            rng.choice(self.settings.compression.ratios),
-        )
+        layer = rng.choice(self.settings.compression.layers)
+        ratio = rng.choice(self.settings.compression.ratios)
         return Compression.at(layer, ratio) if ratio > 1 else None
 
     def _clip_grad_norm(self, model):

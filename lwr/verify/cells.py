@@ -21,7 +21,6 @@ from lwr.common.exits import (
     exit_name,
     exits_in,
     layers_in,
-    layers_with_head,
 )
 from lwr.common.json_lines import read_json, read_jsonl
 from lwr.common.results_tree import ResultsTree, cell_of_model
@@ -30,7 +29,7 @@ from lwr.evaluation.measures import rankings, read_measures
 from lwr.evaluation.schedules.replay import add_fused, read_scores
 from lwr.formats import parquet
 from lwr.formats.beir import Split, answerable_queries, read_qrels
-from lwr.formats.checkpoint import check_weights
+from lwr.formats.checkpoint import check_weights, exits_of_description
 from lwr.formats.fusion import read_cross_fitted, read_fusion
 from lwr.formats.trec import read_run
 from lwr.verify.tables import LayerMeans
@@ -259,8 +258,7 @@ def _score_faults(scored: ScoredSplit, checksums: Checksums) -> Iterator[str]:
     inputs = _ranked_inputs(scored.tree, scored.tested, scored.split) | weights
     yield from checksums.changed_inputs(parquet.read_inputs(scored.scores), inputs)
     stored = read_json(model / "lwr.json", {"start_layer": int, "depth": int})
-    layers = layers_with_head(stored["start_layer"], stored["depth"], stored.get("head_every", 1))
-    exits = [exit_name(layer) for layer in layers]
+    exits = [exit_name(layer) for layer in exits_of_description(stored)]
     if exits_in(table) != [FIRST_STAGE, *exits]:
         yield f"has the exits {', '.join(exits_in(table)[1:])}, the model {', '.join(exits)}; {REMAKE}"
     run = read_run(scored.first_stage)

@@ -10,6 +10,10 @@ from lwr.config.consistency import find_setting, last_layers, trainings
 from lwr.config.grid import GridConfig
 from lwr.config.problems import Problem, suggest
 from lwr.config.teachers.sections import CellTeacher
+from lwr.config.training import TrainingConfig
+
+Trainings = dict[tuple[str, str], TrainingConfig]
+"""The trainings by base model and variant."""
 
 
 def problems_of_checkpoints(config: GridConfig) -> list[Problem]:
@@ -70,7 +74,7 @@ def _unknown(config: GridConfig, loc: Loc, name: str) -> Problem:
 
 def _cells(config: GridConfig) -> Iterator[Problem]:
     """Yield the cells that teach but are not in the grid, and exits and fused scores that they do not have."""
-    layers, _ = last_layers(config)
+    (layers, _), trained = last_layers(config), trainings(config)
     for name, teacher in config.teachers.items():
         if not isinstance(teacher, CellTeacher):
             continue
@@ -80,7 +84,7 @@ def _cells(config: GridConfig) -> Iterator[Problem]:
         if missing:
             continue
         last = layers[cell.base_model]
-        train = trainings(config).get((cell.base_model, cell.variant))
+        train = trained.get((cell.base_model, cell.variant))
         exits = (
             layers_with_head(cell.start_layer, last, train.head_every) if last is not None and train else None
         )
@@ -114,25 +118,25 @@ def _missing_parts(config: GridConfig, teacher: CellTeacher) -> Iterator[Problem
 
 def _circles(config: GridConfig) -> Iterator[Problem]:
     """Yield the teachers that are cells which learn, directly or through others, from themselves."""
-    datasets = dict.fromkeys(arm.trained_on for arm in config.arms())
+    datasets, trained = dict.fromkeys(arm.trained_on for arm in config.arms()), trainings(config)
     for name, teacher in config.teachers.items():
         if not isinstance(teacher, CellTeacher):
             continue
         for dataset in datasets:
             start = teacher.cell_of(dataset)
-            if circle := _find_circle(config, start):
+            if circle := _find_circle(config, trained, start):
                 path = ", which learns from ".join(map(_describe, circle))
                 text = f"{path}: a circle; give one of them a variant with another teacher"
                 yield Problem(("teachers", name, "cell"), text)
                 break
 
 
-def _find_circle(config: GridConfig, start: Cell) -> list[Cell]:
+def _find_circle(config: GridConfig, trained: Trainings, start: Cell) -> list[Cell]:
     """Return the cells from `start` to `start`, each followed by a cell that it learns from; empty: there are none."""
     paths, seen = [[start]], set()
     while paths:
         path = paths.pop()
-        for cell in _learns_from(config, path[-1]):
+        for cell in _learns_from(config, trained, path[-1]):
             if cell == start:
                 return [*path, cell]
             if cell not in seen:
@@ -141,9 +145,9 @@ def _find_circle(config: GridConfig, start: Cell) -> list[Cell]:
     return []
 
 
-def _learns_from(config: GridConfig, cell: Cell) -> list[Cell]:
+def _learns_from(config: GridConfig, trained: Trainings, cell: Cell) -> list[Cell]:
     """Return the cells that a cell learns from: with fused scores all seeds, from which their weights are fitted."""
-    train = trainings(config).get((cell.base_model, cell.variant))
+    train = trained.get((cell.base_model, cell.variant))
     teacher = None if train is None else config.teachers.get(str(train.distillation.external))
     if not isinstance(teacher, CellTeacher):
         return []

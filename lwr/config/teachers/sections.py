@@ -13,7 +13,7 @@ from lwr.common.json_lines import read_json
 from lwr.config.model import PromptTemplate
 from lwr.config.problems import Problem
 from lwr.config.section import Layers, Name, Precision, Section, Tokens
-from lwr.formats.checkpoint import digest_files, find_local_folder, read_config
+from lwr.formats.checkpoint import digest_files, exits_of_description, find_local_folder, read_config
 
 QWEN3_RERANKER_TEMPLATE = PromptTemplate(
     prefix="<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
@@ -138,18 +138,12 @@ class LayerwiseTeacher(CheckpointTeacher):
     def problems_of_folder(self, folder: Path) -> list[Problem]:
         """Return a problem where the reranker has no head at the layer."""
         if (folder / "lwr.json").is_file():
-            description = read_json(folder / "lwr.json", {"start_layer": int, "depth": int})
-            first, last, every = (
-                description["start_layer"],
-                description["depth"],
-                description.get("head_every", 1),
-            )
+            exits = exits_of_description(read_json(folder / "lwr.json", {"start_layer": int, "depth": int}))
         else:
             config = read_json(folder / "config.json", {"num_hidden_layers": int})
-            first, last, every = config.get("start_layer"), config["num_hidden_layers"], 1
-        if first is None:
-            return [Problem(("model",), f"{folder} has no heads; give a folder that `lwr train` wrote")]
-        exits = layers_with_head(first, last, every)
+            if config.get("start_layer") is None:
+                return [Problem(("model",), f"{folder} has no heads; give a folder that `lwr train` wrote")]
+            exits = layers_with_head(config["start_layer"], config["num_hidden_layers"])
         if self.layer not in exits:
             text = f"{self.layer} is not an exit of {folder}; exits are {describe_layers(exits)}"
             return [Problem(("layer",), text)]

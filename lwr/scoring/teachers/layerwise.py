@@ -1,4 +1,4 @@
-"""Score with a layerwise reranker at one layer: alone, or fused with the exits above it."""
+"""Score with a layerwise reranker at one layer: alone, or fused with all shallower exits."""
 
 from __future__ import annotations
 
