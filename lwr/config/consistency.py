@@ -104,6 +104,7 @@ def _duplicates(config: GridConfig) -> Iterator[Problem]:
         lists["base_models", name, "variants"] = base.variants or []
     for name, dataset in config.datasets.items():
         lists["datasets", name, "tests"] = dataset.tests
+        lists["datasets", name, "variants"] = dataset.variants or []
     for loc, values in lists.items():
         for value in dict.fromkeys(str(value) for value in values if values.count(value) > 1):
             yield Problem(loc, f"{value} is duplicated; remove one")
@@ -121,11 +122,18 @@ def _measures(config: GridConfig) -> Iterator[Problem]:
 
 
 def _variants(config: GridConfig) -> Iterator[Problem]:
-    for name, base in config.base_models.items():
-        for index, variant in enumerate(base.variants or []):
-            if variant not in config.variants:
-                loc = ("base_models", name, "variants", index)
-                yield Problem(loc, f"unknown variant {variant}{suggest(variant, config.variants)}")
+    sections = {"base_models": config.base_models, "datasets": config.datasets}
+    for section, entries in sections.items():
+        for name, entry in entries.items():
+            for index, variant in enumerate(entry.variants or []):
+                if variant not in config.variants:
+                    loc = (section, name, "variants", index)
+                    yield Problem(loc, f"unknown variant {variant}{suggest(variant, config.variants)}")
+    trained = {variant for name in config.base_models for variant in _known_variants(config, name)}
+    for name, dataset in config.datasets.items():
+        if dataset.variants and set(dataset.variants) <= config.variants.keys() - trained:
+            text = f"no base model is trained under any of these; use {', '.join(sorted(trained))}"
+            yield Problem(("datasets", name, "variants"), text)
 
 
 def _known_variants(config: GridConfig, base_model: str) -> list[str]:
@@ -205,7 +213,7 @@ def _tests(config: GridConfig) -> Iterator[Problem]:
                 yield Problem((*loc, index), f"unknown data set {test}{suggest(test, rankable)}")
             elif test not in rankable:
                 yield Problem((*loc, index), f"{test} has only training groups, which cannot be ranked")
-    if not config.cells():
+    if not any(dataset.train for dataset in config.datasets.values()):
         yield Problem(("datasets",), "the grid is empty; leave `train: true` with at least one data set")
 
 

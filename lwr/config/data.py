@@ -279,6 +279,11 @@ class DatasetConfig(Section):
         description="data sets whose dev and test queries are ranked by the rerankers trained on this one; empty: this "
         "one. Evaluation during training uses the first",
     )
+    variants: list[Name] | None = Field(
+        default=None,
+        min_length=1,
+        description="names of the variants that are trained on this data set; null: all",
+    )
     first_stage: FirstStageConfig = FirstStageConfig()
     mining: MiningConfig = MiningConfig()
     queries: dict[Literal["dev", "test"], Queries] = Field(

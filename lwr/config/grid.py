@@ -165,6 +165,7 @@ class GridConfig(Section):
             for base_model in self.base_models
             for start_layer in self.start_layers_of(base_model)
             for variant in self.variants_of(base_model)
+            if config.variants is None or variant in config.variants
         ]
 
     def cells(self) -> list[Cell]:

@@ -76,6 +76,17 @@ def test_a_base_model_may_name_its_variants(own_variants):
     assert trained == [("minilm", "a"), ("minilm", "b"), ("minilm", "c"), ("cut", "c"), ("cut", "a")]
 
 
+def test_a_data_set_may_name_its_variants(own_variants):
+    docs = own_variants.datasets["docs"]
+    datasets = {"docs": docs, "other": docs.model_copy(update={"variants": ["b", "a"]})}
+    config = own_variants.model_copy(update={"datasets": datasets})
+    trained = [(arm.trained_on, arm.base_model, arm.variant) for arm in config.arms() if arm.start_layer == 4]
+    assert [row for row in trained if row[0] == "other"] == [
+        ("other", "minilm", "a"), ("other", "minilm", "b"), ("other", "cut", "a"),
+    ]  # fmt: skip
+    assert len([row for row in trained if row[0] == "docs"]) == 5
+
+
 def test_arms_are_the_cells_without_their_seeds(own_variants):
     cells = own_variants.cells()
     assert [cell.seed for cell in cells[:3]] == [3, 1, 2]

@@ -83,6 +83,8 @@ BROKEN = {
     "unknown variant of a base model": ("/model}", "/model, variants: [defalt]}", "x.yaml:4: base_models.minilm.variants", ["defalt", "did you mean `default`"]),
     "duplicate variant of a base model": ("/model}", "/model, variants: [default, default]}", "x.yaml:4: base_models.minilm.variants", ["default", "remove one"]),
     "base model without a variant": ("/model}", "/model, variants: []}", "x.yaml:4: base_models.minilm.variants", ["empty"]),
+    "unknown variant of a data set": ("mining:", "variants: [defalt], mining:", "x.yaml:2: datasets.docs.variants", ["defalt", "did you mean `default`"]),
+    "duplicate variant of a data set": ("mining:", "variants: [default, default], mining:", "x.yaml:2: datasets.docs.variants", ["default", "remove one"]),
     "margin of 0": ("measures:", "margin: 0\nmeasures:", "x.yaml:8: margin", ["greater than 0"]),
     "cascade of one exit": ("measures:", "cascade: {stages: 1}\nmeasures:", "x.yaml:8: cascade.stages", ["1", "2"]),
     "fusion on, in place of its keys": ("measures:", "fusion: on\nmeasures:", "x.yaml:8: fusion", ["True", "mapping"]),
@@ -102,6 +104,12 @@ def test_a_problem_is_one_line_with_place_and_fix(case, folder):
     [line] = problems(GRID.replace(old, new))
     assert line.startswith(f"{place}: ")
     assert all(word in line.removeprefix(place) for word in words), line
+
+
+def test_a_data_set_whose_variants_no_base_model_has_is_refused(folder):
+    text = GRID.replace("mining:", "variants: [b], mining:").replace("/model}", "/model, variants: [a]}")
+    [line] = problems(text + "variants: {a: {}, b: {}}\n")
+    assert line == "x.yaml:2: datasets.docs.variants: no base model is trained under any of these; use a"
 
 
 @pytest.mark.parametrize(
