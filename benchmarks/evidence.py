@@ -15,15 +15,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from lwr.common.exits import CASCADE, Arm, exit_name, fused_name, is_fused, is_layer, layer_of
+from lwr.common.exits import Arm, exit_name, fused_name, is_fused, is_layer, layer_of
 from lwr.common.json_lines import read_json
 from lwr.common.results_tree import ResultsTree
 from lwr.config.teachers.sections import BiEncoderTeacher
+from lwr.evaluation.arm_files import CHOSEN_COLUMNS
+from lwr.evaluation.compare import DEEPEST_FAMILIES
 from lwr.evaluation.measures import measures_per_query
 from lwr.formats.beir import answerable_queries, read_candidate_texts, read_qrels, read_queries
 from lwr.formats.trec import best_first, read_run
 from lwr.reporting.advise import format_difference
-from lwr.reporting.fused import complete_cascades, is_deepest_alone
+from lwr.reporting.fused import complete_cascades, is_deepest_alone, is_deepest_fused
 from lwr.scoring.score import join_texts
 from lwr.scoring.teachers.bi_encoder import score_with_bi_encoder
 
@@ -106,25 +108,30 @@ def difference_rows(comparisons: pd.DataFrame) -> Iterator[dict[str, str]]:
 
 
 def schedule_rows(cascades: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator[dict[str, str]]:
-    """Yield a row per arm: the schedule that was chosen on dev, and what it keeps on test."""
-    to_deepest = comparisons[comparisons["family"] == "deepest"]
+    """Yield a row per arm and choice: the schedule that was chosen on dev, and what it keeps on test."""
     for (model, variant), arm in cascades.groupby(["base_model", "variant"], sort=False):
-        chosen, deepest = arm[arm["chosen"]].iloc[0], arm[is_deepest_alone(arm)].iloc[0]
-        compared = to_deepest[(to_deepest["base_model"] == model) & (to_deepest["variant"] == variant)]
-        compared = compared.set_index("exit")
-        fused = fused_name(int(deepest["deepest"]))
-        yield {
-            "model": f"{model}, {variant}",
-            "chosen on dev": f"`{chosen['schedule']}`{', fused' if chosen['fused'] else ''}",
-            "FLOPs": f"{chosen['test flops']:.0%}",
-            "kept on test": f"{chosen['test'] / deepest['test']:.1%}",
-            "difference to the deepest exit": format_difference(compared.loc[CASCADE])
-            if CASCADE in compared.index
-            else "",
-            "deepest exit, fused - alone": format_difference(compared.loc[fused])
-            if fused in compared.index
-            else "",
-        }
+        compared = comparisons[(comparisons["base_model"] == model) & (comparisons["variant"] == variant)]
+        references = arm[is_deepest_alone(arm)], arm[is_deepest_fused(arm)]
+        choices = zip(CHOSEN_COLUMNS.items(), DEEPEST_FAMILIES, references, strict=True)
+        for (exit, column), family, reference in choices:
+            to_deepest = compared[compared["family"] == family].set_index("exit")
+            for _, chosen in arm[arm[column]].iterrows():
+                deepest = reference.iloc[0]
+                yield {
+                    "model": f"{model}, {variant}",
+                    "keeps": f"layer {deepest['deepest']}{', fused' if deepest['fused'] else ''}",
+                    "chosen on dev": f"`{chosen['schedule']}`{', fused' if chosen['fused'] else ''}",
+                    "FLOPs": f"{chosen['test flops']:.0%}",
+                    "kept on test": f"{chosen['test'] / deepest['test']:.1%}",
+                    "difference to that exit": _difference(to_deepest, exit),
+                    "deepest exit, fused - alone": _difference(
+                        to_deepest, fused_name(int(deepest["deepest"]))
+                    ),
+                }
+
+
+def _difference(comparisons: pd.DataFrame, exit: str) -> str:
+    return format_difference(comparisons.loc[exit]) if exit in comparisons.index else ""
 
 
 def optimism_rows(results: Path, dataset: str, layers: pd.DataFrame) -> Iterator[dict[str, str]]:

@@ -8,6 +8,13 @@ from dataclasses import dataclass
 
 FIRST_STAGE = "first_stage"
 CASCADE = "cascade"
+CASCADE_FOR_FUSED = "cascade_for_fused"
+CASCADES = (CASCADE, CASCADE_FOR_FUSED)
+"""Exits of the schedules that are chosen for an arm.
+
+`cascade` keeps the quality of the deepest exit alone, `cascade_for_fused` that of the deepest fused exit, where this is
+another schedule.
+"""
 ARM_COLUMNS = ["dataset", "trained_on", "base_model", "start_layer", "variant"]
 """Columns that identify an arm and the data set it ranks: `dataset` is ranked, the others are fields of `Arm`."""
 
@@ -117,7 +124,7 @@ def all_exits_in(columns: Iterable[str]) -> list[str]:
 
 
 def sort_key(name: str) -> tuple[int, int, int, list[tuple[int, int]]]:
-    """Return a key that sorts exits: first stage, layers from shallow to deep, cascade.
+    """Return a key that sorts exits: first stage, layers from shallow to deep, cascades.
 
     Each layer comes alone, then fused, then compressed.
 
@@ -126,13 +133,14 @@ def sort_key(name: str) -> tuple[int, int, int, list[tuple[int, int]]]:
     """
     if name == FIRST_STAGE:
         return 0, 0, 0, []
+    if name in CASCADES:
+        return 2, CASCADES.index(name), 0, []
     steps = compression_steps(name)
-    kind = 2 if steps else int(is_fused(name))
-    return (2, 0, 0, []) if name == CASCADE else (1, layer_of(name), kind, steps)
+    return 1, layer_of(name), 2 if steps else int(is_fused(name)), steps
 
 
 def label(name: str) -> str:
     """Return an exit's name for display: `first stage`, `layer 4`, `layer 4, fused` or `layer 6, compressed 3/2`."""
     if steps := compression_steps(name):
         return f"layer {layer_of(name)}, compressed {' '.join(f'{layer}/{ratio}' for layer, ratio in steps)}"
-    return name.replace("_fused", ", fused").replace("_", " ")
+    return name.replace("_", " ") if name in CASCADES else name.replace("_fused", ", fused").replace("_", " ")

@@ -43,7 +43,7 @@ class FusionConfig(Section):
     )
     confidence: Annotated[float, Field(ge=0.5, lt=1, json_schema_extra={"unit": "share"})] = Field(
         default=0.9,
-        description="confidence with which the chosen cascade must lose at most `cascade.epsilon`, by bootstrap over "
+        description="confidence with which a chosen cascade must lose at most `cascade.epsilon`, by bootstrap over "
         "dev queries",
     )
 
@@ -56,7 +56,8 @@ class CascadeSearchConfig(Section):
     """The search for the cascade with the least FLOPs: which exits score, and how many candidates survive; on dev."""
 
     epsilon: Share = Field(
-        default=0.01, description="share of the deepest exit's primary measure that a cascade may lose"
+        default=0.01,
+        description="share of the deepest exit's primary measure, alone or fused, that a cascade may lose",
     )
     stages: Annotated[Layers, Field(ge=2, le=4)] = Field(
         default=3,

@@ -6,7 +6,7 @@ when the code of the model changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import ARM_COLUMNS, is_layer, label
+from lwr.common.exits import ARM_COLUMNS, CASCADE, CASCADE_FOR_FUSED, is_layer, label
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import read_json
 from lwr.formats.fusion import CrossFittedFusion, Fusion, read_cross_fitted, read_fusion
@@ -23,29 +23,60 @@ from lwr.model.cascade_schedule import Schedule
 
 CHOICE_COLUMNS = ["confidence", "expected shortfall", "shortfall bound", "dev queries", "queries needed"]
 """What `lwr cascade` says of a choice among fused schedules (see `lwr.evaluation.schedules.choice.Choice`)."""
+FOR_FUSED = " for fused"
+"""Ends the names of columns on the schedule that is chosen against the deepest fused exit, not the plain one."""
+CHOICE_FOR_FUSED_COLUMNS = [
+    f"{name}{FOR_FUSED}" for name in ("expected shortfall", "shortfall bound", "queries needed")
+]
+"""What `lwr cascade` says of that choice; confidence and dev queries are those of the other one."""
+CHOSEN_COLUMNS = {CASCADE: "chosen", CASCADE_FOR_FUSED: f"chosen{FOR_FUSED}"}
+"""Exit of a chosen schedule -> the column of the table of cascades that marks its row."""
 
 
 @dataclass(frozen=True)
 class ChosenCascade:
-    """The cascade that `lwr cascade` chose: its schedule, and whether fused scores prune and rank."""
+    """A cascade that `lwr cascade` chose: its schedule, and whether fused scores prune and rank."""
 
     schedule: Schedule
     fused: bool
     weights: str | None = None  # sha256 of the weights that it was chosen with, if the file says so
 
 
-def read_chosen_cascade(path: Path, layers: Sequence[int] | None = None) -> ChosenCascade | None:
-    """Read the cascade that `lwr cascade` chose; None where it chose the deepest exit alone, not fused.
+def read_chosen_cascades(path: Path, layers: Sequence[int] | None = None) -> dict[str, ChosenCascade]:
+    """Read the cascades that `lwr cascade` chose, by the names of their exits (see `lwr.common.exits.CASCADES`).
+
+    A choice that is ranked under another name is left out: the deepest exit alone, fused or not, against which it was
+    chosen; and the second choice if it is the first.
 
     Args:
         path: JSON that `lwr cascade` wrote.
-        layers: The layers that have a head in the model that the schedule is for; None: do not check them.
+        layers: The layers that have a head in the model that the schedules are for; None: do not check them.
 
     Raises:
-        BadInput: The file cannot be read as such, the schedule stops at a layer without a head, or the first stage
+        BadInput: The file cannot be read as such, a schedule stops at a layer without a head, or the first stage
             prunes for exits that are not fused.
     """
-    choice = read_json(path, {"chosen": str, "deepest": str})
+    record = read_json(path, {"chosen": str, "deepest": str})
+    deepest = record["deepest"]
+    weights = record.get("inputs", {}).get("fusion")
+    chosen = {}
+    first = _read_choice(path, record, weights, layers)
+    if (str(first.schedule), first.fused) != (deepest, False):
+        chosen[CASCADE] = first
+    if "for_fused" in record:
+        choice = record["for_fused"]
+        if not isinstance(choice, dict) or not isinstance(choice.get("chosen"), str):
+            raise BadInput(f"{path}: field 'for_fused' has no 'chosen'; run `lwr cascade` again")
+        second = _read_choice(path, choice, weights, layers)
+        if second != first and (str(second.schedule), second.fused) != (deepest, True):
+            chosen[CASCADE_FOR_FUSED] = second
+    return chosen
+
+
+def _read_choice(
+    path: Path, choice: Mapping[str, Any], weights: str | None, layers: Sequence[int] | None
+) -> ChosenCascade:
+    """Read the fields `chosen` and `fused` of a choice. Raises BadInput."""
     try:
         schedule = Schedule.parse(choice["chosen"])
     except ValueError as error:
@@ -59,13 +90,28 @@ def read_chosen_cascade(path: Path, layers: Sequence[int] | None = None) -> Chos
         )
     if schedule.from_first_stage is not None and not fused:
         raise BadInput(f"{path}: cascade {schedule} begins with the first stage, but 'fused' is not true")
-    if choice["chosen"] == choice["deepest"] and not fused:
-        return None
-    return ChosenCascade(schedule, fused, choice.get("inputs", {}).get("fusion"))
+    return ChosenCascade(schedule, fused, weights)
 
 
-def check_weights(path: Path, chosen: ChosenCascade | None, fusion: Path | None) -> None:
-    """Check that a fused cascade comes with the weights that it was chosen with.
+def find_row(path: Path, schedules: Sequence[Mapping[str, Any]], chosen: ChosenCascade) -> Mapping[str, Any]:
+    """Return the row of a chosen cascade, with its quality and FLOPs on dev and test.
+
+    Args:
+        path: JSON that `lwr cascade` wrote.
+        schedules: The rows in it.
+        chosen: The cascade.
+
+    Raises:
+        BadInput: There is no such row.
+    """
+    for row in schedules:
+        if (row.get("schedule"), row.get("fused", False)) == (str(chosen.schedule), chosen.fused):
+            return row
+    raise BadInput(f"{path}: 'schedules' has no row of the chosen {chosen.schedule}; run `lwr cascade` again")
+
+
+def check_weights(path: Path, chosen: Iterable[ChosenCascade], fusion: Path | None) -> None:
+    """Check that fused cascades come with the weights that they were chosen with.
 
     Args:
         path: JSON that `lwr cascade` wrote.
@@ -73,19 +119,20 @@ def check_weights(path: Path, chosen: ChosenCascade | None, fusion: Path | None)
         fusion: JSON that `lwr fuse` wrote; None: no weights are given.
 
     Raises:
-        BadInput: The cascade is fused, and no weights are given, or others.
+        BadInput: A cascade is fused, and no weights are given, or others.
     """
-    if chosen is None or not chosen.fused:
-        return
-    if fusion is None:
-        raise BadInput(
-            f"{path}: cascade {chosen.schedule} ranks by fused scores; give their weights (--fusion)"
-        )
-    if chosen.weights not in (None, sha256(fusion)):
-        raise BadInput(
-            f"{path}: cascade {chosen.schedule} was chosen with other weights than {fusion}; give those, or run "
-            "`lwr cascade` again"
-        )
+    for cascade in chosen:
+        if not cascade.fused:
+            continue
+        if fusion is None:
+            raise BadInput(
+                f"{path}: cascade {cascade.schedule} ranks by fused scores; give their weights (--fusion)"
+            )
+        if cascade.weights not in (None, sha256(fusion)):
+            raise BadInput(
+                f"{path}: cascade {cascade.schedule} was chosen with other weights than {fusion}; give those, or run "
+                "`lwr cascade` again"
+            )
 
 
 def read_arm_fusion(
@@ -116,15 +163,22 @@ def read_cascades(files: Sequence[Path]) -> pd.DataFrame:
 
     Returns:
         A table with the columns `ARM_COLUMNS`, deepest, epsilon, measure, schedule, `dev flops`, `dev`,
-        `test flops`, `test`, chosen, front; and where schedules are scored by fused scores, `CHOICE_COLUMNS` and fused.
+        `test flops`, `test`, chosen, front; and where schedules are scored by fused scores, `CHOICE_COLUMNS` and fused,
+        with `CHOICE_FOR_FUSED_COLUMNS` and `chosen for fused` if an arm has a choice against the deepest fused exit.
     """
     shared = [*ARM_COLUMNS, "deepest", "epsilon", "measure"]
     rows = []
     for file in files:
         choice = read_arm(file, {"deepest": str, "measure": str, "schedules": list})
         about = {name: choice[name] for name in shared} | {name: choice.get(name) for name in CHOICE_COLUMNS}
+        if "for_fused" in choice:
+            second = choice["for_fused"]
+            about |= {name: second.get(name.removesuffix(FOR_FUSED)) for name in CHOICE_FOR_FUSED_COLUMNS}
         rows += [about | {"fused": False} | row for row in choice["schedules"]]
     table = pd.DataFrame(rows)
+    marked = CHOSEN_COLUMNS[CASCADE_FOR_FUSED]
+    if marked in table:
+        table[marked] = table[marked].eq(True)  # False for arms that have no such choice
     if any(row["fused"] for row in rows):
         return table
     return table.drop(columns=[*CHOICE_COLUMNS, "fused"], errors="ignore")

@@ -5,8 +5,9 @@ Schedules are tried on scores that exist already: which candidates survive follo
 runs in one forward pass, as `LayerwiseReranker.cascade`.
 
 With fused scores, schedules whose exits prune and rank by these are tried beside the plain ones, on weights that were
-fitted without the query they rank, and the choice is made with confidence (`lwr.evaluation.schedules.choice`). Without,
-the mean on dev decides.
+fitted without the query they rank, and the choice is made with confidence (`lwr.evaluation.schedules.choice`). It is
+made twice: the cheapest schedule that keeps the quality of the deepest exit alone, and the cheapest that keeps that of
+the deepest fused exit. Without fused scores, the mean on dev decides.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ import numpy as np
 import pandas as pd
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import layers_in
+from lwr.common.exits import CASCADE, CASCADE_FOR_FUSED, CASCADES, layers_in
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import write_json
 from lwr.common.progress import log
 from lwr.config.evaluation import CascadeSearchConfig
-from lwr.evaluation.arm_files import read_arm_fusion
+from lwr.evaluation.arm_files import CHOSEN_COLUMNS, read_arm_fusion
 from lwr.evaluation.flops import BackboneShape, read_shape
 from lwr.evaluation.schedules.choice import Choice, choose_schedule
 from lwr.evaluation.schedules.replay import Candidates, read_candidates, read_scores
@@ -60,7 +61,7 @@ def cascade(
     rule: ChoiceRule = ChoiceRule(),
     label: str = "cascade",
 ) -> None:
-    """Choose a schedule on dev; write it as JSON, with the Pareto front of dev and the results of both on test.
+    """Choose schedules on dev; write them as JSON, with the Pareto front of dev and the results of all on test.
 
     Args:
         model: The folder of one of the trainings, for its shapes.
@@ -81,7 +82,7 @@ def cascade(
     on_test = _read_split(test, collection, "test", shape, rule)
     deepest = str(on_dev.alone[0].deepest)
     decision = _decide(on_dev, settings, deepest, rule, label)
-    tried, chosen = decision.tried, decision.chosen
+    tried, chosen = decision.tried, decision.chosen[CASCADE]
     log(f"{label}: tried {len(tried)} schedules on {len(on_dev.qrels)} queries")
     record: dict[str, Any] = {
         **arm,
@@ -91,7 +92,7 @@ def cascade(
         "deepest": deepest,
         "chosen": tried["schedule"][chosen],
         **decision.about,
-        "schedules": _report_schedules(tried, chosen, deepest, on_test, rule).to_dict("records"),
+        "schedules": _report_schedules(decision, deepest, on_test, rule).to_dict("records"),
         "inputs": _checksums(dev, test, collection, rule),
     }
     write_json(out, record)
@@ -153,29 +154,39 @@ def _read_split(
 
 @dataclass(frozen=True)
 class Decision:
-    """The schedules that were tried on dev, and the chosen one."""
+    """The schedules that were tried on dev, and the chosen ones."""
 
     tried: pd.DataFrame  # columns schedule, flops, quality, fused
-    chosen: int  # its row
-    about: dict[str, Any]  # what the file says about a choice with confidence; empty without
+    chosen: dict[str, int]  # name of its exit -> its row; without fused scores `cascade` alone
+    about: dict[str, Any]  # what the file says about choices with confidence; empty without
 
 
 def _decide(
     on_dev: RankedSplit, settings: CascadeSearchConfig, deepest: str, rule: ChoiceRule, label: str
 ) -> Decision:
-    """Try all schedules on dev and choose one: among plain and fused ones with confidence, otherwise by the mean."""
+    """Try all schedules on dev and choose: among plain and fused ones with confidence, otherwise by the mean."""
     plain = _try_schedules(on_dev, settings, False, label)
     table = plain.table().assign(fused=False)
     if not rule.is_fused:
-        return Decision(table, cheapest_within(table, deepest, settings.epsilon), {})
+        return Decision(table, {CASCADE: cheapest_within(table, deepest, settings.epsilon)}, {})
     fused = _try_schedules(on_dev, settings, True, label)
     table = pd.concat([table, fused.table().assign(fused=True)], ignore_index=True)
-    row, choice = choose_with_confidence(plain, fused, deepest, settings.epsilon, rule.confidence)
     queries = len(on_dev.qrels)
-    if choice.index is None:
-        log(f"{label}: {_explain_fallback(choice, settings.epsilon, rule.confidence, queries)}")
-    about = _describe_choice(choice, rule.confidence, queries) | {"fused": bool(table["fused"][row])}
-    return Decision(table, row, about)
+    about: dict[str, Any] = {"confidence": rule.confidence, "dev queries": queries}
+    rows = {}
+    for exit in CASCADES:
+        for_fused = exit == CASCADE_FOR_FUSED
+        row, choice = choose_with_confidence(
+            plain, fused, deepest, settings.epsilon, rule.confidence, for_fused
+        )
+        rows[exit] = row
+        if choice.index is None:
+            reference = f"the deepest exit{', fused' if for_fused else ' alone'}"
+            explained = _explain_fallback(choice, settings.epsilon, rule.confidence, queries, reference)
+            log(f"{label}: {explained}")
+        told = _describe_choice(choice) | {"fused": bool(table["fused"][row])}
+        about |= {"for_fused": {"chosen": table["schedule"][row], **told}} if for_fused else told
+    return Decision(table, rows, about)
 
 
 def _try_schedules(
@@ -203,23 +214,30 @@ def cheapest_within(measured: pd.DataFrame, deepest: str, epsilon: float) -> int
 
 
 def choose_with_confidence(
-    plain: MeasuredSchedules, fused: MeasuredSchedules, deepest: str, epsilon: float, confidence: float
+    plain: MeasuredSchedules,
+    fused: MeasuredSchedules,
+    deepest: str,
+    epsilon: float,
+    confidence: float,
+    for_fused: bool = False,
 ) -> tuple[int, Choice]:
-    """Choose the cheapest schedule, plain or fused, that keeps 1 - epsilon of the plain deepest exit's quality.
+    """Choose the cheapest schedule, plain or fused, that keeps 1 - epsilon of the deepest exit's quality.
 
     Args:
         plain: The schedules of exits alone, on dev; that of the deepest exit is among them.
-        fused: The schedules of fused scores, on the same queries.
+        fused: The schedules of fused scores, on the same queries; that of the deepest exit is among them.
         deepest: The schedule of the deepest exit.
         epsilon: The share of its quality that may be lost.
         confidence: The confidence of the choice.
+        for_fused: Whether the quality to keep is that of the deepest exit's fused scores, not of its own.
 
     Returns:
-        The row of the chosen schedule in `plain` and then `fused`; that of the plain deepest exit if none is
-        certain enough. And what `lwr.evaluation.schedules.choice` says of the choice.
+        The row of the chosen schedule in `plain` and then `fused`; that of the deepest exit whose quality is to be kept
+        if none is certain enough. And what `lwr.evaluation.schedules.choice` says of the choice.
     """
     quality = np.vstack([plain.quality, fused.quality])  # [S, Q]
-    fallback = [str(schedule) for schedule in plain.schedules].index(deepest)
+    names = [str(schedule) for schedule in (*plain.schedules, *fused.schedules)]
+    fallback = names.index(deepest, len(plain.schedules) if for_fused else 0)
     others = np.delete(np.arange(len(quality)), fallback)
     flops = np.hstack([plain.flops, fused.flops])[others]
     choice = choose_schedule(quality[others], flops, quality[fallback], epsilon, confidence)
@@ -227,19 +245,19 @@ def choose_with_confidence(
 
 
 def _report_schedules(
-    table: pd.DataFrame, chosen: int, deepest: str, on_test: RankedSplit, rule: ChoiceRule
+    decision: Decision, deepest: str, on_test: RankedSplit, rule: ChoiceRule
 ) -> pd.DataFrame:
-    """Return the Pareto front of dev, the deepest exit and the chosen schedule, with their results on test.
+    """Return the Pareto front of dev, the deepest exit and the chosen schedules, with their results on test.
 
     Args:
-        table: The schedules tried: columns schedule, flops, quality, fused.
-        chosen: Row of the chosen one.
+        decision: The schedules that were tried, and the chosen ones.
         deepest: The schedule of the deepest exit.
         on_test: The candidates of test.
         rule: Whether scores are fused.
     """
+    table = decision.tried
     front = pareto_front(table).index
-    rows = [*front, *table.index[table["schedule"] == deepest], chosen]
+    rows = [*front, *table.index[table["schedule"] == deepest], *decision.chosen.values()]
     reported = table.loc[list(dict.fromkeys(rows))]
     by_kind = [
         on_test.measure([Schedule.parse(text) for text in rows["schedule"]], bool(fused))
@@ -252,7 +270,7 @@ def _report_schedules(
         **{
             "test flops": measured["flops"],
             "test": measured["quality"],
-            "chosen": reported.index == chosen,
+            **{CHOSEN_COLUMNS[exit]: reported.index == row for exit, row in decision.chosen.items()},
             "front": reported.index.isin(front),
         }
     )
@@ -260,24 +278,22 @@ def _report_schedules(
     return reported.assign(fused=fused) if rule.is_fused else reported
 
 
-def _describe_choice(choice: Choice, confidence: float, queries: int) -> dict[str, Any]:
+def _describe_choice(choice: Choice) -> dict[str, Any]:
     """Return what the file says about a choice among fused schedules; null where nothing could be chosen."""
     return {
-        "confidence": confidence,
         "margin": choice.margin if math.isfinite(choice.margin) else None,
         "expected shortfall": choice.shortfall if math.isfinite(choice.shortfall) else None,
         "shortfall bound": choice.shortfall_bound if math.isfinite(choice.shortfall_bound) else None,
-        "dev queries": queries,
         "queries needed": choice.queries_needed,
     }
 
 
-def _explain_fallback(choice: Choice, epsilon: float, confidence: float, queries: int) -> str:
+def _explain_fallback(choice: Choice, epsilon: float, confidence: float, queries: int, reference: str) -> str:
     if choice.queries_needed is None:
         needed = "none keeps it on these queries even without a margin"
     else:
         needed = f"about {choice.queries_needed} dev queries would do"
     return (
-        f"no schedule keeps {1 - epsilon:.1%} of the deepest exit at a confidence of {confidence:.0%} on {queries} dev "
-        f"queries ({needed}); chose the deepest exit alone"
+        f"no schedule keeps {1 - epsilon:.1%} of {reference} at a confidence of {confidence:.0%} on {queries} dev "
+        f"queries ({needed}); chose {reference}"
     )

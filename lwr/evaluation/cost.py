@@ -14,13 +14,13 @@ import pandas as pd
 import torch
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import ARM_COLUMNS, CASCADE, FIRST_STAGE, compressed_name, exit_name, is_layer
+from lwr.common.exits import ARM_COLUMNS, FIRST_STAGE, compressed_name, exit_name, is_layer
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import write_json
 from lwr.common.progress import show_progress
 from lwr.common.provenance import ResourceMeter, make_provenance, processor_name
 from lwr.config.evaluation import CostConfig, ScoringConfig
-from lwr.evaluation.arm_files import check_weights, read_arm, read_chosen_cascade
+from lwr.evaluation.arm_files import check_weights, find_row, read_arm, read_chosen_cascades
 from lwr.evaluation.flops import count_flops, count_flops_with_torch, derive_shape
 from lwr.evaluation.timing import REPEATS, make_monotone, relative_times, time_in_turns
 from lwr.formats import parquet
@@ -35,12 +35,12 @@ MEASURED = ("ratio", "ratio_low", "ratio_high", "peak_memory_mib")
 
 @dataclass(frozen=True)
 class ArmFiles:
-    """The files of an arm: its first model, what that scored on test, and the cascade chosen for the arm."""
+    """The files of an arm: its first model, what that scored on test, and the cascades chosen for the arm."""
 
     model: Path  # folder that `lwr train` wrote
     scores: Path  # Parquet that `lwr score` wrote: its candidates are ranked, its tokens counted
     cascade: Path  # JSON that `lwr cascade` wrote; it names the arm
-    fusion: Path | None = None  # JSON that `lwr fuse` wrote; None where the cascade is not fused
+    fusion: Path | None = None  # JSON that `lwr fuse` wrote; None where no cascade is fused
 
     def read_candidates(self) -> pd.DataFrame:
         """Read the columns query_id, doc_id, first_stage and tokens of the scores, and passage_tokens if there are."""
@@ -75,7 +75,7 @@ def cost(
     out: Path,
     label: str = "cost",
 ) -> None:
-    """Write what each exit and the cascade of every arm take to rank one list of candidates, as JSON.
+    """Write what each exit and each chosen cascade of every arm take to rank one list of candidates, as JSON.
 
     FLOPs and parameters are counted. Times, from texts to ranking, tokenising included, are measured in turns
     (`lwr.evaluation.timing`) and written as ratios to the reference, the deepest exit of the first arm. For that, the
@@ -90,7 +90,8 @@ def cost(
         label: Printed before each line of progress.
 
     Raises:
-        BadInput: Two arms have different candidates, or a fused cascade comes without its weights.
+        BadInput: Two arms have different candidates, a fused cascade comes without its weights, or the cost of a
+            cascade is not in the file that names it.
     """
     meter = ResourceMeter()
     candidates = _shared_candidates(arms)
@@ -98,9 +99,9 @@ def cost(
     for files in arms:
         reranker = LayerwiseReranker.from_pretrained(files.model)
         schedules = _schedules(files, reranker.exits, scoring.widths)
-        records.append(_describe_arm(files, reranker, schedules))
         if settings.queries:
             contenders += _contenders(files, reranker, schedules)
+        records.append(_describe_arm(files, reranker, schedules))
     reference = None
     if settings.queries:
         lists = read_lists(collection, candidates, settings.queries)
@@ -132,7 +133,7 @@ def _shared_candidates(arms: Sequence[ArmFiles]) -> pd.DataFrame:
 def _schedules(
     files: ArmFiles, layers: Sequence[int], widths: Sequence[tuple[int, int]]
 ) -> dict[str, Schedule]:
-    """Return the schedule of each exit by its name, those of compressed passages behind the others, the cascade last.
+    """Return the schedule of each exit by its name, those of compressed passages behind the others, cascades last.
 
     Args:
         files: The files of the arm.
@@ -145,20 +146,20 @@ def _schedules(
             compressed_name(layer, compression.steps): Schedule.single(layer).compress(compression)
             for layer in compression.exits_after(layers)
         }
-    chosen = read_chosen_cascade(files.cascade, layers)
-    return schedules if chosen is None else {**schedules, CASCADE: chosen.schedule}
+    chosen = read_chosen_cascades(files.cascade, layers)
+    return schedules | {name: cascade.schedule for name, cascade in chosen.items()}
 
 
 def _contenders(
     files: ArmFiles, reranker: LayerwiseReranker, schedules: Mapping[str, Schedule]
 ) -> list[Contender]:
-    """Return what is timed of an arm: its exits alone, and the cascade as it was chosen, fused or not."""
-    chosen = read_chosen_cascade(files.cascade)
-    check_weights(files.cascade, chosen, files.fusion)
+    """Return what is timed of an arm: its exits alone, and cascades as they were chosen, fused or not."""
+    chosen = read_chosen_cascades(files.cascade)
+    check_weights(files.cascade, chosen.values(), files.fusion)
     if files.fusion is not None:
         reranker.fusion = read_fusion_of(files.fusion, reranker.exits)
-    fused = chosen is not None and chosen.fused
-    return [Contender(reranker, plan, fused and name == CASCADE) for name, plan in schedules.items()]
+    fused = {name for name, cascade in chosen.items() if cascade.fused}
+    return [Contender(reranker, plan, name in fused) for name, plan in schedules.items()]
 
 
 # --- Counts ---
@@ -169,14 +170,15 @@ def _describe_arm(
 ) -> dict[str, Any]:
     """Return what the file says of an arm: its columns, the counts of its exits, and checksums of its files."""
     choice = read_arm(files.cascade, {"schedules": list})
-    shares = {row["schedule"]: row["test flops"] for row in choice["schedules"]}
+    chosen = read_chosen_cascades(files.cascade)
     candidates, shape = files.read_candidates(), derive_shape(reranker.backbone)
     tokens = candidates["tokens"].to_numpy()
     by_layer = count_flops(shape, tokens).mean(axis=1) / 1e9  # GFLOPs [layers]
     exits = []
     for name, schedule in schedules.items():
         if schedule.keep:
-            gflops = by_layer[-1] * shares[str(schedule)]
+            row = find_row(files.cascade, choice["schedules"], chosen[name])
+            gflops = by_layer[-1] * row["test flops"]
         elif schedule.compression is None:
             gflops = by_layer[schedule.last - 1]
         else:

@@ -1,4 +1,4 @@
-"""Evaluate a scored split: a TREC run of every exit and of the cascade, and their measures per query."""
+"""Evaluate a scored split: a TREC run of every exit and chosen cascade, and their measures per query."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from lwr.common.atomic import atomic
-from lwr.common.exits import CASCADE, all_exits_in, layers_in
+from lwr.common.exits import all_exits_in, layers_in
 from lwr.common.hashing import sha256
-from lwr.evaluation.arm_files import check_weights, read_arm_fusion, read_chosen_cascade
+from lwr.evaluation.arm_files import check_weights, read_arm_fusion, read_chosen_cascades
 from lwr.evaluation.measures import measures_per_query, rankings, tie_shares
 from lwr.evaluation.schedules.replay import add_fused, read_scores, replay_run
 from lwr.formats import parquet
@@ -32,8 +32,8 @@ def evaluate(
     """Write the measures of every exit per query as Parquet, and a TREC run per exit.
 
     The exits are the first stage and the layers, compressed or not, named like the columns of `scores`; with weights,
-    each layer's fused scores, such as `layer_4_fused`; and `cascade` unless the chosen schedule is the deepest exit
-    alone. `ties` is added to `measures`: the share of a query's candidates whose score another candidate also has.
+    each layer's fused scores, such as `layer_4_fused`; and the chosen cascades, as `read_chosen_cascades`
+    names them. `ties` is added to `measures`: the share of a query's candidates whose score another candidate also has.
 
     Args:
         scores: Parquet that `lwr score` wrote.
@@ -52,17 +52,17 @@ def evaluate(
     """
     qrels = read_qrels(collection, split)
     table = read_scores(scores)
-    chosen = read_chosen_cascade(cascade, layers_in(table))
-    check_weights(cascade, chosen, fusion)
+    chosen = read_chosen_cascades(cascade, layers_in(table))
+    check_weights(cascade, chosen.values(), fusion)
     weights = None
     if fusion is not None:
         weights = read_arm_fusion(fusion, layers_in(table), cross_fitted=split == "dev")
         table = add_fused(table, weights)
     exits = all_exits_in(table)
     by_exit = {exit: rankings(table, exit) for exit in exits}
-    if chosen is not None:
-        run = replay_run(table, chosen.schedule, weights if chosen.fused else None)
-        by_exit[CASCADE] = {query: dict(ranked) for query, ranked in run.items()}
+    for exit, choice in chosen.items():
+        run = replay_run(table, choice.schedule, weights if choice.fused else None)
+        by_exit[exit] = {query: dict(ranked) for query, ranked in run.items()}
     values = [measures_per_query(qrels, run, measures).assign(exit=exit) for exit, run in by_exit.items()]
     ties = [tie_shares(table, exit).assign(exit=exit) for exit in exits]
     results = pd.concat([*values, *ties]).assign(**cell, split=split)

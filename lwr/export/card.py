@@ -21,13 +21,11 @@ from lwr.formats.fusion import Fusion
 from lwr.formats.tables import markdown_table
 from lwr.model.storage import read_stored_exits, read_stored_fusion
 from lwr.reporting.advise import (
-    Evidence,
     cascade_advice,
     comparisons_to_deepest,
-    read_evidence,
-    rows_of_arm,
     shallowest_exit_advice,
 )
+from lwr.reporting.evidence import Evidence, cascade_choices, read_evidence, rows_of_arm
 from lwr.reporting.tables import (
     RATIO_NOTE,
     format_arms,
@@ -51,12 +49,12 @@ class Measured:
 
     @property
     def layers(self) -> pd.DataFrame:
-        """Measures of each exit and of the cascade."""
+        """Measures of each exit and of the cascades."""
         return rows_of_arm(self.evidence.layers, self.arm)
 
     @property
     def costs(self) -> pd.DataFrame:
-        """FLOPs, time and memory of each exit and of the cascade."""
+        """FLOPs, time and memory of each exit and of the cascades."""
         return rows_of_arm(self.evidence.cost, self.arm)
 
     @property
@@ -240,15 +238,15 @@ def _describe_heads(exits: list[int]) -> str:
 def _choose_examples(measured: list[Measured], exits: list[int], has_fusion: bool) -> tuple[str | None, int]:
     """Choose the cascade and the layer of the examples on the first data set.
 
-    The cascade, as arguments of `rank`, is the one chosen on dev; None where that is a single exit that is not fused,
-    or where weights are missing. The layer is the shallowest that dev shows to be as good as the deepest, else the one
-    in the middle.
+    The cascade, as arguments of `rank`, is the one to deploy (see `cascade_choices`); None where that is a single exit
+    that is not fused, or where weights are missing. The layer is the shallowest that dev shows to be as good as the
+    deepest, else the one in the middle.
     """
     middle = exits[len(exits) // 2]
     if not measured:
         return None, middle
     first = measured[0]
-    chosen = first.cascades[first.cascades["chosen"]].iloc[0]
+    chosen = cascade_choices(first.evidence, first.arm)[0].row
     dev = comparisons_to_deepest(first.evidence, first.arm, "dev")
     as_good = dev[dev["noninferior"].astype(bool)]
     layer = middle if as_good.empty else layer_of(as_good.index[0])
@@ -268,7 +266,7 @@ def _title(name: str, cell: Cell | None) -> str:
 
 
 def _eval_results(measured: Measured) -> list[EvalResult]:
-    """List the test measures of every exit and of the cascade, in the form that the hub shows."""
+    """List the test measures of every exit and of the cascades, in the form that the hub shows."""
     return [
         EvalResult(
             task_type="text-ranking",

@@ -3,68 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
-from lwr.common.exits import ARM_COLUMNS, CASCADE, fused_name, is_fused, is_layer, label, layer_of, sort_key
-from lwr.common.results_tree import TABLES
+from lwr.common.exits import ARM_COLUMNS, CASCADES, fused_name, is_fused, is_layer, label, layer_of, sort_key
 from lwr.evaluation.arm_files import describe_arm
-from lwr.reporting.fused import (
-    CascadeChoice,
-    add_costs,
-    complete_cascades,
-    complete_layers,
-    is_deepest_alone,
-    name_schedule,
+from lwr.reporting.evidence import (
+    Evidence,
+    best_arm,
+    cascade_choices,
+    deepest_exit,
+    read_evidence,
+    rows_of_arm,
 )
+from lwr.reporting.fused import CascadeChoice, add_costs, name_schedule
 from lwr.reporting.tables import format_number, format_percent, overlapping
 
-SCHEDULE_TYPES = {"schedule": str, "deepest": str}
-"""Types of columns that pandas would read as numbers where all schedules are single exits."""
 NAMED = 2
 """Number of exits that a sentence on doubtful times names."""
 FLOPS_DECIDE = "Where the intervals of two times overlap, the choice with fewer FLOPs counts as no slower:"
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """The tables of a grid for one data set, the measure that decides, and the margin of non-inferiority in it."""
-
-    layers: pd.DataFrame
-    cost: pd.DataFrame
-    cascades: pd.DataFrame
-    comparisons: pd.DataFrame
-    primary: str
-    margin: float
-
-
-def read_evidence(tables: Path) -> dict[str, Evidence]:
-    """Read the tables in a folder, by data set. Raises BadInput if one is missing."""
-    for name in TABLES:
-        if not (tables / f"{name}.csv").is_file():
-            raise BadInput(
-                f"{tables}/{name}.csv: no such file; run the workflow, or give its results with --results"
-            )
-    layers, cost, cascades, comparisons = (
-        pd.read_csv(tables / f"{name}.csv", dtype=SCHEDULE_TYPES) for name in TABLES
-    )
-    layers, cascades = complete_layers(layers), complete_cascades(cascades)
-    primary, margin = comparisons["measure"].iloc[0], float(comparisons["margin"].iloc[0])
-    return {
-        dataset: Evidence(
-            of_dataset,
-            cost[cost["dataset"] == dataset],
-            cascades[cascades["dataset"] == dataset],
-            comparisons[comparisons["dataset"] == dataset],
-            primary,
-            margin,
-        )
-        for dataset, of_dataset in layers.groupby("dataset", sort=False)
-    }
 
 
 def advise(tables: Path, out: Path, budget_ms: float | None = None, candidates: int | None = None) -> None:
@@ -125,17 +85,16 @@ def _fused_beside(evidence: Evidence, deepest: pd.Series) -> str:
 # --- What to deploy ---
 
 
-def cascade_choice(evidence: Evidence, arm: pd.Series) -> CascadeChoice:
-    """Return the schedule that dev chose for an arm."""
-    schedules = rows_of_arm(evidence.cascades, arm)
-    chosen, deepest = schedules[schedules["chosen"]], schedules[is_deepest_alone(schedules)]
-    return CascadeChoice(chosen.iloc[0], deepest.iloc[0])
-
-
 def headline(evidence: Evidence, arm: pd.Series) -> str:
-    """Return what to deploy of an arm, in one paragraph."""
-    choice = cascade_choice(evidence, arm)
+    """Return what to deploy of an arm, in one paragraph.
+
+    Where the schedule that keeps the quality of the deepest exit alone is not the one to deploy (`cascade_choices`), it
+    is told as the cheap alternative.
+    """
+    choice, *others = cascade_choices(evidence, arm)
     row, warning = choice.row, _first_stage_warning(evidence, arm, choice.row)
+    if choice.for_fused:
+        warning += _cheap_alternative(evidence, others[0], row)
     rerank = f"**{arm['dataset']}: rerank with {choice.name}"
     if choice.is_deepest:
         return f"{rerank}, the deepest, of {describe_arm(arm)}**: {choice.missing()}.{warning}"
@@ -143,7 +102,22 @@ def headline(evidence: Evidence, arm: pd.Series) -> str:
     on_dev = f"dev{choice.out_of_fold}: {choice.kept('dev'):.1%} at {row['dev flops']:.0%}{bound}"
     return (
         f"{rerank}, of {describe_arm(arm)}**: {row['test flops']:.0%} of the FLOPs of layer {row['deepest']}, the "
-        f"deepest, at {choice.kept('test'):.1%} of its {row['measure']} on test ({on_dev}).{warning}"
+        f"deepest, at {choice.kept('test'):.1%} of its {'fused ' if choice.for_fused else ''}{row['measure']} on test "
+        f"({on_dev}).{warning}"
+    )
+
+
+def _cheap_alternative(evidence: Evidence, cheap: CascadeChoice, deployed: pd.Series) -> str:
+    """Say what the schedule that keeps the quality of the deepest exit alone costs; nothing if it is not cheaper."""
+    row = cheap.row
+    if row["test flops"] >= deployed["test flops"]:
+        return ""
+    first_stage = evidence.layers.iloc[0][f"dev {evidence.primary}"]
+    is_no_better = row["measure"] == evidence.primary and first_stage >= row["dev"]
+    no_better = ", no better than the first stage alone on dev" if is_no_better else ""
+    return (
+        f" Cheaper: {cheap.name}{',' if row['fused'] else ''} at {row['test flops']:.0%} of the FLOPs keeps "
+        f"{cheap.kept('test'):.1%} of {cheap.deepest}'s own {row['measure']} on test{no_better}."
     )
 
 
@@ -156,7 +130,7 @@ def _first_stage_warning(evidence: Evidence, arm: pd.Series, chosen: pd.Series) 
     warning = f" The first stage alone ranks dev no worse ({first_stage:.3f}): "
     exits = rows_of_arm(evidence.layers, arm)
     best = exits.loc[exits[dev].idxmax()]
-    if best["exit"] == CASCADE or best[dev] <= first_stage:
+    if best["exit"] in CASCADES or best[dev] <= first_stage:
         return f"{warning}reranking may not pay."
     name = label(best["exit"]).capitalize() + ("," if is_fused(best["exit"]) else "")
     return (
@@ -166,13 +140,6 @@ def _first_stage_warning(evidence: Evidence, arm: pd.Series, chosen: pd.Series) 
 
 
 # --- The shallowest exit that is as good ---
-
-
-def best_arm(evidence: Evidence) -> pd.Series:
-    """Return the arm whose deepest exit, alone or fused, is the best on dev: its values by ARM_COLUMNS."""
-    exits = evidence.layers[evidence.layers["exit"].map(lambda name: is_layer(name) or is_fused(name))]
-    deepest = exits[exits["layer"] == exits.groupby(ARM_COLUMNS)["layer"].transform("max")]
-    return deepest.loc[deepest[f"dev {evidence.primary}"].idxmax(), ARM_COLUMNS]
 
 
 def comparisons_to_deepest(
@@ -190,12 +157,6 @@ def comparisons_to_deepest(
     rows = rows[(rows["family"] == "deepest") & (rows["split"] == split)].set_index("exit")
     names = [exit for exit in rows.index if is_layer(exit) or (fused and is_fused(exit))]
     return rows.loc[sorted(names, key=sort_key)]
-
-
-def deepest_exit(evidence: Evidence, arm: pd.Series) -> pd.Series:
-    """Return the row of an arm's deepest exit, not fused, in the table of layers."""
-    quality = rows_of_arm(evidence.layers, arm)
-    return quality[quality["exit"].map(is_layer)].iloc[-1]
 
 
 def shallowest_exit_advice(evidence: Evidence, arm: pd.Series) -> str:
@@ -346,11 +307,15 @@ def _milliseconds(row: pd.Series) -> str:
 
 
 def cascade_advice(evidence: Evidence, arm: pd.Series) -> str:
-    """Advise on the cascade of an arm that was chosen on dev, with its result on test."""
-    choice, title = cascade_choice(evidence, arm), "### The best cascade\n\n"
+    """Advise on the cascades of an arm that were chosen on dev, with their results on test; the best choice first."""
+    choices = [_describe_choice(evidence, arm, choice) for choice in cascade_choices(evidence, arm)]
+    return "\n\n".join(["### The best cascade", *choices])
+
+
+def _describe_choice(evidence: Evidence, arm: pd.Series, choice: CascadeChoice) -> str:
     if choice.is_deepest:
-        return f"{title}None: {choice.missing()}."
-    chosen, deepest = choice.row, choice.deepest
+        return f"None: {choice.missing()}."
+    chosen, deepest = choice.row, choice.reference
     kept = {split: choice.kept(split) for split in ("dev", "test")}
     quality = {split: f"{chosen[split]:.3f} of {deepest[split]:.3f}" for split in kept}
     verdict = "holds that on test" if kept["test"] >= 1 - chosen["epsilon"] else "does not hold that on test"
@@ -358,11 +323,11 @@ def cascade_advice(evidence: Evidence, arm: pd.Series) -> str:
     fused = ", fused" if chosen["fused"] else ""
     confidence = f" with {choice.confidence}" if choice.has_bound else ""
     return (
-        f"{title}**`{chosen['schedule']}`{fused}**: {describe_schedule(chosen['schedule'])}. "
+        f"**`{chosen['schedule']}`{fused}**: {describe_schedule(chosen['schedule'])}. "
         f"On dev it is the cheapest that keeps {choice.goal}{confidence}: {kept['dev']:.1%} "
         f"({quality['dev']}{choice.out_of_fold}) at {chosen['dev flops']:.0%} of its FLOPs.{_expectation(choice)}\n"
         f"It {verdict}: {kept['test']:.1%} ({quality['test']}) at {chosen['test flops']:.0%}; "
-        f"99% at half the FLOPs: {at_half}. {_price(evidence, arm, CASCADE)}{_use_of_weights(choice)}"
+        f"99% at half the FLOPs: {at_half}. {_price(evidence, arm, choice.exit)}{_use_of_weights(choice)}"
     )
 
 
@@ -370,7 +335,7 @@ def _expectation(choice: CascadeChoice) -> str:
     """Say what as many new queries as dev has are expected to lose, or nothing where that was not estimated."""
     if not choice.has_bound:
         return ""
-    loss = choice.row["expected shortfall"]
+    loss = choice.expected("expected shortfall")
     expected = f"lose {loss:.1%}" if loss >= 0 else f"gain {-loss:.1%}"
     return f" It is expected to {expected} on as many new queries; {choice.bound()}."
 
@@ -398,13 +363,8 @@ def describe_schedule(schedule: str) -> str:
 # --- Formatting ---
 
 
-def rows_of_arm(table: pd.DataFrame, arm: pd.Series) -> pd.DataFrame:
-    """Return the rows of an arm, which is given as its values by ARM_COLUMNS."""
-    return table[(table[ARM_COLUMNS] == arm).all(axis=1)]
-
-
 def _choice(row: pd.Series) -> str:
-    what = name_schedule(row["schedule"] if row["exit"] == CASCADE else str(row["layer"]), row["fused"])
+    what = name_schedule(row["schedule"] if row["exit"] in CASCADES else str(row["layer"]), row["fused"])
     if row["compression"]:
         what = f"{what}, passages compressed {row['compression']},"
     return f"{what}{', of' if row['fused'] else ' of'} {describe_arm(row)}"

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lwr.common.exits import (
     ARM_COLUMNS,
-    CASCADE,
+    CASCADES,
     FIRST_STAGE,
     exit_name,
     label,
@@ -54,7 +54,7 @@ def exit_rows(layers: pd.DataFrame, primary: str) -> pd.DataFrame:
         seeds; quality, low, high of the measure `primary`; shares and FLOPs of layers.csv.
     """
     layers = complete_layers(layers)
-    kind = layers["exit"].map({FIRST_STAGE: "first stage", CASCADE: "cascade"})
+    kind = layers["exit"].map({FIRST_STAGE: "first stage"} | dict.fromkeys(CASCADES, "cascade"))
     kind = kind.fillna(layers["fused"].map({True: "fused", False: "exit"}))
     is_compressed = layers["compression"].ne("")
     kind = kind.mask(is_compressed, "compressed")
@@ -77,7 +77,7 @@ def exit_rows(layers: pd.DataFrame, primary: str) -> pd.DataFrame:
 def count_wins(per_query: pd.DataFrame, primary: str) -> pd.DataFrame:
     """Count the test queries that each exit ranks worse than its arm's deepest exit, equally well, and better.
 
-    The deepest exit is the one that is not fused. The first stage, fused exits and the cascade are compared like the
+    The deepest exit is the one that is not fused. The first stage, fused exits and cascades are compared like the
     exits. A query counts once, by its mean over seeds.
 
     Args:
@@ -103,10 +103,10 @@ def count_wins(per_query: pd.DataFrame, primary: str) -> pd.DataFrame:
 
 
 def label_exits(names: set[str]) -> dict[str, str]:
-    """Return the axis label of each exit, from the first stage to the cascade; a layer's is its number."""
+    """Return the axis label of each exit, from the first stage to the cascades; a layer's is its number."""
     ordered = sorted(names, key=sort_key)
     return {
-        name: label(name) if name in (FIRST_STAGE, CASCADE) else label(name).removeprefix("layer ")
+        name: label(name) if name in (FIRST_STAGE, *CASCADES) else label(name).removeprefix("layer ")
         for name in ordered
     }
 

@@ -336,7 +336,7 @@ def _quality_axis(primary: str) -> alt.Y:
 
 def _note(table: pd.DataFrame, *sentences: str) -> list[str]:
     """Return the sentences above a figure, wrapped to its width."""
-    cascade = "Diamond: cascade chosen on dev." if (table["kind"] == "cascade").any() else ""
+    cascade = "Diamonds: cascades chosen on dev." if (table["kind"] == "cascade").any() else ""
     fused = "Hollow circles: fused exits." if (table["kind"] == "fused").any() else ""
     compressed = "Triangles: compressed passages." if (table["kind"] == "compressed").any() else ""
     return textwrap.wrap(" ".join(filter(None, [cascade, fused, compressed, *sentences])), 62)

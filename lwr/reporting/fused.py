@@ -7,8 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lwr.common.exits import ARM_COLUMNS, CASCADE, exit_name, is_fused, layer_of
-from lwr.evaluation.arm_files import CHOICE_COLUMNS
+from lwr.common.exits import ARM_COLUMNS, CASCADE_FOR_FUSED, CASCADES, exit_name, is_fused, layer_of
+from lwr.evaluation.arm_files import (
+    CHOICE_COLUMNS,
+    CHOICE_FOR_FUSED_COLUMNS,
+    CHOSEN_COLUMNS,
+    FOR_FUSED,
+)
 
 
 def complete_layers(layers: pd.DataFrame) -> pd.DataFrame:
@@ -18,15 +23,20 @@ def complete_layers(layers: pd.DataFrame) -> pd.DataFrame:
 
 
 def complete_cascades(cascades: pd.DataFrame) -> pd.DataFrame:
-    """Return the table of cascades with `fused` and `CHOICE_COLUMNS`, False and NaN if there are no fused scores."""
-    if "fused" in cascades:
-        return cascades
-    return cascades.assign(fused=False, **dict.fromkeys(CHOICE_COLUMNS, np.nan))
+    """Return the table of cascades with the columns that only grids with fused scores have: False, numbers NaN."""
+    missing: dict[str, object] = {"fused": False, CHOSEN_COLUMNS[CASCADE_FOR_FUSED]: False}
+    missing |= dict.fromkeys([*CHOICE_COLUMNS, *CHOICE_FOR_FUSED_COLUMNS], np.nan)
+    return cascades.assign(**{name: value for name, value in missing.items() if name not in cascades})
 
 
 def is_deepest_alone(cascades: pd.DataFrame) -> pd.Series:
     """Return which rows of a completed table of cascades are the deepest exit alone, scored by its own score."""
     return (cascades["schedule"] == cascades["deepest"]) & ~cascades["fused"].astype(bool)
+
+
+def is_deepest_fused(cascades: pd.DataFrame) -> pd.Series:
+    """Return which rows of a completed table of cascades are the deepest exit alone, scored by its fused score."""
+    return (cascades["schedule"] == cascades["deepest"]) & cascades["fused"].astype(bool)
 
 
 def add_costs(exits: pd.DataFrame, costs: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
@@ -51,7 +61,7 @@ def _counted_as(exit: str, schedule: str) -> str:
     """Return the name of an exit in the table of costs."""
     if is_fused(exit):
         return exit_name(layer_of(exit))
-    return exit_name(int(schedule)) if exit == CASCADE and ":" not in schedule else exit
+    return exit_name(int(schedule)) if exit in CASCADES and ":" not in schedule else exit
 
 
 def name_schedule(schedule: str, fused: bool) -> str:
@@ -62,15 +72,37 @@ def name_schedule(schedule: str, fused: bool) -> str:
 
 @dataclass(frozen=True)
 class CascadeChoice:
-    """The schedule that dev chose for an arm, and the shares of the deepest exit's quality that it keeps."""
+    """A schedule that dev chose for an arm, and the shares of the deepest exit's quality that it keeps.
 
+    Attributes:
+        exit: One of `CASCADES`: whether the quality to keep is that of the deepest exit's own scores or of its fused
+            ones.
+        row: The row of the schedule in the table of cascades.
+        reference: That of the deepest exit, by its own or by its fused scores.
+    """
+
+    exit: str
     row: pd.Series
-    deepest: pd.Series
+    reference: pd.Series
 
     @property
     def is_deepest(self) -> bool:
-        """Whether no cascade was chosen: the deepest exit alone ranks, by its own score."""
-        return self.row.name == self.deepest.name
+        """Whether no cascade was chosen: the deepest exit alone ranks, as in the reference."""
+        return self.row.name == self.reference.name
+
+    @property
+    def for_fused(self) -> bool:
+        """Whether the quality to keep is that of the deepest exit's fused scores."""
+        return self.exit == CASCADE_FOR_FUSED
+
+    @property
+    def deepest(self) -> str:
+        """The exit whose quality is to be kept, such as `layer 6` or `fused layer 6`."""
+        return f"{'fused ' if self.for_fused else ''}layer {self.row['deepest']}"
+
+    def expected(self, name: str) -> float:
+        """Return a number of `CHOICE_COLUMNS` on this choice."""
+        return self.row[f"{name}{FOR_FUSED}" if self.for_fused else name]
 
     @property
     def name(self) -> str:
@@ -80,7 +112,7 @@ class CascadeChoice:
     @property
     def goal(self) -> str:
         """What had to be kept, such as `99% of layer 6's nDCG@10`."""
-        return f"{1 - self.row['epsilon']:.0%} of layer {self.row['deepest']}'s {self.row['measure']}"
+        return f"{1 - self.row['epsilon']:.0%} of {self.deepest}'s {self.row['measure']}"
 
     @property
     def has_bound(self) -> bool:
@@ -95,17 +127,17 @@ class CascadeChoice:
     @property
     def out_of_fold(self) -> str:
         """What is said of quality on dev: fused scores of a query have weights that were fitted without it."""
-        return ", out of fold" if self.row["fused"] else ""
+        return ", out of fold" if self.row["fused"] or self.for_fused else ""
 
     def kept(self, split: str) -> float:
-        """Return the share of the deepest exit's quality on a split."""
-        return self.row[split] / self.deepest[split]
+        """Return the share of the reference's quality on a split."""
+        return self.row[split] / self.reference[split]
 
     def missing(self) -> str:
         """Say why no cascade was chosen, and whether more dev queries would help."""
         if not self.has_bound:
             return f"on dev no cascade keeps {self.goal} for less"
-        needed = self.row["queries needed"]
+        needed = self.expected("queries needed")
         queries = f"{self.row['dev queries']:.0f} dev queries"
         if pd.isna(needed):
             return f"on the {queries} no cascade keeps {self.goal}"
@@ -116,6 +148,6 @@ class CascadeChoice:
 
     def bound(self) -> str:
         """Say what the choice loses at most on new queries, at the stated confidence."""
-        loss = self.row["shortfall bound"]
+        loss = self.expected("shortfall bound")
         at_most = f"loses at most {loss:.1%}" if loss >= 0 else f"gains at least {-loss:.1%}"
         return f"with {self.confidence} it {at_most}"

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lwr.common.exits import (
     ARM_COLUMNS,
-    CASCADE,
+    CASCADES,
     FIRST_STAGE,
     compression_steps,
     is_fused,
@@ -17,7 +17,7 @@ from lwr.common.exits import (
     layer_of,
     sort_key,
 )
-from lwr.evaluation.arm_files import read_cascades, read_costs
+from lwr.evaluation.arm_files import CHOSEN_COLUMNS, read_cascades, read_costs
 from lwr.evaluation.measures import read_measures
 from lwr.evaluation.paired_tests import interval
 from lwr.formats.tables import write_table, write_text
@@ -95,7 +95,7 @@ def build_layers_table(
 
     Returns:
         One row per data set for the first stage, then one per arm and exit: each layer alone, then fused, then with
-        compressed passages, and the cascade last. Columns:
+        compressed passages, and cascades last. Columns:
         ARM_COLUMNS; exit; layer (0: the first stage; of a cascade its last); schedule (of a cascade); seeds; fused
         (whether its scores are fused; only where some are); compression (of its passages, such as `3/2`; only where
         some are compressed);
@@ -134,11 +134,13 @@ def _add_layers(table: pd.DataFrame, cascades: pd.DataFrame) -> pd.DataFrame:
 
     The exits of each arm are sorted.
     """
-    chosen = cascades[cascades["chosen"]][[*ARM_COLUMNS, "schedule", "fused"]]
-    chosen = table[ARM_COLUMNS].merge(chosen, how="left", on=ARM_COLUMNS)
-    is_cascade = table["exit"] == CASCADE
-    schedules = chosen["schedule"].where(is_cascade, "")
-    fused = table["exit"].map(is_fused) | (is_cascade & chosen["fused"].eq(True))
+    key = [*ARM_COLUMNS, "exit"]
+    chosen = pd.concat(
+        [cascades[cascades[column]].assign(exit=exit) for exit, column in CHOSEN_COLUMNS.items()]
+    )
+    chosen = table[key].merge(chosen[[*key, "schedule", "fused"]], how="left", on=key)
+    schedules = chosen["schedule"].fillna("")
+    fused = table["exit"].map(is_fused) | chosen["fused"].eq(True)
     place = len(ARM_COLUMNS) + 1
     table.insert(place, "schedule", schedules)
     layers = [_layer(exit, schedule) for exit, schedule in zip(table["exit"], schedules, strict=True)]
@@ -162,7 +164,7 @@ def _describe_compression(exit: str) -> str:
 def _layer(exit: str, schedule: str) -> int:
     if exit == FIRST_STAGE:
         return 0
-    return int(schedule.split()[-1]) if exit == CASCADE else layer_of(exit)
+    return int(schedule.split()[-1]) if exit in CASCADES else layer_of(exit)
 
 
 def _intervals(values: pd.DataFrame) -> pd.DataFrame:
@@ -214,7 +216,7 @@ def format_layers(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     exits = table["layer"] > 0
     rows = format_arms(table)
     rows["layer"] = table["layer"].astype(str).where(exits, "first stage")
-    rows["layer"] = rows["layer"].where(table["exit"] != CASCADE, "cascade " + table["schedule"])
+    rows["layer"] = rows["layer"].where(~table["exit"].isin(CASCADES), "cascade " + table["schedule"])
     rows["layer"] += complete_layers(table)["fused"].map({True: ", fused", False: ""})
     compression = complete_layers(table)["compression"]
     rows["layer"] += (", compressed " + compression).where(compression.ne(""), "")
@@ -302,7 +304,9 @@ def format_cascades(cascades: pd.DataFrame) -> pd.DataFrame:
     rows["schedule"] = cascades["schedule"]
     if cascades["fused"].any():
         rows["fused"] = cascades["fused"].map({True: "yes", False: ""})
-    rows["chosen"] = cascades["chosen"].map({True: "yes", False: ""})
+    for column in CHOSEN_COLUMNS.values():
+        if column == "chosen" or cascades[column].any():
+            rows[column] = cascades[column].map({True: "yes", False: ""})
     for split in ("dev", "test"):
         rows[f"{split} FLOPs"] = cascades[f"{split} flops"].map(format_percent)
         rows[f"{split} {cascades['measure'].iloc[0]}"] = cascades[split].map("{:.3f}".format)

@@ -13,7 +13,6 @@ import pandas as pd
 from lwr.common.errors import BadInput
 from lwr.common.exits import (
     ARM_COLUMNS,
-    CASCADE,
     FIRST_STAGE,
     Arm,
     Cell,
@@ -24,7 +23,7 @@ from lwr.common.exits import (
 )
 from lwr.common.json_lines import read_json, read_jsonl
 from lwr.common.results_tree import ResultsTree, cell_of_model
-from lwr.evaluation.arm_files import read_arm_fusion, read_chosen_cascade
+from lwr.evaluation.arm_files import find_row, read_arm_fusion, read_chosen_cascades
 from lwr.evaluation.measures import rankings, read_measures
 from lwr.evaluation.schedules.replay import add_fused, read_scores
 from lwr.formats import parquet
@@ -49,12 +48,12 @@ class RankedDataset:
 
     @property
     def cascade(self) -> Path:
-        """The JSON file with the chosen cascade."""
+        """The JSON file with the chosen cascades."""
         return self.tree.cascade(self.arm, self.name)
 
     @cached_property
     def fusion(self) -> Path | None:
-        """The JSON file with the weights of fused scores; None if the cascade was chosen without (`fusion: off`)."""
+        """The JSON file with the weights of fused scores; None if cascades were chosen without (`fusion: off`)."""
         path = self.tree.fusion(self.arm, self.name)
         try:
             is_used = "fusion" in read_json(self.cascade, {"inputs": dict})["inputs"]
@@ -94,7 +93,7 @@ class ScoredSplit:
 
     @property
     def cascade(self) -> Path:
-        """The JSON file with the cascade chosen for the arm."""
+        """The JSON file with the cascades chosen for the arm."""
         return self.tree.cascade(self.cell, self.tested)
 
     @property
@@ -224,7 +223,7 @@ def _fusion_faults(ranked: RankedDataset, fusion: Path, checksums: Checksums) ->
 
 def _cascade_faults(ranked: RankedDataset, checksums: Checksums) -> Iterator[str]:
     choice = read_json(ranked.cascade, {"chosen": str, "deepest": str, "schedules": list, "inputs": dict})
-    read_chosen_cascade(ranked.cascade)
+    chosen = read_chosen_cascades(ranked.cascade)
     if ranked.fusion is not None:
         yield from checksums.changed_inputs(choice["inputs"], {"fusion": ranked.fusion})
     for split in RANKED_SPLITS:
@@ -232,6 +231,8 @@ def _cascade_faults(ranked: RankedDataset, checksums: Checksums) -> Iterator[str
             yield f"was chosen from other scores of {split} than are there now; {REMAKE}"
         qrels = {split: ranked.tree.qrels(ranked.name, split)}
         yield from checksums.changed_inputs(choice["inputs"]["qrels"], qrels)
+    for cascade in chosen.values():
+        find_row(ranked.cascade, choice["schedules"], cascade)
 
 
 def _cost_faults(path: Path, rankers: Sequence[RankedDataset], checksums: Checksums) -> Iterator[str]:
@@ -274,9 +275,7 @@ def _measure_faults(scored: ScoredSplit, checksums: Checksums, means: LayerMeans
     if scored.fusion is not None:
         inputs["fusion"] = scored.fusion
     yield from checksums.changed_inputs(parquet.read_inputs(scored.measures), inputs)
-    exits = set(all_exits_in(scored.ranked_table))
-    if read_chosen_cascade(scored.cascade) is not None:
-        exits.add(CASCADE)
+    exits = {*all_exits_in(scored.ranked_table), *read_chosen_cascades(scored.cascade)}
     collection = scored.tree.collection(scored.tested)
     judged = set(answerable_queries(read_qrels(collection, scored.split)))
     for (exit, measure), rows in measures.groupby(["exit", "measure"], sort=False):
@@ -296,6 +295,5 @@ def _run_faults(scored: ScoredSplit) -> Iterator[str]:
         expected = {query: list(docs) for query, docs in rankings(scored.ranked_table, exit).items()}
         if written != expected:
             yield f"{path}: ranks otherwise than {exit} of {scored.scores}; {REMAKE}"
-    cascade = scored.runs / f"{CASCADE}.trec"
-    if cascade.is_file():
-        read_run(cascade)
+    for cascade in read_chosen_cascades(scored.cascade):
+        read_run(scored.runs / f"{cascade}.trec")

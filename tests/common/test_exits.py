@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from lwr.common.exits import (
     CASCADE,
+    CASCADE_FOR_FUSED,
+    CASCADES,
     FIRST_STAGE,
     Arm,
     Cell,
@@ -51,8 +53,8 @@ def test_exits_and_layers_are_found_among_columns_in_their_order():
 
 
 def test_exits_sort_from_first_stage_over_layers_to_cascade():
-    names = [CASCADE, "layer_10", "layer_9", FIRST_STAGE, "layer_1"]
-    assert sorted(names, key=sort_key) == [FIRST_STAGE, "layer_1", "layer_9", "layer_10", CASCADE]
+    names = [CASCADE_FOR_FUSED, CASCADE, "layer_10", "layer_9", FIRST_STAGE, "layer_1"]
+    assert sorted(names, key=sort_key) == [FIRST_STAGE, "layer_1", "layer_9", "layer_10", *CASCADES]
 
 
 @pytest.mark.parametrize("steps", [[(3, 2)], [(2, 2), (10, 4)]])
@@ -88,10 +90,11 @@ def test_names_that_are_not_exits_cannot_be_sorted():
 
 
 def test_labels_hold_no_underscore():
-    assert [label(name) for name in (FIRST_STAGE, "layer_4", CASCADE)] == [
+    assert [label(name) for name in (FIRST_STAGE, "layer_4", *CASCADES)] == [
         "first stage",
         "layer 4",
         "cascade",
+        "cascade for fused",
     ]
 
 

@@ -17,12 +17,23 @@ from scored_lists import any_schedule, few_examples, lists, rank_by_stages, scor
 from lwr.common.errors import BadInput
 from lwr.common.hashing import sha256
 from lwr.config.evaluation import CascadeSearchConfig, FusionConfig
-from lwr.evaluation.cascade import ChoiceRule, cascade, cheapest_within, pareto_front
+from lwr.evaluation.cascade import (
+    ChoiceRule,
+    cascade,
+    cheapest_within,
+    choose_with_confidence,
+    pareto_front,
+)
 from lwr.evaluation.flops import BackboneShape, count_flops
 from lwr.evaluation.fuse import fuse
 from lwr.evaluation.measures import measures_per_query, rankings
 from lwr.evaluation.schedules.replay import read_candidates, replay_run
-from lwr.evaluation.schedules.search import SURVIVORS, enumerate_schedules, measure_schedules
+from lwr.evaluation.schedules.search import (
+    SURVIVORS,
+    MeasuredSchedules,
+    enumerate_schedules,
+    measure_schedules,
+)
 from lwr.formats.beir import Passage, Qrels, write_collection
 from lwr.formats.fusion import Fusion, fusion_record, read_cross_fitted, read_fusion
 from lwr.model.cascade_schedule import Schedule
@@ -417,6 +428,50 @@ def test_fused_choice_says_how_certain_it_is(arm):
     assert (alone["dev flops"], alone["test flops"]) == (1, 1)
 
 
+def test_second_choice_is_told_like_the_first(arm):
+    choice = run_fused(arm)
+    second = choice["for_fused"]
+    by_key = {(row["schedule"], row["fused"]): row for row in choice["schedules"]}
+    chosen = by_key[second["chosen"], second["fused"]]
+    assert chosen["dev"] >= 0.95 * by_key["4", True]["dev"]
+    assert second["expected shortfall"] <= second["shortfall bound"] <= 0.05
+    assert [row for row in choice["schedules"] if row["chosen for fused"]] == [chosen]
+
+
+def of_layers(**quality: np.ndarray) -> MeasuredSchedules:
+    """Schedules of one to four blocks, by number of blocks."""
+    schedules = [Schedule.parse(name.removeprefix("layer_")) for name in quality]
+    flops = np.array([schedule.last / 4 for schedule in schedules])
+    return MeasuredSchedules(schedules, flops, np.stack([*quality.values()]))
+
+
+def test_each_choice_keeps_the_quality_of_its_deepest_exit():
+    quality = np.random.default_rng(0).uniform(0.3, 0.6, 50)
+    plain = of_layers(layer_1=quality - 0.2, layer_2=quality - 0.1, layer_3=quality, layer_4=quality)
+    fused = of_layers(layer_1=quality - 0.1, layer_2=quality, layer_3=quality + 0.1, layer_4=quality + 0.1)
+    rows = [choose_with_confidence(plain, fused, "4", 0.01, 0.9, of_fused)[0] for of_fused in (False, True)]
+    assert rows == [5, 6]
+
+
+@pytest.mark.parametrize(("for_fused", "row"), [(False, 1), (True, 3)])
+def test_without_a_certain_schedule_the_deepest_exit_of_the_same_kind_is_chosen(for_fused, row):
+    odd, even = np.tile([0.9, 0.1], 10), np.tile([0.1, 0.9], 10)  # equal means, very unequal queries
+    plain, fused = (of_layers(layer_2=np.zeros(20), layer_4=values) for values in (even, odd))
+    found, choice = choose_with_confidence(plain, fused, "4", 0.01, 0.9, for_fused)
+    assert (found, choice.index) == (row, None)
+
+
+def test_both_choices_are_the_same_if_fused_scores_gain_nothing(arm):
+    """Weights of 1 for the exit's own score: the deepest fused exit is the deepest exit."""
+    plain = {k: {f"layer_{j}": float(j == k) for j in range(1, k + 1)} for k in ALL_LAYERS}
+    record = fusion_record(Fusion(plain, plain))
+    (arm / "fusion.json").write_text(json.dumps(record | {"out_of_fold": [record, record]}))
+    choice = run_fused(arm)
+    told = ("chosen", "fused", "margin", "expected shortfall", "shortfall bound", "queries needed")
+    assert ":" in choice["chosen"]
+    assert {name: choice[name] for name in told} == choice["for_fused"]
+
+
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_fused_schedules_are_measured_out_of_fold_on_dev_and_with_all_of_dev_on_test(arm, split):
     rows = run_fused(arm)["schedules"]
@@ -454,6 +509,7 @@ def test_without_a_certain_schedule_the_deepest_exit_is_chosen_and_what_is_missi
     assert [(row["schedule"], row["fused"]) for row in choice["schedules"] if row["chosen"]] == [("4", False)]
     shown = capsys.readouterr().err
     assert "99%" in shown
+    assert "chose the deepest exit alone" in shown
     assert "12 dev queries" in shown
 
 

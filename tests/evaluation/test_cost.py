@@ -199,6 +199,29 @@ def test_each_arm_has_its_exits_and_checksums(costs, arm_files):
     assert first["inputs"]["cascade"] != second["inputs"]["cascade"]
 
 
+def test_both_chosen_cascades_are_counted(scored, tmp_path, arm_files):
+    files = arm_files()
+    choice = json.loads(files.cascade.read_text(encoding="utf-8"))
+    rows = [
+        {"schedule": SCHEDULE, "fused": True, "test flops": 0.3},
+        {"schedule": "3:2 4", "fused": True, "test flops": 0.8},
+    ]
+    choice["schedules"] += rows
+    write_json(files.cascade, choice | {"for_fused": {"chosen": "3:2 4", "fused": True}})
+    out = tmp_path / "cost.json"
+    cost([files], scored, ScoringConfig(), CostConfig(queries=None), out)
+    by_name = {exit["exit"]: exit for exit in exits_of(json.loads(out.read_text(encoding="utf-8")))}
+    assert list(by_name) == [*NAMES, "cascade_for_fused"]
+    full = by_name["layer_4"]["gflops_per_pair"]
+    assert by_name["cascade"]["gflops_per_pair"] == pytest.approx(0.4 * full), "of the row that is not fused"
+    assert by_name["cascade_for_fused"]["gflops_per_pair"] == pytest.approx(0.8 * full)
+
+
+def test_cascade_without_its_row_is_refused(costs, arm_files):
+    with pytest.raises(BadInput, match=r"cascade-v\.json: 'schedules' has no row of the chosen 2:3 4; run"):
+        costs(chosen="2:3 4")
+
+
 def test_arms_with_other_candidates_are_refused(costs, arm_files, tmp_path):
     first = arm_files()
     fewer = pd.read_parquet(first.scores)[1:]

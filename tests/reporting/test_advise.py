@@ -22,7 +22,7 @@ ARMS = {"one": ("d", "d", "one", 2, "v"), "two": ("d", "d", "two", 3, "v")}
 ONE = {2: (0.30, 0.35), 3: (0.49, 0.44), 4: (0.50, 0.45)}
 TWO = {3: (0.20, 0.60), 4: (0.40, 0.70)}
 """Quality on dev and on test, by layer: by dev, one is better, by test two."""
-MS = {2: 10.0, 3: 15.0, 4: 20.0, "cascade": 12.0}
+MS = {2: 10.0, 3: 15.0, 4: 20.0, "cascade": 12.0, "cascade_for_fused": 17.0}
 FOUR_OF_ONE = "layer 4 of one, start 2, v"
 
 
@@ -46,12 +46,15 @@ def rows(
     trained_on: str = "",
     fused: dict[int, tuple[float, float]] | None = None,
     bound: dict | None = None,
+    second: dict | None = None,
 ) -> dict[str, list[dict]]:
     """The rows of one arm in each table.
 
     as_good: layer or `layer_3_fused` -> is it not inferior to the deepest, on dev and on test? worth, flops: of the
     cascade, on dev and on test. timed: how much slower than MS. spread: of the ratio of times to 20 ms, up and
-    down. fused: quality of fused exits. bound: how a fused cascade was chosen.
+    down. fused: quality of fused exits. bound: how a fused cascade was chosen. second: the schedule, the
+    quality (worth) and the FLOPs of the choice against the deepest fused exit, and its shortfalls; the schedule may be
+    that of a row that is there.
     """
     arm = arm_of(name, dataset, trained_on)
     deepest = max(quality)
@@ -60,15 +63,21 @@ def rows(
         exits[f"layer_{k}_fused"] = (f"layer_{k}_fused", k, "", *value)
     if schedule:
         exits["cascade"] = ("cascade", int(schedule.split()[-1]), schedule, *worth)
+    if second and second["schedule"] not in (schedule, str(deepest)):
+        text = second["schedule"]
+        exits["cascade_for_fused"] = ("cascade_for_fused", int(text.split()[-1]), text, *second["worth"])
     layers, cost, cascades, comparisons = [], [], [], []
     for key, (exit, layer, text, dev, test) in exits.items():
-        share = flops[1] if exit == "cascade" else layer / deepest
+        share = layer / deepest
+        if exit.startswith("cascade"):
+            share = flops[1] if exit == "cascade" else second["flops"][1]
         ms = None if timed is None else MS.get(key, MS[layer]) * timed
         between = {"nDCG@10 low": test - 0.05, "nDCG@10 high": test + 0.05, "p95 ms": ms}
         between["gflops per pair"] = 2 * share
         if fused:
             between["fused"] = "fused" in exit or exit == "cascade"
-        told = {"schedule": schedule if exit == "cascade" else "", "nDCG@10": test, "dev nDCG@10": dev}
+        told = {"schedule": text if exit.startswith("cascade") else ""}
+        told |= {"nDCG@10": test, "dev nDCG@10": dev}
         layers.append(arm | {"exit": exit, "layer": layer} | told | between)
         shares = {"flops": share, "time": None if ms is None else MS.get(key, MS[layer]) / MS[deepest]}
         ratios = {
@@ -76,7 +85,7 @@ def rows(
             for end, off in (("", 0), (" low", -spread), (" high", spread))
         }
         spent = ratios | {"p50 ms": ms and ms - 1, "p95 ms": ms, "candidates": 10, "device": "a lathe"}
-        if "fused" not in exit:
+        if not exit.endswith("_fused") or exit.startswith("cascade"):
             cost.append(arm | {"exit": exit, "schedule": text} | shares | spent)
         for split, value, place in (("dev", dev, 0), ("test", test, 1)):
             told = {"split": split, "exit": exit, "measure": "nDCG@10", "margin": 0.02}
@@ -101,7 +110,23 @@ def rows(
         cascades.append(arm | about | {"chosen": chosen, "front": True})
         if bound:
             cascades[-1] |= bound | {"fused": chosen and schedule is not None}
+    if second:
+        cascades += _second_choice(cascades, fused, deepest, **second)
     return {"layers": layers, "cost": cost, "cascades": cascades, "comparisons": comparisons}
+
+
+def _second_choice(rows, fused, deepest, schedule, worth=None, flops=None, **told) -> list[dict]:
+    """Mark the schedule that is chosen against the deepest fused exit; return the rows that are not there yet."""
+    dev, test = fused[deepest]
+    alone = {"schedule": str(deepest), "fused": True, "chosen": False, "dev": dev, "test": test}
+    added = [rows[0] | alone | {"dev flops": 1, "test flops": 1}]
+    if worth:
+        point = {"dev flops": flops[0], "test flops": flops[1], "dev": worth[0], "test": worth[1]}
+        added.append(added[0] | point | {"schedule": schedule})
+    for row in [*rows, *added]:
+        row |= {f"{name} for fused": value for name, value in (SHORTFALLS | told).items()}
+        row["chosen for fused"] = row["schedule"] == schedule and row["fused"]
+    return added
 
 
 @pytest.fixture
@@ -397,6 +422,11 @@ BOUND |= {"expected shortfall": 0.002, "shortfall bound": 0.0094}
 FELL_BACK = BOUND | {"expected shortfall": None, "shortfall bound": None}
 
 
+SHORTFALLS = {"expected shortfall": 0.001, "shortfall bound": 0.0071, "queries needed": None}
+CHEAP = {"schedule": "0:5 2:3 4", "worth": (0.495, 0.448), "flops": (0.3, 0.29), "bound": BOUND}
+KEEPS_FUSED = {"schedule": "0:9 4", "worth": (0.529, 0.468), "flops": (0.6, 0.61)}
+
+
 def recommended(advice: str) -> str:
     """Return the paragraph that a data set begins with."""
     return advice.partition("\n## d\n\n")[2].partition("\n\n")[0]
@@ -417,6 +447,65 @@ def test_recommendation_begins_with_the_fused_cascade(grid):
     )
     assert "It holds that on test: 99.6% (0.448 of 0.450) at 29%" in cascade
     assert cascade.endswith("are of no use with another (`lwr rerank --fused`).")
+
+
+def test_where_the_first_choice_ranks_worse_than_fused_the_second_is_recommended(grid):
+    text = advice_text(grid(rows(**CHEAP, fused=FUSED, second=KEEPS_FUSED), first_stage=0.49))
+    assert recommended(text) == (
+        "**d: rerank with cascade `0:9 4`, fused, of one, start 2, v**: 61% of the FLOPs of layer 4, the deepest, at "
+        "99.6% of its fused nDCG@10 on test (dev, out of fold: 99.8% at 60%; with 90% confidence it loses at most "
+        "0.7%). Cheaper: cascade `0:5 2:3 4`, fused, at 29% of the FLOPs keeps 99.6% of layer 4's own nDCG@10 on test."
+    )
+    second, first = section(text, "The best cascade").split("\n\n")
+    assert second.startswith(
+        "**`0:9 4`, fused**: the first stage keeps the best 9, layer 4 ranks them. On dev it is the cheapest that "
+        "keeps 99% of fused layer 4's nDCG@10 with 90% confidence: 99.8% (0.529 of 0.530, out of fold) at 60% of "
+        "its FLOPs."
+    )
+    assert "It takes 61% of the deepest exit's FLOPs" in second
+    assert first.startswith("**`0:5 2:3 4`, fused**: the first stage keeps")
+    assert "keeps 99% of layer 4's nDCG@10 with" in first
+
+
+def test_cheap_alternative_that_the_first_stage_equals_says_so(grid):
+    text = recommended(advice_text(grid(rows(**CHEAP, fused=FUSED, second=KEEPS_FUSED), first_stage=0.495)))
+    assert text.endswith("of layer 4's own nDCG@10 on test, no better than the first stage alone on dev.")
+
+
+@pytest.mark.parametrize("worth", [(0.511, 0.448), (0.509, 0.448)])
+def test_first_choice_is_recommended_within_the_margin(grid, worth):
+    """The deepest fused exit has 0.530 on dev, and the margin is 0.02."""
+    text = advice_text(
+        grid(rows(**CHEAP | {"worth": worth}, fused=FUSED, second=KEEPS_FUSED), first_stage=0.49)
+    )
+    first, second = ("`0:5 2:3 4`", "`0:9 4`") if worth[0] > 0.51 else ("`0:9 4`", "`0:5 2:3 4`")
+    assert f"rerank with cascade {first}, fused" in recommended(text)
+    told = section(text, "The best cascade")
+    assert told.index(first) < told.index(second)
+    assert ("Cheaper:" in recommended(text)) == (worth[0] < 0.51)
+
+
+def test_choices_that_agree_are_told_once(grid):
+    worth = (0.528, 0.47)
+    agree = rows(**CHEAP | {"worth": worth}, fused=FUSED, second={"schedule": "0:5 2:3 4"})
+    alone = rows(**CHEAP | {"worth": worth}, fused=FUSED)
+    texts = [advice_text(grid(arm, first_stage=0.49)) for arm in (agree, alone)]
+    assert texts[0] == texts[1]
+
+
+def test_too_few_queries_for_the_second_choice_recommend_the_deepest_fused_exit(grid):
+    few = {"schedule": "4", "shortfall bound": None, "expected shortfall": None, "queries needed": 500}
+    text = advice_text(grid(rows(**CHEAP, fused=FUSED, second=few), first_stage=0.49))
+    assert recommended(text).startswith(
+        "**d: rerank with layer 4, fused, the deepest, of one, start 2, v**: 80 dev queries are too few to show with "
+        "90% confidence that a cascade keeps 99% of fused layer 4's nDCG@10; at least about 500 are needed. Cheaper: "
+        "cascade `0:5 2:3 4`, fused, at 29%"
+    )
+
+
+def test_second_choice_is_taken_within_a_budget(grid):
+    text = section(advice_text(grid(rows(**CHEAP, fused=FUSED, second=KEEPS_FUSED))), "The best within")
+    assert "cascade `0:9 4`, fused, of one, start 2, v" in text
 
 
 def test_cascade_that_gains_says_so(grid):

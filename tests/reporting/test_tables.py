@@ -259,6 +259,29 @@ def test_fused_exits_are_beside_their_layers_at_the_same_cost(table):
     assert list(text["layer"])[4:] == ["3, fused", "4", "4, fused", "cascade 2:3 3, fused"]
 
 
+def test_second_choice_has_a_row_and_a_column(tmp_path, monkeypatch):
+    monkeypatch.setitem(COUNTED, "cascade_for_fused", (1.9, 9.0))
+    values = FUSED | {"cascade_for_fused": 0.54}
+    cost, path = cost_file(tmp_path / "cost.json", set(values)), cascade_file(tmp_path / "a.json", fused=True)
+    choice = read_json(path, {})
+    row = choice["schedules"][1] | {"schedule": "0:9 4", "chosen": False, "chosen for fused": True}
+    choice["schedules"].append(row)
+    write_json(path, choice | {"for_fused": {"chosen": "0:9 4", "fused": True, "shortfall bound": 0.008}})
+    cascades = read_cascades([path])
+    rows = build_layers_table(both_splits(values), "nDCG@10", read_costs([cost]), cascades)
+    assert list(rows["exit"]) == ["first_stage", *SORTED, "cascade_for_fused"]
+    last = rows.iloc[-1]
+    assert (last["schedule"], last["layer"], last["fused"], last["p50 ms"]) == ("0:9 4", 4, True, 9)
+    assert list(format_layers(rows, ["nDCG@10"])["layer"])[-2:] == [
+        "cascade 2:3 3, fused",
+        "cascade 0:9 4, fused",
+    ]
+    text = format_cascades(cascades)
+    assert list(text["chosen"]) == ["", "yes", "", ""]
+    assert list(text["chosen for fused"]) == ["", "", "", "yes"]
+    assert list(cascades["shortfall bound for fused"]) == [0.008] * 4
+
+
 def test_shares_refer_to_the_deepest_exit_that_is_not_fused(table):
     rows = table(both_splits(FUSED)).set_index("exit")
     shares = {"layer_3": 0.9, "layer_3_fused": 1.0, "layer_4": 1.0, "layer_4_fused": 1.1, "cascade": 1.04}

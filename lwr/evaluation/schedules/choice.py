@@ -88,7 +88,8 @@ def choose_schedule(
     of_choice = np.where(
         found[least] < len(quality), of_choice, of_reference
     )  # without a choice: the deepest exit
-    kept = of_choice[of_reference > 0] / of_reference[of_reference > 0]
+    loses_nothing = np.ones_like(of_reference)  # where the reference has none of the quality
+    kept = np.divide(of_choice, of_reference, out=loses_nothing, where=of_reference > 0)
     bound = float(1 - np.quantile(kept, 1 - confidence, method="higher"))
     return Choice(int(cheapest_first[chosen]), margin, float(1 - kept.mean()), bound, None)
 

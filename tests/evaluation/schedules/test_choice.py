@@ -96,6 +96,13 @@ def test_without_a_schedule_that_keeps_the_promise_there_is_no_choice():
     assert choice.queries_needed is None
 
 
+def test_a_reference_that_ranks_nothing_cannot_lose():
+    """For example a deepest exit whose weights turn its ranking around."""
+    quality = np.stack([np.zeros(20), np.full(20, 0.1)])
+    choice = choose_schedule(quality, np.array([0.2, 0.5]), np.zeros(20), EPSILON, 0.9)
+    assert (choice.index, choice.shortfall, choice.shortfall_bound) == (0, 0, 0)
+
+
 def test_too_few_queries_are_said_with_the_number_that_would_do():
     generator = np.random.default_rng(0)
     reference = generator.uniform(0.4, 0.6, 12)

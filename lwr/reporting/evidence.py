@@ -1,0 +1,100 @@
+"""The tables of a grid by data set, and what they say of an arm: its deepest exit and the cascade to deploy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from lwr.common.errors import BadInput
+from lwr.common.exits import ARM_COLUMNS, CASCADE, CASCADE_FOR_FUSED, is_fused, is_layer
+from lwr.common.results_tree import TABLES
+from lwr.evaluation.arm_files import CHOSEN_COLUMNS
+from lwr.reporting.fused import (
+    CascadeChoice,
+    complete_cascades,
+    complete_layers,
+    is_deepest_alone,
+    is_deepest_fused,
+)
+
+SCHEDULE_TYPES = {"schedule": str, "deepest": str}
+"""Types of columns that pandas would read as numbers where all schedules are single exits."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The tables of a grid for one data set, the measure that decides, and the margin of non-inferiority in it."""
+
+    layers: pd.DataFrame
+    cost: pd.DataFrame
+    cascades: pd.DataFrame
+    comparisons: pd.DataFrame
+    primary: str
+    margin: float
+
+
+def read_evidence(tables: Path) -> dict[str, Evidence]:
+    """Read the tables in a folder, by data set. Raises BadInput if one is missing."""
+    for name in TABLES:
+        if not (tables / f"{name}.csv").is_file():
+            raise BadInput(
+                f"{tables}/{name}.csv: no such file; run the workflow, or give its results with --results"
+            )
+    layers, cost, cascades, comparisons = (
+        pd.read_csv(tables / f"{name}.csv", dtype=SCHEDULE_TYPES) for name in TABLES
+    )
+    layers, cascades = complete_layers(layers), complete_cascades(cascades)
+    primary, margin = comparisons["measure"].iloc[0], float(comparisons["margin"].iloc[0])
+    return {
+        dataset: Evidence(
+            of_dataset,
+            cost[cost["dataset"] == dataset],
+            cascades[cascades["dataset"] == dataset],
+            comparisons[comparisons["dataset"] == dataset],
+            primary,
+            margin,
+        )
+        for dataset, of_dataset in layers.groupby("dataset", sort=False)
+    }
+
+
+def rows_of_arm(table: pd.DataFrame, arm: pd.Series) -> pd.DataFrame:
+    """Return the rows of an arm, which is given as its values by ARM_COLUMNS."""
+    return table[(table[ARM_COLUMNS] == arm).all(axis=1)]
+
+
+def best_arm(evidence: Evidence) -> pd.Series:
+    """Return the arm whose deepest exit, alone or fused, is the best on dev: its values by ARM_COLUMNS."""
+    exits = evidence.layers[evidence.layers["exit"].map(lambda name: is_layer(name) or is_fused(name))]
+    deepest = exits[exits["layer"] == exits.groupby(ARM_COLUMNS)["layer"].transform("max")]
+    return deepest.loc[deepest[f"dev {evidence.primary}"].idxmax(), ARM_COLUMNS]
+
+
+def deepest_exit(evidence: Evidence, arm: pd.Series) -> pd.Series:
+    """Return the row of an arm's deepest exit, not fused, in the table of layers."""
+    quality = rows_of_arm(evidence.layers, arm)
+    return quality[quality["exit"].map(is_layer)].iloc[-1]
+
+
+def cascade_choices(evidence: Evidence, arm: pd.Series) -> list[CascadeChoice]:
+    """Return the schedules that dev chose for an arm, the one to deploy first.
+
+    The one to deploy keeps the quality of the deepest exit alone. If on dev it ranks worse than the deepest fused exit,
+    by more than the margin of non-inferiority, the one that keeps the quality of that exit comes first. There is one
+    choice if both are the same schedule, or if the grid has no second one.
+    """
+    schedules = rows_of_arm(evidence.cascades, arm)
+    is_reference = {CASCADE: is_deepest_alone, CASCADE_FOR_FUSED: is_deepest_fused}
+    chosen = [
+        CascadeChoice(
+            exit, schedules[schedules[column]].iloc[0], schedules[is_reference[exit](schedules)].iloc[0]
+        )
+        for exit, column in CHOSEN_COLUMNS.items()
+        if schedules[column].any()
+    ]
+    if len(chosen) == 1 or chosen[0].row.name == chosen[1].row.name:
+        return chosen[:1]
+    is_worse = chosen[0].row["dev"] < chosen[1].reference["dev"] - evidence.margin
+    return chosen[::-1] if is_worse else chosen
