@@ -20,7 +20,7 @@ from lwr.common.json_lines import read_json
 from lwr.common.results_tree import ResultsTree
 from lwr.config.teachers.sections import BiEncoderTeacher
 from lwr.evaluation.arm_files import CHOSEN_COLUMNS
-from lwr.evaluation.compare import DEEPEST_FAMILIES
+from lwr.evaluation.compare import ARM_FAMILIES, DEEPEST_FAMILIES
 from lwr.evaluation.measures import measures_per_query
 from lwr.formats.beir import answerable_queries, read_candidate_texts, read_qrels, read_queries
 from lwr.formats.trec import best_first, read_run
@@ -56,7 +56,7 @@ def main() -> None:
         print(f"\n## {dataset}\n")
         print(to_markdown(quality_rows(rows, untrained)))
         of_dataset = comparisons[(comparisons["dataset"] == dataset) & (comparisons["split"] == "test")]
-        if (of_dataset["family"] == "arms").any():
+        if of_dataset["family"].isin(ARM_FAMILIES).any():
             print(f"\n{to_markdown(difference_rows(of_dataset))}")
         print(f"\n{to_markdown(schedule_rows(cascades[cascades['dataset'] == dataset], of_dataset))}")
         print(f"\n{to_markdown(optimism_rows(given.results, dataset, rows))}")
@@ -94,7 +94,7 @@ def quality_rows(layers: pd.DataFrame, untrained: float | None) -> Iterator[dict
 
 def difference_rows(comparisons: pd.DataFrame) -> Iterator[dict[str, str]]:
     """Yield a row per variant, alone and fused, with its difference to the first variant at each layer."""
-    arms = comparisons[comparisons["family"] == "arms"]
+    arms = comparisons[comparisons["family"].isin(ARM_FAMILIES)]
     for (model, variant), arm in arms.groupby(["base_model", "variant"], sort=False):
         for kind, chosen in (("", is_layer), (", fused", is_fused)):
             rows = arm[arm["exit"].map(chosen)]
