@@ -25,7 +25,8 @@ def check(
     """Describe a grid, or report everything that is wrong with its config: file, line, key and fix.
 
     Base models that are on this machine are tried out, on their first two blocks, and a line says how their rerankers
-    can be exported. Nothing else is run.
+    can be exported. Teachers are checked by all their files but the weights, which are fetched from the hub. Nothing
+    else is run.
 
     For example:
 

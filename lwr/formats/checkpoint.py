@@ -17,8 +17,14 @@ from lwr.common.json_lines import read_json
 
 CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 """Patterns of the files that are downloaded from the hub: neither pickles nor code."""
+DESCRIPTION_FILES = [pattern for pattern in CHECKPOINT_FILES if pattern != "*.safetensors"]
+"""Those of them that are not weights."""
 WEIGHTS_INDEX = "model.safetensors.index.json"
 """The file that says in which of several files a tensor is."""
+
+
+class HubUnreachable(BadInput):
+    """A checkpoint is not on this machine, and the hub could not be asked for it."""
 
 
 def find_local_folder(model: str) -> Path | None:
@@ -58,6 +64,7 @@ def fetch_checkpoint(model: str, revision: str | None, files: Sequence[str] = CH
         files: Patterns of the files to download.
 
     Raises:
+        HubUnreachable: The checkpoint is not local, and there is no connection to the hub.
         BadInput: The checkpoint is neither local nor on the hub.
     """
     folder = find_local_folder(model)
@@ -68,9 +75,10 @@ def fetch_checkpoint(model: str, revision: str | None, files: Sequence[str] = CH
 
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(files)))
-    except (OSError, HfHubHTTPError) as error:
+    except OSError as error:  # HfHubHTTPError, too, where the hub has answered
         reason = first_line(error)
-        raise BadInput(
+        answered = isinstance(error, HfHubHTTPError)
+        raise (BadInput if answered else HubUnreachable)(
             f"{model}: no such folder, and the hub does not provide it at revision {revision} ({reason}); "
             "correct the name, or download it once with internet access"
         ) from None
@@ -206,8 +214,7 @@ def exits_of_description(description: Mapping[str, Any]) -> list[int]:
 def digest_files(folder: Path) -> str:
     """Return a digest of a checkpoint: of its weights, as `weights_fingerprint` samples them, and its other files."""
     digest = hashlib.sha256(weights_fingerprint(folder).encode())
-    patterns = [pattern for pattern in CHECKPOINT_FILES if pattern != "*.safetensors"]
-    for file in sorted(file for pattern in patterns for file in folder.glob(pattern)):
+    for file in sorted(file for pattern in DESCRIPTION_FILES for file in folder.glob(pattern)):
         digest.update(f"{file.name} {sha256(file)}\n".encode())
     return digest.hexdigest()
 

@@ -129,14 +129,21 @@ def load_tokenizer(folder: Path, config: PretrainedConfig | None = None) -> PreT
         config: A config in place of its config.json.
 
     Raises:
-        BadInput: There is none, or it is damaged or needs code of its own.
+        BadInput: There is none, or it is damaged, has no vocabulary or needs code of its own.
     """
     try:
-        return AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare ones
         raise BadInput(
             f"{folder}: its tokenizer cannot be read ({first_line(error)}); fetch it again"
         ) from error
+    if not set(tokenizer.get_vocab()) - set(
+        tokenizer.all_special_tokens
+    ):  # some classes do without their files
+        raise BadInput(
+            f"{folder}: its tokenizer has no vocabulary; put its files, such as tokenizer.json, there"
+        )
+    return tokenizer
 
 
 def load_weights(

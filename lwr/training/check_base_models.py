@@ -1,4 +1,4 @@
-"""Try out the base models of a grid with the lengths and heads of their trainings, for `lwr check`.
+"""Try out the base models of a grid with the lengths and heads of their trainings, and its teachers, for `lwr check`.
 
 This is apart from `lwr.model.base`, so that the step `base` does not depend on the sections of a grid.
 """
@@ -15,22 +15,28 @@ from lwr.config.grid import GridConfig
 from lwr.config.load import locate, read
 from lwr.config.model import BaseModelConfig
 from lwr.config.problems import Problem
-from lwr.formats.checkpoint import is_on_this_machine
+from lwr.config.teachers.sections import CellTeacher
+from lwr.formats.checkpoint import HubUnreachable, is_on_this_machine
 from lwr.model.base import TriedBaseModel, try_base_model
 from lwr.model.loading import check_row_limit, copy_norm
 from lwr.model.prompt import Prompt
 from lwr.model.reranker import LayerwiseReranker
+from lwr.model.sources.cross_encoder import NOT_LINEAR
+from lwr.scoring.teachers.loading import check_teacher
 
 
 def check_base_models(file: Path, describe: Callable[[LayerwiseReranker], str] | None = None) -> list[str]:
     """Try out the base models of a grid that are on this machine, with the lengths of their trainings.
+
+    Teachers are checked, too. Of one on the hub all but the weights is fetched.
 
     Args:
         file: The config of the grid, which `lwr.config.check.check` has accepted.
         describe: Returns what to say of a base model that can be used; it gets its first blocks with random heads.
 
     Returns:
-        A line for each base model that is not on this machine, and those of `describe`.
+        A line for each base model that is not on this machine, those of `describe`, and a line for each teacher that
+        could not be checked.
 
     Raises:
         BadInput: One line per problem: file, line, key, and what is wrong.
@@ -39,32 +45,51 @@ def check_base_models(file: Path, describe: Callable[[LayerwiseReranker], str] |
     notes, problems = [], []
     for name, base_model in config.base_models.items():
         if is_on_this_machine(base_model.model, base_model.revision):
-            found, tried = _problems(config, name)
+            found, tried, warning = _problems(config, name)
             problems += found
+            if warning is not None:
+                notes.append(f"  {name}: {warning}")
             if tried is not None and describe is not None:
                 notes.append(f"  {name}: {describe(tried.reranker)}")
         else:
             notes.append(
                 f"  {name}: {base_model.model} is not on this machine, unchecked; `lwr base` fetches and tries it"
             )
+    for name, teacher in config.teachers.items():
+        if isinstance(teacher, CellTeacher):
+            continue
+        try:
+            problems += [problem.below("teachers", name) for problem in check_teacher(teacher)]
+        except HubUnreachable as error:
+            notes.append(f"  teacher {name}: unchecked; {error}")
     located = {locate(problem, source.values, [source]) for problem in problems}
     if located:
         raise BadInput("\n".join(text for _, _, text in sorted(located)))
     return notes
 
 
-def _problems(config: GridConfig, name: str) -> tuple[list[Problem], TriedBaseModel | None]:
-    """Try out a base model; return what is wrong with it and with its trainings, and the model if it can be used."""
+def _problems(config: GridConfig, name: str) -> tuple[list[Problem], TriedBaseModel | None, str | None]:
+    """Try out a base model.
+
+    Returns:
+        What is wrong with it and with its trainings; the model if it can be used; and a warning if its heads are to
+        begin as the head of a cross-encoder, but can only approximate it.
+    """
     base_model = config.base_models[name]
     trainings = {variant: config.train_of(name, variant) for variant in config.variants_of(name)}
     needs_vocabulary = any(training.head_init == "yes_token" for training in trainings.values())
     try:
         tried = try_base_model(base_model, "vocabulary" if needs_vocabulary else None)
     except ValueError as error:
-        return [Problem(("base_models", name, "model"), str(error))], None
+        return [Problem(("base_models", name, "model"), str(error))], None, None
     problems = []
-    needs_cross_encoder = any(training.head_init == "cross_encoder" for training in trainings.values())
-    cross_encoder_problem = _cross_encoder_problem(base_model) if needs_cross_encoder else None
+    warning: str | None = None
+    cross_encoder_problem: str | None = None
+    if any(training.head_init == "cross_encoder" for training in trainings.values()):
+        try:
+            warning = _try_cross_encoder(base_model)
+        except BadInput as error:
+            cross_encoder_problem = str(error)
     no_compression = (
         f"passages cannot be compressed for {base_model.model}, whose tokens mix not by attention alone; remove the "
         "key, or this base model"
@@ -100,15 +125,12 @@ def _problems(config: GridConfig, name: str) -> tuple[list[Problem], TriedBaseMo
                     loc, f"{base_model.model} has no language-model head to take `Yes` from; use `random`"
                 )
             )
-    return problems, tried
+    return problems, tried, warning
 
 
-def _cross_encoder_problem(base_model: BaseModelConfig) -> str | None:
-    """Return why heads cannot be initialised by `head_init: cross_encoder`; None if they can."""
-    try:
-        tried = try_base_model(base_model, "classifier")
-        assert tried.cross_encoder is not None  # asked for
-        tried.cross_encoder.check_pooling(tried.reranker.pooling)
-    except BadInput as error:
-        return str(error)
-    return None
+def _try_cross_encoder(base_model: BaseModelConfig) -> str | None:
+    """Return a warning if heads can only approximate that of a cross-encoder. Raises BadInput if they cannot at all."""
+    tried = try_base_model(base_model, "classifier")
+    assert tried.cross_encoder is not None  # asked for
+    tried.cross_encoder.check_pooling(tried.reranker.pooling)
+    return None if tried.cross_encoder.is_linear else NOT_LINEAR

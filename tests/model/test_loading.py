@@ -7,6 +7,7 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
+from lwr.common.errors import BadInput
 from lwr.config.model import BaseModelConfig
 from lwr.model.layer_hooks import find_layer_stack
 from lwr.model.loading import load_base_model, set_dropout
@@ -94,6 +95,15 @@ def test_missing_pooler_is_accepted(tmp_path):
 def test_missing_folder_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere.*config\.json"):
         load_base_model(BaseModelConfig(model=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize("architecture", ["bert", "xlm-roberta", "qwen2", "gemma3_text", "llama"])
+def test_checkpoint_without_the_files_of_its_tokenizer_is_refused(architecture, tmp_path):
+    folder = tiny.save(architecture, tmp_path)
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(BadInput, match=r"its tokenizer (has no vocabulary|cannot be read)"):
+        load_base_model(BaseModelConfig(model=str(folder)))
 
 
 def test_model_missing_from_disk_and_hub_is_named(monkeypatch):

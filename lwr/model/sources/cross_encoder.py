@@ -40,6 +40,10 @@ PROBE_PAIRS = list(
 """Pairs on which the head of a cross-encoder is compared with its linear approximation; a quarter are relevant."""
 LINEAR = 1e-3
 """Largest relative difference between derivatives of a logit up to which it counts as linear."""
+NOT_LINEAR = (
+    "WARNING: the cross-encoder's head is not linear, as the head of an exit is. Heads begin as its linear "
+    "approximation, and before any training the deepest exit does not rank as the cross-encoder"
+)
 NO_CLASSIFIER_FIX = "give a cross-encoder with one label as the base model, or use another head_init"
 
 
@@ -65,8 +69,8 @@ class CrossEncoderHead:
         """Say what of the cross-encoder the heads begin with, and what they leave out."""
         if not self.is_linear:
             return (
-                "the cross-encoder's head is not linear; heads begin as its linear approximation, which orders "
-                f"{self.agreement:.0%} of the comparisons between {len(PROBE_PAIRS)} sample pairs as it does"
+                f"{NOT_LINEAR}; it orders {self.agreement:.0%} of the comparisons between {len(PROBE_PAIRS)} sample "
+                "pairs as the cross-encoder does"
             )
         if abs(self.bias) < 1e-4:
             return "heads begin as the cross-encoder's head; the deepest exit gives its logits"

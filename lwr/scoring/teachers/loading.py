@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lwr.common.errors import BadInput
 from lwr.config.model import PromptTemplate
-from lwr.config.teachers.sections import CheckpointTeacher, PairTeacher
-from lwr.formats.checkpoint import check_no_adapter, check_weights, fetch_checkpoint
+from lwr.config.problems import Problem
+from lwr.config.teachers.sections import CheckpointTeacher, LayerwiseTeacher, PairTeacher
+from lwr.formats.checkpoint import (
+    DESCRIPTION_FILES,
+    HubUnreachable,
+    check_no_adapter,
+    check_weights,
+    fetch_checkpoint,
+)
 from lwr.model.batching import make_batches, out_of_memory_hint, pad
 from lwr.model.loading import (
     check_missing,
@@ -86,17 +94,42 @@ def load_teacher(teacher: CheckpointTeacher, auto_class: Any, padding_side: str)
     folder = fetch_checkpoint(teacher.model, teacher.revision)
     for problem in teacher.problems_of_folder(folder):
         raise BadInput(f"teacher: {'.'.join(map(str, problem.loc))}: {problem.text}")
-    check_no_adapter(folder)
+    config, tokenizer = _read_description(folder)
     check_weights(folder)
-    tokenizer = load_tokenizer(folder)
     tokenizer.padding_side = padding_side
     dtype = getattr(torch, teacher.precision)
-    model, missing = load_weights(auto_class, folder, read_model_config(folder), dtype, "sdpa")
+    model, missing = load_weights(auto_class, folder, config, dtype, "sdpa")
     check_missing(folder, missing)
     has_gpu = torch.cuda.is_available()
     default_tokens = GPU_TOKENS_PER_BATCH if has_gpu else CPU_TOKENS_PER_BATCH
     model = model.eval().to("cuda" if has_gpu else "cpu")  # pyright: ignore[reportArgumentType] - it lacks self
     return LoadedTeacher(model, tokenizer, teacher.tokens_per_batch or default_tokens)
+
+
+def check_teacher(teacher: CheckpointTeacher) -> list[Problem]:
+    """Return what is wrong with the checkpoint of a teacher, without its weights, which are not downloaded.
+
+    Raises:
+        HubUnreachable: It is not on this machine, and there is no connection to the hub.
+    """
+    try:
+        folder = fetch_checkpoint(teacher.model, teacher.revision, DESCRIPTION_FILES)
+        problems = teacher.problems_of_folder(folder)
+        if not problems and not isinstance(
+            teacher, LayerwiseTeacher
+        ):  # which may be upstream's, or an adapter
+            _read_description(folder)
+        return problems
+    except HubUnreachable:
+        raise
+    except BadInput as error:
+        return [Problem(("model",), str(error))]
+
+
+def _read_description(folder: Path) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+    """Read config.json and tokenizer of a teacher. Raises BadInput if they cannot be read, or it has an adapter."""
+    check_no_adapter(folder)
+    return read_model_config(folder), load_tokenizer(folder)
 
 
 def make_prompt(teacher: PairTeacher, loaded: LoadedTeacher, template: PromptTemplate | None) -> Prompt:

@@ -18,6 +18,7 @@ from lwr.export.classifier import build_classifier
 from lwr.model.batching import pad
 from lwr.model.loading import load_base_model
 from lwr.model.reranker import LayerwiseReranker
+from lwr.model.sources.cross_encoder import NOT_LINEAR
 from lwr.training.check_base_models import check_base_models
 from lwr.training.train import build_reranker
 
@@ -116,7 +117,8 @@ def test_head_that_is_not_linear_is_approximated_and_its_loss_is_said(architectu
     assert torch.equal(reranker.head(2), head.weight)
     assert begins_everywhere_as_deepest(reranker)
     said = capsys.readouterr().err
-    assert f"not linear; heads begin as its linear approximation, which orders {head.agreement:.0%}" in said
+    assert "WARNING: the cross-encoder's head is not linear" in said
+    assert f"it orders {head.agreement:.0%} of the comparisons" in said
 
 
 @pytest.mark.parametrize("architecture", ["llama", "bert"])
@@ -163,7 +165,7 @@ def test_architecture_without_a_classifier_is_refused(tmp_path):
 def test_check_tries_the_head(tmp_path):
     base, grid = save_cross_encoder("bert", tmp_path / "base"), tmp_path / "grid.yaml"
     grid.write_text(GRID.format(model=base.model, pooling="first"), encoding="utf-8")
-    assert check_base_models(grid) == []
+    assert check_base_models(grid) == [f"  tiny: {NOT_LINEAR}"]
     grid.write_text(GRID.format(model=base.model, pooling="mean"), encoding="utf-8")
     with pytest.raises(
         BadInput, match=r"grid\.yaml:4: train\.head_init: .*set the base model's pooling to `first`"
