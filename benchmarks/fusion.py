@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lwr.common.exits import FIRST_STAGE, layers_in
+from lwr.common.exits import FIRST_STAGE, compressions_in, layers_in, model_exits_in
 from lwr.config.evaluation import CascadeSearchConfig, FusionConfig
 from lwr.evaluation.cascade import choose_with_confidence
 from lwr.evaluation.flops import BackboneShape, read_shape
@@ -26,7 +26,7 @@ from lwr.evaluation.schedules.search import enumerate_schedules, measure_schedul
 from lwr.formats import parquet
 from lwr.formats.beir import Qrels, answerable_queries, read_qrels
 from lwr.formats.fusion import CrossFittedFusion, Fusion
-from lwr.model.cascade_schedule import Schedule
+from lwr.model.cascade_schedule import Compression, Schedule
 
 RULES = ("plain, mean on dev", "fused, mean on dev", "plain or fused, with confidence")
 
@@ -88,7 +88,7 @@ def choose_and_measure(
     layers = layers_in(seeds[0].columns)
     deepest = Schedule.single(layers[-1])
     lists = read_lists(seeds, dev)
-    final, *folds = fit_with_folds(lists, layers, FusionConfig())
+    final, *folds = fit_with_folds(lists, model_exits_in(seeds[0]), FusionConfig())
     cross_fitted = CrossFittedFusion(tuple(folds))
 
     def measure(qrels: Qrels, schedules: Sequence[Schedule], fusion: Fusion | CrossFittedFusion | None):
@@ -97,8 +97,9 @@ def choose_and_measure(
 
     plain_on_test = measure(test, [deepest], None)
     length = int(seeds[0].groupby("query_id").size().max())
-    plain = measure(dev, list(enumerate_schedules(layers, length, settings)), None)
-    fused = measure(dev, list(enumerate_schedules(layers, length, settings, True)), cross_fitted)
+    widths = [Compression(steps) for steps in compressions_in(seeds[0])]
+    plain = measure(dev, list(enumerate_schedules(layers, length, settings, False, widths)), None)
+    fused = measure(dev, list(enumerate_schedules(layers, length, settings, True, widths)), cross_fitted)
     reference = plain.quality[plain.schedules.index(deepest)].mean()
     chosen: dict[str, tuple[Schedule, Fusion | None]] = {}
     for rule, tried, weights in ((RULES[0], plain, None), (RULES[1], fused, final)):

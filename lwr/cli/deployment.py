@@ -15,7 +15,7 @@ from lwr.common.errors import BadInput
 from lwr.config.evaluation import ScoringConfig
 from lwr.config.section import Precision
 from lwr.export.export import Layout
-from lwr.model.cascade_schedule import FUSED_AT_FULL_WIDTH, Schedule
+from lwr.model.cascade_schedule import Schedule, stage_weights
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -123,13 +123,13 @@ def rerank(
     schedule = resolve_schedule(model, requested, revision)
     if compress is not None:
         schedule = schedule.compress(compress)
-    if fused and schedule.compression is not None:
-        raise BadInput(f"--fused with passages compressed {schedule.compression}: {FUSED_AT_FULL_WIDTH}")
     if schedule.from_first_stage is not None and run is None:
         raise BadInput(
             f"--cascade {str(schedule)!r}: its stage 0 needs scores of a first stage; give a --run"
         )
     weights = resolve_fusion(model, fused, fusion, revision)
+    if weights is not None:
+        stage_weights(weights, schedule, has_first_stage=True)
     if query is not None:
         candidates = read_passage_candidates(query, passages or STDIN)
     elif groups is not None:

@@ -18,6 +18,9 @@ another schedule.
 ARM_COLUMNS = ["dataset", "trained_on", "base_model", "start_layer", "variant"]
 """Columns that identify an arm and the data set it ranks: `dataset` is ranked, the others are fields of `Arm`."""
 
+CompressionStep = tuple[int, int]
+"""A layer, and the number of neighbouring passage tokens that become one after it."""
+
 _LAYER = re.compile(r"layer_(\d+)")
 _FUSED = re.compile(r"layer_(\d+)_fused")
 _COMPRESSED = re.compile(r"layer_(\d+)_compressed((?:_\d+_by_\d+)+)")
@@ -62,12 +65,17 @@ def exit_name(layer: int) -> str:
     return f"layer_{layer}"
 
 
-def fused_name(layer: int) -> str:
-    """Return the name of an exit whose scores are fused, such as `layer_4_fused` (see `lwr.formats.fusion`)."""
-    return f"layer_{layer}_fused"
+def fused_name(layer: int, steps: Sequence[CompressionStep] = ()) -> str:
+    """Return the name of an exit whose scores are fused, such as `layer_4_fused` (see `lwr.formats.fusion`).
+
+    Args:
+        layer: The layer of the exit.
+        steps: As for `compressed_name`; none: it reads complete passages.
+    """
+    return f"{read_name(layer, steps)}_fused"
 
 
-def compressed_name(layer: int, steps: Iterable[tuple[int, int]]) -> str:
+def compressed_name(layer: int, steps: Iterable[CompressionStep]) -> str:
     """Return the name of an exit that reads compressed passages, such as `layer_6_compressed_3_by_2`.
 
     Args:
@@ -75,6 +83,12 @@ def compressed_name(layer: int, steps: Iterable[tuple[int, int]]) -> str:
         steps: (layer, ratio) of each step of the compression (see `lwr.model.cascade_schedule.Compression`).
     """
     return f"layer_{layer}_compressed" + "".join(f"_{at}_by_{ratio}" for at, ratio in steps)
+
+
+def read_name(layer: int, steps: Sequence[CompressionStep]) -> str:
+    """Return the name of a layer's exit in a pass with these steps of compression: those from it on do not count."""
+    before = [(at, ratio) for at, ratio in steps if at < layer and ratio > 1]
+    return compressed_name(layer, before) if before else exit_name(layer)
 
 
 def is_layer(name: str) -> bool:
@@ -87,7 +101,7 @@ def is_fused(name: str) -> bool:
     return _FUSED.fullmatch(name) is not None
 
 
-def compression_steps(name: str) -> list[tuple[int, int]]:
+def compression_steps(name: str) -> list[CompressionStep]:
     """Return (layer, ratio) of each step of the compression of an exit's passages; none if they are not compressed."""
     match = _COMPRESSED.fullmatch(name)
     return [] if match is None else [(int(layer), int(ratio)) for layer, ratio in _STEP.findall(match[2])]
@@ -110,9 +124,20 @@ def layers_in(names: Iterable[str]) -> list[int]:
     return [layer_of(name) for name in names if is_layer(name)]
 
 
+def compressions_in(columns: Iterable[str]) -> list[tuple[CompressionStep, ...]]:
+    """Return the steps of each compression among columns of a table, in the given order."""
+    return list(dict.fromkeys(tuple(steps) for steps in map(compression_steps, columns) if steps))
+
+
 def exits_in(columns: Iterable[str]) -> list[str]:
     """Return the columns of a score table that rank (the first stage and the layers), in the given order."""
     return [name for name in columns if name == FIRST_STAGE or is_layer(name)]
+
+
+def model_exits_in(columns: Iterable[str]) -> list[str]:
+    """Return the columns that a model scored: the layers, then those that read compressed passages."""
+    columns = list(columns)
+    return [*filter(is_layer, columns), *filter(compression_steps, columns)]
 
 
 def all_exits_in(columns: Iterable[str]) -> list[str]:

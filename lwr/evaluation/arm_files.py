@@ -136,23 +136,23 @@ def check_weights(path: Path, chosen: Iterable[ChosenCascade], fusion: Path | No
 
 
 def read_arm_fusion(
-    path: Path, layers: Sequence[int], cross_fitted: bool = False
+    path: Path, exits: Sequence[str], cross_fitted: bool = False
 ) -> Fusion | CrossFittedFusion:
     """Read the weights of an arm's fused scores.
 
     Args:
         path: JSON that `lwr fuse` wrote.
-        layers: The layers that have scores.
+        exits: The names of the exits that have scores, compressed ones among them.
         cross_fitted: Whether the scores are of the dev queries that the weights were fitted on; then each query gets
             the weights that were fitted without it.
 
     Raises:
-        BadInput: The file cannot be read as such, or its weights are of other layers.
+        BadInput: The file cannot be read as such, or its weights are of other exits.
     """
     fusion = read_cross_fitted(path) if cross_fitted else read_fusion(path)
-    if fusion.layers != sorted(layers):
+    if set(fusion.exits) != set(exits):
         raise BadInput(
-            f"{path}: has weights of layers {fusion.layers}, but the scores are of {sorted(layers)}; "
+            f"{path}: has weights of {', '.join(fusion.exits)}, but the scores are of {', '.join(exits)}; "
             "run `lwr fuse` again"
         )
     return fusion

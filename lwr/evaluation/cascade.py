@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import CASCADE, CASCADE_FOR_FUSED, CASCADES, layers_in
+from lwr.common.exits import CASCADE, CASCADE_FOR_FUSED, CASCADES, compressions_in, model_exits_in
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import write_json
 from lwr.common.progress import log
@@ -33,7 +33,7 @@ from lwr.evaluation.schedules.choice import Choice, choose_schedule
 from lwr.evaluation.schedules.replay import Candidates, read_candidates, read_scores
 from lwr.evaluation.schedules.search import MeasuredSchedules, enumerate_schedules, measure_schedules
 from lwr.formats.beir import Qrels, Split, answerable_queries, read_qrels
-from lwr.model.cascade_schedule import Schedule
+from lwr.model.cascade_schedule import Compression, Schedule
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _read_split(
         raise BadInput(f"{paths[0]}: no judged query of {split} has a candidate; retrieve and score again")
     fused = []
     if rule.fusion is not None:
-        weights = read_arm_fusion(rule.fusion, layers_in(tables[0].columns), cross_fitted=split == "dev")
+        weights = read_arm_fusion(rule.fusion, model_exits_in(tables[0]), cross_fitted=split == "dev")
         fused = [read_candidates(table, sorted(judged), weights) for table in tables]
     return RankedSplit(alone, fused, judged, shape, rule.measure)
 
@@ -192,10 +192,14 @@ def _decide(
 def _try_schedules(
     on_dev: RankedSplit, settings: CascadeSearchConfig, fused: bool, label: str
 ) -> MeasuredSchedules:
-    """Measure every schedule that the settings allow; if fused, also those in which the first stage prunes."""
+    """Measure every schedule that the settings and the scored widths allow.
+
+    If fused, the first stage may prune, too.
+    """
     candidates = on_dev.alone[0]
     longest = candidates.docs.shape[1]
-    schedules = enumerate_schedules(sorted(candidates.ranks), longest, settings, from_first_stage=fused)
+    compressions = [Compression(steps) for steps in compressions_in(candidates.ranks)]
+    schedules = enumerate_schedules(candidates.layers, longest, settings, fused, compressions)
     return on_dev.measure(list(schedules), fused, label)
 
 

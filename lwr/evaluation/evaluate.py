@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from lwr.common.atomic import atomic
-from lwr.common.exits import all_exits_in, layers_in
+from lwr.common.exits import all_exits_in, layers_in, model_exits_in
 from lwr.common.hashing import sha256
 from lwr.evaluation.arm_files import check_weights, read_arm_fusion, read_chosen_cascades
 from lwr.evaluation.measures import measures_per_query, rankings, tie_shares
@@ -56,7 +56,7 @@ def evaluate(
     check_weights(cascade, chosen.values(), fusion)
     weights = None
     if fusion is not None:
-        weights = read_arm_fusion(fusion, layers_in(table), cross_fitted=split == "dev")
+        weights = read_arm_fusion(fusion, model_exits_in(table), cross_fitted=split == "dev")
         table = add_fused(table, weights)
     exits = all_exits_in(table)
     by_exit = {exit: rankings(table, exit) for exit in exits}

@@ -19,7 +19,14 @@ import pandas as pd
 from scipy.optimize import minimize
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import FIRST_STAGE, exit_name, layers_in
+from lwr.common.exits import (
+    FIRST_STAGE,
+    CompressionStep,
+    compressions_in,
+    layers_in,
+    model_exits_in,
+    read_name,
+)
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import write_json
 from lwr.common.progress import log, show_progress
@@ -60,14 +67,14 @@ def fuse(
     if not qrels:
         raise BadInput(f"{collection}/qrels/dev.tsv: no query has a relevant passage; weights need some")
     seeds = [read_scores(path) for path in dev]
-    layers = layers_in(seeds[0].columns)
+    exits = model_exits_in(seeds[0])
     for path, scores in zip(dev, seeds, strict=True):
-        if layers_in(scores.columns) != layers:
+        if model_exits_in(scores) != exits:
             raise BadInput(f"{path}: has other exits than {dev[0]}; give the seeds of one arm")
     lists = read_lists(seeds, qrels)
     if not lists.queries.size:
         log(f"{label}: no dev query has a relevant candidate; every exit keeps its own scores")
-    fits = show_progress(fit_with_folds(lists, layers, settings), 1 + settings.folds, label)
+    fits = show_progress(fit_with_folds(lists, exits, settings), 1 + settings.folds, label)
     fusion, *folds = fits
     cross_fitted = CrossFittedFusion(tuple(folds))
     record: dict[str, Any] = {
@@ -127,7 +134,7 @@ def read_lists(seeds: Sequence[pd.DataFrame], qrels: Qrels) -> Lists:
         table[FIRST_STAGE] = first_stage.astype(np.float64)
         tables.append(table[total > 0].sort_values("query_id", kind="stable"))
     table = pd.concat(tables, ignore_index=True)
-    names = [FIRST_STAGE, *map(exit_name, layers_in(table.columns))]
+    names = [FIRST_STAGE, *model_exits_in(table)]
     lists = table.groupby(["seed", "query_id"], sort=True).size()
     return Lists(
         {name: table[name].to_numpy(np.float64) for name in names},
@@ -140,24 +147,46 @@ def read_lists(seeds: Sequence[pd.DataFrame], qrels: Qrels) -> Lists:
 # --- The fit ---
 
 
-def fit_with_folds(lists: Lists, layers: Sequence[int], settings: FusionConfig) -> Iterator[Fusion]:
+def fit_with_folds(lists: Lists, exits: Sequence[str], settings: FusionConfig) -> Iterator[Fusion]:
     """Yield the weights fitted on all lists, then those fitted without each fold of queries."""
-    yield fit_fusion(lists, layers, settings.penalty)
+    yield fit_fusion(lists, exits, settings.penalty)
     folds = np.array([fold_of(query, settings.folds) for query in lists.queries], dtype=int)
     for fold in range(settings.folds):
-        yield fit_fusion(lists.select(folds != fold), layers, settings.penalty)
+        yield fit_fusion(lists.select(folds != fold), exits, settings.penalty)
 
 
-def fit_fusion(lists: Lists, layers: Sequence[int], penalty: float) -> Fusion:
-    """Fit the weights of every exit, with and without the first stage."""
-    both: list[dict[int, dict[str, float]]] = []
-    for before in ([FIRST_STAGE], []):
-        by_layer = {}
-        for layer in layers:
-            names = [*before, *(exit_name(known) for known in layers if known <= layer)]
-            by_layer[layer] = _fit_exit(lists, names, penalty)
-        both.append(by_layer)
-    return Fusion(*both)
+def fit_fusion(lists: Lists, exits: Sequence[str], penalty: float) -> Fusion:
+    """Fit the weights of every exit, with and without the first stage.
+
+    Args:
+        lists: The candidates with the scores of all exits.
+        exits: The names of the exits: layers, and those of compressed passages.
+        penalty: As for `fit_weights`.
+    """
+    layers = layers_in(exits)
+    compressed = {steps: _fit_pass(lists, layers, steps, penalty) for steps in compressions_in(exits)}
+    return replace(_fit_pass(lists, layers, (), penalty), compressed=compressed)
+
+
+def _fit_pass(
+    lists: Lists, layers: Sequence[int], steps: tuple[CompressionStep, ...], penalty: float
+) -> Fusion:
+    """Fit the weights of the exits of a pass with these steps of compression, if any those behind the first step.
+
+    An exit's features are the first stage and the exits up to it as the pass reads them.
+    """
+    names = {layer: read_name(layer, steps) for layer in layers}
+    fitted = [layer for layer in layers if not steps or layer > steps[0][0]]
+    with_first_stage, without_first_stage = (
+        {
+            layer: _fit_exit(
+                lists, [*before, *(name for known, name in names.items() if known <= layer)], penalty
+            )
+            for layer in fitted
+        }
+        for before in ([FIRST_STAGE], [])
+    )
+    return Fusion(with_first_stage, without_first_stage)
 
 
 def _fit_exit(lists: Lists, names: Sequence[str], penalty: float) -> dict[str, float]:
@@ -242,7 +271,7 @@ def _report_quality(
 ) -> dict[str, Any]:
     """Return the dev quality of every exit: plain, with these weights, and with weights fitted on other folds."""
     plain = _mean_quality(seeds, qrels, measure, None)
-    report: dict[str, Any] = {exit_name(layer): {"plain": mean} for layer, mean in plain.items()}
+    report: dict[str, Any] = {exit: {"plain": mean} for exit, mean in plain.items()}
     sets = {
         "with_first_stage": (fusion, cross_fitted),
         "without_first_stage": (
@@ -253,16 +282,14 @@ def _report_quality(
     for name, (fitted, held_out) in sets.items():
         in_sample = _mean_quality(seeds, qrels, measure, fitted)
         out_of_fold = _mean_quality(seeds, qrels, measure, held_out)
-        for layer in plain:
-            report[exit_name(layer)][name] = {
-                "in_sample": in_sample[layer],
-                "out_of_fold": out_of_fold[layer],
-            }
+        for exit in plain:
+            report[exit][name] = {"in_sample": in_sample[exit], "out_of_fold": out_of_fold[exit]}
     return report
 
 
 def _without_first_stage(fusion: Fusion) -> Fusion:
-    return replace(fusion, with_first_stage=fusion.without_first_stage)
+    compressed = {steps: _without_first_stage(part) for steps, part in fusion.compressed.items()}
+    return Fusion(fusion.without_first_stage, fusion.without_first_stage, compressed)
 
 
 def _mean_quality(
@@ -270,13 +297,13 @@ def _mean_quality(
     qrels: Qrels,
     measure: str,
     fusion: Fusion | CrossFittedFusion | None,
-) -> dict[int, float]:
-    """Return layer -> mean over queries and seeds."""
-    means: dict[int, list[float]] = {}
+) -> dict[str, float]:
+    """Return name of an exit -> mean over queries and seeds."""
+    means: dict[str, list[float]] = {}
     for scores in seeds:
         candidates = read_candidates(scores, sorted(qrels), fusion)
         ranked = RankMeasure.of(measure, candidates.queries, candidates.docs, qrels)
-        for layer, ranks in candidates.ranks.items():
-            if layer > 0:
-                means.setdefault(layer, []).append(ranked.compute(ranks).mean())
-    return {layer: float(np.mean(of_seeds)) for layer, of_seeds in means.items()}
+        for exit, ranks in candidates.ranks.items():
+            if exit != FIRST_STAGE:
+                means.setdefault(exit, []).append(ranked.compute(ranks).mean())
+    return {exit: float(np.mean(of_seeds)) for exit, of_seeds in means.items()}

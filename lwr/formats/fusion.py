@@ -2,6 +2,7 @@
 
 When a pass reaches layer k, the first stage's score and the scores of the exits up to k are known. Combining them, with
 weights that `lwr fuse` fits on dev, needs no further computation of the model. The weights are stored in `fusion.json`.
+A pass that compresses passages knows other scores behind the compression, and has weights of its own there.
 The arithmetic is here, once, for numpy arrays and for torch tensors, so that the replay of recorded scores and the
 forward pass compute the same bits.
 """
@@ -9,19 +10,29 @@ forward pass compute the same bits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import FIRST_STAGE, exit_name, is_layer, layer_of
+from lwr.common.exits import (
+    FIRST_STAGE,
+    CompressionStep,
+    compression_steps,
+    exit_name,
+    layer_of,
+    read_name,
+)
 from lwr.common.hashing import hash_share
 from lwr.common.json_lines import read_json
 
 FILE_NAME = "fusion.json"
 """The name of the file in a folder of a model."""
+
+WeightsBySteps = dict[tuple[CompressionStep, ...], dict[int, dict[str, float]]]
+"""Steps of a compression, () for complete passages -> layer -> name of a feature -> weight."""
 
 Scores = TypeVar("Scores", np.ndarray, Any)  # float64, of numpy or torch
 
@@ -33,19 +44,33 @@ class Fusion:
     Attributes:
         with_first_stage: Layer -> name of a feature (`first_stage` or an exit's name) -> weight.
         without_first_stage: The same for requests that bring no first-stage scores; they have no `first_stage`.
+        compressed: Steps of a compression -> the weights of the exits that read fewer tokens then.
     """
 
     with_first_stage: dict[int, dict[str, float]]
     without_first_stage: dict[int, dict[str, float]]
+    compressed: dict[tuple[CompressionStep, ...], Fusion] = field(default_factory=dict)
 
     @property
     def layers(self) -> list[int]:
         """The exits that have fused scores, ascending."""
         return sorted(self.with_first_stage)
 
-    def weights(self, layer: int, has_first_stage: bool) -> dict[str, float]:
-        """Return name of a feature -> weight at `layer`."""
-        return (self.with_first_stage if has_first_stage else self.without_first_stage)[layer]
+    @property
+    def exits(self) -> list[str]:
+        """The names of the exits that have fused scores: those of the layers, then those of compressed passages."""
+        behind = [
+            read_name(layer, steps) for steps, fusion in self.compressed.items() for layer in fusion.layers
+        ]
+        return [*map(exit_name, self.layers), *behind]
+
+    def weights(
+        self, layer: int, has_first_stage: bool, steps: Sequence[CompressionStep] = ()
+    ) -> dict[str, float]:
+        """Return name of a feature -> weight at `layer`, in a pass with these steps of compression."""
+        before = tuple((at, ratio) for at, ratio in steps if at < layer)
+        fusion = self.compressed[before] if before else self
+        return (fusion.with_first_stage if has_first_stage else fusion.without_first_stage)[layer]
 
 
 @dataclass(frozen=True)
@@ -58,9 +83,9 @@ class CrossFittedFusion:
     folds: tuple[Fusion, ...]
 
     @property
-    def layers(self) -> list[int]:
-        """The exits that have fused scores, ascending."""
-        return self.folds[0].layers
+    def exits(self) -> list[str]:
+        """The names of the exits that have fused scores, as `Fusion.exits`."""
+        return self.folds[0].exits
 
 
 def fold_of(query_id: str, folds: int) -> int:
@@ -116,10 +141,21 @@ def normalize_first_stage(scores: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def fusion_record(fusion: Fusion) -> dict[str, Any]:
-    """Return the weights as `fusion.json` holds them: exits and features by name."""
+    """Return the weights as `fusion.json` holds them: exits, the compressed ones last, and features by name."""
+    parts = {(): fusion} | fusion.compressed
     return {
-        "with_first_stage": {exit_name(k): dict(v) for k, v in sorted(fusion.with_first_stage.items())},
-        "without_first_stage": {exit_name(k): dict(v) for k, v in sorted(fusion.without_first_stage.items())},
+        "with_first_stage": _name_exits({steps: part.with_first_stage for steps, part in parts.items()}),
+        "without_first_stage": _name_exits(
+            {steps: part.without_first_stage for steps, part in parts.items()}
+        ),
+    }
+
+
+def _name_exits(weights: WeightsBySteps) -> dict[str, dict[str, float]]:
+    return {
+        read_name(layer, steps): dict(by_feature)
+        for steps, by_layer in weights.items()
+        for layer, by_feature in sorted(by_layer.items())
     }
 
 
@@ -145,29 +181,38 @@ def _read_both(path: Path, record: Mapping[str, Any]) -> Fusion:
     for key in keys:
         if not isinstance(record.get(key), dict):
             raise BadInput(f"{path}: field {key!r} is missing in out_of_fold; run `lwr fuse` again")
-    fusion = Fusion(*(_read_weights(path, record, key) for key in keys))
-    if fusion.with_first_stage.keys() != fusion.without_first_stage.keys():
+    with_first_stage, without_first_stage = (_read_weights(path, record, key) for key in keys)
+    exits, others = (
+        {steps: by_layer.keys() for steps, by_layer in weights.items()}
+        for weights in (with_first_stage, without_first_stage)
+    )
+    if exits != others:
         raise BadInput(f"{path}: {keys[0]} and {keys[1]} have other exits; run `lwr fuse` again")
-    return fusion
+    parts = {steps: Fusion(with_first_stage[steps], without_first_stage[steps]) for steps in with_first_stage}
+    return replace(parts.pop(()), compressed=parts)
 
 
-def _read_weights(path: Path, record: Mapping[str, Any], key: str) -> dict[int, dict[str, float]]:
-    """Read one of the two sets of weights, and check that each exit uses only what is known when it is reached."""
-    weights: dict[int, dict[str, float]] = {}
+def _read_weights(path: Path, record: Mapping[str, Any], key: str) -> WeightsBySteps:
+    """Read one of the two sets of weights, by steps of compression and layer.
+
+    Raises:
+        BadInput: A weight is not finite, or an exit uses what is not known when it is reached.
+    """
+    weights: WeightsBySteps = {(): {}}
     for exit, by_feature in record[key].items():
+        steps = tuple(compression_steps(exit))
         try:
             features = {name: float(value) for name, value in by_feature.items()}
-            known = is_layer(exit) and all(
-                (name == FIRST_STAGE and key == "with_first_stage")
-                or (is_layer(name) and layer_of(name) <= layer_of(exit))
-                for name in features
+            known = {read_name(layer, steps) for layer in range(1, layer_of(exit) + 1)}
+            is_valid = exit in known and features.keys() <= known | (
+                {FIRST_STAGE} if key == "with_first_stage" else set()
             )
         except (AttributeError, TypeError, ValueError):
-            known, features = False, {}
-        if not known or not features or not np.isfinite(list(features.values())).all():
+            is_valid, features = False, {}
+        if not is_valid or not features or not np.isfinite(list(features.values())).all():
             raise BadInput(
                 f"{path}: {key}, {exit}: expected finite weights of {FIRST_STAGE} and of exits up to {exit}; "
                 "run `lwr fuse` again"
             )
-        weights[layer_of(exit)] = features
+        weights.setdefault(steps, {})[layer_of(exit)] = features
     return weights

@@ -15,14 +15,12 @@ from typing import Self
 
 import numpy as np
 
-from lwr.common.exits import FIRST_STAGE, exit_name, layer_of
+from lwr.common.exits import FIRST_STAGE, CompressionStep, layer_of, read_name
 from lwr.common.json_lines import FLOAT32_LIMIT
 from lwr.formats.fusion import Fusion, fuse_scores, normalize_first_stage
 
 Weights = Mapping[int, Mapping[str, float]]
 """Layer of a stage -> name of a feature -> weight, as in `lwr.formats.fusion`."""
-FUSED_AT_FULL_WIDTH = "weights of fused scores were fitted without compression, so leave out one of the two"
-"""The reason why scores cannot be fused and passages compressed."""
 _NUMBER = re.compile(r"[0-9]+")
 _STAGE = re.compile(r"([0-9]+)(?=[/:])(?:/([0-9]+))?(?::([0-9]+))?")  # layer, ratio, survivors
 
@@ -202,6 +200,15 @@ class Schedule:
         return [*self.keep_of_exits, self.last]
 
     @property
+    def steps(self) -> tuple[CompressionStep, ...]:
+        """The steps of the compression that change something; none if passages stay complete."""
+        return () if self.compression is None else tuple(self.compression.steps_before(self.last))
+
+    def exit_at(self, layer: int) -> str:
+        """Return the name of the exit that scores at a layer: compressed behind a step; layer 0: the first stage."""
+        return FIRST_STAGE if layer == 0 else read_name(layer, self.steps)
+
+    @property
     def from_first_stage(self) -> int | None:
         """The number of candidates that the first stage lets through to block 1; None: all."""
         return dict(self.keep).get(0)
@@ -266,7 +273,7 @@ class RankingPlan:
         """
         if self.weights is None:
             return scores[-1]
-        exits = zip(map(exit_name, self.layers), scores.astype(np.float64), strict=True)
+        exits = zip(map(self.schedule.exit_at, self.layers), scores.astype(np.float64), strict=True)
         return fuse_scores(self.weights[self.schedule.last], self.features | dict(exits))
 
     def rank(self, by_stage: np.ndarray) -> Ranking:
@@ -313,10 +320,8 @@ def plan_ranking(
 
     Raises:
         ValueError: Weights or first-stage scores that are needed are missing, scores are given that nothing uses, or
-            they are not one finite number per candidate; or scores are fused and passages compressed.
+            they are not one finite number per candidate.
     """
-    if fused and schedule.compression is not None:
-        raise ValueError(f"schedule {str(schedule)!r} compresses passages: {FUSED_AT_FULL_WIDTH}")
     scores = None if first_stage is None else _check_first_stage(first_stage, candidates)
     if scores is None and schedule.from_first_stage is not None:
         raise ValueError(
@@ -336,7 +341,7 @@ def plan_ranking(
     read, dropped = np.sort(best_first[:survivors]), best_first[survivors:]
     weights = None
     if fused:
-        weights = _weights_of(fusion, schedule.layers, has_first_stage=scores is not None)
+        weights = stage_weights(fusion, schedule, has_first_stage=scores is not None)
     return RankingPlan(schedule, read, dropped, scores, weights)
 
 
@@ -361,13 +366,19 @@ def _check_first_stage(scores: Sequence[float] | np.ndarray, candidates: int) ->
     return values
 
 
-def _weights_of(fusion: Fusion | None, stages: Sequence[int], has_first_stage: bool) -> Weights:
-    """Return the weights of fused scores at stages. Raise ValueError if there are none."""
+def stage_weights(fusion: Fusion | None, schedule: Schedule, has_first_stage: bool) -> Weights:
+    """Return the weights of fused scores at the stages of a schedule. Raise ValueError if there are none."""
     if fusion is None:
         raise ValueError(
             "this reranker has no weights of fused scores: fit them with `lwr fuse`, then set `reranker.fusion = "
             "read_fusion(file)` (lwr.formats.fusion), or put the file into the model's folder as fusion.json"
         )
-    if missing := sorted(set(stages) - set(fusion.layers)):
-        raise ValueError(f"fused scores have no weights at layers {missing}, but at {fusion.layers}")
-    return {layer: fusion.weights(layer, has_first_stage) for layer in stages}
+    exits = {layer: schedule.exit_at(layer) for layer in schedule.layers}
+    if missing := sorted(set(exits.values()) - set(fusion.exits)):
+        raise ValueError(
+            f"schedule {str(schedule)!r}: fused scores have no weights for {', '.join(missing)}, but for "
+            f"{', '.join(fusion.exits)}; fit weights to scores of this compression (score.widths), or do not fuse"
+            if schedule.steps
+            else f"fused scores have no weights at layers {list(map(layer_of, missing))}, but at {fusion.layers}"
+        )
+    return {layer: fusion.weights(layer, has_first_stage, schedule.steps) for layer in exits}

@@ -20,7 +20,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lwr.common.exits import FIRST_STAGE, describe_layers, exit_name, layers_with_head
+from lwr.common.exits import FIRST_STAGE, describe_layers, exit_name, layers_with_head, read_name
 from lwr.common.texts import check_documents, check_pairs, check_text, is_single_pair
 from lwr.config.model import Attention, BaseModelConfig, Pooling, PromptTemplate
 from lwr.formats.fusion import Fusion, fuse_scores
@@ -260,7 +260,7 @@ class LayerwiseReranker(nn.Module):
             # [R], in the order of the layout
             of_layer = self._score(layer, layout, hidden).to(dtype)
             if weights is not None:
-                known[exit_name(layer)] = unknown.index_copy(0, layout.rows, of_layer)
+                known[read_name(layer, steps)] = unknown.index_copy(0, layout.rows, of_layer)
                 if layer not in stages:
                     return None
                 of_layer = fuse_scores(weights[layer], known)[layout.rows]
@@ -463,8 +463,7 @@ class LayerwiseReranker(nn.Module):
 
         Raises:
             UnsupportedBackbone: The tokens of the backbone cannot be compressed.
-            ValueError: Weights or first-stage scores are missing, scores are given that nothing uses, or scores are
-                fused and passages compressed.
+            ValueError: Weights or first-stage scores are missing, or scores are given that nothing uses.
             MemoryError: The candidates do not fit into memory.
         """
         plan = plan_ranking(schedule, len(rows), first_stage, self.fusion, fused)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import CASCADE, compressed_name, exit_name, fused_name
+from lwr.common.exits import CASCADE, fused_name
 from lwr.common.json_lines import write_jsonl
 from lwr.formats.trec import scores_by_rank, write_run
 from lwr.model.cascade_schedule import Schedule
@@ -27,9 +27,7 @@ def default_tag(schedule: Schedule, fused: bool = False) -> str:
     """Return the tag that the workflow gives to runs of a schedule."""
     if schedule.keep:
         return CASCADE
-    if schedule.compression is not None:
-        return compressed_name(schedule.last, schedule.compression.steps)
-    return fused_name(schedule.last) if fused else exit_name(schedule.last)
+    return fused_name(schedule.last, schedule.steps) if fused else schedule.exit_at(schedule.last)
 
 
 def check_output(out: Path, tag: str | None) -> None:

@@ -21,7 +21,7 @@ from jinja2 import Environment, StrictUndefined
 from lwr.common.exits import describe_layers
 from lwr.config.evaluation import ScoringConfig
 from lwr.evaluation.flops import count_flops, derive_shape
-from lwr.model.cascade_schedule import FUSED_AT_FULL_WIDTH, Schedule
+from lwr.model.cascade_schedule import Schedule, stage_weights
 from lwr.model.reranker import LayerwiseReranker
 from lwr.reporting.palette import read_colours, read_stylesheet
 from lwr.serving import api_types as api
@@ -64,8 +64,7 @@ def build_application(
         fused: Whether to rank by fused scores, also where a request names a layer.
 
     Raises:
-        ValueError: The reranker has no head at a layer of `schedule`, or no weights of fused scores, or these are asked
-            for with compressed passages.
+        ValueError: The reranker has no head at a layer of `schedule`, or no weights of its fused scores.
     """
     exits = reranker.exits
     unknown = [layer for layer in schedule.layers if layer not in exits]
@@ -73,10 +72,8 @@ def build_application(
         raise ValueError(
             f"schedule {schedule}: layers {unknown} have no head; exits are {describe_layers(exits)}"
         )
-    if fused and reranker.fusion is None:
-        raise ValueError("this reranker has no weights of fused scores; fit them with `lwr fuse`")
-    if fused and schedule.compression is not None:
-        raise ValueError(f"schedule {schedule} compresses passages: {FUSED_AT_FULL_WIDTH}")
+    if fused:
+        stage_weights(reranker.fusion, schedule, has_first_stage=True)
     _ = reranker.can_compress  # tried now, as only the worker's thread may use the model later
     worker = Worker(reranker, scoring)
 

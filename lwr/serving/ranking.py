@@ -79,7 +79,7 @@ class Ranker:
         is_cascade = len(schedule.keep) > 0
         is_own_pass = is_cascade or schedule.compression is not None
         scored = await self.score(query, documents, plan if is_own_pass else plan.layers)
-        scores = (scored.scores[0] if is_cascade else plan.fuse(scored.scores)).astype(np.float64)
+        scores = (scored.scores[0] if is_own_pass else plan.fuse(scored.scores)).astype(np.float64)
         relevance = scores if is_cascade else logistic(scores)
         best_first = np.argsort(-scores, kind="stable")
         return Ranking(best_first.tolist(), scores.tolist(), relevance.tolist(), int(scored.tokens.sum()))

@@ -19,7 +19,7 @@ from lwr.common.exits import (
     all_exits_in,
     exit_name,
     exits_in,
-    layers_in,
+    model_exits_in,
 )
 from lwr.common.json_lines import read_json, read_jsonl
 from lwr.common.results_tree import ResultsTree, cell_of_model
@@ -117,7 +117,7 @@ class ScoredSplit:
         if self.fusion is None:
             return self.table
         cross_fitted = self.split == "dev"
-        return add_fused(self.table, read_arm_fusion(self.fusion, layers_in(self.table), cross_fitted))
+        return add_fused(self.table, read_arm_fusion(self.fusion, model_exits_in(self.table), cross_fitted))
 
 
 def check_cells(tree: ResultsTree, checksums: Checksums, means: LayerMeans, verdict: Verdict) -> None:

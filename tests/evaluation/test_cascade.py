@@ -27,7 +27,7 @@ from lwr.evaluation.cascade import (
 from lwr.evaluation.flops import BackboneShape, count_flops
 from lwr.evaluation.fuse import fuse
 from lwr.evaluation.measures import measures_per_query, rankings
-from lwr.evaluation.schedules.replay import read_candidates, replay_run
+from lwr.evaluation.schedules.replay import read_candidates, replay, replay_run
 from lwr.evaluation.schedules.search import (
     SURVIVORS,
     MeasuredSchedules,
@@ -36,7 +36,7 @@ from lwr.evaluation.schedules.search import (
 )
 from lwr.formats.beir import Passage, Qrels, write_collection
 from lwr.formats.fusion import Fusion, fusion_record, read_cross_fitted, read_fusion
-from lwr.model.cascade_schedule import Schedule
+from lwr.model.cascade_schedule import Compression, Schedule
 
 SHAPE = BackboneShape(weights=(100, 90, 80, 70, 60), attended=(3, 0, 3, 0, 1))
 
@@ -116,6 +116,51 @@ def test_share_of_flops_by_hand():
         assert list(map(str, measured.schedules)) == list(expected)
         shares = [np.mean([costs[i] for i in of_seeds]) / full for costs in expected.values()]
         np.testing.assert_allclose(measured.flops, shares, rtol=1e-12)
+
+
+def with_compressed(scores: pd.DataFrame, layer: int, ratio: int, layers=(2, 3, 5)) -> pd.DataFrame:
+    """Add the columns of a compression that `lwr score` would write: the scores in another order."""
+    names = {k: f"layer_{k}_compressed_{layer}_by_{ratio}" for k in layers if k > layer}
+    columns = {name: -scores[f"layer_{k}"] + (scores.index % 3 == 0) for k, name in names.items()}
+    return scores.assign(
+        passage_tokens=scores["tokens"] - 5, **{n: c.astype("float32") for n, c in columns.items()}
+    )
+
+
+@given(lists, judgements.filter(bool), st.lists(any_schedule(), min_size=1, max_size=4))
+@settings(max_examples=25, deadline=None)
+def test_compressed_schedules_are_measured_as_their_replay(lists, qrels, schedules):
+    if not lists.keys() & qrels.keys():
+        return
+    scores = with_compressed(with_compressed(score_table(lists), 2, 2), 3, 4)
+    tried = [
+        *schedules,
+        *(s.compress(Compression.at(2, 2)) for s in schedules if s.last > 2),
+        *(s.compress(Compression.at(3, 4)) for s in schedules if s.last > 3),
+    ]
+    candidates = read_candidates(scores, sorted(qrels))
+    measured = measure_schedules([candidates], qrels, SHAPE, tried)
+    listed = candidates.docs != ""
+    full = count_flops(SHAPE, candidates.tokens)[-1][listed].sum()
+    for schedule, quality, flops in zip(tried, measured.quality, measured.flops, strict=True):
+        run = {query: dict(docs) for query, docs in replay_run(scores, schedule).items()}
+        expected = measures_per_query(qrels, run, ["nDCG@10"]).set_index("query_id")["value"]
+        np.testing.assert_allclose(quality, expected[sorted(qrels)], atol=1e-9)
+        _, depth = replay(candidates, schedule)
+        by_layer = count_flops(SHAPE, candidates.tokens, candidates.passage_tokens, schedule.compression)
+        spent = np.take_along_axis(by_layer, depth[None] - 1, axis=0)[0][listed].sum()
+        assert flops == pytest.approx(spent / full, rel=1e-12)
+
+
+def test_widths_add_schedules_behind_the_complete_ones():
+    settings = CascadeSearchConfig(stages=2, keep=[5])
+    plain = list(enumerate_schedules([2, 3, 5], 30, settings))
+    widths = [Compression.at(2, 2), Compression.at(3, 4)]
+    made = list(enumerate_schedules([2, 3, 5], 30, settings, compressions=widths))
+    assert made[: len(plain)] == plain
+    assert list(map(str, made[len(plain) :])) == [
+        "2/2 3", "2/2 5", "2/2:5 3", "2/2:5 5", "2/2 3:5 5", "3/4 5", "2:5 3/4 5", "3/4:5 5",
+    ]  # fmt: skip
 
 
 def test_what_the_first_stage_drops_costs_nothing():
@@ -526,7 +571,7 @@ def test_weights_of_other_exits_are_refused(arm):
     run_fused(arm)
     replaced = (arm / "fusion.json").read_text().replace("layer_4", "layer_5")
     (arm / "fusion.json").write_text(replaced)
-    with pytest.raises(BadInput, match=r"fusion\.json: has weights of layers \[1, 2, 3, 5\]"):
+    with pytest.raises(BadInput, match=r"fusion\.json: has weights of layer_1, layer_2, layer_3, layer_5"):
         run_fused(arm)
 
 

@@ -21,7 +21,7 @@ from lwr.evaluation.schedules.replay import add_fused
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.fusion import fold_of, read_cross_fitted, read_fusion
 
-LAYERS = [2, 3]
+EXITS = ["layer_2", "layer_3"]
 
 
 def made_up_lists(seed: int, features: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -212,7 +212,28 @@ def test_weights_of_a_fold_are_fitted_on_the_others():
     others = {query: docs for query, docs in qrels.items() if fold_of(query, 3) != 2}
     lists = read_lists(seeds, qrels)
     selected = lists.select(np.array([fold_of(query, 3) != 2 for query in lists.queries]))
-    assert fit_fusion(selected, LAYERS, 0.1) == fit_fusion(read_lists(seeds, others), LAYERS, 0.1)
+    assert fit_fusion(selected, EXITS, 0.1) == fit_fusion(read_lists(seeds, others), EXITS, 0.1)
+
+
+def test_compressed_exits_are_fused_with_what_their_pass_knows(arm):
+    plain = run_fuse(arm)
+    for seed in (1, 2):
+        scores = scores_of(seed)
+        noise = np.random.default_rng(seed + 10).normal(size=len(scores))
+        compressed = scores.assign(
+            layer_3_compressed_2_by_2=np.float32(scores["layer_3"] + noise), passage_tokens=9
+        )
+        compressed.to_parquet(arm / f"dev{seed}.parquet")
+    record = run_fuse(arm)
+    for part, before in zip((record, *record["out_of_fold"]), (plain, *plain["out_of_fold"]), strict=True):
+        for key, first in (("with_first_stage", ["first_stage"]), ("without_first_stage", [])):
+            behind = part[key].pop("layer_3_compressed_2_by_2")
+            assert list(behind) == [*first, "layer_2", "layer_3_compressed_2_by_2"]
+            assert behind["layer_2"] < 0, "what the deeper exit has from layer 2 is corrected"
+            assert part[key] == before[key], "other exits keep their weights"
+    reported = record["dev"].pop("layer_3_compressed_2_by_2")
+    assert reported["with_first_stage"]["out_of_fold"] > reported["plain"] + 0.02
+    assert record["dev"] == plain["dev"]
 
 
 def test_order_of_rows_does_not_change_the_file(arm):

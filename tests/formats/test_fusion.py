@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -67,9 +68,25 @@ def test_a_written_file_reads_back(tmp_path):
     assert read_fusion(tmp_path / "fusion.json") == FUSION
 
 
+def test_weights_of_compressed_passages_read_back(tmp_path):
+    names = ["layer_2", "layer_3_compressed_2_by_4"]
+    behind = Fusion({3: {"first_stage": 0.5} | dict.fromkeys(names, 2.0)}, {3: dict.fromkeys(names, 1.0)})
+    fusion = dataclasses.replace(FUSION, compressed={((2, 4),): behind})
+    record = fusion_record(fusion)
+    assert list(record["without_first_stage"]) == ["layer_2", "layer_3", "layer_3_compressed_2_by_4"]
+    (tmp_path / "fusion.json").write_text(json.dumps(record))
+    read = read_fusion(tmp_path / "fusion.json")
+    assert read == fusion
+    assert read.exits == ["layer_2", "layer_3", "layer_3_compressed_2_by_4"]
+    assert read.weights(3, False, ((2, 4),)) == {"layer_2": 1.0, "layer_3_compressed_2_by_4": 1.0}
+    assert read.weights(2, True, ((2, 4),)) == FUSION.weights(2, True)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
+        {"with_first_stage": {"layer_3_compressed_2_by_2": {"layer_3": 1.0}}},  # read at another width
+        {"with_first_stage": {"layer_2_compressed_2_by_2": {"layer_2": 1.0}}},  # no block reads fewer tokens
         {"with_first_stage": {"layer_2": {"layer_3": 1.0}}},  # deeper than the exit
         {"without_first_stage": {"layer_2": {"first_stage": 1.0}}},
         {"with_first_stage": {"layer_2": {}}},

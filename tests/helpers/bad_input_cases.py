@@ -354,16 +354,17 @@ WEIGHTS = [
     Case("settings: one fold", with_option(FUSE, "--settings", "{folds: 1}"), no_damage, ("settings: folds", "2")),
     Case("--measure without a cutoff", [*FUSE, "--measure", "Judged"], no_damage, ("--measure", "Judged")),
     Case("weights cut short", FUSED_CASCADE, truncate("fusion.json"), ("fusion.json", "JSON")),
-    Case("weights of other exits", FUSED_CASCADE, set_keys("fusion.json", **OF_LAYER_4, out_of_fold=[OF_LAYER_4]), ("fusion.json", "[4]", "[3, 4]")),
+    Case("weights of other exits", FUSED_CASCADE, set_keys("fusion.json", **OF_LAYER_4, out_of_fold=[OF_LAYER_4]), ("fusion.json", "of layer_4,", "of layer_3, layer_4")),
     Case("weight of an exit that is not read yet", FUSED_CASCADE, set_keys("fusion.json", with_first_stage={"layer_3": {"layer_4": 1.0}}), ("fusion.json", "layer_3", "up to")),
     Case("weight that is text", FUSED_CASCADE, set_keys("fusion.json", with_first_stage={"layer_3": {"layer_3": "much"}}), ("fusion.json", "layer_3", "finite")),
     Case("weights of no fold", FUSED_CASCADE, set_keys("fusion.json", out_of_fold=[]), ("fusion.json", "out_of_fold")),
     Case("cascade.json without the row of its choice", FUSED_COST, set_keys("fused.json", schedules=[]), ("fused.json", "'schedules'", "0:3 4")),
     Case("fused cascade without weights", FUSED_EVALUATE[:-2], no_damage, ("fused.json", "0:3 4", "--fusion")),
     Case("fused cascade without weights", COST, no_damage, ("fused.json", "0:3 4", "--fusion")),
+    Case("cascade whose compression was not scored", with_option(EVALUATE, "--cascade", "fused.json"), set_keys("fused.json", chosen="3/2 4", fused=False), ("layer_4_compressed_3_by_2", "score.widths")),
     Case("fused cascade with other weights", FUSED_EVALUATE, set_keys("fusion.json", penalty=1.0), ("fused.json", "fusion.json", "lwr cascade")),
     Case("fused cascade with other weights", FUSED_COST, set_keys("fusion.json", penalty=1.0), ("fused.json", "fusion.json", "lwr cascade")),
-    Case("weights of other exits", [*EVALUATE, "--fusion", "fusion.json"], set_keys("fusion.json", **OF_LAYER_4), ("fusion.json", "[4]", "[3, 4]")),
+    Case("weights of other exits", [*EVALUATE, "--fusion", "fusion.json"], set_keys("fusion.json", **OF_LAYER_4), ("fusion.json", "of layer_4,", "of layer_3, layer_4")),
     Case("weights of other exits", FUSED_COST, combine(set_keys("fused.json", inputs=None), set_keys("fusion.json", **OF_LAYER_4)), ("fusion.json", "[4]", "3..4")),
     Case("weights for one of two arms", [*FUSED_COST, "--model", "model", "--scores", "test.parquet", "--cascade", "fused.json"], no_damage, ("--fusion", "2 arms")),
 ]  # fmt: skip
@@ -380,6 +381,7 @@ USE = [
     Case("no passage", RERANK, write("passages.txt", ""), ("passages.txt", "passages")),
     Case("blank passage", RERANK, append("passages.txt", "\n"), ("passages.txt:3", "blank")),
     Case("passages in UTF-16", RERANK, encode("passages.txt", "utf-16"), ("passages.txt", "UTF-8")),
+    Case("fused scores of a compression without weights", [*with_option(RERANK, "--layer", "4"), "--compress", "3/2", "--fused", "--fusion", "fusion.json"], no_damage, ("layer_4_compressed_3_by_2", "score.widths")),
     Case("layer without a head", with_option(RERANK, "--layer", "1"), no_damage, ("[1]", "3..4")),
 ]  # fmt: skip
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from scored_lists import any_schedule, few_examples
 
+from lwr.formats.fusion import Fusion
 from lwr.model.cascade_schedule import Compression, Schedule, plan_ranking
 
 
@@ -47,9 +48,29 @@ def test_schedule_with_widths_by_hand():
         schedule.compress("3/2")
 
 
-def test_fused_scores_of_compressed_passages_are_refused():
-    with pytest.raises(ValueError, match="fitted without compression"):
-        plan_ranking(Schedule.parse("2/2 4"), 3, fused=True)
+def test_exits_behind_a_compression_are_named_by_it():
+    schedule = Schedule.parse("0:50 2/2:20 3/1 4/3 5:5 6")
+    assert schedule.steps == ((2, 2), (4, 3))
+    named = {layer: schedule.exit_at(layer) for layer in (0, 2, 4, 6)}
+    assert named == {
+        0: "first_stage",
+        2: "layer_2",
+        4: "layer_4_compressed_2_by_2",
+        6: "layer_6_compressed_2_by_2_4_by_3",
+    }
+    assert Schedule.parse("2/1 6").exit_at(6) == "layer_6"
+
+
+def test_fused_scores_of_a_compression_without_weights_are_refused():
+    weights = {k: {f"layer_{k}": 1.0} for k in (2, 4)}
+    behind = {4: {"layer_4_compressed_2_by_2": 1.0}}
+    fusion = Fusion(weights, weights, {((2, 2),): Fusion(behind, behind)})
+    plan = plan_ranking(Schedule.parse("2/2:1 4"), 3, fusion=fusion, fused=True)
+    assert plan.weights == {2: {"layer_2": 1.0}, 4: {"layer_4_compressed_2_by_2": 1.0}}
+    with pytest.raises(
+        ValueError, match=r"no weights for layer_4_compressed_2_by_4, but for layer_2, layer_4, .*2_by_2"
+    ):
+        plan_ranking(Schedule.parse("2/4 4"), 3, fusion=fusion, fused=True)
 
 
 def test_stage_0_is_the_first_stage_and_scores_nothing():

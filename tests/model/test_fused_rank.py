@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -14,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import FIRST_STAGE, exit_name
+from lwr.common.exits import FIRST_STAGE, compressed_name, exit_name
 from lwr.common.hashing import hash_share
 from lwr.evaluation.schedules.replay import read_candidates, replay
 from lwr.formats.fusion import Fusion, fuse_scores, normalize_first_stage
-from lwr.model.cascade_schedule import Schedule, plan_ranking
+from lwr.model.cascade_schedule import Compression, Schedule, plan_ranking
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import read_stored_fusion
 
@@ -63,10 +64,16 @@ def rows_of(model: LayerwiseReranker, texts: list[str]):
     return model.prompt.rows([(QUERY, text) for text in texts])
 
 
-def table_of(model: LayerwiseReranker) -> pd.DataFrame:
-    """Return the scores of all exits as `lwr score` writes them."""
-    scores = model.score_rows(rows_of(model, TEXTS), model.exits, tokens_per_batch=10**6)
+def table_of(model: LayerwiseReranker, compression: Compression | None = None) -> pd.DataFrame:
+    """Return the scores of all exits as `lwr score` writes them, with a compression also those behind it."""
+    rows = rows_of(model, TEXTS)
+    scores = model.score_rows(rows, model.exits, tokens_per_batch=10**6)
     exits = {exit_name(k): of_exit for k, of_exit in zip(model.exits, scores, strict=True)}
+    if compression is not None:
+        behind = compression.exits_after(model.exits)
+        scores = model.score_rows(rows, behind, tokens_per_batch=10**6, compression=compression)
+        names = [compressed_name(k, compression.steps) for k in behind]
+        exits |= {"passage_tokens": 1} | dict(zip(names, scores, strict=True))
     columns = {"query_id": "q", "doc_id": DOC_IDS, "tokens": 1, FIRST_STAGE: FIRST_STAGE_SCORES}
     return pd.DataFrame(columns | exits)
 
@@ -87,6 +94,39 @@ def test_one_pass_equals_replay_of_recorded_scores(architecture, schedule, first
     ranking = model.rank_rows(rows_of(model, TEXTS), schedule, first_stage=given_scores, fused=True)
     assert ranking.order.tolist() == order[0].tolist()
     assert ranking.layers.tolist() == depth[0].tolist()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bert", "modernbert"])
+@pytest.mark.parametrize(
+    "text", ["2/2 4", "2/2 3", "2/2:4 4", "2/2:5 3:3 4", "2:6 3/4:4 4", "0:6 2/2:4 3:2 4"]
+)
+@pytest.mark.parametrize("fused", [True, False])
+def test_one_pass_over_compressed_passages_equals_replay(architecture, text, fused):
+    schedule = Schedule.parse(text)
+    if schedule.from_first_stage and not fused:
+        return  # exits alone are searched without a first stage that prunes
+    rng = np.random.default_rng(1)
+    model = build(architecture)
+    names = {k: [schedule.exit_at(known) for known in range(2, k + 1)] for k in (2, 3, 4)}
+    behind = {
+        k: {name: float(rng.normal()) for name in named}
+        for k, named in names.items()
+        if "compressed" in named[-1]
+    }
+    with_first_stage = {k: {FIRST_STAGE: 0.7} | weights for k, weights in behind.items()}
+    model.fusion = replace(model.fusion, compressed={schedule.steps: Fusion(with_first_stage, behind)})
+    scores = table_of(model, schedule.compression)
+    order, depth = replay(read_candidates(scores, fusion=model.fusion if fused else None), schedule)
+    given_scores = FIRST_STAGE_SCORES if fused else None
+    ranking = model.rank_rows(rows_of(model, TEXTS), schedule, first_stage=given_scores, fused=fused)
+    assert ranking.order.tolist() == order[0].tolist()
+    assert ranking.layers.tolist() == depth[0].tolist()
+
+
+def test_schedule_whose_compression_was_not_scored_is_not_replayed():
+    candidates = read_candidates(table_of(reranker("bert"), Compression.at(2, 2)))
+    with pytest.raises(BadInput, match=r"needs scores of layer_4_compressed_2_by_4.*score\.widths"):
+        replay(candidates, Schedule.parse("2/4:3 4"))
 
 
 @architectures

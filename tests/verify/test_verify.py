@@ -111,7 +111,7 @@ DAMAGE = {
     "cascade deleted": (f"{ARM}/cascade/docs.json", Path.unlink, ["missing"]),
     "fusion.json cut short": (f"{ARM}/fusion/docs.json", truncate, ["fusion/docs.json: not JSON", "made of another"]),
     "a weight of fused scores edited": (f"{ARM}/fusion/docs.json", lambda p: replace(p, '"without_first_stage": {\n    "layer_3": {\n      "layer_3": ', '"without_first_stage": {\n    "layer_3": {\n      "layer_3": 1'), ["made of another"]),
-    "fused scores: weights of other layers": (f"{ARM}/fusion/docs.json", keep_weights_of_layer_4, ["has weights of layers [4]", "made of another"]),
+    "fused scores: weights of other layers": (f"{ARM}/fusion/docs.json", keep_weights_of_layer_4, ["has weights of layer_4, but", "made of another"]),
     "fused scores: weights without folds": (f"{ARM}/fusion/docs.json", lambda p: write_json(p, read_json(p, {}) | {"out_of_fold": []}), ["out_of_fold"]),
     "fused scores: weights of other scores": (f"{ARM}/fusion/docs.json", lambda p: replace(p, '"inputs": {\n    "dev": [\n      "', '"inputs": {\n    "dev": [\n      "0'), ["other scores of dev"]),
     "fusion.json deleted": (f"{ARM}/fusion/docs.json", Path.unlink, ["fusion/docs.json: missing", "cascade/docs.json: was made of"]),

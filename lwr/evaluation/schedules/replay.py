@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import FIRST_STAGE, exit_name, fused_name, layers_in
+from lwr.common.exits import FIRST_STAGE, compression_steps, fused_name, layer_of, layers_in, model_exits_in
 from lwr.common.hashing import hash_share
 from lwr.formats import parquet
 from lwr.formats.fusion import CrossFittedFusion, Fusion, fold_of, fuse_scores, normalize_first_stage
@@ -29,13 +29,21 @@ class Candidates:
     queries: list[str]
     docs: np.ndarray  # str [Q, C]; "" is padding
     tokens: np.ndarray  # float64 [Q, C], of the pair; 0 in padding
-    # layer -> int [Q, C], each candidate's rank at that exit, from 0; C in padding. Layer 0 is the first stage.
-    ranks: dict[int, np.ndarray]
+    passage_tokens: (
+        np.ndarray
+    )  # float64 [Q, C], those of them that compression averages; 0 if no exit is compressed
+    # name of an exit or `first_stage` -> int [Q, C], each candidate's rank there, from 0; C in padding
+    ranks: dict[str, np.ndarray]
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers that have an exit, ascending."""
+        return sorted(layers_in(self.ranks))
 
     @property
     def deepest(self) -> int:
         """The last layer that has an exit."""
-        return max(self.ranks)
+        return self.layers[-1]
 
 
 def read_scores(path: Path) -> pd.DataFrame:
@@ -62,26 +70,35 @@ def read_candidates(
     Candidates with equal scores are ordered as by `lwr.formats.trec`.
 
     Args:
-        scores: Columns query_id, doc_id, tokens, and one per exit.
+        scores: Columns query_id, doc_id, tokens, one per exit, and passage_tokens if exits are compressed.
         queries: The queries wanted, in this order, also those without candidates; None: those of the table.
-        fusion: Weights; exits then rank by their fused scores, and the first stage ranks, too, as layer 0.
+        fusion: Weights; exits then rank by their fused scores, and the first stage ranks, too.
     """
-    layers = layers_in(scores.columns)
+    exits = model_exits_in(scores.columns)
     queries = list(scores["query_id"].unique() if queries is None else queries)
     places = Rectangle.of(scores, queries)
     hashes = scores["doc_id"].map({doc: hash_share(doc) for doc in scores["doc_id"].unique()}).to_numpy(float)
     if fusion is None:
-        columns = {layer: scores[exit_name(layer)].to_numpy(np.float32) for layer in layers}
+        columns = {exit: scores[exit].to_numpy(np.float32) for exit in exits}
     else:
         fused = add_fused(scores, fusion)
-        columns = {0: scores[FIRST_STAGE].to_numpy(np.float32)}
-        columns |= {layer: fused[fused_name(layer)].to_numpy() for layer in layers}
+        columns = {FIRST_STAGE: scores[FIRST_STAGE].to_numpy(np.float32)}
+        columns |= {exit: fused[_fused_column(exit)].to_numpy() for exit in exits}
+    tokens = places.fill(scores["tokens"].to_numpy(np.float64))
+    has_compressed = "passage_tokens" in scores
     return Candidates(
         queries,
         places.fill(scores["doc_id"].to_numpy(object), ""),
-        places.fill(scores["tokens"].to_numpy(np.float64)),
-        {layer: places.rank(column, hashes) for layer, column in columns.items()},
+        tokens,
+        places.fill(scores["passage_tokens"].to_numpy(np.float64))
+        if has_compressed
+        else np.zeros_like(tokens),
+        {exit: places.rank(column, hashes) for exit, column in columns.items()},
     )
+
+
+def _fused_column(exit: str) -> str:
+    return fused_name(layer_of(exit), compression_steps(exit))
 
 
 @dataclass(frozen=True)
@@ -124,7 +141,7 @@ def add_fused(scores: pd.DataFrame, fusion: Fusion | CrossFittedFusion) -> pd.Da
         scores: Columns query_id, `first_stage`, and one per exit; every candidate of a query is in it.
         fusion: Weights for all queries, or weights that depend on the fold of a query.
     """
-    features = {exit_name(layer): scores[exit_name(layer)].to_numpy(np.float64) for layer in fusion.layers}
+    features = {exit: scores[exit].to_numpy(np.float64) for exit in fusion.exits}
     by_query = scores.groupby("query_id", sort=False)[FIRST_STAGE]
     features[FIRST_STAGE] = by_query.transform(normalize_first_stage).to_numpy(np.float64)
     if isinstance(fusion, Fusion):
@@ -133,31 +150,44 @@ def add_fused(scores: pd.DataFrame, fusion: Fusion | CrossFittedFusion) -> pd.Da
         folds = fusion.folds
         of_query = {query: fold_of(query, len(folds)) for query in scores["query_id"].unique()}
         fold = scores["query_id"].map(of_query).to_numpy(int)
-    fused = {fused_name(layer): np.zeros(len(scores)) for layer in fusion.layers}
+    fused = {exit: np.zeros(len(scores)) for exit in fusion.exits}
     for number, weights in enumerate(folds):
         rows = fold == number
         known = {name: values[rows] for name, values in features.items()}
-        for layer in fusion.layers:
-            fused[fused_name(layer)][rows] = fuse_scores(weights.weights(layer, True), known)
-    return scores.assign(**fused)
+        for exit, column in fused.items():
+            of_exit = weights.weights(layer_of(exit), True, compression_steps(exit))
+            column[rows] = fuse_scores(of_exit, known)
+    return scores.assign(**{_fused_column(exit): column for exit, column in fused.items()})
 
 
 def replay(candidates: Candidates, schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
     """Compute the ranking in which a schedule ends, and the depth to which each candidate is read.
 
     Survivors are ranked by the last exit, before the candidates that were dropped at the exit before it, which are
-    ranked by that exit, and so on.
+    ranked by that exit, and so on. Behind a compression, exits rank by their scores of compressed passages.
+
+    Raises:
+        BadInput: The compression of the schedule was not scored.
 
     Returns:
         int [Q, C]: columns of `candidates` from best to worst, padding last.
         int [Q, C]: the layer at which a candidate was scored last; 0 for those that the first stage drops, and in
             padding.
     """
+    if missing := {
+        exit for layer in schedule.layers if (exit := schedule.exit_at(layer)) not in candidates.ranks
+    }:
+        raise BadInput(
+            f"schedule {schedule} needs scores of {min(missing)}, which are missing; name its compression in "
+            "score.widths, and score again"
+        )
     alive = candidates.docs != ""  # [Q, C]
     worst = alive.shape[1]
     depth, rank = np.zeros(alive.shape, dtype=int), np.full(alive.shape, worst)
     for layer, survivors in [*schedule.keep, (schedule.last, 0)]:
-        rank_among_alive = np.where(alive, candidates.ranks[layer], worst).argsort(axis=1).argsort(axis=1)
+        rank_among_alive = (
+            np.where(alive, candidates.ranks[schedule.exit_at(layer)], worst).argsort(axis=1).argsort(axis=1)
+        )
         depth = np.where(alive, layer, depth)
         # Those that survive are ranked before those that do not, so this is the final rank of the dropped ones.
         rank = np.where(alive, rank_among_alive, rank)

@@ -16,19 +16,20 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from lwr.common.exits import CompressionStep
 from lwr.common.progress import show_progress
 from lwr.config.evaluation import CascadeSearchConfig
 from lwr.evaluation.flops import BackboneShape, count_flops
 from lwr.evaluation.measures import RankMeasure
 from lwr.evaluation.schedules.replay import Candidates
 from lwr.formats.beir import Qrels
-from lwr.model.cascade_schedule import Schedule
+from lwr.model.cascade_schedule import Compression, Schedule
 
 SURVIVORS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100, 150, 200, 300, 500, 700, 1000)
 """Numbers of survivors that are tried where the settings name none."""
 
-Stage = tuple[int, int]
-"""Layer and number of survivors."""
+Stage = tuple[str, int]
+"""Name of an exit, or `first_stage`, and number of survivors."""
 
 
 def enumerate_schedules(
@@ -36,15 +37,29 @@ def enumerate_schedules(
     candidates: int,
     settings: CascadeSearchConfig,
     from_first_stage: bool = False,
+    compressions: Sequence[Compression] = (),
 ) -> Iterator[Schedule]:
-    """Yield every schedule that the settings allow, single exits among them.
+    """Yield every schedule that the settings allow, single exits among them; then these with each compression.
 
     Args:
         exits: Layers, ascending.
         candidates: Length of the longest list; at least one of these must be dropped by each stage.
         settings: The number of exits to try (evenly spread), the number of stages, and the numbers of survivors.
         from_first_stage: Whether the first stage may also prune, before the stages that the settings count.
+        compressions: Those that were scored; a schedule has at most one, before its last exit.
     """
+    complete = list(_enumerate_complete(exits, candidates, settings, from_first_stage))
+    yield from complete
+    for compression in compressions:
+        yield from (
+            schedule.compress(compression) for schedule in complete if compression.steps_before(schedule.last)
+        )
+
+
+def _enumerate_complete(
+    exits: Sequence[int], candidates: int, settings: CascadeSearchConfig, from_first_stage: bool
+) -> Iterator[Schedule]:
+    """Yield the schedules that read complete passages."""
     tried = np.linspace(0, len(exits) - 1, min(len(exits), settings.exits)).round().astype(int)
     survivors = sorted((n for n in settings.keep or SURVIVORS if n < candidates), reverse=True)
     for before in ([], [0]) if from_first_stage else ([],):
@@ -90,13 +105,18 @@ def measure_schedules(
     flops = np.zeros(len(schedules))
     quality = np.zeros((len(schedules), len(seeds[0].queries)))
     searches = [SharedReplay(candidates, qrels, shape, measure) for candidates in seeds]
-    order = sorted(range(len(schedules)), key=lambda index: schedules[index].keep)
+    order = sorted(range(len(schedules)), key=lambda index: stages_of(schedules[index]))
     for index in show_progress(order, len(order), label) if label else order:
         for search in searches:
             share, values = search.measure(schedules[index])
             flops[index] += share / len(seeds)
             quality[index] += values / len(seeds)
     return MeasuredSchedules(list(schedules), flops, quality)
+
+
+def stages_of(schedule: Schedule) -> list[Stage]:
+    """Return the stages of a schedule but the last. Schedules that begin with the same ones share what these cost."""
+    return [(schedule.exit_at(layer), survivors) for layer, survivors in schedule.keep]
 
 
 @dataclass(frozen=True)
@@ -118,46 +138,59 @@ class SharedReplay:
         self.first_of_row = np.arange(len(listed))[:, None] * listed.shape[1]  # [Q, 1], flat index
         # Flat indexes of the candidates of each query, best first; padding last.
         self.best_first = {
-            layer: ranks.argsort(axis=1, kind="stable") + self.first_of_row
-            for layer, ranks in candidates.ranks.items()
+            exit: ranks.argsort(axis=1, kind="stable") + self.first_of_row
+            for exit, ranks in candidates.ranks.items()
         }
         # [Q, R]; the rank of padding is no column
         self.ranks = {
-            layer: self._of_relevant(ranks).clip(max=listed.shape[1] - 1)
-            for layer, ranks in candidates.ranks.items()
+            exit: self._of_relevant(ranks).clip(max=listed.shape[1] - 1)
+            for exit, ranks in candidates.ranks.items()
         }
-        # FLOPs are whole numbers. As such they are added without rounding, so that equal costs are equal.
-        none = np.zeros((1, listed.size), dtype=np.int64)
-        by_layer = count_flops(shape, candidates.tokens).reshape(-1, listed.size).astype(np.int64)
-        self.flops = np.concatenate([none, by_layer])  # [1 + layers, Q * C]
-        self.full = int(self.flops[candidates.deepest].sum())
+        self.shape, self.candidates = shape, candidates
+        self.flops: dict[tuple[CompressionStep, ...], np.ndarray] = {}  # of the compressions that were met
+        self.full = int(self.flops_by_layer(Schedule.single(candidates.deepest))[candidates.deepest].sum())
         start = Replayed(listed, np.zeros_like(self.measured.columns), 0, 0)
         self.stages: list[Stage] = []
         self.states = [start]  # after each of `stages`, before them the start
 
+    def flops_by_layer(self, schedule: Schedule) -> np.ndarray:
+        """Return the FLOPs of each candidate up to each layer, int64 [1 + layers, Q * C].
+
+        FLOPs are whole numbers. As such they are added without rounding, so that equal costs are equal.
+        """
+        if schedule.steps not in self.flops:
+            tokens, passage_tokens = self.candidates.tokens, self.candidates.passage_tokens
+            by_layer = count_flops(self.shape, tokens, passage_tokens, schedule.compression)  # [layers, Q, C]
+            none = np.zeros((1, tokens.size), dtype=np.int64)
+            self.flops[schedule.steps] = np.concatenate(
+                [none, by_layer.reshape(-1, tokens.size).astype(np.int64)]
+            )
+        return self.flops[schedule.steps]
+
     def measure(self, schedule: Schedule) -> tuple[float, np.ndarray]:
         """Return the FLOPs as a share of the deepest exit's, and the measure, float64 [Q]."""
-        shared = 0
-        for stage, known in zip(schedule.keep, self.stages, strict=False):
+        stages, shared = stages_of(schedule), 0
+        for stage, known in zip(stages, self.stages, strict=False):
             if stage != known:
                 break
             shared += 1
         del self.stages[shared:], self.states[shared + 1 :]
-        for layer, survivors in schedule.keep[shared:]:
-            self.stages.append((layer, survivors))
-            self.states.append(self._stage(self.states[-1], layer, survivors))
-        last = self._stage(self.states[-1], schedule.last, 0)
+        for stage, (layer, survivors) in zip(stages[shared:], schedule.keep[shared:], strict=True):
+            self.stages.append(stage)
+            self.states.append(self._stage(self.states[-1], schedule, layer, survivors))
+        last = self._stage(self.states[-1], schedule, schedule.last, 0)
         return last.spent / self.full, self.measured.compute_from_relevant(last.positions)
 
-    def _stage(self, state: Replayed, layer: int, survivors: int) -> Replayed:
+    def _stage(self, state: Replayed, schedule: Schedule, layer: int, survivors: int) -> Replayed:
         """Score the survivors at `layer` and drop all but the best of them."""
-        order, alive = self.best_first[layer], state.alive
+        exit, flops = schedule.exit_at(layer), self.flops_by_layer(schedule)
+        order, alive = self.best_first[exit], state.alive
         alive_by_rank = alive.ravel()[order]  # [Q, C]
         count = np.cumsum(alive_by_rank, axis=1, dtype=np.int32)
         # Those that survive are ranked before those that do not, so this is the final position of the dropped ones.
-        positions = np.take_along_axis(count, self.ranks[layer], axis=1) - 1  # [Q, R]
+        positions = np.take_along_axis(count, self.ranks[exit], axis=1) - 1  # [Q, R]
         positions = np.where(self._of_relevant(alive), positions, state.positions)
-        spent = int((self.flops[layer] - self.flops[state.layer])[alive.ravel()].sum())
+        spent = int((flops[layer] - flops[state.layer])[alive.ravel()].sum())
         kept = np.zeros_like(alive)
         if survivors:
             kept.ravel()[order] = alive_by_rank & (count <= survivors)
