@@ -253,7 +253,7 @@ def _choose_examples(measured: list[Measured], exits: list[int], has_fusion: boo
     arguments = f'cascade="{chosen["schedule"]}"'
     if chosen["fused"]:
         return (f"{arguments}, first_stage=[12.4, 9.1], fused=True" if has_fusion else None), layer
-    return (arguments if ":" in chosen["schedule"] else None), layer
+    return (None if chosen["schedule"].isdigit() else arguments), layer
 
 
 def _title(name: str, cell: Cell | None) -> str:

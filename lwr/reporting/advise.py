@@ -11,6 +11,7 @@ from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
 from lwr.common.exits import ARM_COLUMNS, CASCADES, fused_name, is_fused, is_layer, label, layer_of, sort_key
 from lwr.evaluation.arm_files import describe_arm
+from lwr.model.cascade_schedule import Schedule
 from lwr.reporting.evidence import (
     Evidence,
     best_arm,
@@ -350,14 +351,17 @@ def _use_of_weights(choice: CascadeChoice) -> str:
 
 
 def describe_schedule(schedule: str) -> str:
-    """Describe a schedule such as `0:50 2:20 6` in words; layer 0 is the first stage."""
-    *keep, last = schedule.split()
-    stages = [stage.split(":") for stage in keep]
-    words = [
-        f"{'the first stage' if layer == '0' else f'layer {layer}'} keeps the best {survivors}"
-        for layer, survivors in stages
-    ]
-    return ", ".join([*words, f"layer {last} ranks {'them' if words else 'all'}"])
+    """Describe a schedule such as `0:50 2/2:20 6` in words; layer 0 is the first stage."""
+    plan = Schedule.parse(schedule)
+    survivors, ratios = dict(plan.keep), dict(plan.steps)
+    words = []
+    for layer in sorted({*survivors, *ratios}):
+        if layer in survivors:
+            stage = "the first stage" if layer == 0 else f"layer {layer}"
+            words.append(f"{stage} keeps the best {survivors[layer]}")
+        if layer in ratios:
+            words.append(f"after layer {layer} each {ratios[layer]} passage tokens become one")
+    return ", ".join([*words, f"layer {plan.last} ranks {'them' if survivors else 'all'}"])
 
 
 # --- Formatting ---

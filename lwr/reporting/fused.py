@@ -61,12 +61,14 @@ def _counted_as(exit: str, schedule: str) -> str:
     """Return the name of an exit in the table of costs."""
     if is_fused(exit):
         return exit_name(layer_of(exit))
-    return exit_name(int(schedule)) if exit in CASCADES and ":" not in schedule else exit
+    return exit_name(int(schedule)) if exit in CASCADES and schedule.isdigit() else exit
 
 
 def name_schedule(schedule: str, fused: bool) -> str:
-    """Name a schedule in words, such as "cascade `0:10 4`, fused"; one of a single exit is named `layer 4`."""
-    name = f"cascade `{schedule}`" if ":" in schedule else f"layer {schedule}"
+    """Name a schedule in words, such as "cascade `0:10 4`, fused"; `3/2 4` is named "layer 4, compressed 3/2"."""
+    *compression, layer = schedule.split()
+    alone = f"layer {layer}, compressed {' '.join(compression)}" if compression else f"layer {layer}"
+    name = f"cascade `{schedule}`" if ":" in schedule else alone
     return f"{name}, fused" if fused else name
 
 

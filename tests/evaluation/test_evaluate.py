@@ -305,6 +305,18 @@ def test_compressed_exits_are_measured_beside_the_exits_alone(collection):
     pd.testing.assert_frame_equal(others, evaluated(collection, scores))
 
 
+def test_cascade_of_compressed_passages_ranks_by_their_scores(collection):
+    scores = random_scores()
+    name = "layer_3_compressed_2_by_2"
+    compressed = scores.assign(**{name: scores["layer_1"]}, passage_tokens=np.int32(20))
+    out = evaluated(collection, compressed, chosen="2/2 3")
+    assert values_of(out, "cascade", "nDCG@10") == values_of(out, "layer_1", "nDCG@10")
+    evaluated(collection, scores.assign(layer_3=scores["layer_1"]), chosen="2:4 3", deepest="2")
+    expected = (collection / "runs/cascade.trec").read_text()
+    evaluated(collection, compressed, chosen="2/2:4 3")
+    assert (collection / "runs/cascade.trec").read_text() == expected
+
+
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_dev_is_measured_out_of_fold_and_test_with_all_of_dev(collection, fusion, split):
     scores = random_scores()

@@ -100,7 +100,7 @@ def test_weights_of_compressed_passages_read_back(tmp_path):
 )
 def test_a_damaged_file_is_refused_by_name(tmp_path, damage):
     (tmp_path / "fusion.json").write_text(json.dumps(fusion_record(FUSION) | damage))
-    with pytest.raises(BadInput, match=r"fusion\.json.*(layer_2|cascade)"):
+    with pytest.raises(BadInput, match=r"fusion\.json.*(layer_2|layer_3|cascade)"):
         read_fusion(tmp_path / "fusion.json")
 
 

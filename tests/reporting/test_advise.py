@@ -17,6 +17,7 @@ from lwr.reporting.advise import (
     describe_schedule,
     read_evidence,
 )
+from lwr.reporting.fused import name_schedule
 
 ARMS = {"one": ("d", "d", "one", 2, "v"), "two": ("d", "d", "two", 3, "v")}
 ONE = {2: (0.30, 0.35), 3: (0.49, 0.44), 4: (0.50, 0.45)}
@@ -408,10 +409,24 @@ def test_cascade_is_of_the_best_model(grid):
         ("0:30 6", "the first stage keeps the best 30, layer 6 ranks them"),
         ("3:5 4", "layer 3 keeps the best 5, layer 4 ranks them"),
         ("6", "layer 6 ranks all"),
+        ("3/4 6", "after layer 3 each 4 passage tokens become one, layer 6 ranks all"),
+        (
+            "2/2:20 6",
+            "layer 2 keeps the best 20, after layer 2 each 2 passage tokens become one, layer 6 ranks them",
+        ),
     ],
 )
 def test_describe_schedule(schedule, words):
     assert describe_schedule(schedule) == words
+
+
+@pytest.mark.parametrize(
+    ("schedule", "name"),
+    [("4", "layer 4"), ("3/2 4", "layer 4, compressed 3/2"), ("3/2:5 4", "cascade `3/2:5 4`")],
+)
+def test_a_schedule_is_named_with_its_compression(schedule, name):
+    assert name_schedule(schedule, False) == name
+    assert name_schedule(schedule, True) == f"{name}, fused"
 
 
 # --- Fused exits and cascades ---
