@@ -253,6 +253,8 @@ def _report_schedules(
 ) -> pd.DataFrame:
     """Return the Pareto front of dev, the deepest exit and the chosen schedules, with their results on test.
 
+    Where schedules may compress passages, the front of those that do not is there, too: it shows what this saves.
+
     Args:
         decision: The schedules that were tried, and the chosen ones.
         deepest: The schedule of the deepest exit.
@@ -261,7 +263,8 @@ def _report_schedules(
     """
     table = decision.tried
     front = pareto_front(table).index
-    rows = [*front, *table.index[table["schedule"] == deepest], *decision.chosen.values()]
+    complete = pareto_front(table[~table["schedule"].str.contains("/")]).index
+    rows = [*front, *complete, *table.index[table["schedule"] == deepest], *decision.chosen.values()]
     reported = table.loc[list(dict.fromkeys(rows))]
     by_kind = [
         on_test.measure([Schedule.parse(text) for text in rows["schedule"]], bool(fused))

@@ -74,6 +74,28 @@ def exit_rows(layers: pd.DataFrame, primary: str) -> pd.DataFrame:
     return table[[*ARM_COLUMNS, *columns, "share of score", "share of gain", "flops", "gflops per pair"]]
 
 
+def complete_front(cascades: pd.DataFrame) -> pd.DataFrame:
+    """Return the schedules that read complete passages and are Pareto-optimal among these on dev.
+
+    Args:
+        cascades: The completed table of cascades.
+
+    Returns:
+        Rows of the arms that also have schedules with compressed passages, the cheapest first; none of other arms.
+    """
+    fronts = []
+    for _, of_arm in cascades.groupby(ARM_COLUMNS, sort=False):
+        compresses = of_arm["schedule"].str.contains("/")
+        if compresses.any():
+            complete = of_arm[~compresses].sort_values(
+                ["dev flops", "dev"], ascending=[True, False], kind="stable"
+            )
+            fronts.append(
+                complete[complete["dev"] > complete["dev"].cummax().shift(fill_value=float("-inf"))]
+            )
+    return pd.concat(fronts) if fronts else cascades.iloc[:0]
+
+
 def count_wins(per_query: pd.DataFrame, primary: str) -> pd.DataFrame:
     """Count the test queries that each exit ranks worse than its arm's deepest exit, equally well, and better.
 

@@ -18,6 +18,7 @@ from lwr.common.exits import ARM_COLUMNS
 from lwr.common.results_tree import FIGURE_FORMATS, FIGURES
 from lwr.evaluation.measures import read_measures
 from lwr.reporting.figure_data import (
+    complete_front,
     count_wins,
     exit_rows,
     label_exits,
@@ -142,12 +143,15 @@ def draw_gain(layers: pd.DataFrame, primary: str) -> alt.Chart:
 
 
 def draw_flops(layers: pd.DataFrame, cascades: pd.DataFrame, primary: str) -> alt.Chart:
-    """Draw `primary` on test by FLOPs: the exits of each arm, and the cascades that are Pareto-optimal on dev."""
+    """Draw `primary` on test by FLOPs: the exits of each arm, and the schedules that are Pareto-optimal on dev.
+
+    Where schedules compress passages, the front of those that do not has a line of its own.
+    """
     cascades = complete_cascades(cascades)
     table = exit_rows(layers, primary)
-    cascades = cascades[cascades["front"].astype(bool)]
-    if not cascades.empty:
-        table = pd.concat([table, _pareto_front(table, cascades)])
+    fronts = {"front": cascades[cascades["front"].astype(bool)], "complete front": complete_front(cascades)}
+    drawn = {kind: rows for kind, rows in fronts.items() if not rows.empty}
+    table = pd.concat([table, *(_pareto_front(table, rows, kind) for kind, rows in drawn.items())])
     table["share"] = 100 * table["flops"]
     if table["share"].isna().all():
         return empty_figure("no FLOPs were counted")
@@ -155,27 +159,32 @@ def draw_flops(layers: pd.DataFrame, cascades: pd.DataFrame, primary: str) -> al
     x = alt.X("share:Q", title="FLOPs per list, share of the deepest exit (%)", scale=tight_scale(zero=True))
     base, pick = _base(arms, primary, {"share": "FLOPs (%)", "gflops per pair": "GFLOPs per pair"})
     base = base.encode(x=x.axis(tickCount=5), y=_quality_axis(primary))
-    front = base.transform_filter("datum.kind == 'front'")
-    dashes, dots = front.mark_line(strokeDash=[3, 2], strokeWidth=1.1), front.mark_point(size=12, filled=True)
+    schedules = []
+    for kind in drawn:
+        front = base.transform_filter(f"datum.kind == '{kind}'")
+        dashes = [3, 2] if kind == "front" else [1, 2]
+        schedules.append(front.mark_line(strokeDash=dashes, strokeWidth=1.1))
+        schedules.append(front.mark_point(size=12, filled=True))
     lines, points = _exits(base, arms, pick)
     chart = alt.layer(
         *_first_stage(primary, "left"),
         lines,
-        *([] if cascades.empty else [dashes, dots]),
+        *schedules,
         *_fused_exits(base, table),
         *_compressed_exits(base, table),
         _cascades(base, pick),
         points,  # above a diamond at the same position
     )
-    dashed = "Dashed: cascades on the dev front." if table["what"].str.contains(":").any() else ""
-    return finish(chart, table, _note(table, "Solid: single exits.", dashed))
+    dashed = "Dashed: cascades on the dev front." if table["what"].str.contains("[:/]").any() else ""
+    dotted = "Dotted: those of complete passages." if "complete front" in drawn else ""
+    return finish(chart, table, _note(table, "Solid: single exits.", dashed, dotted))
 
 
-def _pareto_front(table: pd.DataFrame, cascades: pd.DataFrame) -> pd.DataFrame:
+def _pareto_front(table: pd.DataFrame, cascades: pd.DataFrame, kind: str) -> pd.DataFrame:
     """Return the rows of cascades in the columns of `exit_rows`, with their quality and FLOPs on test."""
     deepest = table.groupby([*ARM_COLUMNS, "arm"], as_index=False)["gflops per pair"].max()
     front = cascades.merge(deepest, on=ARM_COLUMNS)
-    front = front.assign(kind="front", flops=front["test flops"], quality=front["test"])
+    front = front.assign(kind=kind, flops=front["test flops"], quality=front["test"])
     front["gflops per pair"] *= front["flops"]
     fused = front["fused"].map({True: ", fused", False: ""})
     front = front.assign(what="schedule " + front["schedule"] + fused)

@@ -153,6 +153,27 @@ def test_cascades_of_the_dev_front_are_drawn_with_test_results(tmp_path):
     assert front["gflops per pair"]["schedule 2:15 6"] == pytest.approx(0.463 * 1.9)
 
 
+def test_schedules_of_complete_passages_have_a_line_where_others_compress(tmp_path):
+    inputs = make(tmp_path, [arm()])
+    drawn = rows_of(specifications(inputs)["flops"])
+    assert "complete front" not in set(drawn["kind"])
+    cascades = read_table(inputs.tables / "cascades.csv")
+    joint = cascades.iloc[[0]].assign(
+        **{"schedule": "2/2:15 6", "dev flops": 0.01, "dev": 0.99, "chosen": False}
+    )
+    beaten = cascades.iloc[[0]].assign(**{"schedule": "5", "dev flops": 1.0, "dev": 0.0, "chosen": False})
+    pd.concat([cascades.assign(front=False), joint, beaten.assign(front=False)]).to_csv(
+        inputs.tables / "cascades.csv", index=False
+    )
+    spec = specifications(inputs)["flops"]
+    drawn = rows_of(spec).set_index("kind")["what"]
+    assert drawn[["front"]].tolist() == ["schedule 2/2:15 6"]
+    complete = set(drawn["complete front"])
+    assert "schedule 2:15 6" in complete
+    assert complete <= {f"schedule {schedule}" for schedule in cascades["schedule"]}
+    assert "Dotted: those of complete passages." in " ".join(spec["title"])
+
+
 def test_fused_exits_are_drawn_beside_their_layers(tmp_path):
     specs = specifications(make(tmp_path, fused=True))
     for name in ("quality", "gain", "flops", "latency"):
