@@ -25,8 +25,8 @@ class ScoringConfig(Section):
     precision: Precision = Field(default="float32", description="data type of the backbone; heads: float32")
     widths: list[tuple[Layers, Ratio]] = Field(
         default=[],
-        description="token compressions that are scored beside full width, each a pass of its own; [3, 2]: after layer "
-        "3, each two neighbouring passage tokens become one",
+        description="token compressions that are scored beside full width, each a pass of its own, and that the search "
+        "for a cascade includes; [3, 2]: after layer 3, each two neighbouring passage tokens become one",
     )
 
 
