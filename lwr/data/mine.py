@@ -20,7 +20,7 @@ from typing import Any
 from lwr.common.errors import BadInput
 from lwr.common.hashing import hash_share
 from lwr.common.json_lines import write_jsonl
-from lwr.common.progress import log
+from lwr.common.progress import log, show_progress
 from lwr.config.data import MiningConfig
 from lwr.config.model import PromptTemplate
 from lwr.formats.beir import Queries, read_corpus, read_qrels, read_queries
@@ -83,7 +83,8 @@ def mine(collection: Path, run: Path, out: Path, mining: MiningConfig) -> None:
     pools = sample_pools(read_query_pools(collection, queries, run, mining), mining)
     corpus = read_train_corpus(collection, pools)
     pools = drop_same_texts(pools, corpus)
-    groups = [group for pool in pools for group in draw_groups(pool, mining)][: mining.groups]
+    drawn_from = show_progress(pools, len(pools), "mine: draw", "queries", only_if_long=True)
+    groups = [group for pool in drawn_from for group in draw_groups(pool, mining)][: mining.groups]
     if not groups:
         fix = "score train candidates and their positives" if mining.teacher_run else "retrieve for train"
         raise BadInput(f"{mining.teacher_run or run}: no group can be made; {fix}")
@@ -96,7 +97,7 @@ def mine(collection: Path, run: Path, out: Path, mining: MiningConfig) -> None:
         _line(group, queries, texts, [*group.negatives, *(id_at[at] for at in drawn)], mining)
         for group, drawn in zip(groups, fillers, strict=True)
     )
-    write_jsonl(out, lines)
+    write_jsonl(out, show_progress(lines, len(groups), "mine: write", "groups", only_if_long=True))
 
 
 def read_query_pools(collection: Path, queries: Queries, run: Path, mining: MiningConfig) -> list[QueryPool]:
@@ -112,7 +113,9 @@ def read_query_pools(collection: Path, queries: Queries, run: Path, mining: Mini
     teacher = None if mining.teacher_run is None else read_run(Path(mining.teacher_run))
     first_rank, last_rank = mining.depth
     pools, unscored, same_id = [], 0, 0
-    for query_id in sorted(ranked):
+    for query_id in show_progress(
+        sorted(ranked), len(ranked), "mine: candidates", "queries", only_if_long=True
+    ):
         if query_id not in qrels:
             raise BadInput(f"{run}: query {query_id!r} is not judged for train; give the run of train")
         positives = sorted((doc_id for doc_id, grade in qrels[query_id].items() if grade > 0), key=hash_share)
@@ -164,7 +167,7 @@ def _digest(text: str) -> int:
 def drop_same_texts(pools: list[QueryPool], corpus: TrainCorpus) -> list[QueryPool]:
     """Drop candidates with the text of a relevant passage or of a better candidate, and log their numbers."""
     kept, like_positive, like_candidate = [], 0, 0
-    for pool in pools:
+    for pool in show_progress(pools, len(pools), "mine: compare texts", "queries", only_if_long=True):
         relevant = {corpus.digest(doc_id) for doc_id in pool.relevant}
         candidates: dict[int | str, str] = {}
         for doc_id in pool.candidates:
@@ -232,7 +235,7 @@ def draw_fillers(groups: list[MinedGroup], corpus: TrainCorpus, mining: MiningCo
     """
     fillers: list[list[int]] = []
     skipped = 0
-    for group in groups:
+    for group in show_progress(groups, len(groups), "mine: fill up", "groups", only_if_long=True):
         if mining.teacher_run is not None or len(group.negatives) == mining.negatives:
             fillers.append([])
             continue

@@ -67,7 +67,8 @@ def read_measures(files: Sequence[Path]) -> pd.DataFrame:
         A table with the columns `ARM_COLUMNS`, seed, split, exit, query_id, measure, value.
     """
     columns = [*ARM_COLUMNS, "seed", "split", "exit", "query_id", "measure", "value"]
-    return pd.concat([parquet.read(file, columns) for file in files], ignore_index=True)
+    texts = [name for name in columns if name not in ("start_layer", "seed", "value")]
+    return pd.concat([parquet.read(file, columns, texts) for file in files], ignore_index=True)
 
 
 @dataclass(frozen=True)

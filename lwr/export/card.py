@@ -34,6 +34,7 @@ from lwr.reporting.tables import (
     format_layers,
     time_note,
 )
+from lwr.scoring.rerank import find_fusion_of_grid
 
 UNKNOWN_LICENSE = "unknown"  # the hub's word; not guessed, because the base model's licence applies too
 PLACEHOLDER = "path/to/this/folder"
@@ -143,18 +144,13 @@ def find_fusion(model: Path, results: Path | None = None) -> Fusion | None:
         results: As for `card`.
 
     Raises:
-        BadInput: The weights cannot be read or are of other exits, or a table is missing.
+        BadInput: The weights cannot be read or are of other exits.
     """
     own = read_stored_fusion(str(model))
-    folder = fetch_checkpoint(str(model), None)
-    cell = find_cell(folder)
-    measured = _find_measured(folder, cell, results)
-    if own is not None or cell is None or not measured:
+    if own is not None:
         return own
-    tree = find_results(folder, cell) if results is None else ResultsTree(results)
-    assert tree is not None  # something was measured in it
-    file = tree.fusion(cell.arm, measured[0].dataset)
-    return read_stored_fusion(str(model), file=file) if file.is_file() else None
+    file = find_fusion_of_grid(fetch_checkpoint(str(model), None), results)
+    return None if file is None else read_stored_fusion(str(model), file=file)
 
 
 def describe_fused_exit(model: str, layer: int, has_fusion: bool) -> str | None:
@@ -213,7 +209,11 @@ def _find_measured(folder: Path, cell: Cell | None, results: Path | None) -> lis
 
 
 def _read_measured(tree: ResultsTree, cell: Cell) -> list[Measured]:
-    """Read the rows of a cell's arm from the tables, for each data set that it ranked. Raises BadInput."""
+    """Read the rows of a cell's arm from the tables, for each data set that it ranked, the one trained on first.
+
+    Raises:
+        BadInput: A table is missing, or has no row of the arm.
+    """
     arm = dataclasses.asdict(cell.arm)
     measured = []
     for dataset, evidence in read_evidence(tree.tables).items():
@@ -225,7 +225,7 @@ def _read_measured(tree: ResultsTree, cell: Cell) -> list[Measured]:
             f"{tree.tables / 'layers.csv'}: no row of {cell.trained_on}, {cell.base_model}, start {cell.start_layer}, "
             f"{cell.variant}; run the workflow, or give the results of this model's grid"
         )
-    return measured
+    return sorted(measured, key=lambda of_dataset: of_dataset.dataset != cell.trained_on)
 
 
 def _describe_heads(exits: list[int]) -> str:

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pandas.api.types import is_numeric_dtype
 
 from lwr.common.atomic import atomic
-from lwr.common.errors import BadInput, first_line
+from lwr.common.errors import BadInput, first_line, shorten
 
 INPUTS_KEY = b"lwr_inputs"
 """Key of the inputs in the metadata of a table's schema."""
@@ -47,12 +48,13 @@ def write(path: Path, table: pd.DataFrame, inputs: Mapping[str, str]) -> None:
         writer.write_table(columns.cast(schema))
 
 
-def read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+def read(path: Path, columns: Sequence[str], texts: Sequence[str] = ("query_id", "doc_id")) -> pd.DataFrame:
     """Read a complete table.
 
     Args:
         path: The file.
         columns: Columns that the table must have; others are read as well.
+        texts: Columns that may hold text; all others must hold numbers.
 
     Raises:
         BadInput: The file is missing or damaged, lacks one of `columns`, or a number in it is missing or not finite.
@@ -65,6 +67,10 @@ def read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         raise BadInput(f"{path}: damaged ({first_line(error)}); make it again") from None
     if missing := [name for name in columns if name not in table]:
         raise BadInput(f"{path}: no column {missing[0]!r}, only {', '.join(table)}; make it again")
+    for name in table.columns.difference(texts, sort=False):
+        if len(table) and not is_numeric_dtype(table[name]):
+            value = shorten(table[name].iloc[0])
+            raise BadInput(f"{path}: {name} of row 1 is {value}, not a number; make it again")
     for name in table.select_dtypes("number"):
         broken = np.flatnonzero(~np.isfinite(table[name].to_numpy(dtype=np.float64, na_value=np.nan)))
         if len(broken):

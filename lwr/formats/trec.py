@@ -11,6 +11,7 @@ from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
 from lwr.common.hashing import hash_share
 from lwr.common.json_lines import FLOAT32_LIMIT, read_lines
+from lwr.common.progress import show_progress
 
 Run = dict[str, list[tuple[str, float]]]
 """Query id -> (passage id, score), best first."""
@@ -91,7 +92,8 @@ def read_run(path: Path) -> Run:
             query.
     """
     run: dict[str, dict[str, float]] = {}
-    for number, line in read_lines(path):
+    lines = show_progress(read_lines(path), None, f"reading {path}", "lines", only_if_long=True)
+    for number, line in lines:
         where, columns = f"{path}:{number}", line.split()
         if len(columns) != 6:
             raise BadInput(

@@ -18,7 +18,7 @@ from lwr.common.errors import BadInput
 from lwr.common.exits import describe_layers
 from lwr.common.hashing import hash_share
 from lwr.common.progress import Progress, log
-from lwr.common.results_tree import find_cell, find_results
+from lwr.common.results_tree import ResultsTree, find_cell, find_results
 from lwr.config.evaluation import ScoringConfig
 from lwr.formats.fusion import Fusion
 from lwr.formats.trec import best_first
@@ -74,8 +74,8 @@ def resolve_fusion(model: str, fused: bool, file: Path | None, revision: str | N
     Args:
         model: Folder or hub id.
         fused: Whether scores are to be fused.
-        file: A file that `lwr fuse` wrote; None: the model's own fusion.json, or else the weights that the model's
-            grid fitted for the data set it was trained on, which the log names.
+        file: A file that `lwr fuse` wrote; None: the model's own fusion.json, or else the weights of its grid (see
+            `find_fusion_of_grid`), which the log names.
         revision: Revision of a hub id.
 
     Raises:
@@ -88,7 +88,7 @@ def resolve_fusion(model: str, fused: bool, file: Path | None, revision: str | N
     fusion = read_stored_fusion(model, revision, file)
     if fusion is not None:
         return fusion
-    of_grid = _find_fusion_of_grid(Path(model))
+    of_grid = find_fusion_of_grid(Path(model))
     if of_grid is None:
         raise BadInput(
             f"{model}: has no fusion.json with the weights of fused scores; fit them with `lwr fuse` and give their "
@@ -98,14 +98,27 @@ def resolve_fusion(model: str, fused: bool, file: Path | None, revision: str | N
     return read_stored_fusion(model, file=of_grid)
 
 
-def _find_fusion_of_grid(model: Path) -> Path | None:
-    """Return the weights that a grid fitted for a model in its results; None if there are none, or no grid."""
+def find_fusion_of_grid(model: Path, results: Path | None = None) -> Path | None:
+    """Return the weights that a grid fitted for a model; None if there are none, or no grid.
+
+    They are those for the data set that the model was trained on. A model that does not rank it gets those for the data
+    set that it ranks, if this is only one.
+
+    Args:
+        model: Folder of a trained reranker.
+        results: Folder of the grid's results; None: the one that the model lies in.
+    """
     cell = find_cell(model)
-    tree = None if cell is None else find_results(model, cell)
-    if cell is None or tree is None:
+    if cell is None:
+        return None
+    tree = find_results(model, cell) if results is None else ResultsTree(results)
+    if tree is None:
         return None
     file = tree.fusion(cell.arm, cell.trained_on)
-    return file if file.is_file() else None
+    if file.is_file():
+        return file
+    others = tree.existing(tree.fusion(cell.arm, "*"))
+    return others[0] if len(others) == 1 else None
 
 
 def rerank(

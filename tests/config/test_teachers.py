@@ -57,11 +57,11 @@ def problem(*args, **kwargs) -> str:
         ({"a": cell("alone").replace("seed: 1", "seed: 7")}, {}, ["a.cell.seed", "7", "use 1"]),
         ({"a": cell("alone", layer=7)}, {}, ["teachers.a.layer", "7 is not an exit", "2..6"]),
         ({"a": cell("alone", start_layer=4, layer=3)}, {}, ["teachers.a.layer", "3 is not an exit", "4..6"]),
-        ({"a": cell("taught")}, {"taught": "a"}, ["teachers.a.cell", "minilm/start2/taught/seed1", "circle"]),
+        ({"a": cell("taught")}, {"taught": "a"}, ["teachers.a.cell", "minilm/start2/taught/seed1", "cycle"]),
         (
             {"a": cell("one"), "b": cell("two")},
             {"one": "b", "two": "a"},
-            ["teachers.a.cell", "one/seed1, which learns from minilm/start2/two/seed1, which learns", "circle"],
+            ["teachers.a.cell", "one/seed1, which learns from minilm/start2/two/seed1, which learns", "cycle"],
         ),
     ],
 )  # fmt: skip
@@ -80,7 +80,7 @@ def test_fused_scores_need_all_seeds_of_a_cell():
     two = GRID + "seeds: [1, 2]\n"
     teachers = {"a": cell("one", fused=True), "b": cell("alone")}
     assert grid_with(teachers, {"one": "b", "two": "a"}, two)
-    assert "circle" in problem(teachers | {"b": cell("two")}, {"one": "b", "two": "a"}, two)
+    assert "cycle" in problem(teachers | {"b": cell("two")}, {"one": "b", "two": "a"}, two)
 
 
 def test_classifier_with_two_labels_is_refused(tmp_path):

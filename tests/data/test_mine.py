@@ -2,6 +2,8 @@
 
 import pytest
 
+import lwr.data.mine
+from lwr.common import progress
 from lwr.common.errors import BadInput
 from lwr.common.json_lines import read_jsonl
 from lwr.config.data import MiningConfig
@@ -151,6 +153,20 @@ def test_number_of_groups_counts_all_samples(collection):
     lines = lines_of(collection, RUN, samples=3, groups=7, negatives=5)
     assert len(lines) == 7
     assert len({line["query_id"] for line in lines}) == 3
+
+
+def test_every_pass_over_queries_and_groups_shows_its_progress(collection, monkeypatch):
+    passes = []
+
+    def recording(items, total, label, unit="", **how):
+        passes.append((label, total, unit))
+        return progress.show_progress(items, total, label, unit, **how)
+
+    monkeypatch.setattr(lwr.data.mine, "show_progress", recording)
+    groups_of(collection, RUN, negatives=3)
+    steps = [("candidates", "queries"), ("compare texts", "queries"), ("draw", "queries")]
+    steps += [("fill up", "groups"), ("write", "groups")]
+    assert passes == [(f"mine: {step}", 20, unit) for step, unit in steps]
 
 
 # --- likely false negatives ----------------------------------------------------------------------------

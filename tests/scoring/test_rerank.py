@@ -31,7 +31,7 @@ from lwr.formats.trec import read_run, read_run_tag, write_run
 from lwr.model.prompt import LinePrompts
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import read_stored_exits
-from lwr.scoring.rerank import resolve_fusion
+from lwr.scoring.rerank import find_fusion_of_grid, resolve_fusion
 from lwr.scoring.score import score
 
 QUERIES = {f"q{i}": f"load the object number {i}" for i in range(7)}
@@ -384,6 +384,21 @@ def test_weights_of_the_grid_are_found(bert, tmp_path, capsys):
     write_json(weights, fusion_record(FUSION))
     assert resolve_fusion(str(tree.model(cell)), fused=True, file=None) == FUSION
     assert f"weights of fused scores: {weights}" in capsys.readouterr().err
+
+
+def test_weights_of_another_data_set_are_found_if_it_is_the_only_one(bert, tmp_path):
+    cell = Cell("docs", "bert", 2, "default", seed=1)
+    tree = ResultsTree(tmp_path)
+    shutil.copytree(bert, tree.model(cell))
+    write_json(tree.model(cell) / "provenance.json", {"cell": asdict(cell)})
+    of = {name: tree.fusion(cell.arm, name) for name in ("code", "docs", "mail")}
+    write_json(of["mail"], fusion_record(FUSION))
+    assert find_fusion_of_grid(tree.model(cell)) == of["mail"]
+    assert find_fusion_of_grid(bert) is None
+    write_json(of["code"], fusion_record(FUSION))
+    assert find_fusion_of_grid(tree.model(cell)) is None, "it is not clear which"
+    write_json(of["docs"], fusion_record(FUSION))
+    assert find_fusion_of_grid(tree.model(cell)) == of["docs"], "of the data set that it was trained on"
 
 
 @pytest.mark.usefixtures("unloaded")

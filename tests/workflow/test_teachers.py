@@ -97,7 +97,7 @@ def test_arm_that_teaches_is_trained_and_fused_before_its_student(unfinished):
     assert sum(job.startswith("teach\\n") for job in jobs.values()) == 4  # two teachers in two shards
 
 
-def test_circle_of_arms_is_refused_before_any_job(unfinished):
+def test_cycle_of_arms_is_refused_before_any_job(unfinished):
     unfinished.edit_config(
         lambda config: config["variants"].update(alone={"distillation": {"external": "six"}})
     )

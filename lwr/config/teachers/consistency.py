@@ -124,14 +124,14 @@ def _circles(config: GridConfig) -> Iterator[Problem]:
             continue
         for dataset in datasets:
             start = teacher.cell_of(dataset)
-            if circle := _find_circle(config, trained, start):
-                path = ", which learns from ".join(map(_describe, circle))
-                text = f"{path}: a circle; give one of them a variant with another teacher"
+            if cycle := _find_cycle(config, trained, start):
+                path = ", which learns from ".join(map(_describe, cycle))
+                text = f"{path}: a cycle; give one of them a variant with another teacher"
                 yield Problem(("teachers", name, "cell"), text)
                 break
 
 
-def _find_circle(config: GridConfig, trained: Trainings, start: Cell) -> list[Cell]:
+def _find_cycle(config: GridConfig, trained: Trainings, start: Cell) -> list[Cell]:
     """Return the cells from `start` to `start`, each followed by a cell that it learns from; empty: there are none."""
     paths, seen = [[start]], set()
     while paths:
