@@ -29,7 +29,7 @@ def problems_of_checkpoints(config: GridConfig) -> list[Problem]:
 def problems_of_teachers(config: GridConfig) -> list[Problem]:
     """Return what is wrong between teachers and the rest of a grid; only meaningful where every key is valid."""
     found = [*_names(config), *_cells(config)]
-    return found or list(_circles(config))
+    return found or list(_cycles(config))
 
 
 def _names(config: GridConfig) -> Iterator[Problem]:
@@ -116,7 +116,7 @@ def _missing_parts(config: GridConfig, teacher: CellTeacher) -> Iterator[Problem
             )
 
 
-def _circles(config: GridConfig) -> Iterator[Problem]:
+def _cycles(config: GridConfig) -> Iterator[Problem]:
     """Yield the teachers that are cells which learn, directly or through others, from themselves."""
     datasets, trained = dict.fromkeys(arm.trained_on for arm in config.arms()), trainings(config)
     for name, teacher in config.teachers.items():
