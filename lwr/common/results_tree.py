@@ -235,3 +235,26 @@ def find_results(model: Path, cell: Cell) -> ResultsTree | None:
         if tree.model(cell) == model:
             return tree
     return None
+
+
+def find_fusion_of_grid(model: Path, results: Path | None = None) -> Path | None:
+    """Return the weights that a grid fitted for a model; None if there are none, or no grid.
+
+    They are those for the data set that the model was trained on. A model that does not rank it gets those for the data
+    set that it ranks, if this is only one.
+
+    Args:
+        model: Folder of a trained reranker.
+        results: Folder of the grid's results; None: the one that the model lies in.
+    """
+    cell = find_cell(model)
+    if cell is None:
+        return None
+    tree = find_results(model, cell) if results is None else ResultsTree(results)
+    if tree is None:
+        return None
+    file = tree.fusion(cell.arm, cell.trained_on)
+    if file.is_file():
+        return file
+    others = tree.existing(tree.fusion(cell.arm, "*"))
+    return others[0] if len(others) == 1 else None

@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from lwr.common.errors import BadInput
 from lwr.common.exits import ARM_COLUMNS, Cell, describe_layers, exit_name, fused_name, label, layer_of
 from lwr.common.json_lines import read_json
-from lwr.common.results_tree import ResultsTree, find_cell, find_results
+from lwr.common.results_tree import ResultsTree, find_cell, find_fusion_of_grid, find_results
 from lwr.export.readme import SAMPLE_PASSAGE, SAMPLE_QUERY, render
 from lwr.formats.checkpoint import fetch_checkpoint, find_local_folder
 from lwr.formats.fusion import Fusion
@@ -34,7 +34,6 @@ from lwr.reporting.tables import (
     format_layers,
     time_note,
 )
-from lwr.scoring.rerank import find_fusion_of_grid
 
 UNKNOWN_LICENSE = "unknown"  # the hub's word; not guessed, because the base model's licence applies too
 PLACEHOLDER = "path/to/this/folder"

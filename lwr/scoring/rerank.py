@@ -18,7 +18,7 @@ from lwr.common.errors import BadInput
 from lwr.common.exits import describe_layers
 from lwr.common.hashing import hash_share
 from lwr.common.progress import Progress, log
-from lwr.common.results_tree import ResultsTree, find_cell, find_results
+from lwr.common.results_tree import find_fusion_of_grid
 from lwr.config.evaluation import ScoringConfig
 from lwr.formats.fusion import Fusion
 from lwr.formats.trec import best_first
@@ -96,29 +96,6 @@ def resolve_fusion(model: str, fused: bool, file: Path | None, revision: str | N
         )
     log(f"weights of fused scores: {of_grid}")
     return read_stored_fusion(model, file=of_grid)
-
-
-def find_fusion_of_grid(model: Path, results: Path | None = None) -> Path | None:
-    """Return the weights that a grid fitted for a model; None if there are none, or no grid.
-
-    They are those for the data set that the model was trained on. A model that does not rank it gets those for the data
-    set that it ranks, if this is only one.
-
-    Args:
-        model: Folder of a trained reranker.
-        results: Folder of the grid's results; None: the one that the model lies in.
-    """
-    cell = find_cell(model)
-    if cell is None:
-        return None
-    tree = find_results(model, cell) if results is None else ResultsTree(results)
-    if tree is None:
-        return None
-    file = tree.fusion(cell.arm, cell.trained_on)
-    if file.is_file():
-        return file
-    others = tree.existing(tree.fusion(cell.arm, "*"))
-    return others[0] if len(others) == 1 else None
 
 
 def rerank(

@@ -22,7 +22,7 @@ from lwr.common.errors import BadInput
 from lwr.common.exits import Cell
 from lwr.common.hashing import hash_share
 from lwr.common.json_lines import write_json, write_jsonl
-from lwr.common.results_tree import ResultsTree
+from lwr.common.results_tree import ResultsTree, find_fusion_of_grid
 from lwr.config.evaluation import ScoringConfig
 from lwr.evaluation.evaluate import evaluate
 from lwr.formats.beir import Passage, write_collection
@@ -31,7 +31,7 @@ from lwr.formats.trec import read_run, read_run_tag, write_run
 from lwr.model.prompt import LinePrompts
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import read_stored_exits
-from lwr.scoring.rerank import find_fusion_of_grid, resolve_fusion
+from lwr.scoring.rerank import resolve_fusion
 from lwr.scoring.score import score
 
 QUERIES = {f"q{i}": f"load the object number {i}" for i in range(7)}
