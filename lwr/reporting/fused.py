@@ -19,7 +19,8 @@ from lwr.evaluation.arm_files import (
 def complete_layers(layers: pd.DataFrame) -> pd.DataFrame:
     """Return the table of layers with `fused` and `compression`, False and "" throughout if the grid has none."""
     missing = {"fused": False, "compression": ""}
-    return layers.assign(**{name: value for name, value in missing.items() if name not in layers})
+    layers = layers.assign(**{name: value for name, value in missing.items() if name not in layers})
+    return layers.fillna({"compression": ""})  # pandas reads an empty cell as NaN
 
 
 def complete_cascades(cascades: pd.DataFrame) -> pd.DataFrame:

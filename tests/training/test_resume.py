@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from lwr.common.json_lines import write_jsonl
 from lwr.config.model import BaseModelConfig
-from lwr.config.training import TrainingConfig
+from lwr.config.training import RandomCompressionConfig, TrainingConfig
 from lwr.training.train import train
 
 KILLS = int(os.environ.get("LWR_KILLS", 2))
@@ -27,6 +27,8 @@ SETTINGS = TrainingConfig(
     passage_max_len=56,
     checkpoint_steps=2,
     log_steps=12,
+    # what a step draws must not depend on where the training began
+    compression=RandomCompressionConfig(layers=[2, 3], ratios=[1, 2, 4]),
 )
 
 

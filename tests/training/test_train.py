@@ -200,9 +200,17 @@ def test_setting_changes_the_loss(data, tmp_path, plain_step, settings):
     assert trajectory(run(data, tmp_path / "other", steps=1, **settings)) != trajectory(plain_step)
 
 
+def test_batches_of_a_step_are_compressed_alike(data, tmp_path, sgd):
+    settings = {"lr": 0.1, "compression": {"layers": [2, 3], "ratios": [2, 4]}}
+    whole = run(data, tmp_path / "whole", **settings)
+    accumulated = run(data, tmp_path / "accumulated", groups_per_batch=1, accumulation=8, **settings)
+    assert distance(whole, accumulated) < 1e-5
+
+
 @pytest.mark.slow
-def test_two_processes_equal_one(data, tmp_path):
-    settings = {"steps": 6, "log_steps": 2, "eval_steps": 3}
+@pytest.mark.parametrize("compression", [None, {"layers": [2, 3], "ratios": [1, 2, 4]}], ids=str)
+def test_two_processes_equal_one(data, tmp_path, compression):
+    settings = {"steps": 6, "log_steps": 2, "eval_steps": 3, "compression": compression}
     one = run(data, tmp_path / "one", groups_per_batch=8, **settings)
     step = command(data, tmp_path / "two", "llama", groups_per_batch=4, **settings)
     lwr_command("launch", "--gpus", "0", "--processes", "2", "--", *step)
