@@ -20,7 +20,9 @@ import pandas as pd
 from peers import contender, describe_machine, format_spread
 from safetensors.numpy import load_file
 
-from lwr.config.data import DatasetConfig, FirstStageConfig, MiningConfig, PythonDocsSource
+from lwr.config.data.dataset import DatasetConfig, MiningConfig
+from lwr.config.data.first_stage import Bm25FirstStage
+from lwr.config.data.sources import PythonDocsSource
 from lwr.data.collect import collect
 from lwr.data.mine import mine
 from lwr.data.retrieve import retrieve
@@ -69,7 +71,7 @@ def write_inputs(folder: Path, queries: int) -> Path:
     collection = folder / "collection"
     collect(dataset, collection)
     for split in ("train", "dev", "test"):
-        retrieve(collection, folder / f"{split}.trec", split, FirstStageConfig(depth=20))
+        retrieve(collection, folder / f"{split}.trec", split, Bm25FirstStage(depth=20))
     mine(
         collection,
         folder / "train.trec",

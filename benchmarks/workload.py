@@ -14,7 +14,9 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast, set_seed
 
-from lwr.config.data import DatasetConfig, FirstStageConfig, PythonDocsSource
+from lwr.config.data.dataset import DatasetConfig
+from lwr.config.data.first_stage import Bm25FirstStage
+from lwr.config.data.sources import PythonDocsSource
 from lwr.config.model import PromptTemplate
 from lwr.data.collect import collect
 from lwr.data.retrieve import retrieve
@@ -38,7 +40,7 @@ def build_workload(folder: Path, queries: int = 50, candidates: int = 100) -> Pa
     dataset = DatasetConfig(source=PythonDocsSource(kind="python_docs"), queries={"test": queries})
     collect(dataset, folder / "collection")
     run_file = folder / "test.trec"
-    retrieve(folder / "collection", run_file, "test", FirstStageConfig(depth=candidates))
+    retrieve(folder / "collection", run_file, "test", Bm25FirstStage(depth=candidates))
     queries_by_id, run = read_queries(folder / "collection"), read_run(run_file)
     texts = {p.doc_id: p.full_text[: LONGEST * 4] for p in read_corpus(folder / "collection", "test")}
     lists = [(queries_by_id[query], [texts[doc] for doc, _ in ranked]) for query, ranked in run.items()]

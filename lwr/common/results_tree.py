@@ -58,6 +58,10 @@ class ResultsTree:
         """Return the file of relevance judgements of a split."""
         return self.collection(dataset) / "qrels" / f"{split}.tsv"
 
+    def embeddings(self, dataset: str) -> Path:
+        """Return the folder with the embeddings of passages and queries, of a dense first stage."""
+        return self.collection(dataset) / "embeddings"
+
     def run(self, dataset: str, split: str) -> Path:
         """Return the TREC run of the first stage for a split."""
         return self.collection(dataset) / "runs" / f"{split}.trec"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, create_model
 
 from lwr.common.exits import Arm, Cell
-from lwr.config.data import DatasetConfig
+from lwr.config.data.dataset import DatasetConfig
 from lwr.config.evaluation import CascadeSearchConfig, CostConfig, FusionConfig, ScoringConfig
 from lwr.config.model import BaseModelConfig
 from lwr.config.section import Layers, Name, Section

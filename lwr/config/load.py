@@ -62,7 +62,7 @@ def read_settings(text: str, *sections: type[AnySection]) -> AnySection:
 
     Args:
         text: The YAML text or the name of the file.
-        sections: The section; of several, the value of `kind` chooses one.
+        sections: The section; of several, the value of `kind` chooses one, or else the one whose `kind` has a default.
     """
     is_yaml = "{" in text or "\n" in text
     source = parse_yaml(text, "settings") if is_yaml else read_yaml(Path(text))
@@ -80,8 +80,10 @@ def read_settings(text: str, *sections: type[AnySection]) -> AnySection:
 def _choose_by_kind(sections: Sequence[type[AnySection]], source: YamlFile) -> type[AnySection]:
     if len(sections) == 1:
         return sections[0]
-    kind = source.values.get("kind") if isinstance(source.values, dict) else None
     kinds = {name: section for section in sections for name in _kinds(section)}
+    defaults = [section.model_fields["kind"].get_default() for section in sections]
+    default = next((name for name in defaults if name in kinds), None)
+    kind = source.values.get("kind", default) if isinstance(source.values, dict) else default
     if kind not in kinds:
         raise BadInput(f"{source.name}: kind: {shorten(kind)} is not a kind; use one of {', '.join(kinds)}")
     return kinds[kind]

@@ -10,37 +10,24 @@ holds one block of passages and the best passages of each query so far.
 from __future__ import annotations
 
 import pickle
-import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
-from typing import IO, cast
+from typing import IO
 
 import numpy as np
-import Stemmer
 
 from lwr.common.progress import show_progress
-from lwr.formats.trec import Run, best_first, ranking_key
+from lwr.data.best import BestPassages
+from lwr.data.words import Tokenize
+from lwr.formats.trec import Run
 
 BLOCK_SIZE = 50_000
 """Passages per block."""
-WORD = re.compile(r"\b\w\w+\b")
-STOP_WORDS = frozenset(  # Lucene's
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these "
-    "they this to was will with".split()
-)
 SMALLEST_SCORE = float(np.finfo(np.float32).smallest_subnormal)
 """Candidates score at least this: above 0."""
-
-stem = lru_cache(2**16)(Stemmer.Stemmer("english", 0).stemWord)  # faster than the stemmer's own cache
-
-
-def tokenize(text: str) -> list[str]:
-    """Return the words of a text: lower-cased, two letters or more, no English stop words, stemmed (Snowball)."""
-    return [stem(word) for word in WORD.findall(text.lower()) if word not in STOP_WORDS]
 
 
 @dataclass(frozen=True)
@@ -71,18 +58,21 @@ class Index:
             yield pickle.load(self.file)
 
 
-def build_index(texts: Iterable[tuple[str, str]], vocabulary: dict[str, int], file: IO[bytes]) -> Index:
+def build_index(
+    texts: Iterable[tuple[str, str]], vocabulary: dict[str, int], tokenize: Tokenize, file: IO[bytes]
+) -> Index:
     """Index a corpus.
 
     Args:
         texts: (passage id, text), read once.
         vocabulary: Word of the queries -> its number, counted from 0.
+        tokenize: Splits a text into words, as the queries were split.
         file: The file that the blocks are written to.
     """
     blocks = passages = words = 0
     frequencies = np.zeros(len(vocabulary), dtype=np.int64)
     texts = iter(texts)
-    while (block := _build_block(islice(texts, BLOCK_SIZE), vocabulary)).doc_ids:
+    while (block := _build_block(islice(texts, BLOCK_SIZE), vocabulary, tokenize)).doc_ids:
         pickle.dump(block, file)
         blocks += 1
         passages += len(block.doc_ids)
@@ -91,7 +81,7 @@ def build_index(texts: Iterable[tuple[str, str]], vocabulary: dict[str, int], fi
     return Index(file, blocks, passages, words, frequencies)
 
 
-def _build_block(texts: Iterable[tuple[str, str]], vocabulary: dict[str, int]) -> Block:
+def _build_block(texts: Iterable[tuple[str, str]], vocabulary: dict[str, int], tokenize: Tokenize) -> Block:
     doc_ids: list[str] = []
     lengths, words, docs, counts = array("i"), array("i"), array("i"), array("i")
     for doc, (doc_id, text) in enumerate(texts):
@@ -121,7 +111,7 @@ def search(index: Index, queries: dict[str, list[int]], top_k: int, k1: float, b
     frequencies = index.document_frequencies
     idf = np.log(1 + (index.passage_count - frequencies + 0.5) / (frequencies + 0.5))
     idf = idf.astype(np.float32)  # [vocabulary]
-    best: dict[str, list[tuple[float, float, str]]] = {query_id: [] for query_id in queries}
+    best = BestPassages(queries, top_k, SMALLEST_SCORE)
     blocks = show_progress(index.read_blocks(), index.block_count, "search", "blocks", only_if_long=True)
     for block in blocks:
         weights = _posting_weights(block, index, idf, k1, b)
@@ -132,12 +122,8 @@ def search(index: Index, queries: dict[str, list[int]], top_k: int, k1: float, b
             for word in words:
                 postings = slice(starts[word], ends[word])
                 scores[block.docs[postings]] += weights[postings]
-            best[query_id] = _merge(best[query_id], block.doc_ids, scores, top_k)
-    return {
-        query_id: best_first((doc_id, -negated) for negated, _, doc_id in kept)
-        for query_id, kept in best.items()
-        if kept
-    }
+            best.add(query_id, block.doc_ids, scores)
+    return best.as_run()
 
 
 def _posting_weights(block: Block, index: Index, idf: np.ndarray, k1: float, b: float) -> np.ndarray:
@@ -146,24 +132,3 @@ def _posting_weights(block: Block, index: Index, idf: np.ndarray, k1: float, b: 
     norms = k1 * ((1 - b) + b * block.lengths / mean_length)  # [passages]
     saturation = block.counts / (norms[block.docs] + block.counts)  # [postings]
     return (idf[block.words] * saturation).astype(np.float32)
-
-
-def _merge(
-    kept: list[tuple[float, float, str]], doc_ids: list[str], scores: np.ndarray, top_k: int
-) -> list[tuple[float, float, str]]:
-    """Merge the passages of a block into the best so far, which are (*ranking_key, passage id), best first."""
-    least = -kept[-1][0] if len(kept) == top_k else SMALLEST_SCORE
-    found = [(doc_ids[i], cast(float, scores[i])) for i in top_positions(scores, top_k, least)]
-    return sorted([*kept, *((*ranking_key(doc_id, score), doc_id) for doc_id, score in found)])[:top_k]
-
-
-def top_positions(scores: np.ndarray, top_k: int, least: float = SMALLEST_SCORE) -> np.ndarray:
-    """Return the positions of the `top_k` best scores, unsorted.
-
-    Scores below `least` are left out; scores that tie with the last of the best are all included.
-    """
-    found = np.flatnonzero(scores >= np.float32(least))
-    if len(found) > top_k:
-        last = np.partition(scores[found], -top_k)[-top_k]
-        found = found[scores[found] >= last]
-    return found

@@ -1,6 +1,6 @@
 """Bring a data set of the config into BEIR layout.
 
-To add a source: write its config class and list it in `Source` (lwr/config/data.py), write a module with
+To add a source: write its config class and list it in `Source` (lwr/config/data/sources.py), write a module with
 `read(source) -> Collection` (lwr/data/sources/), and add a case to `read_source` below.
 """
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from lwr.common.errors import BadInput
 from lwr.common.progress import log
-from lwr.config.data import (
+from lwr.config.data.dataset import DatasetConfig
+from lwr.config.data.sources import (
     BeirFolderSource,
-    DatasetConfig,
     FlagEmbeddingSource,
     HubSource,
     IrDatasetsSource,

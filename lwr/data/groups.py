@@ -8,7 +8,7 @@ from typing import Any
 
 from lwr.common.json_lines import write_jsonl
 from lwr.common.progress import log
-from lwr.config.data import FlagEmbeddingSource, GroupSource, ScoredFilesSource, ScoredHubSource
+from lwr.config.data.sources import FlagEmbeddingSource, GroupSource, ScoredFilesSource, ScoredHubSource
 from lwr.data.sources import hub
 from lwr.formats.scored_groups import make_groups, read_scored_rows
 from lwr.formats.training_groups import read_training_groups

@@ -21,9 +21,9 @@ from lwr.common.errors import BadInput
 from lwr.common.hashing import hash_share
 from lwr.common.json_lines import write_jsonl
 from lwr.common.progress import log, show_progress
-from lwr.config.data import MiningConfig
+from lwr.config.data.dataset import MiningConfig
 from lwr.config.model import PromptTemplate
-from lwr.formats.beir import Queries, read_corpus, read_qrels, read_queries
+from lwr.formats.beir import Queries, answerable_queries, read_corpus, read_qrels, read_queries
 from lwr.formats.trec import read_run
 
 
@@ -104,7 +104,8 @@ def read_query_pools(collection: Path, queries: Queries, run: Path, mining: Mini
     """Read the pools of the queries of `run` that have a relevant passage, sorted by query id.
 
     With a teacher, pools contain only passages that it scored. A query whose positives or candidates it did not score
-    has no pool; the number of such queries is logged, and so is that of candidates with the id of their query.
+    has no pool; the number of such queries is logged, and so are those of queries that `run` lacks, and of candidates
+    with the id of their query.
 
     Raises:
         BadInput: The run ranks a query that is not judged for train.
@@ -130,6 +131,11 @@ def read_query_pools(collection: Path, queries: Queries, run: Path, mining: Mini
             unscored += 0 if pool.positives else 1
         if pool.positives:
             pools.append(pool)
+    if without := sorted(answerable_queries(qrels).keys() - ranked.keys()):
+        log(
+            f"mine: {len(without)} of the {len(answerable_queries(qrels))} train queries make no group, such as "
+            f"{without[0]!r}: they have no candidate in {run}"
+        )
     if unscored:
         log(
             f"mine: {unscored} queries make no group: the teacher scored none of their positives, or no candidate"

@@ -1,26 +1,44 @@
-"""Write the first stage's candidates: by BM25 over the corpus of a split, or from a run made elsewhere."""
+"""Write the first stage's candidates: by BM25, by embeddings or by both, or from a run made elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from lwr.common.errors import BadInput
 from lwr.common.progress import log
-from lwr.config.data import FirstStageConfig
-from lwr.data import bm25
+from lwr.config.data.first_stage import Bm25Section, EmbeddingFirstStage, FirstStage
+from lwr.data import bm25, dense
+from lwr.data.words import tokenizer_of
 from lwr.formats.beir import Qrels, Queries, Split, read_corpus, read_qrels, read_queries
 from lwr.formats.trec import Run, best_first, read_run, read_run_tag, write_run
 
+RANK_OFFSET = 60
+"""The constant of reciprocal rank fusion, as in Cormack et al. 2009."""
+MOST = 0.5
+"""Larger shares of queries without a candidate are an error."""
 
-def retrieve(collection: Path, out: Path, split: Split, first_stage: FirstStageConfig) -> None:
+
+def retrieve(
+    collection: Path, out: Path, split: Split, first_stage: FirstStage, embeddings: Path | None = None
+) -> None:
     """Write a run of the judged queries of a split, with at most `first_stage.depth` candidates each.
 
-    The candidates come from the file that `first_stage.runs` names for the split, or else from BM25. A query without
-    candidates has no line; the number of such queries is logged. Ties are broken by `lwr.formats.trec.best_first`.
+    The candidates come from the file that `first_stage.runs` names for the split, or else from the retriever. A query
+    without candidates has no line; the number of such queries is logged. Ties are broken by
+    `lwr.formats.trec.best_first`.
+
+    Args:
+        collection: Folder in BEIR layout.
+        out: The file to write.
+        split: The split.
+        first_stage: The retriever and its settings.
+        embeddings: Folder that `lwr embed` wrote, for a retriever that needs it.
 
     Raises:
-        BadInput: The corpus has no words, no query has a candidate, or the given run does not fit the collection.
+        BadInput: The corpus has no words, most queries have no candidate, or the given run or the embeddings do not
+            fit the collection.
     """
     queries = read_queries(collection)
     qrels = read_qrels(collection, split, queries)
@@ -30,14 +48,70 @@ def retrieve(collection: Path, out: Path, split: Split, first_stage: FirstStageC
         run, tag = select_from_run(given, collection, split, qrels, first_stage), read_run_tag(given)
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # One more than the run holds, in place of a passage that is the query.
-        found = search_corpus(collection, split, judged, first_stage, first_stage.depth + 1, out.parent)
-        run, tag = select_candidates(found, qrels, split, first_stage), "bm25"
+        run = search_corpus(collection, split, qrels, judged, first_stage, embeddings, scratch=out.parent)
+        tag = first_stage.kind
     _check_candidates(run, list(judged), collection, split, first_stage)
     write_run(out, run, tag)
 
 
-def select_candidates(found: Run, qrels: Qrels, split: Split, first_stage: FirstStageConfig) -> Run:
+def search_corpus(
+    collection: Path,
+    split: Split,
+    qrels: Qrels,
+    queries: Queries,
+    first_stage: FirstStage,
+    embeddings: Path | None,
+    scratch: Path,
+) -> Run:
+    """Search the corpus of a split by the retriever of a first stage.
+
+    Args:
+        collection: Folder in BEIR layout.
+        split: Whose corpus to search.
+        qrels: The judgements of the split.
+        queries: Query id -> text, of its judged queries.
+        first_stage: The retriever and its settings.
+        embeddings: Folder that `lwr embed` wrote, for a retriever that needs it.
+        scratch: Folder for a temporary file.
+
+    Raises:
+        BadInput: The corpus has no words, or the embeddings are missing, not needed, or of something else.
+    """
+    needs_embeddings = isinstance(first_stage, EmbeddingFirstStage)
+    if embeddings is None and needs_embeddings:
+        raise BadInput(
+            f"first_stage.kind {first_stage.kind} needs the embeddings of {collection}; make them by `lwr embed`, and "
+            "give them by --embeddings"
+        )
+    if embeddings is not None and not needs_embeddings:
+        raise BadInput(f"first_stage.kind {first_stage.kind} reads no embeddings; leave out --embeddings")
+    top_k = first_stage.depth + 1  # one more than a run holds, in place of a passage that is the query
+    found: list[Run] = []
+    if isinstance(first_stage, Bm25Section):
+        found.append(search_by_words(collection, split, queries, first_stage, top_k, scratch))
+    if isinstance(first_stage, EmbeddingFirstStage) and embeddings is not None:
+        of_collection = dense.read_embeddings_of(embeddings, collection, first_stage)
+        found.append(dense.search(of_collection, collection, split, queries, top_k))
+    lists = [select_candidates(run, qrels, split, first_stage) for run in found]
+    return lists[0] if len(lists) == 1 else fuse_ranks(lists, first_stage.depth)
+
+
+def fuse_ranks(lists: Sequence[Run], depth: int) -> Run:
+    """Combine runs by reciprocal rank fusion: a score is the sum of 1 / (60 + rank) over the lists, ranks from 1.
+
+    Returns:
+        The `depth` best passages of each query that one of the runs has.
+    """
+    fused: dict[str, dict[str, float]] = {}
+    for run in lists:
+        for query_id, ranked in run.items():
+            scores = fused.setdefault(query_id, {})
+            for rank, (doc_id, _) in enumerate(ranked, start=1):
+                scores[doc_id] = scores.get(doc_id, 0.0) + 1 / (RANK_OFFSET + rank)
+    return {query_id: best_first(scores.items())[:depth] for query_id, scores in fused.items()}
+
+
+def select_candidates(found: Run, qrels: Qrels, split: Split, first_stage: FirstStage) -> Run:
     """Return the best candidates of each query, at most `first_stage.depth`."""
     kept = found if first_stage.keep_same_id else drop_same_id(found, qrels, split)
     return {query_id: best_first(ranked)[: first_stage.depth] for query_id, ranked in kept.items()}
@@ -68,35 +142,45 @@ def drop_same_id(run: Run, qrels: Qrels, split: Split) -> Run:
 
 
 def _check_candidates(
-    run: Run, query_ids: list[str], collection: Path, split: Split, first_stage: FirstStageConfig
+    run: Run, query_ids: list[str], collection: Path, split: Split, first_stage: FirstStage
 ) -> None:
-    """Log the number of queries without a candidate; refuse a run in which no query has one."""
+    """Log the number of queries without a candidate; refuse a run in which most queries, or all, have none.
+
+    A given run may have few of the queries: it is refused only if it has none.
+    """
     without = [query_id for query_id in query_ids if query_id not in run]
     if not without:
         return
-    if not run:
-        given = first_stage.runs.get(split)
-        reason = (
-            f"{given} ranks none but the queries themselves"
-            if given
-            else "BM25 splits words at spaces and knows English stop words and word endings alone"
-        )
+    count = f"{len(without)} of the {len(query_ids)} queries of {split} ({len(without) / len(query_ids):.0%})"
+    problem = f"{count} have no candidate, such as {', '.join(map(repr, without[:3]))}"
+    given = first_stage.runs.get(split)
+    if given and not run:
         raise BadInput(
-            f"{collection}: none of the {len(query_ids)} queries of {split} has a candidate: {reason}; give a run of "
-            f"your own under first_stage.runs.{split}"
+            f"{collection}: {problem}: {given} ranks none but the queries themselves; give another run"
         )
-    examples = ", ".join(map(repr, without[:3]))
-    log(
-        f"retrieve: {len(without)} of the {len(query_ids)} queries of {split} have no candidate, such as {examples}; "
-        "no reranker can answer them"
-    )
+    if not given and len(without) > MOST * len(query_ids):
+        raise BadInput(
+            f"{collection}: {problem}: {_explain(first_stage)}, or give a run under first_stage.runs"
+        )
+    effect = "they make no training groups" if split == "train" else "every measure counts them as 0"
+    log(f"retrieve: WARNING: {problem}; no reranker can answer them, and {effect}")
 
 
-def search_corpus(
+def _explain(first_stage: FirstStage) -> str:
+    """Return the likely reason why most queries have no candidate, and the fix."""
+    if isinstance(first_stage, Bm25Section):
+        return (
+            f"BM25 reads the texts as {first_stage.language}; set first_stage.language to their language, or "
+            "first_stage.kind to dense"
+        )
+    return "no passage is left but the queries themselves; set first_stage.keep_same_id"
+
+
+def search_by_words(
     collection: Path,
     split: Split,
     queries: Queries,
-    first_stage: FirstStageConfig,
+    settings: Bm25Section,
     top_k: int,
     scratch: Path,
 ) -> Run:
@@ -106,27 +190,31 @@ def search_corpus(
         collection: The collection.
         split: Whose corpus to search.
         queries: Query id -> text.
-        first_stage: Parameters of BM25.
+        settings: Language and parameters of BM25.
         top_k: Candidates per query.
         scratch: Folder for a temporary file with the postings of the queries' words.
 
     Raises:
         BadInput: The corpus has no words.
     """
-    words = {query_id: bm25.tokenize(text) for query_id, text in queries.items()}
+    tokenize = tokenizer_of(settings.language)
+    words = {query_id: tokenize(text) for query_id, text in queries.items()}
     distinct = sorted({word for found in words.values() for word in found})
     vocabulary = {word: number for number, word in enumerate(distinct)}
     numbers = {query_id: [vocabulary[word] for word in found] for query_id, found in words.items()}
     texts = ((passage.doc_id, passage.full_text) for passage in read_corpus(collection, split))
     with TemporaryFile(dir=scratch) as file:
-        index = bm25.build_index(texts, vocabulary, file)
+        index = bm25.build_index(texts, vocabulary, tokenize, file)
         if not index.word_count:
-            raise BadInput(f"{collection}: the corpus of {split} has no words to search for")
-        return bm25.search(index, numbers, top_k, first_stage.k1, first_stage.b)
+            raise BadInput(
+                f"{collection}: the corpus of {split} has no words of {settings.language} to search for; set "
+                "first_stage.language to its language"
+            )
+        return bm25.search(index, numbers, top_k, settings.k1, settings.b)
 
 
 def select_from_run(
-    given: Path, collection: Path, split: Split, qrels: Qrels, first_stage: FirstStageConfig
+    given: Path, collection: Path, split: Split, qrels: Qrels, first_stage: FirstStage
 ) -> Run:
     """Take the candidates of the judged queries from a run made elsewhere.
 

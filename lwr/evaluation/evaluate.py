@@ -10,11 +10,12 @@ import pandas as pd
 from lwr.common.atomic import atomic
 from lwr.common.exits import all_exits_in, layers_in, model_exits_in
 from lwr.common.hashing import sha256
+from lwr.common.progress import log
 from lwr.evaluation.arm_files import check_weights, read_arm_fusion, read_chosen_cascades
 from lwr.evaluation.measures import measures_per_query, rankings, tie_shares
 from lwr.evaluation.schedules.replay import add_fused, read_scores, replay_run
 from lwr.formats import parquet
-from lwr.formats.beir import Split, answerable_queries, read_qrels
+from lwr.formats.beir import Qrels, Split, answerable_queries, read_qrels
 from lwr.formats.trec import write_run
 
 
@@ -52,6 +53,7 @@ def evaluate(
     """
     qrels = read_qrels(collection, split)
     table = read_scores(scores)
+    _log_queries_without_candidates(qrels, split, set(table["query_id"]))
     chosen = read_chosen_cascades(cascade, layers_in(table))
     check_weights(cascade, chosen.values(), fusion)
     weights = None
@@ -79,3 +81,13 @@ def evaluate(
         results[[*cell, "split", "exit", "query_id", "measure", "value"]],
         {name: sha256(file) for name, file in inputs.items()},
     )
+
+
+def _log_queries_without_candidates(qrels: Qrels, split: Split, ranked: set[str]) -> None:
+    """Log how many queries with a relevant passage have no candidate; their measures are 0 at every exit."""
+    judged = answerable_queries(qrels).keys()
+    if without := sorted(judged - ranked):
+        count = f"{len(without)} of the {len(judged)} queries of {split} ({len(without) / len(judged):.0%})"
+        log(
+            f"evaluate: WARNING: {count} have no candidate, such as {without[0]!r}; every measure counts them as 0"
+        )

@@ -65,12 +65,12 @@ class Collection:
     drop_dangling: bool = False  # leave out judgements of passages or queries that are missing
 
 
-def read_corpus(folder: Path, split: Split | None = None) -> Iterator[Passage]:
+def read_corpus(folder: Path, split: Split | None = None, *, quiet: bool = False) -> Iterator[Passage]:
     """Stream the passages of a collection; see `read_corpus_file`."""
-    return read_corpus_file(plain_or_gzipped(folder / "corpus.jsonl"), split)
+    return read_corpus_file(plain_or_gzipped(folder / "corpus.jsonl"), split, quiet=quiet)
 
 
-def read_corpus_file(path: Path, split: Split | None = None) -> Iterator[Passage]:
+def read_corpus_file(path: Path, split: Split | None = None, *, quiet: bool = False) -> Iterator[Passage]:
     """Stream the passages of a corpus file.
 
     Duplicate ids are not detected here, as that needs memory; `write_collection` detects them.
@@ -78,11 +78,12 @@ def read_corpus_file(path: Path, split: Split | None = None) -> Iterator[Passage
     Args:
         path: JSON lines, plain or `.gz`, with the fields `_id`, `text` and optionally `title` and `metadata.split`.
         split: Yield only the corpus of this split; None: all passages.
+        quiet: Show no progress, because the caller does.
 
     Raises:
         BadInput: The file is missing or a line is not a passage.
     """
-    with Progress(f"reading {path}", unit="passages", only_if_long=True) as progress:
+    with Progress(f"reading {path}", unit="passages", only_if_long=True, hidden=quiet) as progress:
         for number, row in enumerate(read_jsonl(path, {"_id": str, "text": str}), 1):
             passage = parse_passage(row, f"{path}:{number}")
             if split is None or passage.split in (None, split):

@@ -11,6 +11,8 @@ from pathlib import Path
 from lwr.common.errors import BadInput
 from lwr.common.yaml_lines import read_yaml
 from lwr.config.consistency import find_setting
+from lwr.config.data.bi_encoder import CheckpointSection
+from lwr.config.data.first_stage import EmbeddingFirstStage
 from lwr.config.grid import GridConfig
 from lwr.config.load import locate, read
 from lwr.config.model import BaseModelConfig
@@ -28,15 +30,15 @@ from lwr.scoring.teachers.loading import check_teacher
 def check_base_models(file: Path, describe: Callable[[LayerwiseReranker], str] | None = None) -> list[str]:
     """Try out the base models of a grid that are on this machine, with the lengths of their trainings.
 
-    Teachers are checked, too. Of one on the hub all but the weights is fetched.
+    Teachers and the bi-encoders of first stages are checked, too. Of one on the hub all but the weights is fetched.
 
     Args:
         file: The config of the grid, which `lwr.config.check.check` has accepted.
         describe: Returns what to say of a base model that can be used; it gets its first blocks with random heads.
 
     Returns:
-        A line for each base model that is not on this machine, those of `describe`, and a line for each teacher that
-        could not be checked.
+        A line for each base model that is not on this machine, those of `describe`, and a line for each teacher or
+        bi-encoder that could not be checked.
 
     Raises:
         BadInput: One line per problem: file, line, key, and what is wrong.
@@ -55,17 +57,28 @@ def check_base_models(file: Path, describe: Callable[[LayerwiseReranker], str] |
             notes.append(
                 f"  {name}: {base_model.model} is not on this machine, unchecked; `lwr base` fetches and tries it"
             )
-    for name, teacher in config.teachers.items():
-        if isinstance(teacher, CellTeacher):
-            continue
+    for loc, (title, section) in _other_checkpoints(config).items():
         try:
-            problems += [problem.below("teachers", name) for problem in check_teacher(teacher)]
+            problems += [problem.below(*loc) for problem in check_teacher(section)]
         except HubUnreachable as error:
-            notes.append(f"  teacher {name}: unchecked; {error}")
+            notes.append(f"  {title}: unchecked; {error}")
     located = {locate(problem, source.values, [source]) for problem in problems}
     if located:
         raise BadInput("\n".join(text for _, _, text in sorted(located)))
     return notes
+
+
+def _other_checkpoints(config: GridConfig) -> dict[tuple[str, ...], tuple[str, CheckpointSection]]:
+    """Return the teachers and the bi-encoders of first stages: place in the config -> (title, section)."""
+    found: dict[tuple[str, ...], tuple[str, CheckpointSection]] = {
+        ("teachers", name): (f"teacher {name}", teacher)
+        for name, teacher in config.teachers.items()
+        if not isinstance(teacher, CellTeacher)
+    }
+    for name, dataset in config.datasets.items():
+        if isinstance(dataset.first_stage, EmbeddingFirstStage):
+            found["datasets", name, "first_stage"] = (f"first stage of {name}", dataset.first_stage)
+    return found
 
 
 def _problems(config: GridConfig, name: str) -> tuple[list[Problem], TriedBaseModel | None, str | None]:

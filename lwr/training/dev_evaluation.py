@@ -61,7 +61,8 @@ def read_dev_evaluation(
         reranker: The model whose prompt is used.
         collection: Folder in BEIR layout.
         dev_run: TREC run of the dev queries.
-        max_queries: If the run has more queries, a sample of this size is chosen by the hash of their ids.
+        max_queries: If the run has more queries, a sample of this size is chosen by the hash of their ids. Queries
+            that the run lacks are left out: they have the same value at every exit, 0.
         measure: The measure, as ir_measures names it.
 
     Raises:

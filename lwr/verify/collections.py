@@ -9,6 +9,7 @@ from pathlib import Path
 from lwr.common.errors import BadInput
 from lwr.common.results_tree import ResultsTree
 from lwr.formats.beir import SPLITS, Qrels, Split, check_unique_ids, read_corpus, read_qrels, read_queries
+from lwr.formats.embeddings import DESCRIPTION, digest_texts, digest_vectors, read_embeddings
 from lwr.formats.training_groups import read_training_groups
 from lwr.formats.trec import read_run
 from lwr.verify.verdict import REMAKE, Verdict
@@ -43,6 +44,22 @@ def _collection_faults(tree: ResultsTree, dataset: str) -> Iterator[str]:
     if groups.is_file():
         yield from _group_faults(groups, qrels.get("train", {}), named_ids.setdefault("train", set()))
     yield from _missing_passages(folder, corpus, named_ids)
+    if tree.embeddings(dataset).exists():
+        yield from _embedding_faults(tree, dataset)
+
+
+def _embedding_faults(tree: ResultsTree, dataset: str) -> Iterator[str]:
+    folder = tree.embeddings(dataset)
+    recorded = read_embeddings(folder).description
+    for name, digest in digest_texts(tree.collection(dataset)).items():
+        if recorded["inputs"].get(name) != digest:
+            yield f"{folder / DESCRIPTION}: made of another {name} than is there now; {REMAKE}"
+    found = digest_vectors(folder)
+    for name in sorted(recorded["sha256"].keys() | found.keys()):
+        if name not in found:
+            yield f"{folder / name}: missing; {REMAKE}"
+        elif found[name] != recorded["sha256"].get(name):
+            yield f"{folder / name}: is not what `lwr embed` wrote; {REMAKE}"
 
 
 def _judged_splits(tree: ResultsTree, dataset: str) -> list[Split]:

@@ -5,7 +5,8 @@ import gzip
 import pytest
 
 from lwr.common.errors import BadInput
-from lwr.config.data import BeirFolderSource, DatasetConfig
+from lwr.config.data.dataset import DatasetConfig
+from lwr.config.data.sources import BeirFolderSource
 from lwr.data.collect import collect as collect_dataset
 from lwr.formats.beir import (
     SPLITS,

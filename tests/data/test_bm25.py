@@ -9,9 +9,11 @@ import pytest
 import Stemmer
 
 from lwr.data import bm25
-from lwr.data.bm25 import tokenize, top_positions
+from lwr.data.best import top_positions
+from lwr.data.words import tokenizer_of
 from lwr.formats.trec import best_first
 
+tokenize = tokenizer_of("english")
 VOCABULARY = [
     "cat",
     "cats",
@@ -42,7 +44,7 @@ def search(corpus, queries, top_k=100, k1=0.9, b=0.4):
         word: n for n, word in enumerate(sorted({w for text in queries.values() for w in tokenize(text)}))
     }
     numbered = {query: [vocabulary[word] for word in tokenize(text)] for query, text in queries.items()}
-    return bm25.search(bm25.build_index(corpus, vocabulary, BytesIO()), numbered, top_k, k1, b)
+    return bm25.search(bm25.build_index(corpus, vocabulary, tokenize, BytesIO()), numbered, top_k, k1, b)
 
 
 QUERIES = {
@@ -94,6 +96,6 @@ def test_corpus_may_be_a_stream(monkeypatch):
 
 def test_top_positions_include_all_ties_with_the_last():
     scores = np.array([0, 3, 1, 2, 2, 0, 2], dtype=np.float32)
-    assert top_positions(scores, 2).tolist() == [1, 3, 4, 6]
-    assert top_positions(scores, 10).tolist() == [1, 2, 3, 4, 6]
+    assert top_positions(scores, 2, least=0.5).tolist() == [1, 3, 4, 6]
+    assert top_positions(scores, 10, least=0.5).tolist() == [1, 2, 3, 4, 6]
     assert top_positions(scores, 10, least=2.0).tolist() == [1, 3, 4, 6]

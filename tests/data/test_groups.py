@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from lwr.cli.app import app
 from lwr.common.errors import BadInput
 from lwr.common.json_lines import read_jsonl
-from lwr.config.data import FlagEmbeddingSource
+from lwr.config.data.sources import FlagEmbeddingSource
 from lwr.data.collect import read_source
 from lwr.data.groups import groups
 

@@ -6,7 +6,8 @@ import pytest
 
 from lwr.common.errors import BadInput
 from lwr.common.json_lines import read_jsonl, write_jsonl
-from lwr.config.data import DatasetConfig, HubSource, ScoredHubSource
+from lwr.config.data.dataset import DatasetConfig
+from lwr.config.data.sources import HubSource, ScoredHubSource
 from lwr.data.collect import collect
 from lwr.data.groups import groups
 from lwr.data.sources.hub import read

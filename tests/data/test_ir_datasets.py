@@ -7,7 +7,8 @@ from typing import NamedTuple
 import pytest
 
 from lwr.common.errors import BadInput
-from lwr.config.data import DatasetConfig, IrDatasetsSource
+from lwr.config.data.dataset import DatasetConfig
+from lwr.config.data.sources import IrDatasetsSource
 from lwr.data.collect import collect
 from lwr.data.sources.ir_datasets import read
 from lwr.formats.beir import Passage, read_corpus, read_qrels, read_queries

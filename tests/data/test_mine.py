@@ -6,7 +6,7 @@ import lwr.data.mine
 from lwr.common import progress
 from lwr.common.errors import BadInput
 from lwr.common.json_lines import read_jsonl
-from lwr.config.data import MiningConfig
+from lwr.config.data.dataset import MiningConfig
 from lwr.data.mine import mine
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import best_first, write_run
@@ -126,6 +126,14 @@ def test_query_without_a_relevant_passage_makes_no_group(tmp_path):
 
 
 # --- several groups of one query -----------------------------------------------------------------------
+
+
+def test_queries_without_candidates_are_counted(collection, capsys):
+    assert groups_of(collection, {"q3": ALL, "q5": ALL}).keys() == {"q3", "q5"}
+    assert (
+        "18 of the 20 train queries make no group, such as 'q0': they have no candidate"
+        in capsys.readouterr().err
+    )
 
 
 def test_samples_share_no_negative_and_positives_take_turns(collection):

@@ -8,7 +8,8 @@ import pytest
 
 from lwr.common.errors import BadInput
 from lwr.common.hashing import sha256
-from lwr.config.data import DatasetConfig, PythonDocsSource
+from lwr.config.data.dataset import DatasetConfig
+from lwr.config.data.sources import PythonDocsSource
 from lwr.data.collect import collect as collect_dataset
 from lwr.data.sources.python_docs import (
     DocumentedCode,

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from lwr.common.errors import BadInput
-from lwr.config.data import FirstStageConfig
-from lwr.data.bm25 import tokenize
+from lwr.config.data.first_stage import Bm25FirstStage
 from lwr.data.retrieve import retrieve
+from lwr.data.words import tokenizer_of
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import read_run
 
+tokenize = tokenizer_of("english")
 CORPUS = [
     Passage("cats", "", "cats purr and cats sleep"),
     Passage("cat", "", "a cat among many dogs, birds, horses and other animals"),
@@ -41,7 +42,7 @@ def collection(tmp_path):
 
 def run_of(collection, split="dev", **settings):
     out = collection.parent / f"{split}.run"
-    retrieve(collection, out, split, FirstStageConfig(**settings))
+    retrieve(collection, out, split, Bm25FirstStage(**settings))
     return read_run(out)
 
 
@@ -91,9 +92,9 @@ def test_run_does_not_depend_on_the_hash_seed_of_python(collection):
     for seed in ("1", "2"):
         out = collection.parent / f"seed{seed}.run"
         code = (
-            "from pathlib import Path; from lwr.config.data import FirstStageConfig; "
+            "from pathlib import Path; from lwr.config.data.first_stage import Bm25FirstStage; "
             "from lwr.data.retrieve import retrieve; "
-            f"retrieve(Path({str(collection)!r}), Path({str(out)!r}), 'dev', FirstStageConfig())"
+            f"retrieve(Path({str(collection)!r}), Path({str(out)!r}), 'dev', Bm25FirstStage())"
         )
         subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONHASHSEED": seed})
         runs.append(out.read_bytes())
@@ -103,7 +104,7 @@ def test_run_does_not_depend_on_the_hash_seed_of_python(collection):
 def test_corpus_without_words_is_refused(tmp_path):
     write_collection(tmp_path / "c", [Passage("d", "", "the")], {"q": "word"}, {"dev": {"q": {"d": 1}}})
     with pytest.raises(BadInput, match="corpus of dev has no words"):
-        retrieve(tmp_path / "c", tmp_path / "run", "dev", FirstStageConfig())
+        retrieve(tmp_path / "c", tmp_path / "run", "dev", Bm25FirstStage())
 
 
 def given(folder, *lines):
@@ -191,13 +192,13 @@ def test_given_run_loses_candidates_with_the_id_of_their_query(arguments, tmp_pa
     assert run_of(arguments, **runs, depth=2) == {"a": [("a-1", 8.0), ("a-2", 7.0)], "same": [("same", 9.0)]}
     message = capsys.readouterr().err
     assert "2 candidates of dev have the id of their query" in message
-    assert "2 of the 4 queries of dev have no candidate, such as 'b', 'c'" in message
+    assert "2 of the 4 queries of dev (50%) have no candidate, such as 'b', 'c'" in message
     assert run_of(arguments, **runs, depth=2, keep_same_id=True)["a"][0] == ("a", 9.0)
 
 
 def test_queries_without_candidates_are_counted(collection, capsys):
     run_of(collection)
-    message = "2 of the 5 queries of dev have no candidate, such as 'q-none', 'q-stop'"
+    message = "WARNING: 2 of the 5 queries of dev (40%) have no candidate, such as 'q-none', 'q-stop'"
     assert message in capsys.readouterr().err
     run_of(collection, "test")
     assert "no candidate" not in capsys.readouterr().err
@@ -207,7 +208,9 @@ def test_split_without_any_candidate_is_refused(tmp_path):
     corpus = [Passage("d0", "", "量子计算是一种计算方式。"), Passage("d1", "", "北京的天气今天晴朗。")]
     queries = {"q0": "什么是量子计算", "q1": "北京的天气怎么样"}
     write_collection(tmp_path / "collection", corpus, queries, {"dev": {"q0": {"d0": 1}, "q1": {"d1": 1}}})
-    with pytest.raises(BadInput, match=r"none of the 2 queries of dev .*English.*first_stage\.runs\.dev"):
+    with pytest.raises(
+        BadInput, match=r"2 of the 2 queries of dev \(100%\) .*english.*first_stage\.language"
+    ):
         run_of(tmp_path / "collection")
     assert not (tmp_path / "dev.run").exists()
     runs = given(tmp_path, "q0 Q0 d0 1 1")
@@ -215,7 +218,7 @@ def test_split_without_any_candidate_is_refused(tmp_path):
 
 
 def test_given_run_of_the_queries_themselves_is_refused(arguments, tmp_path):
-    with pytest.raises(BadInput, match=r"none of the 4 queries of dev has a candidate.*given\.trec"):
+    with pytest.raises(BadInput, match=r"4 of the 4 queries of dev \(100%\) have no candidate.*given\.trec"):
         run_of(arguments, **given(tmp_path, "a Q0 a 1 9"))
 
 

@@ -117,6 +117,15 @@ def test_one_row_per_exit_judged_query_and_measure(collection):
     }
 
 
+def test_query_without_candidates_counts_as_0_and_is_said(collection, capsys):
+    out = evaluated(collection, random_scores())
+    assert {values_of(out, exit, measure)["q4"] for exit in set(out["exit"]) for measure in MEASURES} == {0}
+    message = (
+        "1 of the 3 queries of test (33%) have no candidate, such as 'q4'; every measure counts them as 0"
+    )
+    assert message in capsys.readouterr().err
+
+
 def test_run_of_each_exit_holds_every_candidate(collection):
     evaluated(collection, random_scores(), chosen="1:5 3")
     written = runs(collection)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import tiny
 import torch
 from architectures import ARCHITECTURES
 from bad_input_world import (
@@ -17,6 +18,8 @@ from bad_input_world import (
     CHECK,
     COLLECT,
     COST,
+    DENSE,
+    EMBED,
     EVALUATE,
     EXPORT,
     FUSE,
@@ -119,9 +122,28 @@ COLLECTIONS = [
     Case("qrels: no grade above 0", COLLECT, replace(QRELS, "\t1\n", "\t0\n"), ("test", "2 queries", "grade above 0")),
     Case("qrels: grade of ten digits", COLLECT, append(QRELS, "q7\td1\t2147483647\n"), (f"{QRELS}:4", "2147483647")),
     Case("qrels: query of two splits", COLLECT, append(QRELS, "q0\td0\t1\n"), ("'q0'", "train", "test")),
-    Case("no passage with words", RETRIEVE, write(CORPUS, passage("!") + "\n"), ("words", "test")),
-    Case("queries without a word of the corpus", RETRIEVE, write(QUERIES, CHINESE), ("data", "2 queries", "test", "English", "first_stage.runs.test")),
     Case("collection that is not there", [*RETRIEVE[:2], "nowhere", *RETRIEVE[3:]], no_damage, ("nowhere",), code=2),
+]  # fmt: skip
+
+EMBEDDINGS = "embeddings/embeddings.json"
+FIRST_STAGES = [
+    Case("no passage with words", RETRIEVE, write(CORPUS, passage("!") + "\n"), ("words", "test")),
+    Case("queries without a word of the corpus", RETRIEVE, write(QUERIES, CHINESE), ("data", "2 queries of test (100%)", "english", "first_stage.language")),
+    Case("text without spaces, in its language", with_option(RETRIEVE, "--settings", "{language: chinese}"), combine(write(QUERIES, CHINESE), set_line(CORPUS, 2, passage("量子力学").replace("d0", "d1")))),
+    Case("language: auto", with_option(RETRIEVE, "--settings", "{language: auto}"), no_damage, ("language", "auto", "japanese", "yiddish")),
+    Case("language that BM25 does not know", with_option(RETRIEVE, "--settings", "{language: germn}"), no_damage, ("germn", "`german`", "kind: dense")),
+    Case("key of another first stage", with_option(RETRIEVE, "--settings", "{kind: dense, model: ./base, language: german}"), no_damage, ("language", "no such key", "`model`")),
+    Case("dense first stage without a model", with_option(RETRIEVE, "--settings", "{kind: dense}"), no_damage, ("model", "missing")),
+    Case("dense first stage without embeddings", DENSE[:-2], no_damage, ("embeddings", "lwr embed")),
+    Case("embeddings for BM25", [*RETRIEVE, "--embeddings", "embeddings"], no_damage, ("bm25", "--embeddings")),
+    Case("embeddings of another corpus", DENSE, append(CORPUS, '{"_id": "new", "text": "new"}\n'), (EMBEDDINGS, "corpus", "lwr embed")),
+    Case("embeddings by another model", with_option(DENSE, "--settings", "{kind: dense, model: ./model}"), no_damage, (EMBEDDINGS, "'./base'", "'./model'")),
+    Case("embeddings without a block", DENSE, remove("embeddings/passages/00000.npy"), ("passages/00000.npy", "lwr embed")),
+    Case("embeddings cut off", DENSE, truncate("embeddings/queries.npy"), ("queries.npy", "lwr embed")),
+    Case("embed: model that is not there", with_option(EMBED, "--settings", "{kind: dense, model: ./nowhere}"), no_damage, ("./nowhere", "config.json")),
+    Case("embed: more tokens than positions", with_option(EMBED, "--settings", "{kind: dense, model: ./bert, max_len: 513}"), lambda: tiny.save("bert", Path("bert")), ("max_len", "513", "512")),
+    Case("embed: weights cut off", EMBED, truncate("base/model.safetensors"), ("model.safetensors",)),
+    Case("dense first stage, in a config: model that is not there", CHECK, replace("grid.yaml", "path: data}", "path: data}, first_stage: {kind: dense, model: ./nowhere}"), ("grid.yaml:2", "datasets.docs.first_stage.model", "./nowhere")),
 ]  # fmt: skip
 
 RUNS = [
@@ -402,6 +424,7 @@ FAULTS = [
 
 TABLE = {
     "Collections": COLLECTIONS,
+    "First stages": FIRST_STAGES,
     "Runs": RUNS,
     "Training groups": TRAINING_GROUPS,
     "Checkpoints and models": CHECKPOINTS,

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from lwr.cli.app import main as lwr_main
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import write_json, write_jsonl
+from lwr.config.data.bi_encoder import BiEncoderSection
 from lwr.config.evaluation import FusionConfig, ScoringConfig
 from lwr.config.model import BaseModelConfig, PromptTemplate
 from lwr.evaluation.fuse import fuse
@@ -29,6 +30,7 @@ from lwr.formats import parquet
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import write_run
 from lwr.model.reranker import LayerwiseReranker
+from lwr.scoring.embed import embed
 from lwr.scoring.score import score
 
 Damage = Callable[[], object]
@@ -52,6 +54,8 @@ measures: [nDCG@10]
 COLLECT = ["collect", "--dataset", "{source: {kind: beir, path: data}}", "--out", "out"]
 RETRIEVE = [*"retrieve --collection data --split test --out out.trec --settings".split(), "{depth: 5}"]
 ADOPT_RUN = [*RETRIEVE[:-1], "{runs: {test: test.trec}}"]
+EMBED = [*"embed --collection data --out out --settings".split(), "{kind: dense, model: ./base}"]
+DENSE = [*RETRIEVE[:-1], "{kind: dense, model: ./base}", "--embeddings", "embeddings"]
 MINE = [*"mine --collection data --run train.trec --out out.jsonl --settings".split(), "{negatives: 2}"]
 GROUPS = ["groups", "--source", "{kind: flag_embedding, path: groups.jsonl}", "--out", "out.jsonl"]
 BASE = ["base", "--base", "{model: ./base}", "--out", "out.json"]
@@ -109,6 +113,7 @@ def build(folder: Path) -> Path:
     )
     reranker.save_pretrained(folder / "model")
     with contextlib.chdir(folder):
+        embed(Path("data"), BiEncoderSection(model="./base"), Path("embeddings"))
         for split in ("dev", "test"):
             of_split = (Path("model"), Path("data"), split, Path(f"{split}.trec"), ScoringConfig())
             score(*of_split, Path(f"{split}.parquet"))

@@ -14,7 +14,8 @@ import torch
 from lwr.common.exits import Arm, Cell
 from lwr.common.json_lines import write_json
 from lwr.common.results_tree import ResultsTree
-from lwr.config.data import FirstStageConfig, MiningConfig
+from lwr.config.data.dataset import MiningConfig
+from lwr.config.data.first_stage import Bm25FirstStage, DenseFirstStage
 from lwr.config.evaluation import CascadeSearchConfig, CostConfig, FusionConfig, ScoringConfig
 from lwr.config.model import BaseModelConfig
 from lwr.config.teachers.sections import BiEncoderTeacher
@@ -30,6 +31,7 @@ from lwr.formats.beir import Passage, Split, write_collection
 from lwr.formats.checkpoint import describe_checkpoint
 from lwr.reporting.advise import advise
 from lwr.reporting.tables import tables
+from lwr.scoring.embed import embed
 from lwr.scoring.score import score
 from lwr.scoring.teach import teach
 from lwr.training.train import train
@@ -57,7 +59,7 @@ def build(folder: Path) -> Path:
     tree = ResultsTree(folder / "results")
     base = BaseModelConfig(model=str(tiny.save("llama", folder / "base")), template=TEMPLATE)
     write_json(tree.base_model("tiny"), describe_checkpoint(base.model, None, None))
-    _collect(tree)
+    _collect(tree, base.model)
     teacher = BiEncoderTeacher(kind="bi_encoder", model=base.model)
     run, taught = tree.run("docs", "train"), tree.teacher_run("docs", "cosine")
     teach(teacher, tree.collection("docs"), run, taught, "cosine")
@@ -75,14 +77,17 @@ def build(folder: Path) -> Path:
     return tree.root
 
 
-def _collect(tree: ResultsTree) -> None:
+def _collect(tree: ResultsTree, model: str) -> None:
     queries = {f"q{i}": f"decode the number {i * i}" for i in range(14)}
     passages = [Passage(f"d{i}", "", f"def f{i}(self, x): return decode(x, {i * i})") for i in range(20)]
     qrels = {split: {f"q{i}": {f"d{i}": 1} for i in numbers} for split, numbers in QUERIES.items()}
     collection = tree.collection("docs")
     write_collection(collection, passages, queries, qrels)
-    for split in QUERIES:
-        retrieve(collection, tree.run("docs", split), split, FirstStageConfig(depth=8))
+    for split in ("train", "dev"):
+        retrieve(collection, tree.run("docs", split), split, Bm25FirstStage(depth=8))
+    first_stage = DenseFirstStage(kind="dense", model=model, depth=8)
+    embed(collection, first_stage, tree.embeddings("docs"))
+    retrieve(collection, tree.run("docs", "test"), "test", first_stage, tree.embeddings("docs"))
     mine(collection, tree.run("docs", "train"), tree.groups("docs"), MiningConfig(negatives=3))
 
 

@@ -123,7 +123,11 @@ DAMAGE = {
     "a passage changed": ("collections/docs/corpus.jsonl", lambda p: replace(p, "def f3", "def g3"), ["of another"]),
     "a passage lost": ("collections/docs/corpus.jsonl", lambda p: p.write_text("".join(p.read_text().splitlines(True)[1:])), ["no passage 'd0'"]),
     "queries deleted": ("collections/docs/queries.jsonl", Path.unlink, ["no such file"]),
-    "first stage changed": ("collections/docs/runs/test.trec", lambda p: replace(p, "bm25", "bm26"), ["runs/test.trec than is there now"]),
+    "first stage changed": ("collections/docs/runs/test.trec", lambda p: replace(p, "dense", "other"), ["runs/test.trec than is there now"]),
+    "a bit of the embeddings": ("collections/docs/embeddings/passages/00000.npy", lambda p: flip_bit(p, 0.7), ["00000.npy: is not what"]),
+    "embeddings of the queries deleted": ("collections/docs/embeddings/queries.npy", Path.unlink, ["queries.npy: missing"]),
+    "embeddings of another corpus": ("collections/docs/embeddings/embeddings.json", lambda p: replace(p, '"corpus": "', '"corpus": "0'), ["made of another corpus"]),
+    "embeddings without a description": ("collections/docs/embeddings/embeddings.json", Path.unlink, ["embeddings.json"]),
     "teacher's run changed": ("collections/docs/teachers/cosine.trec", lambda p: replace(p, " cosine", " other"), ["cosine.trec than is there now"]),
     "teacher's run of an unknown passage": ("collections/docs/teachers/cosine.trec", lambda p: replace(p, " d", " e"), ["no passage 'e"]),
     "teacher's run of another split": ("collections/docs/teachers/cosine.trec", lambda p: replace(p, "q0 ", "q6 "), ["'q6' is not judged for train"]),
@@ -214,17 +218,22 @@ def test_leftovers_of_a_kill_are_notes_not_faults(results):
     drafts += ["collections/docs/runs/.draft-0a1b2c3d-test.trec", "collections/.draft-0a1b2c3d-docs"]
     for name in drafts:
         (results / name).touch()
+    (results / "collections/docs/embeddings.unfinished-0a1b2c3d").mkdir()
     (results / SEED / "model.checkpoints-0123456789ab/checkpoint-2").mkdir(parents=True)
     verdict = verify(results)
     assert verdict.faults == []
-    *of_drafts, of_checkpoints, of_shard = verdict.notes
+    *of_drafts, of_checkpoints, of_embeddings, of_shard = verdict.notes
+    assert "embeddings that were made since" in of_embeddings
     assert of_shard.startswith(f"{shards}/1.trec: a shard of scores that was not gathered yet")
     assert len(of_drafts) == len(drafts)
     assert all(".draft-" in note and "harmless" in note for note in of_drafts)
     assert "checkpoints" in of_checkpoints
     assert "training that has finished" in of_checkpoints
     shutil.rmtree(results / SEED / "model")
-    assert any("training that has not finished" in note for note in verify(results).notes)
+    shutil.rmtree(results / "collections/docs/embeddings")
+    notes = verify(results).notes
+    assert any("training that has not finished" in note for note in notes)
+    assert any("embeddings that are not finished" in note for note in notes)
 
 
 def test_snakemake_timestamps_are_not_faults(results):

@@ -30,6 +30,7 @@ LOGS = str(TREE.logs)
 CORPUS = str(TREE.corpus("{dataset}"))
 QUERIES = str(TREE.queries("{dataset}"))
 QRELS = str(TREE.qrels("{dataset}", "{split}"))
+EMBEDDINGS = str(TREE.embeddings("{dataset}"))
 RUN = str(TREE.run("{dataset}", "{split}"))
 GROUPS = str(TREE.groups("{dataset}"))
 TEACHER_RUN = str(TREE.teacher_run("{dataset}", "{teacher}"))
@@ -149,6 +150,13 @@ def dev_collection(pattern):
     return lambda w: pattern.format(dataset=GRID.tests_of(w.dataset)[0], split="dev")
 
 
+def embeddings_of(w):
+    """The embeddings that the first stage of a split searches; none for BM25 or a given run."""
+    return (
+        [EMBEDDINGS.format(dataset=w.dataset)] if GRID.datasets[w.dataset].needs_embeddings(w.split) else []
+    )
+
+
 def mining_teacher(w):
     """The run of the teacher whose scores mining uses; none without one."""
     mining = GRID.datasets[w.dataset].mining
@@ -225,6 +233,7 @@ def as_json(section):
 # An edit of the code in lwr/ re-runs the steps that import it, and no others; one of comments or docstrings, none.
 MODULES = {
     "collect": "data/collect",
+    "embed": "scoring/embed",
     "retrieve": "data/retrieve",
     "mine": "data/mine",
     "groups": "data/groups",

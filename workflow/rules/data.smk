@@ -2,6 +2,7 @@
 
 from lwr.formats.beir import SPLITS
 
+EMBEDDED = [name for name, dataset in GRID.datasets.items() if any(map(dataset.needs_embeddings, SPLITS))]
 ADOPTED = [name for name, dataset in GRID.datasets.items() if not dataset.source.is_collection]
 COLLECTED = [name for name in GRID.datasets if name not in ADOPTED]
 
@@ -28,11 +29,41 @@ rule collect:
         "lwr collect --dataset {params.dataset:q} --out {params.folder:q} 2>&1 | tee {log:q}"
 
 
+rule embed:
+    input:
+        corpus=CORPUS,
+        queries=QUERIES,
+    output:
+        directory(EMBEDDINGS),
+    log:
+        f"{LOGS}/embed/{{dataset}}.log",
+    wildcard_constraints:
+        dataset=any_of(EMBEDDED),
+    conda:
+        "../../environment.yml"
+    threads: threads_each(len(EMBEDDED))
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=480,
+    params:
+        folder=lambda w, input: folder_of(input.corpus),
+        settings=lambda w: as_json(GRID.datasets[w.dataset].first_stage.embed_settings()),
+        files=lambda w: GRID.datasets[w.dataset].first_stage.digest(),
+        label="embed {dataset}",
+        code=CODE["embed"],
+    shell:
+        "lwr launch --gpus {resources.gpu} --"
+        " embed --collection {params.folder:q} --settings {params.settings:q} --out {output:q}"
+        " --label {params.label:q} 2>&1 | tee {log:q}"
+
+
 rule retrieve:
     input:
         corpus=CORPUS,
         queries=QUERIES,
         qrels=QRELS,
+        embeddings=embeddings_of,
         given=lambda w: GRID.datasets[w.dataset].first_stage.runs.get(w.split, []),
     output:
         RUN,
@@ -46,9 +77,10 @@ rule retrieve:
     params:
         folder=lambda w, input: folder_of(input.corpus),
         settings=lambda w: as_json(GRID.datasets[w.dataset].retrieve_settings(w.split)),
+        embeddings=lambda w, input: repeated_option("--embeddings", input.embeddings),
         code=CODE["retrieve"],
     shell:
-        "lwr retrieve --collection {params.folder:q} --split {wildcards.split}"
+        "lwr retrieve --collection {params.folder:q} --split {wildcards.split} {params.embeddings}"
         " --settings {params.settings:q} --out {output:q} 2>&1 | tee {log:q}"
 
 

@@ -71,7 +71,7 @@ def _titles(grid: Schema, section: Schema, name: str, title: str) -> Iterator[tu
 def _row(grid: Schema, titles: dict[str, str], key: str, field: Schema, is_required: bool) -> str:
     references = _references(field)
     if "const" in field:
-        meaning = "selects this kind of source"
+        meaning = "selects this kind"
     elif "description" in field:
         meaning = field["description"]
     else:

@@ -10,10 +10,11 @@ from pydantic import Field
 from lwr.common.errors import BadInput
 from lwr.common.exits import Cell, describe_layers, layers_with_head
 from lwr.common.json_lines import read_json
+from lwr.config.data.bi_encoder import BiEncoderSection, CheckpointSection, ComputingSection
 from lwr.config.model import PromptTemplate
 from lwr.config.problems import Problem
-from lwr.config.section import Layers, Name, Precision, Section, Tokens
-from lwr.formats.checkpoint import digest_files, exits_of_description, find_local_folder, read_config
+from lwr.config.section import Layers, Name, Section, Tokens
+from lwr.formats.checkpoint import exits_of_description, read_config
 
 QWEN3_RERANKER_TEMPLATE = PromptTemplate(
     prefix="<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
@@ -26,41 +27,7 @@ QWEN3_RERANKER_TEMPLATE = PromptTemplate(
 )
 
 
-class TeacherSection(Section):
-    """The keys that all teachers share."""
-
-    precision: Precision = Field(default="float32", description="data type of the computation")
-    tokens_per_batch: Tokens | None = Field(
-        default=None,
-        description="number of tokens in one forward pass, padding included; null: 2048 on a CPU, 16384 on a GPU",
-    )
-
-
-class CheckpointTeacher(TeacherSection):
-    """The keys that teachers with a checkpoint of their own share."""
-
-    model: str = Field(description="folder, hub id, or `package:NAME/FOLDER` inside an installed package")
-    revision: str | None = Field(default=None, description="commit hash of a hub id")
-
-    def problems(self) -> list[Problem]:
-        """Return what is wrong with the checkpoint, as far as it is on this machine as a folder."""
-        try:
-            folder = find_local_folder(self.model)
-            return [] if folder is None else self.problems_of_folder(folder)
-        except ValueError as error:
-            return [Problem(("model",), str(error))]
-
-    def problems_of_folder(self, folder: Path) -> list[Problem]:
-        """Return why the checkpoint in a folder cannot be this kind of teacher. Raises BadInput: it is damaged."""
-        return []
-
-    def digest(self) -> str | None:
-        """Return a digest of the model's files if it is a folder; a hub id is identified by its revision."""
-        folder = find_local_folder(self.model)
-        return None if folder is None else digest_files(folder)
-
-
-class PairTeacher(CheckpointTeacher):
+class PairTeacher(CheckpointSection):
     """The keys that teachers share which read query and passage together."""
 
     query_max_len: Tokens = Field(
@@ -124,7 +91,7 @@ class YesNoTeacher(PairTeacher):
         ]
 
 
-class LayerwiseTeacher(CheckpointTeacher):
+class LayerwiseTeacher(CheckpointSection):
     """A layerwise reranker: a folder that `lwr train` wrote, or an upstream layerwise checkpoint, at one layer."""
 
     kind: Literal["layerwise"]
@@ -150,22 +117,15 @@ class LayerwiseTeacher(CheckpointTeacher):
         return []
 
 
-class BiEncoderTeacher(CheckpointTeacher):
+class BiEncoderTeacher(BiEncoderSection):
     """A bi-encoder: the score is `scale` times the cosine of the embeddings of query and passage."""
 
     kind: Literal["bi_encoder"]
-    pooling: Literal["mean", "first"] = Field(
-        default="mean",
-        description="token(s) that are a text's embedding: the mean of all, or the first",
-    )
     scale: float = Field(
         default=20.0,
         gt=0,
         description="factor of the cosine, as in sentence-transformers: a softmax over unscaled cosines is nearly flat",
     )
-    query_prefix: str = Field(default="", description="text before a query, such as `query: `")
-    passage_prefix: str = Field(default="", description="text before a passage, such as `passage: `")
-    max_len: Tokens = Field(default=512, description="maximum length of a text, with its special tokens")
 
 
 class TeachingCell(Section):
@@ -177,7 +137,7 @@ class TeachingCell(Section):
     seed: int = Field(description="its seed")
 
 
-class CellTeacher(TeacherSection):
+class CellTeacher(ComputingSection):
     """Another cell of the same grid at one layer: born-again training, or a large model that teaches a small one."""
 
     kind: Literal["cell"]
@@ -203,7 +163,7 @@ class CellTeacher(TeacherSection):
             raise BadInput(
                 f"the teacher has fused: {self.fused}, and --fusion is {fusion}: give both or neither"
             )
-        shared = self.model_dump(include=set(TeacherSection.model_fields), exclude_unset=True)
+        shared = self.model_dump(include=set(ComputingSection.model_fields), exclude_unset=True)
         file = None if fusion is None else str(fusion)
         return LayerwiseTeacher(kind="layerwise", model=str(model), layer=self.layer, fusion=file, **shared)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lwr.common.errors import BadInput
 from lwr.common.json_lines import plain_or_gzipped
-from lwr.config.data import BeirFolderSource
+from lwr.config.data.sources import BeirFolderSource
 from lwr.data.sources.splits import split_by_hash
 from lwr.formats.beir import SPLITS, Collection, Origin, Qrels, Split, read_corpus, read_qrels, read_queries
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from lwr.common.errors import BadInput
-from lwr.config.data import HubSource, ScoredHubSource
+from lwr.config.data.sources import HubSource, ScoredHubSource
 from lwr.data.sources.splits import with_dev_split
 from lwr.formats.beir import Collection, Origin, Passage, Qrels, Queries, Split, parse_grade, parse_passage
 

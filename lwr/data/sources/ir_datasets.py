@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from lwr.common.errors import BadInput
-from lwr.config.data import IrDatasetsSource
+from lwr.config.data.sources import IrDatasetsSource
 from lwr.data.sources.splits import with_dev_split
 from lwr.formats.beir import Collection, Origin, Passage, Qrels, Split, parse_grade
 

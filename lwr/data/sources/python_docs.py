@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lwr.common.errors import BadInput
 from lwr.common.json_lines import is_utf8
-from lwr.config.data import PythonDocsSource
+from lwr.config.data.sources import PythonDocsSource
 from lwr.data.sources.splits import split_of
 from lwr.formats.beir import Collection, Passage, Qrels, Split
 

@@ -11,8 +11,9 @@ from transformers import AutoModelForSequenceClassification
 from lwr.config.teachers.sections import CrossEncoderTeacher
 from lwr.model.batching import choose_pad_id
 from lwr.model.loading import count_embeddings
+from lwr.scoring.loading import load_checkpoint
 from lwr.scoring.score import QueryCandidates, split_into_chunks, tokenize_pairs
-from lwr.scoring.teachers.loading import load_teacher, make_prompt
+from lwr.scoring.teachers.loading import make_prompt
 
 
 def score_with_cross_encoder(
@@ -25,7 +26,7 @@ def score_with_cross_encoder(
     Raises:
         BadInput: The checkpoint is missing, damaged, or has more labels than one.
     """
-    loaded = load_teacher(teacher, AutoModelForSequenceClassification, "right")
+    loaded = load_checkpoint(teacher, AutoModelForSequenceClassification, "right")
     prompt = make_prompt(teacher, loaded, None)
     # decoders look for the last token that is not padding
     loaded.model.config.pad_token_id = choose_pad_id(loaded.tokenizer, count_embeddings(loaded.model))

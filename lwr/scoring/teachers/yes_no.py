@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from lwr.common.errors import BadInput
 from lwr.config.teachers.sections import YesNoTeacher
+from lwr.scoring.loading import load_checkpoint
 from lwr.scoring.score import QueryCandidates, split_into_chunks, tokenize_pairs
-from lwr.scoring.teachers.loading import load_teacher, make_prompt
+from lwr.scoring.teachers.loading import make_prompt
 
 
 def score_with_yes_no(
@@ -26,7 +27,7 @@ def score_with_yes_no(
     Raises:
         BadInput: The checkpoint is missing or damaged, or an answer is not a token of its vocabulary.
     """
-    loaded = load_teacher(teacher, AutoModelForCausalLM, "left")
+    loaded = load_checkpoint(teacher, AutoModelForCausalLM, "left")
     prompt = make_prompt(teacher, loaded, teacher.template)
     yes = _token_id(loaded.tokenizer, teacher, "yes_token")
     no = _token_id(loaded.tokenizer, teacher, "no_token")
