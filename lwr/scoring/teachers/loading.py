@@ -14,7 +14,7 @@ from lwr.scoring.loading import LoadedCheckpoint, read_description
 
 
 def check_teacher(teacher: CheckpointSection) -> list[Problem]:
-    """Return what is wrong with the checkpoint of a teacher or a bi-encoder, without its weights, which are not downloaded.
+    """Return what is wrong with the checkpoint of a teacher or a bi-encoder; its weights are not downloaded.
 
     Raises:
         HubUnreachable: It is not on this machine, and there is no connection to the hub.
