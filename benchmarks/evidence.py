@@ -26,7 +26,7 @@ from lwr.formats.beir import answerable_queries, read_candidate_texts, read_qrel
 from lwr.formats.trec import best_first, read_run
 from lwr.reporting.advise import format_difference
 from lwr.reporting.fused import complete_cascades, is_deepest_alone, is_deepest_fused
-from lwr.scoring.score import join_texts
+from lwr.scoring.query_candidates import join_texts
 from lwr.scoring.teachers.bi_encoder import score_with_bi_encoder
 
 MEASURE = "nDCG@10"

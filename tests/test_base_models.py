@@ -24,8 +24,9 @@ from lwr.formats.trec import write_run
 from lwr.model.base import base, try_base_model
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker
+from lwr.scoring.query_candidates import QueryCandidates
 from lwr.scoring.rerank import rerank
-from lwr.scoring.score import QueryCandidates, score
+from lwr.scoring.score import score
 from lwr.training.check_base_models import check_base_models
 from lwr.training.train import train
 

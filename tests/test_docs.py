@@ -119,7 +119,8 @@ def check_python(script: str, *_: str) -> None:
 
 def check_pip(install: str, *words: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    asked = {extra for word in words for extra in re.findall(r"^(?:lwr|\.)\[(.+)\]$", word)}
+    listed = [extras for word in words for extras in re.findall(r"^(?:lwr|\.)\[(.+)\]$", word)]
+    asked = {extra for extras in listed for extra in extras.split(",")}
     assert install == "install"
     assert asked <= project["optional-dependencies"].keys()
 

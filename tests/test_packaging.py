@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-LOCKED_EXTRAS = ("dev", "docs", "serve", "slurm")
+LOCKED_EXTRAS = ("demo", "dev", "docs", "lora", "report", "serve", "slurm", "workflow")
 ONLY_ON_LINUX = re.compile("nvidia-|cuda-|triton$")
 """Dependencies of torch's build for GPUs, which only the hashed lock pins."""
 
@@ -28,7 +28,7 @@ def declared() -> list[Requirement]:
     """Return the requirements of pyproject.toml and of its extras that are locked."""
     optional = [line for extra in LOCKED_EXTRAS for line in PROJECT["optional-dependencies"][extra]]
     requirements = map(Requirement, [*PROJECT["dependencies"], *optional])
-    return [requirement for requirement in requirements if requirement.name != "lwr"]
+    return list({str(each): each for each in requirements if each.name != "lwr"}.values())
 
 
 @pytest.mark.parametrize("requirement", declared(), ids=lambda requirement: requirement.name)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from safetensors import SafetensorError
 
-from lwr.cli import data, deployment, evaluation, reporting, training
+from lwr.cli import data, deployment, evaluation, init, reporting, training
 
 app = typer.Typer(
     name="lwr",
@@ -20,14 +20,14 @@ app = typer.Typer(
 
     The steps of the workflow, in order: collect, embed, retrieve, mine (or groups), base, teach, train, score, fuse,
     cascade, evaluate, cost, compare, tables, advise, figures, report. `snakemake --cores 2` runs all of them for a
-    grid; each can also be run alone. `check` reads a config, `schema` describes its keys, and `verify` checks all
-    results. To use a trained model: rerank, serve, export, card.
+    grid; each can also be run alone. `init` writes a folder with such a grid, `check` reads a config, `schema`
+    describes its keys, and `verify` checks all results. To use a trained model: rerank, serve, export, card.
 
     Options that take SETTINGS accept a YAML or JSON file, or the text itself: `'{steps: 100, lr: 1e-4}'`.
     config/README.md explains every key.
     """,
 )
-for group in (data, training, evaluation, reporting, deployment):
+for group in (init, data, training, evaluation, reporting, deployment):
     app.add_typer(group.app)
 
 

@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from lwr.cli.options import Collection, Label, Out, OutFolder, Settings, SplitName, silence_transformers
+from lwr.cli.options import (
+    Collection,
+    Label,
+    Out,
+    OutFolder,
+    Settings,
+    SplitName,
+    command_with_extra,
+    silence_transformers,
+)
 from lwr.common.errors import BadInput
 from lwr.config.data.dataset import DatasetConfig, MiningConfig
 from lwr.config.data.first_stage import FIRST_STAGES, DenseFirstStage, HybridFirstStage
@@ -18,7 +27,7 @@ from lwr.config.load import read_settings
 app = typer.Typer(rich_markup_mode="markdown")
 
 
-@app.command()
+@command_with_extra(app, "workflow")
 def check(
     file: Annotated[
         Path, Argument(metavar="CONFIG", help="YAML file of a grid.", exists=True, dir_okay=False)
@@ -71,7 +80,7 @@ def schema(
     typer.echo(render_readme() if readme else render_schema(), nl=False)
 
 
-@app.command()
+@command_with_extra(app, "workflow")
 def collect(
     dataset: Annotated[str, Option(metavar="SETTINGS", help="A data set: the keys under `datasets: NAME:`.")],
     out: OutFolder,
@@ -90,7 +99,7 @@ def collect(
     collect(read_settings(dataset, DatasetConfig), out)
 
 
-@app.command()
+@command_with_extra(app, "workflow")
 def embed(collection: Collection, settings: Settings, out: OutFolder, label: Label = "embed") -> None:
     r"""Embed the passages and queries of a collection with a bi-encoder, for a dense or hybrid first stage.
 
@@ -110,7 +119,7 @@ def embed(collection: Collection, settings: Settings, out: OutFolder, label: Lab
     embed(collection, read_settings(settings, DenseFirstStage, HybridFirstStage), out, label)
 
 
-@app.command()
+@command_with_extra(app, "workflow")
 def retrieve(
     collection: Collection,
     split: SplitName,
@@ -141,7 +150,7 @@ def retrieve(
     retrieve(collection, out, split, read_settings(settings, *FIRST_STAGES), embeddings)
 
 
-@app.command()
+@command_with_extra(app, "workflow")
 def mine(
     collection: Collection,
     run: Annotated[Path, Option(help="TREC run of the train queries.", exists=True)],
@@ -175,7 +184,7 @@ def mine(
     mine(collection, run, out, mining)
 
 
-@app.command()
+@command_with_extra(app, "workflow")
 def groups(
     source: Annotated[
         str,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from lwr.cli.options import Model, OutFolder, silence_transformers
+from lwr.cli.options import Model, OutFolder, command_with_extra, silence_transformers
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
 from lwr.config.evaluation import ScoringConfig
@@ -178,7 +178,7 @@ def _requested_schedule(layer: int | None, cascade: str | None) -> Schedule | No
     return None if cascade is None else Schedule.parse(cascade)
 
 
-@app.command()
+@command_with_extra(app, "report")
 def export(
     model: Annotated[str, Option(help="Folder that `lwr train` wrote, or upstream layerwise checkpoint.")],
     layer: Annotated[int, Option(help="Layer whose exit is exported.", min=1)],
@@ -203,7 +203,7 @@ def export(
     export(model, layer, out, layout)
 
 
-@app.command()
+@command_with_extra(app, "serve")
 def serve(
     model: Model,
     layer: Layer = None,
@@ -238,11 +238,6 @@ def serve(
       --cascade '2:20 4:10 6' --fused --fusion fusion.json --port 8000 --api-key-env LWR_API_KEY
     ```
     """
-    try:
-        import fastapi  # noqa: F401 - reported here, before the model is read
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise BadInput(f"lwr serve: the package {error.name} is missing; pip install 'lwr[serve]'") from None
     from lwr.scoring.rerank import resolve_fusion
     from lwr.serving.admission import Limits
     from lwr.serving.serve import serve
@@ -258,7 +253,7 @@ def serve(
     serve(model, requested, weights, name or model.resolve().name, host, port, key, limits, scoring)
 
 
-@app.command()
+@command_with_extra(app, "report")
 def card(
     model: Annotated[Path, Option(help="Folder that `lwr train` wrote.", exists=True, file_okay=False)],
     results: Annotated[

@@ -19,6 +19,7 @@ from lwr.cli.options import (
     RankedCell,
     Settings,
     SplitName,
+    command_with_extra,
     silence_transformers,
 )
 from lwr.common.errors import BadInput
@@ -50,7 +51,7 @@ def _check_choosing_measure(name: str) -> None:
         raise BadInput(f"--measure: {problem}")
 
 
-@app.command()
+@command_with_extra(app, "workflow")
 def fuse(
     dev: DevScores,
     collection: Collection,
@@ -81,7 +82,7 @@ def fuse(
     fuse(dev, collection, how, measure, ranked_arm.model_dump(), out, label)
 
 
-@app.command()
+@command_with_extra(app, "workflow")
 def cascade(
     dev: DevScores,
     test: Annotated[list[Path], Option(help="Parquet file of test scores; once per seed.", exists=True)],
@@ -125,7 +126,7 @@ def cascade(
     cascade(model, dev, test, collection, search, ranked_arm.model_dump(), out, rule, label)
 
 
-@app.command()
+@command_with_extra(app, "workflow")
 def evaluate(
     scores: Annotated[Path, Option(help="Parquet file that `lwr score` wrote.", exists=True)],
     collection: Collection,
@@ -162,7 +163,7 @@ def evaluate(
     evaluate(scores, collection, split, names, cascade, ranked_cell.model_dump(), out, runs, fusion)
 
 
-@app.command()
+@command_with_extra(app, "workflow")
 def cost(
     models: Annotated[
         list[Path],
@@ -222,7 +223,7 @@ def cost(
     cost(arms, collection, how, which, out, label)
 
 
-@app.command()
+@command_with_extra(app, "report")
 def compare(
     measures: Measures,
     primary: Annotated[str, Option(help="Measure that is compared.")],

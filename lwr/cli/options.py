@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 from pydantic import create_model
 from typer import Option
 
+from lwr.common.errors import missing_extra
 from lwr.common.exits import ARM_COLUMNS, Arm, Cell
 from lwr.config.section import Section
 from lwr.formats.beir import Split
@@ -44,6 +47,36 @@ TrainedCell = _section_of(Cell)
 RankedArm = _section_of(Arm, dataset=str)
 RankedCell = _section_of(Cell, dataset=str)
 """What `--cell` and `--arm` hold; `dataset` is the data set that is ranked."""
+
+
+Extra = Literal["workflow", "report", "serve"]
+Command = Callable[..., None]
+
+
+def command_with_extra(app: typer.Typer, extra: Extra, **settings: Any) -> Callable[[Command], Command]:
+    """Add a command whose modules need packages of an extra.
+
+    The help lists it under that extra. A package that is not installed becomes one line, before any work: commands
+    import their modules first.
+
+    Args:
+        app: The group of commands.
+        extra: The extra.
+        settings: Further arguments of `app.command`.
+    """
+
+    def add(command: Command) -> Command:
+        @wraps(command)
+        def run(*arguments: Any, **options: Any) -> None:
+            try:
+                command(*arguments, **options)
+            except ModuleNotFoundError as error:
+                raise missing_extra(command.__name__, str(error.name), extra) from None
+
+        app.command(rich_help_panel=rf"Commands that need pip install 'lwr\[{extra}]'", **settings)(run)
+        return command
+
+    return add
 
 
 def silence_transformers() -> None:

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from lwr.cli.options import Measures, Out
+from lwr.cli.options import Measures, Out, command_with_extra
 
 app = typer.Typer(rich_markup_mode="markdown")
 
 
-@app.command()
+@command_with_extra(app, "report")
 def tables(
     measures: Measures,
     costs: Annotated[
@@ -46,7 +46,7 @@ def tables(
     tables(measures, costs, cascades, primary, out)
 
 
-@app.command()
+@command_with_extra(app, "report")
 def advise(
     results: Annotated[Path, Option(help="Results of a grid.")] = Path("results"),
     budget_ms: Annotated[
@@ -76,7 +76,7 @@ def advise(
         advise(results / "tables", out, budget_ms, candidates)
 
 
-@app.command()
+@command_with_extra(app, "report")
 def figures(
     measures: Measures,
     tables: Annotated[Path, Option(help="Folder of `lwr tables` and `lwr compare`.", exists=True)],
@@ -98,7 +98,7 @@ def figures(
     figures(tables, measures, training, primary, out)
 
 
-@app.command()
+@command_with_extra(app, "report")
 def report(
     models: Annotated[
         list[Path], Argument(help="Folders of the models, whose provenance is shown.", exists=True)
@@ -122,7 +122,7 @@ def report(
     report(tables, figures, models, title, out)
 
 
-@app.command()
+@command_with_extra(app, "report")
 def verify(
     results: Annotated[Path, Argument(help="Results of a grid.", exists=True, file_okay=False)] = Path(
         "results"

@@ -19,6 +19,7 @@ from lwr.cli.options import (
     Shard,
     SplitName,
     TrainedCell,
+    command_with_extra,
     silence_transformers,
 )
 from lwr.common.errors import BadInput
@@ -33,7 +34,7 @@ from lwr.config.training import TrainingConfig
 app = typer.Typer(rich_markup_mode="markdown")
 
 
-@app.command()
+@command_with_extra(app, "workflow")
 def base(base: BaseModelSettings, out: Out) -> None:
     """Fetch a base model, try it out, describe it in a JSON file, and say how its rerankers can be exported.
 
@@ -52,7 +53,7 @@ def base(base: BaseModelSettings, out: Out) -> None:
     log(f"base: {config.model}: {describe_exports(tried.reranker)}")
 
 
-@app.command()
+@command_with_extra(app, "workflow")
 def train(
     base: BaseModelSettings,
     start_layer: Annotated[int, Option(help="First layer with a head.", min=1)],
@@ -116,7 +117,7 @@ def train(
     )
 
 
-@app.command()
+@command_with_extra(app, "workflow")
 def teach(
     teacher: Annotated[
         str,
@@ -162,7 +163,7 @@ def teach(
     teach(section, collection, run, out, name, shard, label)
 
 
-@app.command()
+@command_with_extra(app, "workflow")
 def score(
     model: Model,
     collection: Collection,
@@ -190,7 +191,7 @@ def score(
     score(model, collection, split, run, read_settings(settings, ScoringConfig), out, shard, label)
 
 
-@app.command()
+@command_with_extra(app, "workflow")
 def gather(
     shards: Annotated[
         list[Path], Argument(help="Files of all shards, in order: Parquet, or TREC runs.", exists=True)
@@ -210,7 +211,9 @@ def gather(
     gather(shards, out)
 
 
-@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@command_with_extra(
+    app, "workflow", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
 def launch(
     step: Annotated[list[str], Argument(help="A step and its options.")],
     gpus: Annotated[int, Option(help="Number of GPUs to lease, if the machine has any.", min=0)] = 1,

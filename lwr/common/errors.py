@@ -1,4 +1,4 @@
-"""Define the error for unusable input, and shorten errors and values for messages."""
+"""Define the error for unusable input or a missing package, and shorten errors and values for messages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from typing import Any
 
 class BadInput(ValueError):
     """A problem of a user's file or setting; the message gives the place (`file:line`), the problem and the fix."""
+
+
+def missing_extra(what: str, package: str, extra: str) -> BadInput:
+    """Return the error that `what` needs a package of an extra of lwr, and how to install it."""
+    return BadInput(f"{what} needs {package}: pip install 'lwr[{extra}]'")
 
 
 def first_line(error: Exception) -> str:

@@ -8,11 +8,11 @@ from tempfile import TemporaryDirectory
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from peft import PeftModel
 
 from lwr.common.errors import first_line
 from lwr.formats.checkpoint import CHECKPOINT_FILES
 from lwr.model.reranker import LayerwiseReranker
+from lwr.model.storage import has_adapter
 
 
 def push(
@@ -45,7 +45,7 @@ def push(
     """
     check_repo_id(repo_id)
     base = reranker.base
-    if isinstance(reranker.backbone, PeftModel) and base and Path(base.model).expanduser().is_dir():
+    if has_adapter(reranker.backbone) and base and Path(base.model).expanduser().is_dir():
         raise ValueError(
             f"{repo_id}: an adapter for {base.model}, a local folder that others do not have; merge it first "
             "(lwr.model.lora.merge_lora)"

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from lwr.common.errors import missing_extra
 from lwr.export.classifier import fit_pairs, write_classifier
 from lwr.model.reranker import LayerwiseReranker
 
 
 def check_packages() -> None:
-    """Check that the packages of the extra `onnx` are installed. Raises ValueError."""
+    """Check that the packages of the extra `onnx` are installed. Raises BadInput."""
     if find_spec("onnxscript") is None:
-        raise ValueError("layout onnx needs packages that are not installed; pip install 'lwr[onnx]'")
+        raise missing_extra("layout onnx", "onnxscript", "onnx")
 
 
 def write_onnx(reranker: LayerwiseReranker, layer: int, folder: Path) -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
-from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lwr.config.training import LoraConfig
 from lwr.model.reranker import LayerwiseReranker
+from lwr.model.storage import has_adapter
 
 
 def add_lora(reranker: LayerwiseReranker, lora: LoraConfig) -> None:
     """Freeze the backbone of `reranker` and add trainable low-rank adapters to its blocks."""
+    from peft import LoraConfig as PeftLoraConfig
+    from peft import get_peft_model
+
     targets = lora.targets
     if targets == "all-linear":
         in_blocks = set(reranker.stack.blocks.modules())
@@ -38,5 +40,5 @@ def merge_lora(reranker: LayerwiseReranker) -> None:
 
     A merged reranker is saved with its weights and needs no base model.
     """
-    if isinstance(reranker.backbone, PeftModel):
-        reranker.backbone = cast(PreTrainedModel, reranker.backbone.merge_and_unload())
+    if has_adapter(reranker.backbone):
+        reranker.backbone = cast(Any, reranker.backbone).merge_and_unload()

@@ -16,7 +16,6 @@ from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -113,7 +112,7 @@ class LayerwiseReranker(nn.Module):
                 positions.
         """
         super().__init__()
-        if isinstance(model, PeftModel):
+        if storage.has_adapter(model):
             raise ValueError(
                 "give the model without its adapter, then call lwr.model.lora.add_lora: heads stay outside peft"
             )
@@ -672,7 +671,7 @@ class LayerwiseReranker(nn.Module):
         for layer, state in stored.norms.items():
             storage.load_norm(str(model), layer, state, reranker.norm(layer))
         if stored.adapter is not None:
-            reranker.backbone = PeftModel.from_pretrained(stored.backbone, stored.adapter).to(dtype)
+            reranker.backbone = storage.load_adapter(stored.backbone, stored.adapter).to(dtype)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return reranker.to(device).eval()
 

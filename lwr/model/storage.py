@@ -10,17 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from lwr.common.errors import BadInput
+from lwr.common.errors import BadInput, missing_extra
 from lwr.common.exits import describe_layers, exit_name
 from lwr.common.json_lines import read_json, write_json
 from lwr.config.model import Attention, BaseModelConfig, PromptTemplate
@@ -74,8 +74,8 @@ def write_reranker(
         OSError: The weights cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    has_adapter = isinstance(backbone, PeftModel)
-    if has_adapter and base is None:
+    adapted = has_adapter(backbone)
+    if adapted and base is None:
         raise ValueError(
             "an adapter must name its base model: construct with base=, or merge it (lwr.model.lora.merge_lora)"
         )
@@ -92,8 +92,8 @@ def write_reranker(
     origin = {
         "lwr": version("lwr"),
         "base": None if base is None else base.slice(),
-        "adapter": has_adapter,
-        "base_fingerprint": _fingerprint(base) if has_adapter and base is not None else None,
+        "adapter": adapted,
+        "base_fingerprint": _fingerprint(base) if adapted and base is not None else None,
     }
     (folder / "lwr.json").write_text(json.dumps({**origin, **options}, indent=2) + "\n", encoding="utf-8")
     if fusion is None:
@@ -211,6 +211,8 @@ def read_reranker(
             raise BadInput(
                 f"{folder / 'lwr.json'}: an adapter without a base model; train or fetch the model again"
             )
+        if find_spec("peft") is None:
+            raise missing_extra(f"{folder}: its adapter", "peft", "lora")
         _check_file(folder, "adapter_model.safetensors")
         _check_base(folder, base, description["base_fingerprint"])
         backbone = load_base_model(base.model_copy(update={"attention": attention})).backbone
@@ -341,6 +343,22 @@ def _check_head_sizes(folder: Path, heads: Mapping[int, Tensor], backbone: PreTr
                 f"{folder / 'heads.safetensors'}: the head of layer {layer} is {list(head.shape)}, but states are "
                 f"[{hidden_size}]: another model's; train or fetch it again"
             )
+
+
+def has_adapter(backbone: nn.Module) -> bool:
+    """Tell whether peft has wrapped a backbone; without peft nothing is."""
+    if find_spec("peft") is None:
+        return False
+    from peft import PeftModel
+
+    return isinstance(backbone, PeftModel)
+
+
+def load_adapter(backbone: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Return the backbone, wrapped by peft with the adapter that `folder` holds."""
+    from peft import PeftModel
+
+    return cast(PreTrainedModel, PeftModel.from_pretrained(backbone, folder))
 
 
 def _check_base(folder: Path, base: BaseModelConfig, expected: str) -> None:

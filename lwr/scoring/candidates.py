@@ -11,7 +11,7 @@ from lwr.formats.beir import read_corpus_file, read_queries_file
 from lwr.formats.training_groups import read_training_groups
 from lwr.formats.trec import Run, read_run
 from lwr.model.prompt import LinePrompts, Prompt
-from lwr.scoring.score import QueryCandidates, join_texts
+from lwr.scoring.query_candidates import QueryCandidates, join_texts
 
 STDIN = Path("-")
 

@@ -25,7 +25,7 @@ from lwr.formats.trec import best_first
 from lwr.model.cascade_schedule import Schedule, plan_ranking
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import read_stored_exits, read_stored_fusion
-from lwr.scoring.score import QueryCandidates, score_in_chunks
+from lwr.scoring.query_candidates import QueryCandidates, score_in_chunks
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from lwr.config.teachers.sections import (
 )
 from lwr.formats.beir import read_candidate_texts, read_qrels, read_queries
 from lwr.formats.trec import Run, best_first, read_run, write_run
-from lwr.scoring.score import QueryCandidates, join_texts, select_shard
+from lwr.scoring.query_candidates import QueryCandidates, join_texts
+from lwr.scoring.score import select_shard
 from lwr.scoring.teachers.bi_encoder import score_with_bi_encoder
 from lwr.scoring.teachers.cross_encoder import score_with_cross_encoder
 from lwr.scoring.teachers.layerwise import score_with_layerwise

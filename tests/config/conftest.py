@@ -17,8 +17,6 @@ def workflow_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("a workflow")
     for part in ("workflow", "config"):
         shutil.copytree(ROOT / part, folder / part)
-    for part in ("Snakefile", "environment.yml"):
-        shutil.copy2(ROOT / part, folder / part)
     for name in ("llama", "bert"):
         tiny.save(name, folder / f"checkpoints/tiny-{name}")
     for dataset in ("cranfield", "msmarco", "scifact"):

@@ -1,5 +1,6 @@
 """Collections of the hub are read at fixed commits."""
 
+import re
 import sys
 
 import pytest
@@ -100,7 +101,7 @@ def test_commits_are_pinned_and_the_corpus_is_streamed(monkeypatch):
 
 def test_missing_package_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(BadInput, match="pip install datasets"):
+    with pytest.raises(BadInput, match=re.escape("pip install 'lwr[hub]'")):
         read(source("some"))
 
 

@@ -1,5 +1,6 @@
 """Collections of ir_datasets are read by their documented API."""
 
+import re
 import sys
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -121,7 +122,7 @@ def test_documents_without_a_text_are_refused(monkeypatch):
 
 def test_missing_package_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "ir_datasets", None)
-    with pytest.raises(BadInput, match="pip install ir_datasets"):
+    with pytest.raises(BadInput, match=re.escape("pip install 'lwr[ir-datasets]'")):
         read(source(test="made/test"))
 
 

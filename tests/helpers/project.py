@@ -15,7 +15,7 @@ import tiny
 import yaml
 
 ROOT = Path(__file__).parent.parent.parent
-PARTS = ("Snakefile", "workflow", "lwr", "config", "environment.yml")
+PARTS = ("workflow", "lwr", "config")
 
 REPORTING_STEPS = {"compare", "tables", "advise", "figures", "report"}
 FROM_EVALUATE = {"evaluate", *REPORTING_STEPS}
@@ -29,7 +29,7 @@ Job = tuple[str, dict[str, str]]
 
 @dataclass(frozen=True)
 class Project:
-    """A folder with the Snakefile, lwr/ and the configuration of a grid."""
+    """A folder with the workflow, lwr/ and the configuration of a grid."""
 
     folder: Path
     config: str = "config/test.yaml"
@@ -94,11 +94,8 @@ def keep_one_cell(config: dict) -> None:
 def copy_project(folder: Path) -> Project:
     """Copy the project and save the two checkpoints that config/test.yaml names."""
     for part in PARTS:
-        source = ROOT / part
-        if source.is_dir():
-            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy2(source, folder / part)
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / part, folder / part, symlinks=True, ignore=ignored)
     for name in ("llama", "bert"):
         tiny.save(name, folder / "checkpoints" / f"tiny-{name}")
     return Project(folder)

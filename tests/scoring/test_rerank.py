@@ -15,8 +15,8 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+import lwr.scoring.query_candidates
 import lwr.scoring.rankings
-import lwr.scoring.score
 from lwr.cli.app import app
 from lwr.common.errors import BadInput
 from lwr.common.exits import Cell
@@ -99,7 +99,7 @@ def read(file):
 
 @pytest.mark.parametrize("budget", [None, 200], ids=["one batch", "many batches"])
 def test_run_equals_the_workflows(model, data, monkeypatch, budget):
-    monkeypatch.setattr(lwr.scoring.score, "QUERIES_PER_CHUNK", 3)
+    monkeypatch.setattr(lwr.scoring.query_candidates, "QUERIES_PER_CHUNK", 3)
     score(
         model,
         data,

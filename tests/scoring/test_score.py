@@ -9,7 +9,7 @@ import tiny
 from fake_clock import Clock
 
 import lwr.common.progress
-import lwr.scoring.score
+import lwr.scoring.query_candidates
 from lwr.common.progress import Progress
 from lwr.config.evaluation import ScoringConfig
 from lwr.formats.beir import Passage, write_collection
@@ -61,7 +61,7 @@ def scored(reranker, collection, name="out", settings=ScoringConfig(), **which) 
 def test_every_candidate_is_scored_once_in_the_order_of_the_run(
     reranker, collection, monkeypatch, queries_per_chunk
 ):
-    monkeypatch.setattr(lwr.scoring.score, "QUERIES_PER_CHUNK", queries_per_chunk)
+    monkeypatch.setattr(lwr.scoring.query_candidates, "QUERIES_PER_CHUNK", queries_per_chunk)
     table = scored(reranker, collection)
     expected = [(q, d, s) for q, docs in read_run(collection / "test.trec").items() for d, s in docs]
     assert list(table[["query_id", "doc_id", "first_stage"]].itertuples(index=False, name=None)) == expected

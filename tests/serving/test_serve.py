@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -664,5 +663,3 @@ def test_command_reports_wrong_options(monkeypatch, tmp_path):
     monkeypatch.delenv("LWR_TEST_KEY", raising=False)
     assert "LWR_TEST_KEY: that variable is not set" in run("--api-key-env", "LWR_TEST_KEY")
     assert "write it as" in run("--cascade", "two")
-    monkeypatch.setitem(sys.modules, "fastapi", None)
-    assert run() == "lwr serve: the package fastapi is missing; pip install 'lwr[serve]'"

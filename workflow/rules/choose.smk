@@ -11,8 +11,6 @@ if GRID.fusion:
             FUSION,
         log:
             f"{LOGS}/fuse/{ARM}/{{tested}}.log",
-        conda:
-            "../../environment.yml"
         resources:
             mem_mb=8000,
             runtime=60,
@@ -42,8 +40,6 @@ rule cascade:
         CASCADE,
     log:
         f"{LOGS}/cascade/{ARM}/{{tested}}.log",
-    conda:
-        "../../environment.yml"
     resources:
         mem_mb=8000,
         runtime=60,
@@ -78,8 +74,6 @@ rule cost:
         COST,
     log:
         f"{LOGS}/cost/{{tested}}.log",
-    conda:
-        "../../environment.yml"
     threads: 8
     resources:
         gpu=1,

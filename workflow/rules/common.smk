@@ -19,8 +19,11 @@ try:
 except BadInput as error:
     raise WorkflowError(str(error)) from None
 
-# Rules call the `lwr` that is installed beside this Snakemake, activated or not; and fail where any part of a pipe does.
-shell.prefix(f'set -euo pipefail; PATH={quote(str(Path(sys.executable).parent))}:"$PATH"; ')
+# Rules fail where any part of a pipe does. They call the `lwr` that is installed beside this Snakemake, activated or not;
+# in a container (--sdm apptainer), that of the image.
+IN_CONTAINER = "apptainer" in [str(method) for method in workflow.deployment_settings.deployment_method]
+OWN_PATH = f'PATH={quote(str(Path(sys.executable).parent))}:"$PATH"; '
+shell.prefix("set -euo pipefail; " + ("" if IN_CONTAINER else OWN_PATH))
 
 # Patterns of paths. {dataset} is the data set that a cell is trained on, {tested} the one that it ranks: most often the
 # same. An arm is a cell without its seed.

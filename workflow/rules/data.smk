@@ -16,8 +16,6 @@ rule collect:
         f"{LOGS}/collect/{{dataset}}.log",
     wildcard_constraints:
         dataset=any_of(COLLECTED),
-    conda:
-        "../../environment.yml"
     resources:
         mem_mb=4000,
         runtime=60,
@@ -39,8 +37,6 @@ rule embed:
         f"{LOGS}/embed/{{dataset}}.log",
     wildcard_constraints:
         dataset=any_of(EMBEDDED),
-    conda:
-        "../../environment.yml"
     threads: threads_each(len(EMBEDDED))
     resources:
         gpu=1,
@@ -69,8 +65,6 @@ rule retrieve:
         RUN,
     log:
         f"{LOGS}/retrieve/{{dataset}}.{{split}}.log",
-    conda:
-        "../../environment.yml"
     resources:
         mem_mb=8000,
         runtime=120,
@@ -97,8 +91,6 @@ rule mine:
         f"{LOGS}/mine/{{dataset}}.log",
     wildcard_constraints:
         dataset=any_of(COLLECTED),
-    conda:
-        "../../environment.yml"
     resources:
         mem_mb=8000,
         runtime=60,
@@ -121,8 +113,6 @@ rule groups:
         f"{LOGS}/groups/{{dataset}}.log",
     wildcard_constraints:
         dataset=any_of(ADOPTED),
-    conda:
-        "../../environment.yml"
     resources:
         mem_mb=4000,
         runtime=60,

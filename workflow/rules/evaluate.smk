@@ -12,8 +12,6 @@ rule evaluate:
         runs=directory(RUNS),
     log:
         f"{LOGS}/evaluate/{CELL}/{{tested}}/{{split}}.log",
-    conda:
-        "../../environment.yml"
     resources:
         mem_mb=4000,
         runtime=60,

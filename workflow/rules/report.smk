@@ -10,8 +10,6 @@ rule compare:
         in_report(COMPARISONS, "Comparisons"),
     log:
         f"{LOGS}/compare.log",
-    conda:
-        "../../environment.yml"
     resources:
         mem_mb=8000,
         runtime=120,
@@ -35,8 +33,6 @@ rule tables:
         in_report(OTHER_TABLES, "Cost and cascades"),
     log:
         f"{LOGS}/tables.log",
-    conda:
-        "../../environment.yml"
     resources:
         mem_mb=4000,
         runtime=60,
@@ -60,8 +56,6 @@ rule advise:
         RECOMMENDATION,
     log:
         f"{LOGS}/advise.log",
-    conda:
-        "../../environment.yml"
     resources:
         mem_mb=2000,
         runtime=30,
@@ -83,8 +77,6 @@ rule figures:
         in_report(FIGURE_FILES, "Figures"),
     log:
         f"{LOGS}/figures.log",
-    conda:
-        "../../environment.yml"
     resources:
         mem_mb=4000,
         runtime=60,
@@ -112,8 +104,6 @@ rule report:
         REPORT,
     log:
         f"{LOGS}/report.log",
-    conda:
-        "../../environment.yml"
     resources:
         mem_mb=2000,
         runtime=30,

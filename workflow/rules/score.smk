@@ -13,8 +13,6 @@ rule score:
         SCORES if SHARDS == 1 else temp(SHARD),
     log:
         f"{LOGS}/score/{CELL}/{{tested}}/{{split}}{'' if SHARDS == 1 else '.{shard}'}.log",
-    conda:
-        "../../environment.yml"
     threads: threads_each(len(cell_paths(SCORES, split="{split}")) * 2 * SHARDS)  # dev and test
     resources:
         gpu=1,
@@ -42,8 +40,6 @@ if SHARDS > 1:
             SCORES,
         log:
             f"{LOGS}/gather/{CELL}/{{tested}}/{{split}}.log",
-        conda:
-            "../../environment.yml"
         resources:
             mem_mb=8000,
             runtime=60,

@@ -12,8 +12,6 @@ rule teach:
         TEACHER_RUN if SHARDS == 1 else temp(TEACHER_SHARD),
     log:
         f"{LOGS}/teach/{{dataset}}/{{teacher}}{'' if SHARDS == 1 else '.{shard}'}.log",
-    conda:
-        "../../environment.yml"
     threads: threads_each(len(GRID.taught()) * SHARDS)
     resources:
         gpu=1,

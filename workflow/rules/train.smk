@@ -6,8 +6,6 @@ rule base:
         BASE_MODEL,
     log:
         f"{LOGS}/base/{{base_model}}.log",
-    conda:
-        "../../environment.yml"
     resources:
         mem_mb=4000,
         runtime=120,
@@ -31,8 +29,6 @@ rule train:
         directory(MODEL),
     log:
         f"{LOGS}/train/{CELL}.log",
-    conda:
-        "../../environment.yml"
     threads: threads_each(len(model_paths()))
     resources:
         gpu=1,

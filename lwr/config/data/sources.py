@@ -85,7 +85,7 @@ class BeirFolderSource(SourceSection):
 
 
 class IrDatasetsSource(SourceSection):
-    """A collection named by its `ir_datasets` ids, which share one corpus (`pip install ir_datasets`)."""
+    """A collection named by its `ir_datasets` ids, which share one corpus (`pip install 'lwr[ir-datasets]'`)."""
 
     kind: Literal["ir_datasets"]
     splits: dict[Split, str] = Field(description="id of each split, such as `beir/scifact/train`")
@@ -96,7 +96,7 @@ class IrDatasetsSource(SourceSection):
 
 
 class HubSource(SourceSection):
-    """A Hugging Face data set in the hub's BEIR form (`pip install datasets`)."""
+    """A Hugging Face data set in the hub's BEIR form (`pip install 'lwr[hub]'`)."""
 
     kind: Literal["hub"]
     id: str = Field(description="hub id of corpus and queries, such as `BeIR/scifact`")
@@ -171,7 +171,7 @@ class ScoredFilesSource(GroupFilesSource, ScoredSource):
 
 
 class ScoredHubSource(ScoredSource):
-    """The same rows as a Hugging Face data set (`pip install datasets`)."""
+    """The same rows as a Hugging Face data set (`pip install 'lwr[hub]'`)."""
 
     kind: Literal["scored_hub"]
     id: str = Field(description="hub id of the data set")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from lwr.common.errors import BadInput
+from lwr.common.errors import BadInput, missing_extra
 from lwr.config.data.sources import HubSource, ScoredHubSource
 from lwr.data.sources.splits import with_dev_split
 from lwr.formats.beir import Collection, Origin, Passage, Qrels, Queries, Split, parse_grade, parse_passage
@@ -28,7 +28,7 @@ def read(source: HubSource) -> Collection:
     try:
         from datasets import get_dataset_split_names, load_dataset
     except ImportError:
-        raise BadInput("kind hub: the package datasets is not installed; pip install datasets") from None
+        raise missing_extra("kind hub", "datasets", "hub") from None
     texts = {
         subset: load_dataset(source.id, subset, split=subset, revision=source.revision, streaming=True)
         for subset in ("corpus", "queries")
@@ -66,9 +66,7 @@ def read_scored_rows(source: ScoredHubSource) -> Iterator[tuple[str, dict[str, A
     try:
         from datasets import load_dataset
     except ImportError:
-        raise BadInput(
-            "kind scored_hub: the package datasets is not installed; pip install datasets"
-        ) from None
+        raise missing_extra("kind scored_hub", "datasets", "hub") from None
     rows: Any = load_dataset(
         source.id, source.subset, split=source.split, revision=source.revision, streaming=True
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from lwr.common.errors import BadInput
+from lwr.common.errors import BadInput, missing_extra
 from lwr.config.data.sources import IrDatasetsSource
 from lwr.data.sources.splits import with_dev_split
 from lwr.formats.beir import Collection, Origin, Passage, Qrels, Split, parse_grade
@@ -23,7 +23,7 @@ def read(source: IrDatasetsSource) -> Collection:
     try:
         ir_datasets = import_module("ir_datasets")
     except ImportError:
-        raise BadInput("kind ir_datasets: the package is not installed; pip install ir_datasets") from None
+        raise missing_extra("kind ir_datasets", "ir_datasets", "ir-datasets") from None
     datasets = {}
     for split, name in source.splits.items():
         try:

@@ -8,7 +8,7 @@ import numpy as np
 
 from lwr.config.teachers.sections import BiEncoderTeacher
 from lwr.scoring.bi_encoder import BiEncoder
-from lwr.scoring.score import QueryCandidates, split_into_chunks
+from lwr.scoring.query_candidates import QueryCandidates, split_into_chunks
 
 
 def score_with_bi_encoder(

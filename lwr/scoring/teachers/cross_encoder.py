@@ -12,7 +12,7 @@ from lwr.config.teachers.sections import CrossEncoderTeacher
 from lwr.model.batching import choose_pad_id
 from lwr.model.loading import count_embeddings
 from lwr.scoring.loading import load_checkpoint
-from lwr.scoring.score import QueryCandidates, split_into_chunks, tokenize_pairs
+from lwr.scoring.query_candidates import QueryCandidates, split_into_chunks, tokenize_pairs
 from lwr.scoring.teachers.loading import make_prompt
 
 

@@ -14,7 +14,7 @@ from lwr.config.teachers.sections import LayerwiseTeacher
 from lwr.formats.fusion import fuse_scores
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import read_fusion_of, read_stored_exits
-from lwr.scoring.score import QueryCandidates, score_in_chunks
+from lwr.scoring.query_candidates import QueryCandidates, score_in_chunks
 
 
 def score_with_layerwise(

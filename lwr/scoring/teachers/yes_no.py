@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from lwr.common.errors import BadInput
 from lwr.config.teachers.sections import YesNoTeacher
 from lwr.scoring.loading import load_checkpoint
-from lwr.scoring.score import QueryCandidates, split_into_chunks, tokenize_pairs
+from lwr.scoring.query_candidates import QueryCandidates, split_into_chunks, tokenize_pairs
 from lwr.scoring.teachers.loading import make_prompt
 
 
