@@ -1,9 +1,12 @@
 # `make demo` runs the quickstart grid, `make test` the tests, `make docs` builds site/. All set themselves up.
-PYTHON ?= python3.11
-CORES  ?= 2
-BIN    := .venv/bin
+CORES ?= 2
+BIN   := .venv/bin
 
-.PHONY: demo docs pretrained test test-slow test-nightly quality coverage mutants fuzz lint generated drawings lock clean
+# The first Python that can make an environment; without one, uv makes it, and fetches a Python.
+PYTHON ?= $(shell for v in 3.11 3.12 3.13; do python$$v -c 'import ensurepip' 2>/dev/null && echo python$$v && break; done)
+NEEDED := Python 3.11, 3.12 or 3.13 with venv (Debian, Ubuntu: apt install python3-venv), or uv, which fetches one
+
+.PHONY: demo docs pretrained test test-slow test-nightly quality coverage mutants fuzz lint generated drawings lock audit clean
 
 demo: .venv/.installed
 	$(BIN)/snakemake --cores $(CORES)
@@ -56,7 +59,8 @@ lint: .venv/.installed
 	$(BIN)/pyright
 
 .venv/.installed: pyproject.toml requirements.lock
-	$(PYTHON) -m venv .venv
+	@$(if $(PYTHON),,command -v uv >/dev/null || { echo 'This needs $(NEEDED).' >&2; exit 1; })
+	$(if $(PYTHON),$(PYTHON) -m venv .venv,uv venv --seed --python '>=3.11,<3.14' .venv)
 	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[dev]'
 	touch $@
 
@@ -70,12 +74,19 @@ drawings: .venv/.installed
 
 # Resolve the newest versions again and pin them (needs uv): to versions, which any build of torch satisfies, and to the
 # index's own files. The +cpu of a local wheel is not a version of the index. The pins must suit every patch version of
-# Python 3.11: uv resolves for 3.11.0, Debian 12 has 3.11.2.
-RESOLVE := uv pip compile pyproject.toml --python-version 3.11 --extra dev --extra coverage --extra mutants --extra fuzz \
+# Python 3.11: uv resolves for 3.11.0, Debian 12 has 3.11.2. The last lines fail where they do not suit 3.12 and 3.13.
+RESOLVE := uv pip compile pyproject.toml --extra dev --extra coverage --extra mutants \
   --no-annotate --no-header --quiet --no-emit-package setuptools
+LOCKED  := $(RESOLVE) --python-version 3.11 --extra fuzz
 lock:
-	$(RESOLVE) --upgrade | sed -E 's/\+cpu$$//' | grep -v -E '^(nvidia|cuda|triton)' > requirements.lock
-	$(RESOLVE) --constraint requirements.lock --generate-hashes > requirements.hashed.lock
+	$(LOCKED) --upgrade | sed -E 's/\+cpu$$//' | grep -v -E '^(nvidia|cuda|triton)' > requirements.lock
+	$(LOCKED) --constraint requirements.lock --generate-hashes > requirements.hashed.lock
+	$(RESOLVE) --python-version 3.12 --constraint requirements.lock > /dev/null
+	$(RESOLVE) --python-version 3.13 --constraint requirements.lock > /dev/null
+
+# Known vulnerabilities of the locked versions, from the index's advisories.
+audit:
+	uvx pip-audit --strict --no-deps --disable-pip --requirement requirements.lock
 
 clean:
 	rm -rf .venv .snakemake site

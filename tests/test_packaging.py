@@ -58,5 +58,6 @@ def test_conda_environment_installs_from_the_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     python, *_, from_pip = environment["dependencies"]
     assert from_pip == {"pip": ["--requirement requirements.lock", "--editable ."]}
-    assert PROJECT["requires-python"] == ">=3.11,<3.12"
-    assert python == "python=3.11"
+    assert python == f"python{PROJECT['requires-python']}"
+    versions = [line.removeprefix("Programming Language :: Python :: ") for line in PROJECT["classifiers"]]
+    assert versions == ["3.11", "3.12", "3.13"]

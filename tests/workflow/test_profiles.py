@@ -63,6 +63,11 @@ def test_every_profile_dry_runs(name, fresh_project, tmp_path, monkeypatch):
     fresh_project.snakemake("--dry-run", "--profile", f"workflow/profiles/{name}", *options)
 
 
+def test_rich_displays_a_run(fresh_project):
+    pytest.importorskip("snakemake_logger_plugin_rich", reason="is in the extra dev")
+    assert "This was a dry-run" in fresh_project.snakemake("--dry-run", "--logger", "rich").stderr
+
+
 @pytest.mark.skipif(bool(missing_plugins(PROFILES["slurm"])), reason="needs pip install lwr[slurm]")
 def test_slurm_profile_requests_the_resources_of_the_rules(fresh_project):
     rules = planned_resources(fresh_project)
