@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -354,11 +354,11 @@ def has_adapter(backbone: nn.Module) -> bool:
     return isinstance(backbone, PeftModel)
 
 
-def load_adapter(backbone: PreTrainedModel, folder: Path) -> PreTrainedModel:
+def load_adapter(backbone: PreTrainedModel, folder: Path) -> Any:
     """Return the backbone, wrapped by peft with the adapter that `folder` holds."""
     from peft import PeftModel
 
-    return cast(PreTrainedModel, PeftModel.from_pretrained(backbone, folder))
+    return PeftModel.from_pretrained(backbone, folder)
 
 
 def _check_base(folder: Path, base: BaseModelConfig, expected: str) -> None:
