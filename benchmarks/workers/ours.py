@@ -11,7 +11,7 @@ from worker import serve, training
 
 from lwr.config.training import LoraConfig
 from lwr.model.cascade_schedule import Schedule
-from lwr.model.lora import add_lora
+from lwr.model.linear.lora import add_lora
 from lwr.model.reranker import LayerwiseReranker
 from lwr.training.losses.layerwise import assign_teachers, layerwise_loss
 from lwr.training.recompute import set_recompute

@@ -13,7 +13,7 @@ from lwr.cli.options import Model, OutFolder, command_with_extra, silence_transf
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
 from lwr.config.evaluation import ScoringConfig
-from lwr.config.section import Precision
+from lwr.config.section import ScoringPrecision
 from lwr.export.export import Layout
 from lwr.model.cascade_schedule import Schedule, stage_weights
 
@@ -49,7 +49,14 @@ FusionFile = Annotated[
         exists=True,
     ),
 ]
-PrecisionOption = Annotated[Precision, Option("--precision", help="Data type of the backbone.")]
+PrecisionOption = Annotated[
+    ScoringPrecision,
+    Option(
+        "--precision",
+        help="Data type in which the blocks compute; int8, on a CPU: their linear layers, such as "
+        "`--precision int8`.",
+    ),
+]
 
 
 @app.command()
@@ -136,7 +143,7 @@ def rerank(
         candidates = read_group_candidates(groups)
     else:
         candidates = read_run_candidates(*run_files)
-    reranker = LayerwiseReranker.from_pretrained(model, revision=revision)
+    reranker = LayerwiseReranker.from_pretrained(model, revision=revision, precision=precision)
     reranker.fusion = weights
     if groups is not None:
         check_prompts(groups, candidates, reranker.prompt)

@@ -6,7 +6,17 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from lwr.config.section import Jobs, Layers, Passages, Precision, Queries, Ratio, Section, Share, Tokens
+from lwr.config.section import (
+    Jobs,
+    Layers,
+    Passages,
+    Queries,
+    Ratio,
+    ScoringPrecision,
+    Section,
+    Share,
+    Tokens,
+)
 
 CHOOSING_MEASURES = ("nDCG", "RR", "AP", "P", "R", "Success")
 """Families of measures by which a cascade can be chosen, with a cutoff and the parameter `rel` alone."""
@@ -22,7 +32,11 @@ class ScoringConfig(Section):
     shards: Jobs = Field(
         default=1, description="number of jobs that share the queries of a split, or of a teacher"
     )
-    precision: Precision = Field(default="float32", description="data type of the backbone; heads: float32")
+    precision: ScoringPrecision = Field(
+        default="float32",
+        description="data type of the backbone; heads: float32; int8, on CPUs alone: that of the linear layers of the "
+        "blocks, with float32 between them",
+    )
     widths: list[tuple[Layers, Ratio]] = Field(
         default=[],
         description="token compressions that are scored beside full width, each a pass of its own, and that the search "

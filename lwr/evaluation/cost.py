@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,7 @@ def cost(
         reranker = LayerwiseReranker.from_pretrained(files.model)
         schedules = _schedules(files, reranker.exits, scoring.widths)
         if settings.queries:
+            reranker.set_precision(scoring.precision)
             contenders += _contenders(files, reranker, schedules)
         records.append(_describe_arm(files, reranker, schedules))
     reference = None
@@ -308,8 +310,9 @@ def rank_texts(
 ) -> np.ndarray:
     """Rank passages, given as texts; this is what is timed. Return int64 [passages], indices from best to worst."""
     rows = reranker.rows_to_read([(query, passage) for passage in passages], schedule, first_stage)
-    how = scoring.tokens_per_batch, scoring.precision
-    return reranker.rank_rows(rows, schedule, *how, first_stage=first_stage, fused=fused).order
+    return reranker.rank_rows(
+        rows, schedule, scoring.tokens_per_batch, first_stage=first_stage, fused=fused
+    ).order
 
 
 def peak_memory_of(reranker: LayerwiseReranker, run: Callable[[], object]) -> float | None:
@@ -318,7 +321,8 @@ def peak_memory_of(reranker: LayerwiseReranker, run: Callable[[], object]) -> fl
         return None
     before = peak_memory()
     run()
-    weights = sum(p.numel() * p.element_size() for p in reranker.parameters()) / 2**20
+    tensors = chain(reranker.parameters(), reranker.buffers())
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 2**20
     return weights + peak_memory() - before
 
 

@@ -73,7 +73,7 @@ def build_classifier(reranker: LayerwiseReranker, layer: int) -> PreTrainedModel
     """Build the stock `*ForSequenceClassification` of exit `layer`; unchanged tensors share their memory.
 
     Args:
-        reranker: A reranker without an adapter (see `lwr.model.lora.merge_lora`).
+        reranker: A reranker without an adapter (see `lwr.model.linear.lora.merge_lora`).
         layer: The exit.
 
     Raises:

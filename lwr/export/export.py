@@ -36,7 +36,7 @@ def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingfa
     from lwr.export.classifier import write_classifier
     from lwr.export.onnx_format import check_packages, write_onnx
     from lwr.export.upstream import write_upstream
-    from lwr.model.lora import merge_lora
+    from lwr.model.linear.lora import merge_lora
     from lwr.model.reranker import LayerwiseReranker
 
     if Path(model).resolve().is_relative_to(out.resolve()):

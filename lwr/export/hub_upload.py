@@ -48,7 +48,7 @@ def push(
     if has_adapter(reranker.backbone) and base and Path(base.model).expanduser().is_dir():
         raise ValueError(
             f"{repo_id}: an adapter for {base.model}, a local folder that others do not have; merge it first "
-            "(lwr.model.lora.merge_lora)"
+            "(lwr.model.linear.lora.merge_lora)"
         )
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)

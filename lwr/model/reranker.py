@@ -22,12 +22,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lwr.common.exits import FIRST_STAGE, describe_layers, exit_name, layers_with_head, read_name
 from lwr.common.texts import check_documents, check_pairs, check_text, is_single_pair
 from lwr.config.model import Attention, BaseModelConfig, Pooling, PromptTemplate
+from lwr.config.section import ScoringPrecision
 from lwr.formats.fusion import Fusion, fuse_scores
 from lwr.model import storage
 from lwr.model.batch_layout import PackedLayout, PaddedLayout
 from lwr.model.batching import make_batches, out_of_memory_hint, pad
 from lwr.model.cascade_schedule import Compression, Ranking, Schedule, Weights, layers_to_score, plan_ranking
 from lwr.model.layer_hooks import LayerCallback, LayerStack, UnsupportedBackbone, find_layer_stack, run_to
+from lwr.model.linear.bfloat16 import warn_if_slow
+from lwr.model.linear.int8 import quantise_blocks
 from lwr.model.loading import (
     check_row_limit,
     copy_norm,
@@ -65,6 +68,7 @@ class LayerwiseReranker(nn.Module):
         norms: The own norm of each exit, in float32; empty if all exits share the backbone's final norm.
         first_position: The index of a packed row's first position; None if rows are padded instead of packed.
         fusion: The weights of fused scores; None: rankings cannot be fused. They belong to one first stage.
+        precision: The data type in which texts are scored and ranked; see `set_precision`.
     """
 
     def __init__(
@@ -114,7 +118,7 @@ class LayerwiseReranker(nn.Module):
         super().__init__()
         if storage.has_adapter(model):
             raise ValueError(
-                "give the model without its adapter, then call lwr.model.lora.add_lora: heads stay outside peft"
+                "give the model without its adapter, then call lwr.model.linear.lora.add_lora: heads stay outside peft"
             )
         if initial_heads is None and tokenizer is not None and model.get_output_embeddings() is not None:
             initial_heads = yes_row_of(model, tokenizer)
@@ -153,6 +157,7 @@ class LayerwiseReranker(nn.Module):
         self.base = base
         self.fusion = fusion
         self.score_cap = score_cap
+        self.precision: ScoringPrecision = "float32"
 
     @property
     def prompt(self) -> Prompt:
@@ -387,7 +392,6 @@ class LayerwiseReranker(nn.Module):
         rows: Sequence[Row],
         layers: Sequence[int],
         tokens_per_batch: int | None = None,
-        precision: str = "float32",
         on_scored: Callable[[int], object] | None = None,
         compression: Compression | None = None,
     ) -> np.ndarray:
@@ -397,7 +401,6 @@ class LayerwiseReranker(nn.Module):
             rows: The pairs.
             layers: The layers that score.
             tokens_per_batch: The budget of a batch; None: `default_tokens_per_batch`.
-            precision: `float32`, or `bfloat16` for autocast.
             on_scored: Called after each batch with its number of rows, to show progress.
             compression: As for `encode`.
 
@@ -413,7 +416,7 @@ class LayerwiseReranker(nn.Module):
         for batch in make_batches(rows, budget, self.can_share_prefix):
             longest = max(len(rows[i]) for i in batch)
             hint = f"{len(batch)} rows of up to {longest} tokens; set tokens_per_batch below {budget}"
-            with out_of_memory_hint(hint), self._autocast(precision):
+            with out_of_memory_hint(hint), self._autocast():
                 features = self._make_features([rows[i] for i in batch], compression is not None)
                 by_layer = self.encode(features, layers, compression)
             scores[:, batch] = torch.stack(by_layer).cpu().numpy()  # [layers, B]
@@ -443,7 +446,6 @@ class LayerwiseReranker(nn.Module):
         rows: Sequence[Row | None],
         schedule: Schedule,
         tokens_per_batch: int | None = None,
-        precision: str = "float32",
         first_stage: Sequence[float] | np.ndarray | None = None,
         fused: bool = False,
     ) -> Ranking:
@@ -456,7 +458,6 @@ class LayerwiseReranker(nn.Module):
             rows: The candidates. Those that the first stage drops may be None (see `rows_to_read`).
             schedule: The exit or the cascade, which may compress passages.
             tokens_per_batch: As for `score_rows`.
-            precision: `float32`, or `bfloat16` for autocast.
             first_stage: The scores of the first stage, one per candidate.
             fused: Whether to drop and rank by fused scores.
 
@@ -469,12 +470,12 @@ class LayerwiseReranker(nn.Module):
         read = [cast(Row, rows[i]) for i in plan.read]
         if len(schedule.layers) == 1 or not read:
             scores = self.score_rows(
-                read, plan.layers, tokens_per_batch, precision, compression=schedule.compression
+                read, plan.layers, tokens_per_batch, compression=schedule.compression
             )  # [layers, R]
             return plan.rank(plan.fuse(scores)[None])
         budget = tokens_per_batch or self.default_tokens_per_batch
         hint = f"a cascade of {len(read)} rows, about {budget} tokens at a time; set tokens_per_batch lower"
-        with out_of_memory_hint(hint), self._autocast(precision):
+        with out_of_memory_hint(hint), self._autocast():
             by_stage = self.cascade(
                 self._make_features(read, schedule.compression is not None),
                 schedule.keep_of_exits,
@@ -610,8 +611,46 @@ class LayerwiseReranker(nn.Module):
         features = pad(rows, tokenizer, self.num_embeddings, mark_passages)
         return {name: tensor.to(device) for name, tensor in features.items()}
 
-    def _autocast(self, precision: str) -> torch.autocast:
-        return torch.autocast(self.heads[0].device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    def set_precision(self, precision: ScoringPrecision) -> None:
+        """Set the data type in which blocks compute when texts are scored or ranked; heads and norms keep float32.
+
+        Args:
+            precision: `float32`, as loaded; `bfloat16`, by autocast, with a warning where a CPU is slower with it; or
+                `int8`, which replaces the linear layers of the blocks for good (`lwr.model.linear.int8`) and merges
+                adapters before.
+
+        Raises:
+            ValueError: `int8` on a GPU, of weights that are not float32, or in training; the blocks have no linear
+                layers; PyTorch has no int8 products; or another precision after `int8`.
+        """
+        device = self.heads[0].device
+        if self.precision == "int8" != precision:
+            raise ValueError(f"precision {precision}: the weights are int8 already; load the reranker again")
+        if precision == "bfloat16":
+            warn_if_slow(device)
+        if precision == "int8" != self.precision:
+            if device.type != "cpu":
+                raise ValueError(
+                    f"precision int8: computed by CPUs alone, not on {device}; use bfloat16 there, "
+                    "or hide the GPU by CUDA_VISIBLE_DEVICES="
+                )
+            if self.backbone.dtype != torch.float32:
+                raise ValueError(
+                    f"precision int8: made from float32 weights, not {self.backbone.dtype}; load those"
+                )
+            if self.training:
+                raise ValueError(
+                    "precision int8: int8 layers compute no gradients; train in float32 or bfloat16"
+                )
+            if isinstance(self.backbone, PeftModel):
+                self.backbone = cast(PreTrainedModel, self.backbone.merge_and_unload())
+            _ = self.can_compress  # tried once, on float32 layers
+            quantise_blocks(self.stack.blocks)
+        self.precision = precision
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.precision == "bfloat16"
+        return torch.autocast(self.heads[0].device.type, torch.bfloat16, enabled=enabled)
 
     # --- Saving and loading ---
 
@@ -621,8 +660,10 @@ class LayerwiseReranker(nn.Module):
         That is all `from_pretrained` needs, except for the base model that an adapter names.
 
         Raises:
-            ValueError: The backbone has an adapter, but `base` is not known.
+            ValueError: The backbone has an adapter, but `base` is not known; or its layers are int8.
         """
+        if self.precision == "int8":
+            raise ValueError("int8 layers are not saved: save the reranker in float32, and load it in int8")
         template = self.prompt.template
         options = {
             "depth": self.stack.num_layers,
@@ -653,6 +694,7 @@ class LayerwiseReranker(nn.Module):
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         attention: Attention | None = None,
+        precision: ScoringPrecision = "float32",
     ) -> Self:
         """Load a saved reranker or an upstream layerwise checkpoint, in evaluation mode.
 
@@ -662,9 +704,11 @@ class LayerwiseReranker(nn.Module):
             device: None: a GPU if there is one.
             dtype: The dtype of the backbone. Heads stay float32.
             attention: The name of an attention function of transformers; None: that of the training.
+            precision: How texts are scored and ranked; see `set_precision`.
 
         Raises:
-            ValueError: A part is missing or damaged, or an adapter's base has other weights than it was trained on.
+            ValueError: The precision is refused, a part is missing or damaged, or an adapter's base has other weights
+                than it was trained on.
         """
         stored = storage.read_reranker(str(model), revision, dtype, attention)
         reranker = cls(stored.backbone, stored.tokenizer, **stored.options)
@@ -673,7 +717,8 @@ class LayerwiseReranker(nn.Module):
         if stored.adapter is not None:
             reranker.backbone = storage.load_adapter(stored.backbone, stored.adapter).to(dtype)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return reranker.to(device).eval()
+        reranker.to(device).eval().set_precision(precision)
+        return reranker
 
 
 def logistic(scores: np.ndarray) -> np.ndarray:

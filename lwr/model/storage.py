@@ -77,7 +77,7 @@ def write_reranker(
     adapted = has_adapter(backbone)
     if adapted and base is None:
         raise ValueError(
-            "an adapter must name its base model: construct with base=, or merge it (lwr.model.lora.merge_lora)"
+            "an adapter must name its base model: construct with base=, or merge it (lwr.model.linear.lora.merge_lora)"
         )
     with convert_write_errors(folder):
         backbone.save_pretrained(folder)

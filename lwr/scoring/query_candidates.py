@@ -69,9 +69,7 @@ def score_in_chunks(
     """
     for chunk in split_into_chunks(queries):
         rows = tokenize_pairs(reranker.prompt, chunk)
-        scores = reranker.score_rows(
-            rows, layers, settings.tokens_per_batch, settings.precision, on_scored, compression
-        )
+        scores = reranker.score_rows(rows, layers, settings.tokens_per_batch, on_scored, compression)
         check_finite(scores, chunk, layers)
         yield chunk, rows, scores
 

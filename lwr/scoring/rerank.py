@@ -117,7 +117,7 @@ def rerank(
         reranker: The model.
         queries: The queries and their candidates.
         schedule: The exit or the cascade that ranks.
-        settings: Token budget and precision.
+        settings: Token budget.
         top_k: Passages returned per query; None returns all.
         fused: Whether to rank by fused scores, with the weights of the first stage for queries that have its scores.
 
@@ -176,8 +176,9 @@ def _rank_by_cascade(
             first_stage = [first_stage[i] for i in order]
         pairs = [(query.query, text) for text in texts]
         rows = reranker.rows_to_read(pairs, schedule, first_stage, query.prompts)
-        how = settings.tokens_per_batch, settings.precision
-        ranking = reranker.rank_rows(rows, schedule, *how, first_stage=first_stage, fused=fused)
+        ranking = reranker.rank_rows(
+            rows, schedule, settings.tokens_per_batch, first_stage=first_stage, fused=fused
+        )
         passages = [
             RankedPassage(doc_ids[i], float(ranking.scores[i]), int(ranking.layers[i]), texts[i])
             for i in ranking.order.tolist()

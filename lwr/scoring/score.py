@@ -65,7 +65,7 @@ def score(
         raise BadInput(f"{run}: query {min(unknown)!r} is not in {collection}/queries.jsonl; retrieve again")
     texts = read_candidate_texts(collection, split, candidates)
     queries = join_texts(candidates, query_texts, texts)
-    reranker = LayerwiseReranker.from_pretrained(model)
+    reranker = LayerwiseReranker.from_pretrained(model, precision=settings.precision)
     inputs = _input_digests(model, collection, run) | {"shard": shard}
     compressions = [Compression.at(layer, ratio) for layer, ratio in settings.widths]
     for compression in compressions:
@@ -127,9 +127,7 @@ def _tables(
         for compression in compressions:
             layers = compression.exits_after(reranker.exits)
             # [layers, pairs]
-            of_width = reranker.score_rows(
-                rows, layers, settings.tokens_per_batch, settings.precision, on_scored, compression
-            )
+            of_width = reranker.score_rows(rows, layers, settings.tokens_per_batch, on_scored, compression)
             check_finite(of_width, chunk, layers)
             compressed += list(of_width)
         lengths = [[len(row) for row in rows]]

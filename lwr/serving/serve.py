@@ -46,7 +46,7 @@ def serve(
     Raises:
         ValueError: The model cannot be read, or has no head at a layer of `schedule`.
     """
-    reranker = LayerwiseReranker.from_pretrained(model)
+    reranker = LayerwiseReranker.from_pretrained(model, precision=scoring.precision)
     reranker.fusion = fusion
     schedule = schedule or Schedule.single(reranker.exits[-1])
     app = build_application(reranker, name, schedule, limits, key, scoring, fused=fusion is not None)

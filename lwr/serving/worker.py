@@ -59,7 +59,7 @@ class Worker:
 
         Args:
             reranker: The model, in evaluation mode. No other thread may use it or its tokenizer until `close` returns.
-            scoring: Precision, and tokens per batch.
+            scoring: Tokens per batch.
         """
         self.reranker, self.scoring = reranker, scoring
         self._waiting: SimpleQueue[Job | None] = SimpleQueue()  # None: close
@@ -189,9 +189,8 @@ class Worker:
         rows = [cast(Row, row) for job in jobs for row in job.rows]
         exits = [cast(Sequence[int], job.exits) for job in jobs]
         layers = sorted({layer for of_job in exits for layer in of_job})
-        precision = self.scoring.precision
         # [layers, rows]
-        scores = self.reranker.score_rows(rows, layers, self.scoring.tokens_per_batch, precision)
+        scores = self.reranker.score_rows(rows, layers, self.scoring.tokens_per_batch)
         self._check_finite(scores)
         ends = np.cumsum([len(job.rows) for job in jobs])
         chunks = np.split(scores, ends[:-1], axis=1)  # of each job [layers, its rows]
@@ -209,7 +208,6 @@ class Worker:
             rows,
             plan.schedule,
             self.scoring.tokens_per_batch,
-            self.scoring.precision,
             first_stage=plan.first_stage,
             fused=plan.weights is not None,
         )
@@ -224,5 +222,5 @@ class Worker:
         """Raise FloatingPointError if a score is not finite."""
         if not np.isfinite(scores).all():
             raise FloatingPointError(
-                f"a score in {self.scoring.precision} is not finite; look at the weights"
+                f"a score in {self.reranker.precision} is not finite; look at the weights"
             )

@@ -29,7 +29,6 @@ class DevEvaluation:
     def evaluate(
         self,
         reranker: LayerwiseReranker,
-        precision: str,
         on_scored: Callable[[int], object] | None = None,
     ) -> dict[int, float]:
         """Return the mean of the measure of each exit, by layer; the reranker's mode (training or not) is restored.
@@ -39,7 +38,7 @@ class DevEvaluation:
         training = reranker.training
         reranker.eval()
         # [exits, rows]
-        scores = reranker.score_rows(self.rows, reranker.exits, precision=precision, on_scored=on_scored)
+        scores = reranker.score_rows(self.rows, reranker.exits, on_scored=on_scored)
         reranker.train(training)
         return {
             layer: self._mean(exit_scores) for layer, exit_scores in zip(reranker.exits, scores, strict=True)

@@ -27,8 +27,8 @@ from lwr.config.model import BaseModelConfig
 from lwr.config.training import NEED_SCORES, TrainingConfig
 from lwr.formats.checkpoint import fetch_checkpoint, weights_fingerprint
 from lwr.formats.training_groups import have_teacher_scores
+from lwr.model.linear.lora import add_lora
 from lwr.model.loading import LoadedBaseModel, StockHead, load_base_model, set_dropout
-from lwr.model.lora import add_lora
 from lwr.model.reranker import LayerwiseReranker
 from lwr.training.dataset import read_groups
 from lwr.training.dev_evaluation import read_dev_evaluation

@@ -96,6 +96,7 @@ class LayerwiseTrainer(Trainer):
                 )
             ],
         )
+        reranker.set_precision(settings.precision)  # of the evaluations; on the device by now
         self.remove_callback(PrinterCallback)
         self.reranker, self.settings, self.dev_evaluation = reranker, settings, dev_evaluation
         self.teachers = assign_teachers(
@@ -230,7 +231,7 @@ class LayerwiseTrainer(Trainer):
             scored += scored_now
             self.progress.current = f"dev evaluation: {scored}/{pairs} pairs"
 
-        by_layer = self.dev_evaluation.evaluate(self.reranker, self.settings.precision, show_pairs)
+        by_layer = self.dev_evaluation.evaluate(self.reranker, show_pairs)
         self.progress.current = ""
         metrics = {f"eval_{exit_name(layer)}": value for layer, value in by_layer.items()}
         metrics["eval_mean"] = sum(by_layer.values()) / len(by_layer)

@@ -31,8 +31,8 @@ from lwr.export import classifier
 from lwr.export.export import export
 from lwr.export.readme import SAMPLE_PASSAGE, SAMPLE_QUERY, render
 from lwr.model.batching import pad
+from lwr.model.linear.lora import add_lora
 from lwr.model.loading import load_base_model
-from lwr.model.lora import add_lora
 from lwr.model.reranker import LayerwiseReranker
 
 LONG_PASSAGE = "def decode(s): return s  # and so on " * 60

@@ -9,7 +9,7 @@ import pytest
 
 from lwr.config.training import LoraConfig
 from lwr.export.hub_upload import push
-from lwr.model.lora import add_lora, merge_lora
+from lwr.model.linear.lora import add_lora, merge_lora
 from lwr.model.reranker import LayerwiseReranker
 
 TOKEN = "hf_" + "s3cr3t" * 5

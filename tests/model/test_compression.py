@@ -16,7 +16,7 @@ from lwr.model.batch_layout import PackedLayout, PaddedLayout, RowSpans
 from lwr.model.batching import pad
 from lwr.model.cascade_schedule import Compression
 from lwr.model.layer_hooks import UnsupportedBackbone
-from lwr.model.lora import LoraConfig, add_lora
+from lwr.model.linear.lora import LoraConfig, add_lora
 from lwr.model.reranker import LayerwiseReranker
 from lwr.training.recompute import set_recompute
 

@@ -227,10 +227,11 @@ def test_blocks_compute_at_most_a_batch_at_a_time():
 @pytest.mark.parametrize("schedule", ["2", "1:4 2"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_blocks_compute_in_the_given_precision(schedule, precision):
-    model, dtypes = reranker("llama"), set()
+    model, dtypes = build("llama"), set()
+    model.set_precision(precision)
     projection = model.stack.blocks[0].mlp.up_proj
     hook = projection.register_forward_hook(lambda _, __, output: dtypes.add(output.dtype))
-    ranked = rank(model, QUERY, TEXTS, Schedule.parse(schedule), precision=precision)
+    ranked = rank(model, QUERY, TEXTS, Schedule.parse(schedule))
     hook.remove()
     assert dtypes == {getattr(torch, precision)}
     assert sorted(ranked.tolist()) == list(range(len(TEXTS)))

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel
 from lwr.config.model import PromptTemplate
 from lwr.config.training import LoraConfig, Recompute
 from lwr.model.batching import pad
-from lwr.model.lora import add_lora
+from lwr.model.linear.lora import add_lora
 from lwr.model.prompt import yes_token
 from lwr.model.reranker import LayerwiseReranker
 from lwr.training.losses.layerwise import LayerwiseLoss, assign_teachers, layerwise_loss

@@ -17,8 +17,8 @@ from lwr.common.errors import BadInput
 from lwr.config.model import BaseModelConfig, PromptTemplate
 from lwr.config.training import LoraConfig
 from lwr.model.batching import pad
+from lwr.model.linear.lora import add_lora, merge_lora
 from lwr.model.loading import load_base_model
-from lwr.model.lora import add_lora, merge_lora
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import read_stored_exits
 

@@ -34,7 +34,9 @@ def score_with_layerwise(
     weights = {exit_name(teacher.layer): 1.0}
     if teacher.fusion is not None:
         weights = read_fusion_of(Path(teacher.fusion), exits).weights(teacher.layer, has_first_stage=False)
-    reranker = LayerwiseReranker.from_pretrained(teacher.model, revision=teacher.revision)
+    reranker = LayerwiseReranker.from_pretrained(
+        teacher.model, revision=teacher.revision, precision=teacher.precision
+    )
     settings = ScoringConfig(precision=teacher.precision, tokens_per_batch=teacher.tokens_per_batch)
     layers = [layer_of(name) for name in weights]
     for chunk, _, scores in score_in_chunks(reranker, queries, layers, settings, on_scored):

@@ -17,8 +17,8 @@ from lwr.config.training import LoraConfig
 from lwr.model.base import try_base_model
 from lwr.model.batching import pad
 from lwr.model.layer_hooks import find_layer_stack
+from lwr.model.linear.lora import add_lora
 from lwr.model.loading import load_base_model
-from lwr.model.lora import add_lora
 from lwr.model.prompt import yes_token
 from lwr.model.reranker import LayerwiseReranker
 
