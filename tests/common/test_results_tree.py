@@ -21,6 +21,7 @@ PATHS = {
     "corpus": (TREE.corpus("docs"), "results/collections/docs/corpus.jsonl"),
     "queries": (TREE.queries("docs"), "results/collections/docs/queries.jsonl"),
     "qrels": (TREE.qrels("docs", "dev"), "results/collections/docs/qrels/dev.tsv"),
+    "embeddings": (TREE.embeddings("docs"), "results/collections/docs/embeddings"),
     "run": (TREE.run("docs", "dev"), "results/collections/docs/runs/dev.trec"),
     "groups": (TREE.groups("docs"), "results/collections/docs/groups.jsonl"),
     "teacher_run": (TREE.teacher_run("docs", "big"), "results/collections/docs/teachers/big.trec"),

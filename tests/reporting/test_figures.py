@@ -264,7 +264,7 @@ def test_empty_figures_say_what_is_missing(tmp_path):
     layers[["share of gain", "share of score", "flops"]] = None
     empty = [
         draw_gain(layers, PRIMARY),
-        draw_flops(layers, pd.DataFrame(columns=["front"]), PRIMARY),
+        draw_flops(layers, pd.DataFrame(columns=[*ARM_COLUMNS, "front"]), PRIMARY),
         draw_training(read_training_losses([])),
     ]
     assert [rows_of(chart.to_dict())["why"][0].split()[:2] for chart in empty] == [

@@ -51,7 +51,7 @@ def test_unchanged_tree_has_no_faults(made):
 
 
 def edit_cell(path: Path, column: str, value: object) -> None:
-    table = parquet.read(path, [])
+    table = pd.read_parquet(path)
     table.loc[1, column] = value
     parquet.write(path, table, parquet.read_inputs(path))
 
@@ -102,7 +102,7 @@ DAMAGE = {
     "scores written by something else": (f"{SEED}/scores/docs/test.parquet", lambda p: pd.read_parquet(p).to_parquet(p), ["does not record which run"]),
     "scores deleted": (f"{SEED}/scores/docs/dev.parquet", Path.unlink, ["missing"]),
     "a value edited": ("tables/layers.csv", lambda p: edit_cell(p.parent.parent / SEED / "measures/docs/test.parquet", "value", 0.123), ["by its measures"]),
-    "a query lost from the measures": (f"{SEED}/measures/docs/test.parquet", lambda p: parquet.write(p, parquet.read(p, []).iloc[1:], parquet.read_inputs(p)), ["3 queries, but 4 are judged"]),
+    "a query lost from the measures": (f"{SEED}/measures/docs/test.parquet", lambda p: parquet.write(p, pd.read_parquet(p).iloc[1:], parquet.read_inputs(p)), ["3 queries, but 4 are judged"]),
     "measures deleted": (f"{SEED}/measures/docs/test.parquet", Path.unlink, ["missing"]),
     "a run edited": (f"{SEED}/runs/docs/test/layer_4.trec", lambda p: replace(p, " d", " e"), ["ranks otherwise"]),
     "a run cut": (f"{SEED}/runs/docs/test/layer_3.trec", lambda p: p.write_text(p.read_text()[:-8]), ["columns"]),
@@ -185,7 +185,7 @@ def test_weights_that_are_not_used_are_a_note(results):
     del choice["inputs"]["fusion"]
     write_json(cascade, choice)
     for measures in results.glob(f"{ARM}/seed*/measures/docs/*.parquet"):
-        table = parquet.read(measures, [])
+        table = pd.read_parquet(measures)
         inputs = parquet.read_inputs(measures) | {"cascade": sha256(cascade)}
         del inputs["fusion"]
         parquet.write(measures, table[~table["exit"].str.endswith("_fused")], inputs)
