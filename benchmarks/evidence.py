@@ -33,7 +33,6 @@ from lwr.evaluation.compare import ARM_FAMILIES, DEEPEST_FAMILIES
 from lwr.evaluation.measures import measures_per_query
 from lwr.formats.beir import answerable_queries, read_candidate_texts, read_qrels, read_queries
 from lwr.formats.trec import best_first, read_run
-from lwr.model.cascade_schedule import Schedule
 from lwr.reporting.advise import format_difference
 from lwr.reporting.fused import complete_cascades, is_deepest_alone, is_deepest_fused
 from lwr.scoring.query_candidates import join_texts
@@ -72,7 +71,7 @@ def main() -> None:
             print(f"\n{to_markdown(difference_rows(of_dataset))}")
         print(f"\n{to_markdown(schedule_rows(cascades[cascades['dataset'] == dataset], of_dataset))}")
         print(f"\n{to_markdown(optimism_rows(given.results, dataset, rows))}")
-        if cascades["schedule"].map(compresses).any():
+        if cascades["schedule"].str.contains("/").any():
             print(f"\n{to_markdown(compressed_exit_rows(rows, of_dataset))}")
             print(f"\n{to_markdown(width_rows(cascades[cascades['dataset'] == dataset]))}")
 
@@ -166,14 +165,9 @@ def optimism_rows(results: Path, dataset: str, layers: pd.DataFrame) -> Iterator
             }
 
 
-def compresses(schedule: str) -> bool:
-    """Tell whether a schedule compresses passages."""
-    return Schedule.parse(schedule).compression is not None
-
-
 def is_compressed(exit: str) -> bool:
     """Tell whether an exit, not fused, reads compressed passages."""
-    return bool(compression_steps(exit)) and not is_fused(exit)
+    return bool(compression_steps(exit))
 
 
 def compressed_exit_rows(layers: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator[dict[str, str]]:
@@ -199,12 +193,12 @@ def width_rows(cascades: pd.DataFrame) -> Iterator[dict[str, str]]:
     """
     for (model, variant), arm in cascades.groupby(["base_model", "variant"], sort=False):
         for fused, schedules in arm.groupby("fused"):
-            if not schedules["schedule"].map(compresses).any():
+            if not schedules["schedule"].str.contains("/").any():
                 continue  # of the schedules without fused scores, the deepest exit alone
             deepest = schedules[schedules["schedule"] == schedules["deepest"]].iloc[0]
             for share in SHARES:
                 kept = schedules[schedules["dev"] >= share * deepest["dev"]].sort_values("dev flops")
-                complete = kept[~kept["schedule"].map(compresses)].iloc[0]
+                complete = kept[~kept["schedule"].str.contains("/")].iloc[0]
                 joint = kept.iloc[0]
                 yield {
                     "model": f"{model}, {variant}{', fused' if fused else ''}",

@@ -131,9 +131,10 @@ def read_query_pools(collection: Path, queries: Queries, run: Path, mining: Mini
             unscored += 0 if pool.positives else 1
         if pool.positives:
             pools.append(pool)
-    if without := sorted(answerable_queries(qrels).keys() - ranked.keys()):
+    answerable = answerable_queries(qrels)
+    if without := sorted(answerable.keys() - ranked.keys()):
         log(
-            f"mine: {len(without)} of the {len(answerable_queries(qrels))} train queries make no group, such as "
+            f"mine: {len(without)} of the {len(answerable)} train queries make no group, such as "
             f"{without[0]!r}: they have no candidate in {run}"
         )
     if unscored:

@@ -30,6 +30,7 @@ from lwr.config.evaluation import CascadeSearchConfig
 from lwr.evaluation.arm_files import CHOSEN_COLUMNS, read_arm_fusion
 from lwr.evaluation.flops import BackboneShape, read_shape
 from lwr.evaluation.schedules.choice import Choice, choose_schedule
+from lwr.evaluation.schedules.front import pareto_front
 from lwr.evaluation.schedules.replay import Candidates, read_candidates, read_scores
 from lwr.evaluation.schedules.search import MeasuredSchedules, enumerate_schedules, measure_schedules
 from lwr.formats.beir import Qrels, Split, answerable_queries, read_qrels
@@ -201,13 +202,6 @@ def _try_schedules(
     compressions = [Compression(steps) for steps in compressions_in(candidates.ranks)]
     schedules = enumerate_schedules(candidates.layers, longest, settings, fused, compressions)
     return on_dev.measure(list(schedules), fused, label)
-
-
-def pareto_front(measured: pd.DataFrame) -> pd.DataFrame:
-    """Return the Pareto-optimal rows of quality and FLOPs, cheapest first; of equal rows the first."""
-    cheapest_first = measured.sort_values(["flops", "quality"], ascending=[True, False], kind="stable")
-    best_before = cheapest_first["quality"].cummax().shift(fill_value=-np.inf)
-    return cheapest_first[cheapest_first["quality"] > best_before]
 
 
 def cheapest_within(measured: pd.DataFrame, deepest: str, epsilon: float) -> int:

@@ -137,9 +137,8 @@ def load_tokenizer(folder: Path, config: PretrainedConfig | None = None) -> PreT
         raise BadInput(
             f"{folder}: its tokenizer cannot be read ({first_line(error)}); fetch it again"
         ) from error
-    if not set(tokenizer.get_vocab()) - set(
-        tokenizer.all_special_tokens
-    ):  # some classes do without their files
+    # Some classes of tokenizers load without their files.
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
         raise BadInput(
             f"{folder}: its tokenizer has no vocabulary; put its files, such as tokenizer.json, there"
         )

@@ -642,8 +642,7 @@ class LayerwiseReranker(nn.Module):
                 raise ValueError(
                     "precision int8: int8 layers compute no gradients; train in float32 or bfloat16"
                 )
-            if storage.has_adapter(self.backbone):
-                self.backbone = cast(Any, self.backbone).merge_and_unload()
+            self.backbone = storage.merge_adapter(self.backbone)
             _ = self.can_compress  # tried once, on float32 layers
             quantise_blocks(self.stack.blocks)
         self.precision = precision

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -352,6 +352,11 @@ def has_adapter(backbone: nn.Module) -> bool:
     from peft import PeftModel
 
     return isinstance(backbone, PeftModel)
+
+
+def merge_adapter(backbone: PreTrainedModel) -> PreTrainedModel:
+    """Return the backbone with its adapter folded into its weights; as it is if it has none."""
+    return cast(Any, backbone).merge_and_unload() if has_adapter(backbone) else backbone
 
 
 def load_adapter(backbone: PreTrainedModel, folder: Path) -> Any:

@@ -19,6 +19,7 @@ from lwr.common.exits import (
 from lwr.common.json_lines import read_jsonl
 from lwr.common.results_tree import cell_of_model
 from lwr.evaluation.paired_tests import EQUAL
+from lwr.evaluation.schedules.front import pareto_front
 from lwr.reporting.fused import complete_layers
 
 TEXT_COLUMNS = ("dataset", "trained_on", "base_model", "variant", "exit", "schedule", "compression")
@@ -87,12 +88,7 @@ def complete_front(cascades: pd.DataFrame) -> pd.DataFrame:
     for _, of_arm in cascades.groupby(ARM_COLUMNS, sort=False):
         compresses = of_arm["schedule"].str.contains("/")
         if compresses.any():
-            complete = of_arm[~compresses].sort_values(
-                ["dev flops", "dev"], ascending=[True, False], kind="stable"
-            )
-            fronts.append(
-                complete[complete["dev"] > complete["dev"].cummax().shift(fill_value=float("-inf"))]
-            )
+            fronts.append(pareto_front(of_arm[~compresses], "dev flops", "dev"))
     return pd.concat(fronts) if fronts else cascades.iloc[:0]
 
 

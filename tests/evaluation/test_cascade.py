@@ -22,11 +22,11 @@ from lwr.evaluation.cascade import (
     cascade,
     cheapest_within,
     choose_with_confidence,
-    pareto_front,
 )
 from lwr.evaluation.flops import BackboneShape, count_flops
 from lwr.evaluation.fuse import fuse
 from lwr.evaluation.measures import measures_per_query, rankings
+from lwr.evaluation.schedules.front import pareto_front
 from lwr.evaluation.schedules.replay import read_candidates, replay, replay_run
 from lwr.evaluation.schedules.search import (
     SURVIVORS,

@@ -29,9 +29,8 @@ class Candidates:
     queries: list[str]
     docs: np.ndarray  # str [Q, C]; "" is padding
     tokens: np.ndarray  # float64 [Q, C], of the pair; 0 in padding
-    passage_tokens: (
-        np.ndarray
-    )  # float64 [Q, C], those of them that compression averages; 0 if no exit is compressed
+    # float64 [Q, C], those of the tokens that compression averages; 0 if no exit is compressed
+    passage_tokens: np.ndarray
     # name of an exit or `first_stage` -> int [Q, C], each candidate's rank there, from 0; C in padding
     ranks: dict[str, np.ndarray]
 

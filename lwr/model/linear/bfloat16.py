@@ -29,7 +29,7 @@ def warn_if_slow(device: torch.device) -> None:
 
 @cache
 def time_ratio() -> float:
-    """Return the time of a product of bfloat16 matrices over that of float32 matrices, in milliseconds of measuring."""
+    """Return the time of a product of bfloat16 matrices over that of float32 ones. Measuring takes milliseconds."""
     return _seconds(torch.bfloat16) / _seconds(torch.float32)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lwr.config.training import LoraConfig
 from lwr.model.reranker import LayerwiseReranker
-from lwr.model.storage import has_adapter
+from lwr.model.storage import merge_adapter
 
 
 def add_lora(reranker: LayerwiseReranker, lora: LoraConfig) -> None:
@@ -40,5 +40,4 @@ def merge_lora(reranker: LayerwiseReranker) -> None:
 
     A merged reranker is saved with its weights and needs no base model.
     """
-    if has_adapter(reranker.backbone):
-        reranker.backbone = cast(Any, reranker.backbone).merge_and_unload()
+    reranker.backbone = merge_adapter(reranker.backbone)

@@ -22,9 +22,8 @@ def check_teacher(teacher: CheckpointSection) -> list[Problem]:
     try:
         folder = fetch_checkpoint(teacher.model, teacher.revision, DESCRIPTION_FILES)
         problems = teacher.problems_of_folder(folder)
-        if not problems and not isinstance(
-            teacher, LayerwiseTeacher
-        ):  # which may be upstream's, or an adapter
+        # A layerwise teacher may be upstream's, or an adapter.
+        if not problems and not isinstance(teacher, LayerwiseTeacher):
             read_description(folder)
         return problems
     except HubUnreachable:
