@@ -141,8 +141,8 @@ class TrainingConfig(Section):
     head_init: Literal["yes_token", "checkpoint", "cross_encoder", "random"] = Field(
         default="random",
         description="initial weights of the heads; `yes_token`: the language-model head's row of `Yes`, as upstream "
-        "(decoders); `checkpoint`: the heads of a layerwise checkpoint; `cross_encoder`: the head of a sequence "
-        "classifier with one label, or its linear approximation",
+        "(decoders); `checkpoint`: the heads of a layerwise checkpoint, or of a reranker that lwr trained; "
+        "`cross_encoder`: the head of a sequence classifier with one label, or its linear approximation",
     )
     loss: Loss = Field(
         default="contrastive",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os.path import commonpath
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -45,6 +45,7 @@ from lwr.model.sources.cross_encoder import (
 )
 from lwr.model.sources.lightweight import is_lightweight, read_gemma2_config, read_heads
 from lwr.model.sources.minicpm import is_minicpm, load_minicpm
+from lwr.model.sources.stored import is_stored_reranker, read_description, read_stored_heads
 
 StockHead = Literal["vocabulary", "classifier"]
 AUTO_CLASSES = {
@@ -65,6 +66,7 @@ class LoadedBaseModel:
         yes_row: float32 [H], the row of `Yes` in the vocabulary head; None if that was not read or does not exist.
         heads: Layer -> float32 [H], the heads of a layerwise checkpoint; else empty.
         cross_encoder: The head of a sequence classifier; None if that was not read.
+        trained_as: Pooling and template of a reranker that lwr wrote, as its lwr.json has them; else empty.
     """
 
     backbone: PreTrainedModel
@@ -72,6 +74,7 @@ class LoadedBaseModel:
     yes_row: Tensor | None
     heads: dict[int, Tensor]
     cross_encoder: CrossEncoderHead | None = None
+    trained_as: dict[str, Any] = field(default_factory=dict)
 
 
 def load_base_model(base: BaseModelConfig, head: StockHead | None = None) -> LoadedBaseModel:
@@ -116,9 +119,18 @@ def load_base_model(base: BaseModelConfig, head: StockHead | None = None) -> Loa
     if head == "classifier":
         check_classifier_head(base.model, missing_head)
         cross_encoder = read_cross_encoder_head(model.eval(), tokenizer)
-    heads = read_heads(folder) if lightweight else {}
+    heads, trained_as = read_heads(folder) if lightweight else {}, {}
+    if is_stored_reranker(folder):
+        description = read_description(folder)
+        if description["own_norms"]:
+            raise BadInput(
+                f"{base.model}: a reranker whose exits have norms of their own, which are no part of a base model; "
+                "start from one that was trained with exit_norm: shared"
+            )
+        heads = read_stored_heads(folder, description)
+        trained_as = {key: description[key] for key in ("pooling", "template")}
     heads = {layer: weights for layer, weights in heads.items() if layer <= config.num_hidden_layers}
-    return LoadedBaseModel(backbone, tokenizer, yes_row, heads, cross_encoder)
+    return LoadedBaseModel(backbone, tokenizer, yes_row, heads, cross_encoder, trained_as)
 
 
 def load_tokenizer(folder: Path, config: PretrainedConfig | None = None) -> PreTrainedTokenizerBase:

@@ -22,7 +22,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from lwr.common.errors import BadInput, missing_extra
 from lwr.common.exits import describe_layers, exit_name
-from lwr.common.json_lines import read_json, write_json
+from lwr.common.json_lines import write_json
 from lwr.config.model import Attention, BaseModelConfig, PromptTemplate
 from lwr.formats.checkpoint import (
     check_weights,
@@ -36,6 +36,7 @@ from lwr.formats.fusion import Fusion, fusion_record, read_fusion
 from lwr.model.loading import check_missing, load_base_model, load_tokenizer, load_weights, read_model_config
 from lwr.model.sources.lightweight import TEMPLATE, is_lightweight, read_score_cap
 from lwr.model.sources.minicpm import has_heads, is_minicpm
+from lwr.model.sources.stored import check_file, is_stored_reranker, read_description, read_stored_heads
 
 STORED_OPTIONS = (
     *("start_layer", "head_every", "pooling", "shared_head", "own_norms"),
@@ -126,7 +127,7 @@ def read_stored_exits(model: str, revision: str | None = None) -> list[int]:
         BadInput: There is no reranker.
     """
     folder = fetch_checkpoint(model, revision, ["lwr.json", "config.json"])
-    if (folder / "lwr.json").is_file():
+    if is_stored_reranker(folder):
         return exits_of_description(read_description(folder))
     _check_upstream(folder, model)
     config = read_config(folder)
@@ -198,14 +199,14 @@ def read_reranker(
         BadInput: A part is missing or damaged, or an adapter's base has other weights than it was trained on.
     """
     folder = fetch_checkpoint(model, revision)
-    if not (folder / "lwr.json").is_file():
+    if not is_stored_reranker(folder):
         return _read_upstream(model, revision, dtype, attention or "sdpa")
     description = read_description(folder)
     attention = attention or _portable_attention(description.get("attention", "sdpa"))
     check_weights(folder)
     base = BaseModelConfig(**description["base"]) if description["base"] else None
     tokenizer = load_tokenizer(folder)
-    heads = _read_heads(folder, description)
+    heads = read_stored_heads(folder, description)
     if description["adapter"]:
         if base is None:
             raise BadInput(
@@ -213,7 +214,7 @@ def read_reranker(
             )
         if find_spec("peft") is None:
             raise missing_extra(f"{folder}: its adapter", "peft", "lora")
-        _check_file(folder, "adapter_model.safetensors")
+        check_file(folder, "adapter_model.safetensors")
         _check_base(folder, base, description["base_fingerprint"])
         backbone = load_base_model(base.model_copy(update={"attention": attention})).backbone
     else:
@@ -237,25 +238,6 @@ def read_reranker(
 def _portable_attention(trained_with: str) -> Attention:
     """Return the attention that reads a model trained with another: the same one, where every machine has it."""
     return "eager" if trained_with == "eager" else "sdpa"
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """Read lwr.json.
-
-    Raises:
-        BadInput: A key is missing or has a value of another type.
-    """
-    types = {"start_layer": int, "depth": int, "shared_head": bool, "adapter": bool, "pooling": str}
-    types |= {"query_max_len": int, "passage_max_len": int}
-    written = read_json(folder / "lwr.json", types)
-    newer = {"head_every": int, "own_norms": bool}  # older folders lack them
-    read_json(folder / "lwr.json", {name: type for name, type in newer.items() if name in written})
-    description = {"head_every": 1, "own_norms": False} | written
-    if missing := [name for name in ("base", "base_fingerprint", "template") if name not in description]:
-        raise BadInput(
-            f"{folder / 'lwr.json'}: field {missing[0]!r} is missing; train or fetch the model again"
-        )
-    return description
 
 
 def _read_upstream(
@@ -287,27 +269,6 @@ def _check_upstream(folder: Path, model: str) -> None:
         raise BadInput(f"{model}: no lwr.json; give a folder that save_pretrained wrote")
     if not has_heads(read_config(folder)):
         raise BadInput(f"{model}: a raw language model without relevance heads; train it first")
-
-
-def _check_file(folder: Path, name: str) -> Path:
-    """Return the path of a file that a reranker needs. Raise BadInput if it is missing."""
-    if not (folder / name).is_file():
-        raise BadInput(
-            f"{folder}: {name} is missing; without it a reranker scores nothing (pickles are not read)"
-        )
-    return folder / name
-
-
-def _read_heads(folder: Path, description: Mapping[str, Any]) -> dict[int, Tensor]:
-    """Read the head of each exit, float32 [H]."""
-    file = _check_file(folder, "heads.safetensors")
-    tensors = load_file(file)
-    exits = exits_of_description(description)
-    names = {k: "shared" if description["shared_head"] else exit_name(k) for k in exits}
-    missing = sorted(set(names.values()) - set(tensors))
-    if missing:
-        raise BadInput(f"{file}: no head named {missing}; it holds {sorted(tensors)}")
-    return {k: tensors[name] for k, name in names.items()}
 
 
 def _read_norms(folder: Path, exits: Sequence[int]) -> dict[int, dict[str, Tensor]]:

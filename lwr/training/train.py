@@ -224,6 +224,8 @@ def build_reranker(base: BaseModelConfig, start_layer: int, settings: TrainingCo
         passage_max_len=settings.passage_max_len,
         base=base,
     )
+    if settings.head_init == "checkpoint":
+        _check_continued(base, loaded, reranker)
     if loaded.cross_encoder is not None:
         loaded.cross_encoder.check_pooling(reranker.pooling)
         log(f"train: {base.model}: {loaded.cross_encoder.describe()}")
@@ -248,6 +250,18 @@ def _initial_heads(
             f"head_init is {settings.head_init!r}, but {base.model} has no such head; use `random`"
         )
     return heads
+
+
+def _check_continued(base: BaseModelConfig, loaded: LoadedBaseModel, reranker: LayerwiseReranker) -> None:
+    """Raise ValueError if the heads of a reranker that lwr wrote would read another token or prompt than before."""
+    template = reranker.prompt.template
+    now = {"pooling": reranker.pooling, "template": None if template is None else template.model_dump()}
+    for key, before in loaded.trained_as.items():
+        if now[key] != before:
+            raise ValueError(
+                f"{base.model} was trained with {key} {before}, but base_models has {now[key]}; give it the same, or "
+                "use head_init: random"
+            )
 
 
 def _trainer_arguments(

@@ -28,6 +28,7 @@ from lwr.evaluation.measures import measures_per_query, rankings
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import read_run, write_run
 from lwr.model.batching import pad
+from lwr.model.linear.lora import merge_lora
 from lwr.model.reranker import LayerwiseReranker
 from lwr.scoring.score import score
 from lwr.training.train import build_reranker, train
@@ -447,6 +448,73 @@ def test_head_init_that_the_base_model_lacks_is_refused(data, head_init):
     with pytest.raises(ValueError, match=rf"head_init is '{head_init}'.*bert"):
         build_reranker(
             base(data, "bert"), 2, TrainingConfig.model_validate(SETTINGS | {"head_init": head_init})
+        )
+
+
+# --- going on from a trained reranker --------------------------------------------------------------------
+
+
+def continued(model: Path, **settings) -> LayerwiseReranker:
+    """Return the untrained reranker of a training that goes on from `model`."""
+    again = BaseModelConfig(model=str(model), template=TEMPLATE)
+    settings = SETTINGS | {"head_init": "checkpoint"} | settings
+    return build_reranker(again, 2, TrainingConfig.model_validate(settings)).eval()
+
+
+def scores_of_pairs(reranker: LayerwiseReranker) -> Tensor:
+    rows = reranker.prompt.rows([("decode the number 4", passage(2)), ("decode", passage(3))])
+    with torch.no_grad():
+        return reranker(pad(rows, reranker.prompt.tokenizer, reranker.num_embeddings))
+
+
+@pytest.mark.parametrize("heads", ["per_exit", "shared"])
+@pytest.mark.parametrize("lora", [None, {"rank": 4}])
+def test_training_goes_on_from_the_weights_and_heads_of_a_reranker(data, tmp_path, lora, heads):
+    model = run(data, tmp_path / "model", lora=lora, heads=heads)
+    if lora is not None:
+        trained = LayerwiseReranker.from_pretrained(model, device="cpu")
+        merge_lora(trained)
+        model = tmp_path / "merged"
+        trained.save_pretrained(model)
+    expected = scores_of_pairs(LayerwiseReranker.from_pretrained(model, device="cpu"))
+    assert torch.equal(scores_of_pairs(continued(model)), expected)
+    assert torch.equal(scores_of_pairs(continued(model, lora={"rank": 2})), expected)
+    assert not torch.equal(scores_of_pairs(continued(model, head_init="random")), expected)
+
+
+def test_going_on_from_an_adapter_is_refused_with_the_fix(data, tmp_path):
+    with pytest.raises(BadInput, match=r"adapter_config\.json.*merge_lora"):
+        continued(run(data, tmp_path / "model", lora={"rank": 4}))
+
+
+def test_going_on_with_another_prompt_is_refused(data, tmp_path):
+    model = run(data, tmp_path / "model")
+    another = BaseModelConfig(model=str(model), template=TEMPLATE | {"after": ["!"]})
+    settings = TrainingConfig.model_validate(SETTINGS | {"head_init": "checkpoint"})
+    with pytest.raises(ValueError, match=r"trained with template .*give it the same"):
+        build_reranker(another, 2, settings)
+
+
+def test_going_on_with_another_pooling_is_refused(data, tmp_path):
+    model = run(data, tmp_path / "model", "bert")
+    another = BaseModelConfig(model=str(model), pooling="first")
+    settings = TrainingConfig.model_validate(SETTINGS | {"head_init": "checkpoint"})
+    with pytest.raises(ValueError, match="trained with pooling mean, but base_models has first"):
+        build_reranker(another, 2, settings)
+
+
+def test_going_on_from_own_norms_is_refused(data, tmp_path):
+    with pytest.raises(BadInput, match="exit_norm: shared"):
+        continued(run(data, tmp_path / "model", exit_norm="own"))
+
+
+def test_going_on_at_shallower_layers_is_refused(data, tmp_path):
+    model = run(data, tmp_path / "model")
+    with pytest.raises(ValueError, match=r"no head for layers \[1\]"):
+        build_reranker(
+            BaseModelConfig(model=str(model), template=TEMPLATE),
+            1,
+            TrainingConfig.model_validate(SETTINGS | {"head_init": "checkpoint"}),
         )
 
 
