@@ -22,6 +22,8 @@ from lwr.model.reranker import LayerwiseReranker
 QUERY = "load the object"
 TEXTS = [f"def decode{i}(s): return {'json' * (i % 3)} s" + " and more" * (i % 4) for i in range(16)]
 PAIRS = [(QUERY, text) for text in TEXTS]
+STEP = 127 / find_weight_limit()
+"""How coarse the steps of this machine's weights are: 1, or 2 on CPUs without VNNI. Errors grow with them."""
 ALIKE = ("lfm2", "qwen3_5_text")
 """Architectures whose tiny models with random weights give all pairs nearly the same score."""
 
@@ -73,12 +75,11 @@ def test_a_layer_is_near_float32(linear, shape):
 @torch.inference_mode()
 def test_each_token_and_each_output_has_its_own_scale(linear):
     states = torch.randn(64, 96) * torch.logspace(-3, 3, 64)[:, None]
-    expected, result = linear(states) - linear.bias, Int8Linear(linear, 127).eval()(states) - linear.bias
-    limit = 0.03 if is_exact(127) else 0.5
-    assert (
-        error(result.T, expected.T).max() < limit
-    )  # with one scale for all tokens, the smallest would be zero
-    assert error(result, expected).max() < limit
+    layer = Int8Linear(linear, find_weight_limit()).eval()
+    expected, result = linear(states) - linear.bias, layer(states) - linear.bias
+    # with one scale for all tokens, the smallest would be zero
+    assert error(result.T, expected.T).max() < 0.03 * STEP
+    assert error(result, expected).max() < 0.03 * STEP
 
 
 @torch.inference_mode()
@@ -162,8 +163,10 @@ def test_scores_rank_as_in_float32(architecture):
     expected = build(architecture, "float32").score(PAIRS, layers="all")
     scores = build(architecture).score(PAIRS, layers="all")
     assert not np.array_equal(scores, expected)
-    assert min(spearmanr(*of_exit).statistic for of_exit in zip(scores, expected, strict=True)) > 0.9
-    assert largest_difference(scores, expected).max() < 0.2
+    assert (
+        min(spearmanr(*of_exit).statistic for of_exit in zip(scores, expected, strict=True)) > 1 - 0.1 * STEP
+    )
+    assert largest_difference(scores, expected).max() < 0.2 * STEP
 
 
 @ranking_architectures
