@@ -1,16 +1,19 @@
-"""The schedule of a cascade and of token compression, and the ranking that a cascade ends in.
+"""How deep candidates are read: the schedule of a cascade and of token compression, or a deadline; and their ranking.
 
 A cascade says which exits score and how many candidates survive each of them. A compression says where passage tokens
-become fewer.
+become fewer. A deadline lets a pass end at the deepest exit that is reached in time.
 
 Letters in shape comments: C candidates of a query, R candidates that block 1 reads.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
+from time import perf_counter
 from typing import Self
 
 import numpy as np
@@ -293,6 +296,48 @@ class RankingPlan:
         layers, scores = np.zeros(len(self.first_stage), dtype=np.int64), self.first_stage.copy()
         layers[self.read], scores[self.read] = read_layers, read_scores
         return Ranking(np.concatenate([self.read[order], self.dropped]), layers, scores)
+
+
+@dataclass
+class Deadline:
+    """A moment by which a pass over the layers should end, and how long its blocks take.
+
+    Attributes:
+        moment: When the pass should have ended, in seconds of `clock`.
+        clock: Returns the time in seconds.
+    """
+
+    moment: float
+    clock: Callable[[], float] = perf_counter
+
+    def __post_init__(self):
+        self._layer, self._reached = 0, self.clock()
+
+    @classmethod
+    def after(cls, milliseconds: float, clock: Callable[[], float] = perf_counter) -> Self:
+        """Return the deadline that is a budget away from now.
+
+        Raises:
+            ValueError: The budget is not a finite number above 0.
+        """
+        is_number = isinstance(milliseconds, Real) and not isinstance(milliseconds, bool)
+        if not is_number or not 0 < milliseconds < math.inf:
+            raise ValueError(f"budget_ms is {milliseconds!r}; give a number of milliseconds above 0")
+        return cls(clock() + milliseconds / 1000, clock)
+
+    def start(self) -> None:
+        """Begin to measure a pass, whose first block is about to run."""
+        self._layer, self._reached = 0, self.clock()
+
+    def allows(self, layer: int, deeper: int) -> bool:
+        """Return whether the blocks from `layer`, which was just reached, to `deeper` fit.
+
+        They are expected to take as long, each, as those since the layer before.
+        """
+        now = self.clock()
+        seconds_per_block = (now - self._reached) / (layer - self._layer)
+        self._layer, self._reached = layer, now
+        return now + seconds_per_block * (deeper - layer) <= self.moment
 
 
 def layers_to_score(stages: Sequence[int], weights: Weights | None) -> list[int]:

@@ -65,8 +65,14 @@ class Chunk:
     block_inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
+class EndOfPass(Exception):
+    """Ends a forward pass from inside a hook or a callback."""
+
+
 LayerCallback = Callable[[int, Tensor], Tensor | None]
-"""Receives a layer and its hidden state; returns the positions that remain, or None to keep all."""
+"""Receives a layer and its hidden state; returns the positions that remain, or None to keep all.
+
+It may raise `EndOfPass`, so that no deeper block runs."""
 
 
 def run_to(
@@ -101,20 +107,16 @@ def run_to(
         inputs: Keyword arguments of the backbone.
 
     Returns:
-        The hidden state at the last layer of the pass, of the entries that remain.
+        The hidden state at the last layer that was reached, of the entries that remain.
     """
     deepest = max(layers) if end is None else end
     forward = _ForwardPass(
         stack, layers, deepest, on_layer, dim, make_chunks, start, inputs["input_ids"].shape[: dim + 1]
     )
-    with ExitStack() as hooks, suppress(_DeepestLayerReached):
+    with ExitStack() as hooks, suppress(EndOfPass):
         forward.install(hooks)
         backbone(**inputs)
     return forward.last_state()
-
-
-class _DeepestLayerReached(Exception):
-    """Ends a forward pass from inside a hook."""
 
 
 class _ForwardPass:
@@ -135,7 +137,7 @@ class _ForwardPass:
         self.stack, self.layers, self.deepest = stack, layers, deepest
         self.on_layer, self.dim, self.make_chunks = on_layer, dim, make_chunks
         self.start, self.batch_shape = start, batch_shape
-        self.state: Tensor | None = None  # at the deepest layer, once it is reached
+        self.state: Tensor | None = None  # at the deepest layer that was reached
         self.remaining: Tensor | None = None  # int64, positions in the original batch along dim; None: all
         self.chunks: Sequence[Chunk] = ()  # of the remaining rows; empty until a block needs them
 
@@ -173,16 +175,20 @@ class _ForwardPass:
         """Call back at one of the requested layers; return the hidden state of the entries that remain.
 
         Raises:
-            _DeepestLayerReached: No deeper layer is requested.
+            EndOfPass: No deeper layer is requested, or the callback ends the pass.
         """
-        kept = self.on_layer(layer, hidden) if layer in self.layers else None
+        try:
+            kept = self.on_layer(layer, hidden) if layer in self.layers else None
+        except EndOfPass:
+            self.state = hidden
+            raise
         if kept is not None:
             self.remaining = kept if self.remaining is None else self.remaining[kept]
             self.chunks = ()
             hidden = hidden.index_select(self.dim, kept)
         if layer == self.deepest:
             self.state = hidden
-            raise _DeepestLayerReached
+            raise EndOfPass
         return hidden
 
     def after_last_block(self, _: nn.Module, __: tuple, output: Any) -> None:
@@ -193,10 +199,10 @@ class _ForwardPass:
         self.state = _hidden_state(output)
         self.on_layer(self.stack.num_layers, self.state)
         if self.remaining is not None:
-            raise _DeepestLayerReached
+            raise EndOfPass
 
     def last_state(self) -> Tensor:
-        """Return the hidden state at the deepest layer. The pass must be over."""
+        """Return the hidden state at the deepest layer that was reached. The pass must be over."""
         assert self.state is not None
         return self.state
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
+from itertools import pairwise
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -27,8 +28,23 @@ from lwr.formats.fusion import Fusion, fuse_scores
 from lwr.model import storage
 from lwr.model.batch_layout import PackedLayout, PaddedLayout
 from lwr.model.batching import make_batches, out_of_memory_hint, pad
-from lwr.model.cascade_schedule import Compression, Ranking, Schedule, Weights, layers_to_score, plan_ranking
-from lwr.model.layer_hooks import LayerCallback, LayerStack, UnsupportedBackbone, find_layer_stack, run_to
+from lwr.model.cascade_schedule import (
+    Compression,
+    Deadline,
+    Ranking,
+    Schedule,
+    Weights,
+    layers_to_score,
+    plan_ranking,
+)
+from lwr.model.layer_hooks import (
+    EndOfPass,
+    LayerCallback,
+    LayerStack,
+    UnsupportedBackbone,
+    find_layer_stack,
+    run_to,
+)
 from lwr.model.linear.bfloat16 import warn_if_slow
 from lwr.model.linear.int8 import quantise_blocks
 from lwr.model.loading import (
@@ -487,6 +503,55 @@ class LayerwiseReranker(nn.Module):
             )
         return plan.rank(by_stage.cpu().numpy())
 
+    @torch.inference_mode()
+    def rank_rows_by(
+        self,
+        deadline: Deadline,
+        rows: Sequence[Row],
+        tokens_per_batch: int | None = None,
+        first_stage: Sequence[float] | np.ndarray | None = None,
+        fused: bool = False,
+    ) -> Ranking:
+        """Rank the tokenised candidates of one query by the deepest exit that is reached before a deadline.
+
+        The candidates share one pass, as in a cascade, so that one exit ranks all of them. At each exit the pass ends
+        if the blocks up to the next exit would end too late. The first exit is always reached.
+
+        Args:
+            deadline: The deadline.
+            rows: The candidates.
+            tokens_per_batch: About how many tokens a block computes at a time; None: `default_tokens_per_batch`.
+            first_stage: The scores of the first stage, one per candidate, for `fused`.
+            fused: Whether to rank by fused scores.
+
+        Raises:
+            ValueError: Weights are missing, or first-stage scores are given that do not fit or have no use.
+            MemoryError: The candidates do not fit into memory.
+        """
+        plans = {
+            layer: plan_ranking(Schedule.single(layer), len(rows), first_stage, self.fusion, fused)
+            for layer in self.exits
+        }
+        scores: dict[int, Tensor] = {}
+        deeper = dict(pairwise(self.exits))
+        if not rows:
+            return plans[self.exits[-1]].rank(np.empty((1, 0), dtype=np.float32))
+        budget = tokens_per_batch or self.default_tokens_per_batch
+        hint = f"a pass of {len(rows)} rows, about {budget} tokens at a time; set tokens_per_batch lower"
+        with out_of_memory_hint(hint), self._autocast():
+            layout = self._lay_out(self._make_features(rows, mark_passages=False), [])
+
+            def score_or_end(layer: int, hidden: Tensor) -> None:
+                # the copy to the CPU waits until a GPU has computed the layer
+                scores[layer] = self._score(layer, layout, hidden)[layout.rows.argsort()].cpu()
+                if layer in deeper and not deadline.allows(layer, deeper[layer]):
+                    raise EndOfPass
+
+            deadline.start()
+            self._run(layout, self.exits, score_or_end, [], budget)
+        plan = plans[max(scores)]
+        return plan.rank(plan.fuse(torch.stack([scores[layer] for layer in plan.layers]).numpy())[None])
+
     def score(
         self,
         pairs: Iterable[Any],
@@ -546,6 +611,7 @@ class LayerwiseReranker(nn.Module):
         first_stage: Sequence[float] | np.ndarray | None = None,
         fused: bool = False,
         compression: str | Compression | None = None,
+        budget_ms: float | None = None,
         top_k: int | None = None,
         return_documents: bool = True,
         normalize: bool = False,
@@ -564,22 +630,27 @@ class LayerwiseReranker(nn.Module):
                 that include the first stage if `first_stage` is given, otherwise with those without.
             compression: As for `score`; instead, a cascade may be written `2/2:20 6`, where each two passage tokens
                 become one after layer 2.
+            budget_ms: Instead of `layer`, `cascade` and `compression`: the time in milliseconds within which to
+                answer. The deepest exit that is reached in time ranks all documents; see `rank_rows_by`.
             top_k: The number of documents returned; None: all.
             return_documents: Whether to return the texts as well.
             normalize: Map scores to 0..1 by the logistic function.
 
         Returns:
-            For each document `corpus_id` (its index in `documents`), `score` and, if wanted, `text`. With a cascade
-            or with `fused` also `layer`, the last exit that scored it; 0 if the first stage dropped it, whose score is
-            then given. Scores of different layers cannot be compared.
+            For each document `corpus_id` (its index in `documents`), `score` and, if wanted, `text`. With a cascade,
+            a budget or `fused` also `layer`, the last exit that scored it; 0 if the first stage dropped it, whose
+            score is then given. Scores of different layers cannot be compared.
 
         Raises:
             UnsupportedBackbone: The tokens of the backbone cannot be compressed.
-            ValueError: Both `layer` and `cascade` are given, a layer has no head, the compression is malformed or too
-                deep, `top_k` is less than 1, a document is
-                not a text, `fused` without weights, a stage 0 without `first_stage`, or `first_stage` is not one finite
+            ValueError: Both `layer` and `cascade` are given, or one of them with `budget_ms`, which is not above 0; a
+                layer has no head, the compression is malformed or too deep, `top_k` is less than 1, a document is not
+                a text, `fused` without weights, a stage 0 without `first_stage`, or `first_stage` is not one finite
                 number per document or has no use.
         """
+        deadline = None if budget_ms is None else Deadline.after(budget_ms)
+        if deadline is not None and any(given is not None for given in (layer, cascade, compression)):
+            raise ValueError("budget_ms chooses the exit: leave out layer, cascade and compression")
         schedule = Schedule.requested(layer, cascade, self.exits[-1], compression)
         self._check_layers(schedule.layers)
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 1):
@@ -587,14 +658,17 @@ class LayerwiseReranker(nn.Module):
         texts = check_documents(documents)
         check_text(query, "query")
         rows = self.rows_to_read([(query, text) for text in texts], schedule, first_stage)
-        ranking = self.rank_rows(rows, schedule, first_stage=first_stage, fused=fused)
+        if deadline is None:
+            ranking = self.rank_rows(rows, schedule, first_stage=first_stage, fused=fused)
+        else:
+            ranking = self.rank_rows_by(deadline, cast(list[Row], rows), None, first_stage, fused)
         scores = logistic(ranking.scores) if normalize else ranking.scores
         ranked = []
         for i in ranking.order[:top_k].tolist():
             entry: dict[str, Any] = {"corpus_id": i, "score": float(scores[i])}
             if return_documents:
                 entry["text"] = texts[i]
-            if schedule.keep or fused:
+            if schedule.keep or fused or deadline is not None:
                 entry["layer"] = int(ranking.layers[i])
             ranked.append(entry)
         return ranked

@@ -19,7 +19,7 @@ from lwr.common.exits import FIRST_STAGE, compressed_name, exit_name
 from lwr.common.hashing import hash_share
 from lwr.evaluation.schedules.replay import read_candidates, replay
 from lwr.formats.fusion import Fusion, fuse_scores, normalize_first_stage
-from lwr.model.cascade_schedule import Compression, Schedule, plan_ranking
+from lwr.model.cascade_schedule import Compression, Deadline, Schedule, plan_ranking
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import read_stored_fusion
 
@@ -328,3 +328,16 @@ def test_weights_of_other_exits_are_refused(tmp_path):
     for read in (LayerwiseReranker.from_pretrained, lambda folder: read_stored_fusion(str(folder))):
         with pytest.raises(BadInput, match=r"fusion\.json: .*\[3, 4\].*2\.\.4"):
             read(tmp_path)
+
+
+@pytest.mark.parametrize("first_stage", [None, FIRST_STAGE_SCORES])
+@pytest.mark.parametrize(("seconds", "layer"), [(1e-9, 2), (1e9, 4)])
+def test_a_deadline_ranks_by_the_fused_scores_of_its_exit(first_stage, seconds, layer):
+    model = reranker("llama")
+    rows = list(model.prompt.rows([(QUERY, text) for text in TEXTS]))
+    deadline = Deadline.after(1000 * seconds)
+    ranking = model.rank_rows_by(deadline, rows, None, first_stage, fused=True)
+    expected = model.rank_rows(rows, Schedule.single(layer), None, first_stage, fused=True)
+    assert ranking.layers.tolist() == [layer] * len(TEXTS)
+    assert ranking.order.tolist() == expected.order.tolist()
+    np.testing.assert_allclose(ranking.scores, expected.scores, atol=1e-5)
