@@ -223,6 +223,14 @@ def serve(
     api_key_env: Annotated[
         str | None, Option(help="Environment variable with the key that requests must carry.")
     ] = None,
+    budget_ms: Annotated[
+        float | None,
+        Option(
+            help="Instead of a layer: milliseconds within which requests are answered, waiting included; the deepest "
+            "exit that is reached in time ranks.",
+            min=0.001,
+        ),
+    ] = None,
     max_body_mib: Annotated[float, Option(help="Maximum size of a request in MiB.", min=0.001)] = 4,
     max_documents: Annotated[int, Option(help="Maximum number of documents of a request.", min=1)] = 1000,
     max_characters: Annotated[
@@ -236,13 +244,15 @@ def serve(
 ) -> None:
     r"""Serve a reranker over HTTP: /v1/rerank, /v2/rerank and /rerank like Jina, Cohere and TEI; a page at /.
 
-    A request may select another exit (`layer: 4`). docs/how-to/serve.md describes all requests and limits.
+    A request may select another exit (`layer: 4`) or a budget of time (`budget_ms: 50`). docs/how-to/serve.md describes
+    all requests and limits.
 
     For example:
 
     ```
     lwr serve --model results/cells/python-docs/minilm/start2/default/seed1/model \
       --cascade '2:20 4:10 6' --fused --fusion fusion.json --port 8000 --api-key-env LWR_API_KEY
+    lwr serve --model results/cells/python-docs/minilm/start2/default/seed1/model --budget-ms 200
     ```
     """
     from lwr.scoring.rerank import resolve_fusion
@@ -250,6 +260,8 @@ def serve(
     from lwr.serving.serve import serve
 
     requested = _requested_schedule(layer, cascade)
+    if requested is not None and budget_ms is not None:
+        raise BadInput(f"--budget-ms {budget_ms:g} chooses the exit: leave out --layer and --cascade")
     key = os.environ.get(api_key_env) if api_key_env else None
     if api_key_env and not key:
         raise BadInput(f"--api-key-env {api_key_env}: that variable is not set; put the key into it")
@@ -257,7 +269,8 @@ def serve(
     scoring = ScoringConfig(tokens_per_batch=tokens_per_batch, precision=precision)
     limits = Limits(int(max_body_mib * 2**20), max_documents, max_characters, max_requests)
     weights = resolve_fusion(str(model), fused, fusion)
-    serve(model, requested, weights, name or model.resolve().name, host, port, key, limits, scoring)
+    model_name = name or model.resolve().name
+    serve(model, requested, weights, model_name, host, port, key, limits, scoring, budget_ms)
 
 
 @command_with_extra(app, "report")

@@ -139,6 +139,16 @@ Compression = Annotated[
     ),
 ]
 
+BudgetMs = Annotated[
+    Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
+    Field(
+        description=(
+            "Milliseconds within which to answer, waiting included, instead of `layer`: the deepest exit that is "
+            "reached in time ranks all documents; the first exit always is."
+        )
+    ),
+]
+
 
 class Request(BaseModel):
     """Base of requests; strict: a text that reads like a number is not accepted as one."""
@@ -178,6 +188,7 @@ class RerankRequest(Request):
     )
     layer: Layer = None
     compression: Compression = None
+    budget_ms: BudgetMs = None
 
 
 class TeiRequest(Request):
@@ -191,6 +202,7 @@ class TeiRequest(Request):
     top_n: TopN = None
     layer: Layer = None
     compression: Compression = None
+    budget_ms: BudgetMs = None
 
 
 def _kind_of(body: Any) -> str:
@@ -257,6 +269,9 @@ class Meta(BaseModel):
 
     api_version: Version
     tokens: Tokens | None = None
+    layer: int | None = Field(
+        default=None, description="The exit that ranked, where a budget of time chose it."
+    )
 
 
 class VoyageResult(BaseModel):
@@ -305,7 +320,9 @@ class Model(BaseModel):
     object: Literal["model"] = "model"
     owned_by: Literal["lwr"] = "lwr"
     exits: list[int] = Field(description="The values that `layer` may have.")
-    depth: str = Field(description="The exit or the cascade that ranks where a request names no layer.")
+    depth: str = Field(
+        description="The exit, the cascade or the budget of time by which is ranked where a request names no layer."
+    )
     fused: bool = Field(
         description="Whether scores are fused with those of shallower exits and of `first_stage`."
     )

@@ -51,6 +51,7 @@ def build_application(
     key: str | None = None,
     scoring: ScoringConfig = ScoringConfig(),  # noqa: B008 - frozen
     fused: bool = False,
+    budget_ms: float | None = None,
 ) -> FastAPI:
     """Build the application that serves a reranker.
 
@@ -62,6 +63,8 @@ def build_application(
         key: The API key; None: no key is required.
         scoring: Precision, and tokens per batch.
         fused: Whether to rank by fused scores, also where a request names a layer.
+        budget_ms: The budget in milliseconds of requests that name neither a layer nor a budget; None: there is none,
+            and `schedule` ranks.
 
     Raises:
         ValueError: The reranker has no head at a layer of `schedule`, or no weights of its fused scores.
@@ -85,7 +88,7 @@ def build_application(
     # FastAPI's own pages of documentation are off: they load scripts from other servers.
     app = FastAPI(title="lwr", version=version("lwr"), lifespan=lifespan, docs_url=None, redoc_url=None)
     add_error_handlers(app)
-    Endpoints(Ranker(worker, schedule, limits, fused), name).add_to(app)
+    Endpoints(Ranker(worker, schedule, limits, fused, budget_ms), name).add_to(app)
     post_paths = [
         route.path for route in app.routes if isinstance(route, APIRoute) and "POST" in (route.methods or ())
     ]
@@ -142,7 +145,12 @@ class Endpoints:
     ) -> api.RerankAnswer:
         """Rerank documents; `return_documents` is what the request's key of that name defaults to."""
         ranking = await self.ranker.rank(
-            request.query, request.documents, request.layer, request.first_stage, request.compression
+            request.query,
+            request.documents,
+            request.layer,
+            request.first_stage,
+            request.compression,
+            request.budget_ms,
         )
         if request.return_documents is not None:
             return_documents = request.return_documents
@@ -166,12 +174,18 @@ class Endpoints:
             meta=api.Meta(
                 api_version=api.Version(version=api_version),
                 tokens=api.Tokens(input_tokens=ranking.tokens) if request.return_len else None,
+                layer=ranking.layer,
             ),
         )
 
     async def _rerank_texts(self, request: api.TeiRequest) -> list[api.TeiResult]:
         ranking = await self.ranker.rank(
-            request.query, request.texts, request.layer, request.first_stage, request.compression
+            request.query,
+            request.texts,
+            request.layer,
+            request.first_stage,
+            request.compression,
+            request.budget_ms,
         )
         scores = ranking.scores if request.raw_scores else ranking.relevance
         texts = request.texts if request.return_text else [None] * len(request.texts)
@@ -192,7 +206,7 @@ class Endpoints:
         model = api.Model(
             id=self.name,
             exits=self.ranker.exits,
-            depth=str(self.ranker.schedule),
+            depth=self.ranker.describe_depth(),
             fused=self.ranker.fused,
             query_max_len=prompt.query_max_len,
             passage_max_len=prompt.passage_max_len,

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from lwr.common.exits import describe_layers
-from lwr.model.cascade_schedule import RankingPlan, Schedule, plan_ranking
+from lwr.model.cascade_schedule import Deadline, Schedule, plan_ranking
 from lwr.model.reranker import LayerwiseReranker, logistic
 from lwr.serving.admission import Limits
 from lwr.serving.errors import Refused
-from lwr.serving.worker import ScoredPassages, Worker
+from lwr.serving.worker import Exits, ScoredPassages, TimedPass, Worker
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,26 @@ class Ranking:
     scores: list[float]  # of each document, in the request's order
     relevance: list[float]  # the same in 0..1
     tokens: int  # of all pairs together
+    layer: int | None = None  # the exit that ranked, where a budget of time chose it
 
 
 @dataclass(frozen=True)
 class Ranker:
-    """A worker, the schedule that ranks by default, the limits of a request, and whether scores are fused."""
+    """A worker, what ranks by default, and the limits of a request.
+
+    Attributes:
+        worker: The worker.
+        schedule: The schedule that ranks where a request names no layer and there is no budget.
+        limits: The limits.
+        fused: Whether scores are fused.
+        budget_ms: The budget of requests that name neither a layer nor a budget of their own; None: there is none.
+    """
 
     worker: Worker
     schedule: Schedule
     limits: Limits
     fused: bool = False
+    budget_ms: float | None = None
 
     @property
     def reranker(self) -> LayerwiseReranker:
@@ -45,6 +55,10 @@ class Ranker:
         """The layers that have a head."""
         return self.reranker.exits
 
+    def describe_depth(self) -> str:
+        """Return what ranks by default, as text."""
+        return str(self.schedule) if self.budget_ms is None else f"deepest exit within {self.budget_ms:g} ms"
+
     async def rank(
         self,
         query: str,
@@ -52,16 +66,32 @@ class Ranker:
         layer: int | None,
         first_stage: Sequence[float] | None = None,
         compression: str | None = None,
+        budget_ms: float | None = None,
     ) -> Ranking:
-        """Rank documents by one exit, or, where `layer` is None, by the server's schedule; compress them if asked to.
+        """Rank documents by one exit, by what a budget of time allows, or by the server's schedule.
 
         The scores of a cascade are reciprocal ranks: its documents leave it at different exits, whose scores are not
-        comparable.
+        comparable. The time that a request waits counts for its budget.
+
+        Args:
+            query: The query.
+            documents: The documents.
+            layer: The exit that ranks.
+            first_stage: The score of each document from the first stage.
+            compression: How documents are compressed.
+            budget_ms: The budget in milliseconds, from now on; the deepest exit that is reached in time ranks.
 
         Raises:
             Refused: A limit is exceeded, `layer` has no head, `compression` is too deep or not possible (409), or
-                `first_stage` is missing, has no use, or is not one finite number per document.
+                `first_stage` is missing, has no use, or is not one finite number per document; or `budget_ms` is given
+                with one of the others, or is not above 0.
         """
+        if budget_ms is not None and (layer is not None or compression is not None):
+            raise Refused(422, "budget_ms chooses the exit: leave out layer and compression")
+        if budget_ms is None and layer is None and compression is None:
+            budget_ms = self.budget_ms
+        if budget_ms is not None:
+            return await self._rank_in_time(query, documents, Deadline.after(budget_ms), first_stage)
         if layer is not None and layer not in self.exits:
             raise Refused(422, f"layer is {layer}, but exits are {describe_layers(self.exits)}")
         schedule = self.schedule if layer is None else Schedule.single(layer)
@@ -84,10 +114,28 @@ class Ranker:
         best_first = np.argsort(-scores, kind="stable")
         return Ranking(best_first.tolist(), scores.tolist(), relevance.tolist(), int(scored.tokens.sum()))
 
-    async def score(
-        self, query: str, documents: Sequence[str], exits: Sequence[int] | RankingPlan
-    ) -> ScoredPassages:
-        """Score documents at the layers `exits`, or by a plan. Raises Refused if a limit is exceeded."""
+    async def _rank_in_time(
+        self,
+        query: str,
+        documents: Sequence[str],
+        deadline: Deadline,
+        first_stage: Sequence[float] | None,
+    ) -> Ranking:
+        """Rank documents by the deepest exit that is reached before a deadline."""
+        try:  # the same for each exit
+            plan_ranking(
+                Schedule.single(self.exits[0]), len(documents), first_stage, self.reranker.fusion, self.fused
+            )
+        except ValueError as error:
+            raise Refused(422, str(error)) from None
+        scored = await self.score(query, documents, TimedPass(deadline, first_stage, self.fused))
+        scores = scored.scores[0].astype(np.float64)
+        best_first = np.argsort(-scores, kind="stable").tolist()
+        tokens = int(scored.tokens.sum())
+        return Ranking(best_first, scores.tolist(), logistic(scores).tolist(), tokens, scored.layer)
+
+    async def score(self, query: str, documents: Sequence[str], exits: Exits) -> ScoredPassages:
+        """Score documents at the layers `exits`, or in a pass of its own. Raises Refused if a limit is exceeded."""
         limits = self.limits
         if len(documents) > limits.documents:
             raise Refused(

@@ -29,6 +29,7 @@ def serve(
     key: str | None,
     limits: Limits,
     scoring: ScoringConfig,
+    budget_ms: float | None = None,
 ) -> None:
     """Serve a reranker until a signal ends the process, after the requests that were admitted are answered.
 
@@ -42,6 +43,8 @@ def serve(
         key: The API key that requests must send; None: no key is required.
         limits: The limits that a request may not exceed.
         scoring: Precision, and tokens per batch.
+        budget_ms: Milliseconds within which requests that name neither a layer nor a budget are answered, waiting
+            included, by the deepest exit that is reached in time; None: `schedule` ranks.
 
     Raises:
         ValueError: The model cannot be read, or has no head at a layer of `schedule`.
@@ -49,8 +52,9 @@ def serve(
     reranker = LayerwiseReranker.from_pretrained(model, precision=scoring.precision)
     reranker.fusion = fusion
     schedule = schedule or Schedule.single(reranker.exits[-1])
-    app = build_application(reranker, name, schedule, limits, key, scoring, fused=fusion is not None)
-    ranks_by = f"{schedule}, fused" if fusion else str(schedule)
+    app = build_application(reranker, name, schedule, limits, key, scoring, fusion is not None, budget_ms)
+    ranks_by = str(schedule) if budget_ms is None else f"the deepest exit within {budget_ms:g} ms"
+    ranks_by += ", fused" if fusion else ""
     print(
         f"lwr serve: {name}, exits {describe_layers(reranker.exits)}, ranks by {ranks_by}",
         file=sys.stderr,

@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 
 from lwr.config.evaluation import ScoringConfig
-from lwr.model.cascade_schedule import RankingPlan
+from lwr.model.cascade_schedule import Deadline, RankingPlan
 from lwr.model.prompt import Row
 from lwr.model.reranker import LayerwiseReranker
 
@@ -24,6 +24,20 @@ class ScoredPassages:
 
     scores: np.ndarray  # float32 [layers, passages]; of a cascade [1, passages], reciprocal ranks
     tokens: np.ndarray  # int64 [passages]
+    layer: int | None = None  # the exit that a deadline allowed
+
+
+@dataclass(frozen=True)
+class TimedPass:
+    """A pass that ends at the deepest exit that is reached before a deadline."""
+
+    deadline: Deadline
+    first_stage: Sequence[float] | None
+    fused: bool
+
+
+Exits = Sequence[int] | RankingPlan | TimedPass
+"""The layers that a job is scored at, or a pass of its own: a cascade, compressed passages, or one with a deadline."""
 
 
 @dataclass
@@ -32,7 +46,7 @@ class Job:
 
     query: str
     passages: Sequence[str]
-    exits: Sequence[int] | RankingPlan  # the layers to score at, or the plan of a pass of its own
+    exits: Exits
     answer: Future[ScoredPassages] = field(default_factory=Future)
     rows: list[Row | None] = field(default_factory=list)  # filled when the job is tokenised; None: not read
 
@@ -50,8 +64,8 @@ class Worker:
     """A thread that scores jobs in the order in which they come.
 
     The jobs that wait when the thread is free share one call of `score_rows`, up to the deepest layer that one of them
-    needs, until their tokens fill a batch. A cascade, and compressed passages, have a pass of their own. In float32, a
-    job's scores equal those of the job scored alone, to 1e-5.
+    needs, until their tokens fill a batch. A cascade, compressed passages, and a deadline have a pass of their own. In
+    float32, a job's scores equal those of the job scored alone, to 1e-5.
     """
 
     def __init__(self, reranker: LayerwiseReranker, scoring: ScoringConfig):
@@ -73,15 +87,13 @@ class Worker:
         """Whether jobs are answered."""
         return not self._ended.is_set()
 
-    def submit(
-        self, query: str, passages: Sequence[str], exits: Sequence[int] | RankingPlan
-    ) -> Future[ScoredPassages]:
+    def submit(self, query: str, passages: Sequence[str], exits: Exits) -> Future[ScoredPassages]:
         """Queue passages to be scored, from any thread.
 
         Args:
             query: The query.
             passages: Its passages.
-            exits: The layers to score at, or the plan of a pass of its own: a cascade, or compressed passages.
+            exits: The layers to score at, or a pass of its own.
 
         Returns:
             A future that raises what scoring raises, and WorkerEnded if the thread has ended. A job that is cancelled
@@ -118,9 +130,9 @@ class Worker:
     def _answer_all(self) -> None:
         while (job := self._waiting.get()) is not None:
             batch = self._fill_batch(job)
-            self._answer([job for job in batch if not isinstance(job.exits, RankingPlan)])
+            self._answer([job for job in batch if not isinstance(job.exits, RankingPlan | TimedPass)])
             for job in batch:
-                if isinstance(job.exits, RankingPlan):
+                if isinstance(job.exits, RankingPlan | TimedPass):
                     self._answer([job])
 
     def _fill_batch(self, first: Job) -> list[Job]:
@@ -163,9 +175,9 @@ class Worker:
         return True
 
     def _answer(self, jobs: Sequence[Job]) -> None:
-        """Answer jobs at layers, or one cascade. Jobs that fail together are tried each alone."""
+        """Answer jobs at layers, or one with a pass of its own. Jobs that fail together are tried each alone."""
         try:
-            scores = self._compute(jobs)
+            answers = self._compute(jobs)
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].answer.set_exception(error)
@@ -173,17 +185,33 @@ class Worker:
                 for job in jobs:
                     self._answer([job])
             return
-        for job, of_job in zip(jobs, scores, strict=True):
-            job.answer.set_result(ScoredPassages(of_job, np.array(job.lengths)))
+        for job, answer in zip(jobs, answers, strict=True):
+            job.answer.set_result(answer)
 
-    def _compute(self, jobs: Sequence[Job]) -> list[np.ndarray]:
-        """Return per job its scores, as in `ScoredPassages`."""
+    def _compute(self, jobs: Sequence[Job]) -> list[ScoredPassages]:
+        """Return the answer of each of some jobs at layers, or of one with a pass of its own."""
         if not jobs:
             return []
-        plans = [job.exits for job in jobs if isinstance(job.exits, RankingPlan)]
-        if plans:  # of all jobs or of none
-            return [self._rank(job.rows, plan) for job, plan in zip(jobs, plans, strict=True)]
-        return self._score_together(jobs)
+        [job, *others] = jobs
+        match job.exits:
+            case RankingPlan() as plan:
+                assert not others
+                return [ScoredPassages(self._rank(job.rows, plan), np.array(job.lengths))]
+            case TimedPass() as timed:
+                assert not others
+                return [self._rank_in_time(job, timed)]
+        scores = self._score_together(jobs)
+        return [
+            ScoredPassages(of_job, np.array(job.lengths)) for job, of_job in zip(jobs, scores, strict=True)
+        ]
+
+    def _rank_in_time(self, job: Job, timed: TimedPass) -> ScoredPassages:
+        """Score a job by the deepest exit that its deadline allows."""
+        rows = cast(Sequence[Row], job.rows)
+        budget = self.scoring.tokens_per_batch
+        ranking = self.reranker.rank_rows_by(timed.deadline, rows, budget, timed.first_stage, timed.fused)
+        self._check_finite(ranking.scores)
+        return ScoredPassages(ranking.scores[None], np.array(job.lengths), int(ranking.layers[0]))
 
     def _score_together(self, jobs: Sequence[Job]) -> list[np.ndarray]:
         rows = [cast(Row, row) for job in jobs for row in job.rows]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from time import sleep
 
 import numpy as np
 import pytest
@@ -663,3 +665,89 @@ def test_command_reports_wrong_options(monkeypatch, tmp_path):
     monkeypatch.delenv("LWR_TEST_KEY", raising=False)
     assert "LWR_TEST_KEY: that variable is not set" in run("--api-key-env", "LWR_TEST_KEY")
     assert "write it as" in run("--cascade", "two")
+
+
+# --- A budget of time ---
+
+
+@pytest.mark.parametrize(("budget", "layer"), [(1e-6, 2), (1e9, 4)])
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
+def test_a_budget_chooses_the_exit_and_the_answer_names_it(client, offline, path, budget, layer):
+    asked = {"query": QUERY, "documents": TEXTS, "budget_ms": budget, "raw_scores": True}
+    answer = client.post(path, json=asked).raise_for_status().json()
+    expected = scores_of(offline, QUERY, TEXTS, layer)
+    assert answer["meta"]["layer"] == layer
+    assert [result["index"] for result in answer["results"]] == np.argsort(-expected, kind="stable").tolist()
+    np.testing.assert_allclose(by_index(answer["results"], "relevance_score"), expected, atol=1e-5)
+
+
+def test_a_budget_for_tei(client, offline):
+    asked = {"query": QUERY, "texts": TEXTS, "budget_ms": 1e-6, "raw_scores": True}
+    answer = client.post("/rerank", json=asked).raise_for_status().json()
+    np.testing.assert_allclose(
+        by_index(answer, "score"), scores_of(offline, QUERY, TEXTS, 2), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_the_servers_budget_applies_where_a_request_names_no_layer():
+    application = build_application(build(), "tiny", Schedule.single(4), LIMITS, budget_ms=1e-6)
+    with TestClient(application) as client:
+        asked = {"query": QUERY, "documents": TEXTS}
+
+        def layer_of(**more) -> int | None:
+            answer = client.post("/v1/rerank", json=asked | more).raise_for_status().json()
+            return answer["meta"].get("layer")
+
+        assert layer_of() == 2
+        assert layer_of(budget_ms=1e9) == 4
+        assert layer_of(layer=3) is None
+        [model] = client.get("/v1/models").json()["data"]
+        assert model["depth"] == "deepest exit within 1e-06 ms"
+
+
+def test_waiting_counts_for_the_budget(monkeypatch):
+    """A request that waited longer than its budget is answered by the first exit."""
+    scoring, go = Event(), Event()
+    score_rows = LayerwiseReranker.score_rows
+
+    def held(*arguments):
+        scoring.set()
+        go.wait(10)
+        return score_rows(*arguments)
+
+    monkeypatch.setattr(LayerwiseReranker, "score_rows", held)
+    asked = {"query": QUERY, "documents": TEXTS}
+    application = build_application(build(), "tiny", Schedule.single(4), LIMITS)
+    with TestClient(application) as client, ThreadPoolExecutor(2) as threads:
+        before = threads.submit(client.post, "/v1/rerank", json=asked)
+        assert scoring.wait(10)
+        waits = threads.submit(client.post, "/v1/rerank", json=asked | {"budget_ms": 500})
+        sleep(0.6)
+        go.set()
+        assert waits.result().json()["meta"]["layer"] == 2
+        before.result().raise_for_status()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"budget_ms": 0}, "budget_ms"),
+        ({"budget_ms": -5}, "budget_ms"),
+        ({"budget_ms": "50"}, "budget_ms"),
+        ({"budget_ms": 50, "layer": 3}, "leave out layer and compression"),
+        ({"budget_ms": 50, "compression": "2/2"}, "leave out layer and compression"),
+        ({"budget_ms": 50, "first_stage": [1.0] * 9}, "nothing uses it"),
+    ],
+)
+def test_wrong_budgets_are_refused(client, more, says):
+    answer = client.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS} | more)
+    assert answer.status_code == 422
+    assert says in answer.json()["error"]
+
+
+def test_a_budget_beside_a_layer_is_refused_on_the_command_line(tmp_path):
+    build().save_pretrained(tmp_path / "model")
+    options = ["--model", str(tmp_path / "model"), "--layer", "3", "--budget-ms", "20"]
+    result = CliRunner().invoke(app, ["serve", *options])
+    assert result.exit_code != 0
+    assert "chooses the exit" in str(result.exception or result.output)
