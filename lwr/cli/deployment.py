@@ -195,7 +195,9 @@ def export(
     """Export one exit for programs without lwr.
 
     **huggingface**: a sequence classifier with the first LAYER blocks, which transformers, sentence-transformers and
-    servers load without our code. **onnx**: also its graph for onnxruntime (`pip install 'lwr[onnx]'`).
+    servers load without our code. **sentence-transformers**: a CrossEncoder in modules, for its version 5.4 or later
+    (`pip install 'lwr[sentence-transformers]'`), also where the first layout cannot express the model. **onnx**: a
+    classifier and its graph for onnxruntime (`pip install 'lwr[onnx]'`).
     **upstream**: FlagEmbedding's layerwise checkpoint with all exits up to LAYER.
 
     For example:

@@ -26,8 +26,8 @@ from transformers import (
 from lwr.common.json_lines import write_json
 from lwr.export.encoder_head import attach_head
 from lwr.export.pair_tokenizer import PROBES, PairTokenizer, uncut_prompt, write_pair_tokenizer
-from lwr.export.readme import SAMPLE_PASSAGE, SAMPLE_QUERY, classifier_readme
-from lwr.export.truncate import UNREAD, truncate_config, truncate_tensors
+from lwr.export.readme import SAMPLE_PASSAGE, SAMPLE_QUERY, exit_readme
+from lwr.export.truncate import truncate_config, truncate_tensors, zeros_for_unread
 from lwr.model.batching import pad
 from lwr.model.prompt import Prompt
 from lwr.model.reranker import LayerwiseReranker
@@ -52,7 +52,9 @@ def write_classifier(reranker: LayerwiseReranker, layer: int, folder: Path) -> N
     pairs = fit_pairs(reranker.prompt)
     score, difference = _compare_scores(reranker, layer, folder, pair, pairs)
     has_extra_block = classifier.config.num_hidden_layers > layer
-    readme = classifier_readme(reranker, layer, pair, pairs[0], score, difference, has_extra_block)
+    readme = exit_readme(
+        "classifier", reranker, layer, pair, pairs[0], score, difference, extra_block=has_extra_block
+    )
     (folder / "README.md").write_text(readme, encoding="utf-8")
 
 
@@ -102,19 +104,9 @@ def build_classifier(reranker: LayerwiseReranker, layer: int) -> PreTrainedModel
         stack = dataclasses.replace(reranker.stack, norm=reranker.norm(layer))
         attach_head(config, state, prefix, stack, head, reranker.pooling)
     model = _without_weights(config)
-    state |= _fill_unread(model, prefix, state)
+    state |= zeros_for_unread(model, f"{prefix}.", state)
     model.load_state_dict(state, assign=True)
     return model.eval()
-
-
-def _fill_unread(model: PreTrainedModel, prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return zeros for the tensors of parts that a classifier has but does not read, such as BigBird's pooler."""
-    unread = tuple(f"{prefix}.{part}" for part in UNREAD)
-    return {
-        name: torch.zeros(tensor.shape)
-        for name, tensor in model.state_dict().items()
-        if name.startswith(unread) and name not in state
-    }
 
 
 def _without_weights(config: PretrainedConfig) -> PreTrainedModel:
@@ -172,7 +164,28 @@ def _compare_scores(
     pair: PairTokenizer,
     pairs: Sequence[tuple[str, str]],
 ) -> tuple[float, float]:
-    """Score pairs by the reranker and by the classifier in `folder`.
+    """Score pairs by the reranker and by the classifier in `folder`. As `check_scores`."""
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=reranker.backbone.dtype, trust_remote_code=False, use_safetensors=True
+    )
+    queries, passages = zip(*(pair.write(*texts) for texts in pairs), strict=True)
+    features = pair.tokenizer(list(queries), list(passages), padding=True, return_tensors="pt")
+    actual = model.eval()(**features).logits[:, 0].float()  # [pairs]
+    return check_scores(reranker, layer, pairs, actual, type(model).__name__)
+
+
+@torch.inference_mode()
+def check_scores(
+    reranker: LayerwiseReranker, layer: int, pairs: Sequence[tuple[str, str]], actual: Tensor, name: str
+) -> tuple[float, float]:
+    """Compare an export's scores with the reranker's.
+
+    Args:
+        reranker: The reranker that was exported.
+        layer: The exit.
+        pairs: Pairs that fit into a row.
+        actual: The export's scores, float32 [pairs].
+        name: What the message calls the export.
 
     Returns:
         The reranker's score of the first pair, and the largest difference between both.
@@ -180,19 +193,12 @@ def _compare_scores(
     Raises:
         ValueError: The difference is above TOLERANCE.
     """
-    rows = reranker.prompt.rows(pairs)
-    features = pad(rows, reranker.prompt.tokenizer, reranker.num_embeddings)
+    features = pad(reranker.prompt.rows(pairs), reranker.prompt.tokenizer, reranker.num_embeddings)
     (expected,) = reranker.encode(features, [layer])  # [pairs]
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=reranker.backbone.dtype, trust_remote_code=False, use_safetensors=True
-    )
-    queries, passages = zip(*(pair.write(*texts) for texts in pairs), strict=True)
-    features = pair.tokenizer(list(queries), list(passages), padding=True, return_tensors="pt")
-    actual = model.eval()(**features).logits[:, 0].float()  # [pairs]
     difference = (expected - actual).abs()
-    if (difference > TOLERANCE * expected.abs().clamp(min=1)).any():
+    if not (difference <= TOLERANCE * expected.abs().clamp(min=1)).all():
         raise ValueError(
-            f"{type(model).__name__}: the export was loaded again, and its scores differ from the reranker's by up to "
+            f"{name}: the export was loaded again, and its scores differ from the reranker's by up to "
             f"{difference.max():.2g}; serve this reranker with lwr"
         )
     return float(expected[0]), float(difference.max())

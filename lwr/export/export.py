@@ -13,7 +13,7 @@ from lwr.common.exits import describe_layers
 if TYPE_CHECKING:
     from lwr.model.reranker import LayerwiseReranker
 
-Layout = Literal["huggingface", "onnx", "upstream"]
+Layout = Literal["huggingface", "sentence-transformers", "onnx", "upstream"]
 
 
 def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingface") -> None:
@@ -24,16 +24,18 @@ def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingfa
         layer: The exit; blocks above it are left out.
         out: Folder to write; nothing is left behind where the export fails.
         layout: `huggingface`: a sequence classifier with one label, whose logit is the score.
-            `onnx`: the same, and its graph in onnx/model.onnx.
+            `sentence-transformers`: a modular CrossEncoder of its version 5.4 or later.
+            `onnx`: as `huggingface`, and its graph in onnx/model.onnx.
             `upstream`: FlagEmbedding's layerwise checkpoint, with all exits up to `layer`.
 
     Raises:
         ValueError: `out` holds the model, the layer has no head, the backbone, its pooling or its prompt cannot be
-            expressed in that layout, or packages of the extra `onnx` are missing.
+            expressed in that layout, or packages of the layout's extra are missing.
     """
     # imported late, so that the command line reads `Layout` without loading torch
     from lwr.export.card import describe_fused_exit
     from lwr.export.classifier import write_classifier
+    from lwr.export.cross_encoder import check_sentence_transformers, write_cross_encoder
     from lwr.export.onnx_format import check_packages, write_onnx
     from lwr.export.upstream import write_upstream
     from lwr.model.linear.lora import merge_lora
@@ -45,6 +47,8 @@ def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingfa
         )
     if layout == "onnx":
         check_packages()
+    if layout == "sentence-transformers":
+        check_sentence_transformers()
     # eager is the one attention implementation that every backbone has
     reranker = LayerwiseReranker.from_pretrained(model, device="cpu", attention="eager")
     merge_lora(reranker)
@@ -55,6 +59,8 @@ def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingfa
         match layout:
             case "huggingface":
                 write_classifier(reranker, layer, draft)
+            case "sentence-transformers":
+                write_cross_encoder(reranker, layer, draft)
             case "onnx":
                 write_onnx(reranker, layer, draft)
             case "upstream":
@@ -70,6 +76,7 @@ def describe_exports(reranker: LayerwiseReranker) -> str:
     Nothing is scored, and `onnx` is not tried, which begins as `huggingface` does.
     """
     from lwr.export.classifier import check_classifier
+    from lwr.export.cross_encoder import check_cross_encoder
     from lwr.export.upstream import check_upstream
 
     said = []
@@ -78,6 +85,9 @@ def describe_exports(reranker: LayerwiseReranker) -> str:
         said.append("can be exported as huggingface")
     except Exception as error:  # whatever a model's class raises
         said.append(f"cannot be exported as huggingface ({first_line(error)})")
+    with suppress(Exception):
+        check_cross_encoder(reranker)
+        said.append("can be exported as sentence-transformers")
     with suppress(ValueError):  # most are not Llamas
         check_upstream(reranker)
         said.append("can be exported as upstream")

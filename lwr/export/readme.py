@@ -30,39 +30,40 @@ def render(template: str, metadata: ModelCardData, **fields: Any) -> str:
     return f"{card}\n"
 
 
-def classifier_readme(
+def exit_readme(
+    template: str,
     reranker: LayerwiseReranker,
     layer: int,
     pair: PairTokenizer,
     sample: tuple[str, str],
     score: float,
     difference: float,
-    has_extra_block: bool,
+    library: str = "transformers",
+    **fields: Any,
 ) -> str:
-    """Describe a folder with a sequence classifier.
+    """Describe a folder with one exit.
 
     Args:
+        template: As for `render`.
         reranker: The reranker that was exported.
         layer: The exit that was exported.
         pair: The tokenizer that was written.
         sample: A query and a passage that fit into a row.
         score: The reranker's score of `sample`.
         difference: Largest difference between its scores and those of the folder.
-        has_extra_block: Whether a block was added that takes the mean over the tokens.
+        library: The library that loads the folder, as the hub names it.
+        fields: Variables of the template beside those of all folders with one exit.
     """
     query, passage = pair.write(*sample)
     prompt, frame = reranker.prompt, reranker.prompt.frame(None)
     return render(
-        "classifier",
-        ModelCardData(
-            pipeline_tag="text-ranking", library_name="transformers", tags=["reranker", "cross-encoder"]
-        ),
+        template,
+        ModelCardData(pipeline_tag="text-ranking", library_name=library, tags=["reranker", "cross-encoder"]),
         layer=layer,
         depth=reranker.stack.num_layers,
         base=_base_model(reranker),
         architecture=reranker.config.model_type,
         causal=reranker.stack.causal,
-        extra_block=has_extra_block,
         score=score,
         difference=max(difference, 1e-7),
         query=repr(query),
@@ -74,6 +75,7 @@ def classifier_readme(
         starts_with_bos=bool(frame.before),
         lengths=prompt.lengths,
         free_tokens=prompt.lengths.row - len(frame.before) - len(frame.between) - len(frame.after),
+        **fields,
     )
 
 

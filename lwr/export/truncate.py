@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from lwr.model.loading import cut_config
 from lwr.model.reranker import LayerwiseReranker
@@ -42,6 +43,35 @@ def truncate_tensors(reranker: LayerwiseReranker, layer: int) -> dict[str, Tenso
         prefix = prefixes[reranker.stack.norm]
         tensors |= {f"{prefix}{name}": tensor.to(backbone.dtype) for name, tensor in norm}
     return tensors
+
+
+def build_backbone(reranker: LayerwiseReranker, layer: int) -> PreTrainedModel:
+    """Build the backbone with its first `layer` blocks, to be saved; unchanged tensors share their memory.
+
+    It cannot run, because buffers that are not saved have no values.
+    """
+    config = truncate_config(reranker.config, layer)
+    with torch.device("meta"):
+        backbone = AutoModel.from_config(config)
+    state = truncate_tensors(reranker, layer)
+    backbone.load_state_dict(state | zeros_for_unread(backbone, "", state), assign=True)
+    return backbone
+
+
+def zeros_for_unread(model: PreTrainedModel, prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return zeros for the tensors of parts that a model has but that no head reads, such as BERT's pooler.
+
+    Args:
+        model: The model, whose tensors may be on the meta device.
+        prefix: What the names of the backbone's tensors start with.
+        state: The tensors that are known.
+    """
+    unread = tuple(f"{prefix}{part}" for part in UNREAD)
+    return {
+        name: torch.zeros(tensor.shape)
+        for name, tensor in model.state_dict().items()
+        if name.startswith(unread) and name not in state
+    }
 
 
 def _find_language_model(backbone: PreTrainedModel) -> PreTrainedModel:

@@ -55,8 +55,12 @@ def test_exported_exactly_as_the_table_says(architecture: Architecture, pooling,
             with pytest.raises(ValueError, match=rf"{architecture.name}: .*{reason}"):
                 export(tmp_path / "model", layer, tmp_path / "out")
             assert not (tmp_path / "out").exists()
+            assert "can be exported as sentence-transformers" in said
+            export(
+                tmp_path / "model", layer, tmp_path / "modules", "sentence-transformers"
+            )  # compares scores
             continue
-        assert said.startswith("can be exported as huggingface")
+        assert said.startswith("can be exported as huggingface; can be exported as sentence-transformers")
         export(tmp_path / "model", layer, tmp_path / "out")
         features = pad(reranker.prompt.rows(PAIRS), reranker.tokenizer, reranker.num_embeddings)
         (expected,) = reranker.encode(features, [layer])

@@ -182,8 +182,8 @@ def _describe_export(architecture: Architecture) -> str:
 
 
 EXPORT_REASONS = {
-    NO_CLASS: "no: transformers has no sequence classifier of it",
-    FIRST_ONLY: "with `pooling: first` only",
+    NO_CLASS: "as sentence-transformers: transformers has no sequence classifier of it",
+    FIRST_ONLY: "as sentence-transformers; with `pooling: first` also as huggingface",
 }
 """Key words of a message -> the entry in the docs."""
 REASONS = {
