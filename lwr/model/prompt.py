@@ -267,6 +267,20 @@ class Prompt:
         passages = self.passages((passage for _, passage in pairs), prompts.passage)
         return [self.row(queries[query], passages[passage], prompts.instruction) for query, passage in pairs]
 
+    def count_cut(self, rows: Iterable[Row]) -> int:
+        """Count the rows with as many tokens as fit, of which the passage was cut (or fits exactly)."""
+        return sum(len(row) >= self.lengths.row or row.passage_tokens >= self.lengths.passage for row in rows)
+
+    def describe_cut(self, cut: int, pairs: int) -> str:
+        """Say how many of some pairs `count_cut` has counted."""
+        share = f"{cut:,} of {pairs:,} pairs ({cut / max(1, pairs):.0%})"
+        if cut == 0:
+            return f"{share} are cut"
+        return (
+            f"{share} fill the {self.lengths.row} tokens of a row or the {self.lengths.passage} of a passage; the rest "
+            "of the passage is not read"
+        )
+
     def group_rows(self, groups: Sequence[tuple[str, Sequence[str], LinePrompts]]) -> list[list[Row]]:
         """Return a row per passage of each group: a query, its passages, and the prompts of its line.
 

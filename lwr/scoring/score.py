@@ -12,7 +12,7 @@ from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
 from lwr.common.exits import FIRST_STAGE, compressed_name, exit_name
 from lwr.common.hashing import sha256
-from lwr.common.progress import Progress
+from lwr.common.progress import Progress, log
 from lwr.config.evaluation import ScoringConfig
 from lwr.formats import parquet
 from lwr.formats.beir import Split, read_candidate_texts, read_queries
@@ -77,8 +77,13 @@ def score(
         parquet.open_writer(draft, schema) as writer,
         Progress(label, pairs, "pairs") as progress,
     ):
-        for table in _tables(reranker, queries, candidates, settings, compressions, progress.advance):
+        cut, rows = 0, 0
+        for table, cut_now in _tables(
+            reranker, queries, candidates, settings, compressions, progress.advance
+        ):
             writer.write_table(table.cast(schema))
+            cut, rows = cut + cut_now, rows + len(table)
+    log(f"{label}: {reranker.prompt.describe_cut(cut, rows)}")
 
 
 def _input_digests(model: Path, collection: Path, run: Path) -> dict[str, str]:
@@ -117,8 +122,8 @@ def _tables(
     settings: ScoringConfig,
     compressions: Sequence[Compression],
     on_scored: Callable[[int], object],
-) -> Iterator[pa.Table]:
-    """Yield a table of scores per chunk of queries."""
+) -> Iterator[tuple[pa.Table, int]]:
+    """Yield a table of scores per chunk of queries, and how many of its pairs are cut."""
     for chunk, rows, scores in score_in_chunks(reranker, queries, reranker.exits, settings, on_scored):
         query_ids = [query.query_id for query in chunk for _ in query.doc_ids]
         doc_ids = [doc_id for query in chunk for doc_id in query.doc_ids]
@@ -134,4 +139,5 @@ def _tables(
         if compressions:
             lengths.append([row.passage_tokens for row in rows])
         columns = [query_ids, doc_ids, *lengths, first_stage, *scores, *compressed]
-        yield pa.table(columns, schema=_schema(reranker.exits, compressions))
+        table = pa.table(columns, schema=_schema(reranker.exits, compressions))
+        yield table, reranker.prompt.count_cut(rows)

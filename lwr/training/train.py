@@ -86,6 +86,8 @@ def train(
     set_seed(seed)
     reranker = build_reranker(base, start_layer, settings)
     training_groups = read_groups(groups, reranker.prompt, settings.group_size, seed, teacher_run)
+    rows = [row for group in training_groups for row in group.rows]
+    log(f"{label}: {reranker.prompt.describe_cut(reranker.prompt.count_cut(rows), len(rows))}")
     dev_evaluation = None
     if settings.eval_steps is not None:
         dev_evaluation = read_dev_evaluation(reranker, collection, dev_run, settings.eval_queries, measure)

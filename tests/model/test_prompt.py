@@ -180,6 +180,18 @@ def test_long_instruction_counts_towards_the_row(decoder):
     assert len(tokenised) + len(yes_ids(decoder)) == 120
 
 
+@pytest.mark.parametrize("passage_tokens", [1, 20, 27, 28, 29, 80])
+def test_rows_whose_passage_does_not_fit_are_counted(encoder, passage_tokens):
+    """Of 24 + 8 tokens, [CLS] and two [SEP] take 3 and the query 1, so that 28 are left, and 24 + 8 // 2 at most."""
+    prompt = Prompt(encoder, None, query_max_len=8, passage_max_len=24)
+    passage = " ".join(["a"] * passage_tokens)
+    assert len(encoder(passage, add_special_tokens=False)["input_ids"]) == passage_tokens
+    cut = prompt.count_cut(prompt.rows([("a", passage), ("a", "a")]))
+    assert cut == int(passage_tokens >= 28)
+    said = prompt.describe_cut(cut, 2)
+    assert said.startswith("1 of 2 pairs (50%) fill the 32 tokens" if cut else "0 of 2 pairs (0%) are cut")
+
+
 def test_inference_lengths_are_upstreams(decoder):
     prompt = Prompt(decoder, SHORT).use_inference_lengths(20)
     assert len(prompt.queries([LONG])[LONG]) == 15

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -102,6 +104,15 @@ def test_width_that_no_block_reads_is_refused_before_scoring(reranker, collectio
     assert not (collection / "out.parquet").exists()
 
 
+def test_cut_pairs_are_counted_in_the_log(reranker, collection, capsys):
+    scores = scored(reranker, collection)
+    prompt = LayerwiseReranker.from_pretrained(reranker).prompt
+    rows = prompt.rows(
+        [(QUERIES[q], PASSAGES[d]) for q, d in zip(scores.query_id, scores.doc_id, strict=True)]
+    )
+    assert f"score: {prompt.count_cut(rows)} of {len(rows)} pairs (" in capsys.readouterr().err
+
+
 def test_gathered_shards_equal_the_complete_table(reranker, collection):
     complete = scored(reranker, collection)
     for k in (1, 2, 3):
@@ -128,7 +139,7 @@ def test_progress_is_shown_inside_a_chunk(reranker, collection, monkeypatch, cap
     capsys.readouterr()
     monkeypatch.setattr(Progress, "advance", take_a_minute)
     pd.testing.assert_frame_equal(scored(reranker, collection, settings=settings), quick, check_exact=True)
-    printed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("score: ")]
+    printed = [line for line in capsys.readouterr().err.splitlines() if re.match(r"score: \d+/", line)]
     done = [int(line.removeprefix("score: ").split("/")[0]) for line in printed]
     assert len(set(done)) > 3  # all queries are one chunk
     assert done[-1] == len(quick)
