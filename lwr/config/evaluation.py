@@ -34,8 +34,8 @@ class ScoringConfig(Section):
     )
     precision: ScoringPrecision = Field(
         default="float32",
-        description="data type of the backbone; heads: float32; int8, on CPUs alone: that of the linear layers of the "
-        "blocks, with float32 between them",
+        description="data type of the backbone; heads: float32; float16: for GPUs that lack bfloat16, such as T4 and "
+        "V100; int8, on CPUs alone: that of the linear layers of the blocks, with float32 between them",
     )
     widths: list[tuple[Layers, Ratio]] = Field(
         default=[],

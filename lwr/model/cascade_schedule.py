@@ -279,13 +279,26 @@ class RankingPlan:
         exits = zip(map(self.schedule.exit_at, self.layers), scores.astype(np.float64), strict=True)
         return fuse_scores(self.weights[self.schedule.last], self.features | dict(exits))
 
+    def _check_finite(self, by_stage: np.ndarray) -> None:
+        """Raise FloatingPointError if a score is infinite, or is NaN though its candidate was not dropped."""
+        survivors = by_stage.shape[1]
+        keep = iter(self.schedule.keep_of_exits.values())
+        for of_stage in by_stage:
+            if np.isfinite(of_stage).sum() != survivors:
+                raise FloatingPointError(NOT_FINITE)
+            survivors = min(survivors, next(keep, survivors))
+
     def rank(self, by_stage: np.ndarray) -> Ranking:
         """Rank all candidates: the later one was dropped, the better; of equal ones the first given comes first.
 
         Args:
             by_stage: [stages, R], the scores by which each stage from block 1 on ranks, NaN for candidates that were
                 dropped before it; or [1, R], those of the last stage.
+
+        Raises:
+            FloatingPointError: A score is not finite.
         """
+        self._check_finite(by_stage)
         last_stage = (~np.isnan(by_stage)).sum(axis=0) - 1  # [R]
         read_scores = by_stage[last_stage, np.arange(by_stage.shape[1])]  # [R]
         order = np.lexsort((-read_scores, -last_stage))
@@ -338,6 +351,9 @@ class Deadline:
         seconds_per_block = (now - self._reached) / (layer - self._layer)
         self._layer, self._reached = layer, now
         return now + seconds_per_block * (deeper - layer) <= self.moment
+
+
+NOT_FINITE = "a score is not finite; use precision float32, or train again with a lower lr"
 
 
 def layers_to_score(stages: Sequence[int], weights: Weights | None) -> list[int]:

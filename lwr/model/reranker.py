@@ -29,6 +29,7 @@ from lwr.model import storage
 from lwr.model.batch_layout import PackedLayout, PaddedLayout
 from lwr.model.batching import make_batches, out_of_memory_hint, pad
 from lwr.model.cascade_schedule import (
+    NOT_FINITE,
     Compression,
     Deadline,
     Ranking,
@@ -45,7 +46,7 @@ from lwr.model.layer_hooks import (
     find_layer_stack,
     run_to,
 )
-from lwr.model.linear.bfloat16 import warn_if_slow
+from lwr.model.linear.half import warn_if_slow
 from lwr.model.linear.int8 import quantise_blocks
 from lwr.model.loading import (
     check_row_limit,
@@ -60,6 +61,8 @@ from lwr.model.prompt import LinePrompts, Prompt, Row
 
 CPU_TOKENS_PER_BATCH = 2048  # the states of a few thousand tokens fit into a CPU's caches
 GPU_TOKENS_PER_BATCH = 16384
+HALF: dict[str, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Precision of 16 bits -> the dtype of autocast."""
 
 
 class LayerwiseReranker(nn.Module):
@@ -579,11 +582,14 @@ class LayerwiseReranker(nn.Module):
             UnsupportedBackbone: The tokens of the backbone cannot be compressed.
             ValueError: Both `layer` and `layers` are given, a layer has no head, the compression is malformed or too
                 deep, or a pair is not one of texts.
+            FloatingPointError: A score is not finite.
         """
         requested = self._resolve_layers(layer, layers)
         self._check_layers(requested)
         compression = Compression.parse(compression) if isinstance(compression, str) else compression
         scores = self.score_rows(self.prompt.rows(check_pairs(pairs)), requested, compression=compression)
+        if not np.isfinite(scores).all():
+            raise FloatingPointError(NOT_FINITE)
         scores = logistic(scores) if normalize else scores
         if is_single_pair(pairs):
             scores = scores[:, 0]
@@ -647,6 +653,7 @@ class LayerwiseReranker(nn.Module):
                 layer has no head, the compression is malformed or too deep, `top_k` is less than 1, a document is not
                 a text, `fused` without weights, a stage 0 without `first_stage`, or `first_stage` is not one finite
                 number per document or has no use.
+            FloatingPointError: A score is not finite.
         """
         deadline = None if budget_ms is None else Deadline.after(budget_ms)
         if deadline is not None and any(given is not None for given in (layer, cascade, compression)):
@@ -689,9 +696,9 @@ class LayerwiseReranker(nn.Module):
         """Set the data type in which blocks compute when texts are scored or ranked; heads and norms keep float32.
 
         Args:
-            precision: `float32`, as loaded; `bfloat16`, by autocast, with a warning where a CPU is slower with it; or
-                `int8`, which replaces the linear layers of the blocks for good (`lwr.model.linear.int8`) and merges
-                adapters before.
+            precision: `float32`, as loaded; `bfloat16` or `float16`, by autocast, with a warning where a CPU is slower
+                with it; or `int8`, which replaces the linear layers of the blocks for good (`lwr.model.linear.int8`)
+                and merges adapters before.
 
         Raises:
             ValueError: `int8` on a GPU, of weights that are not float32, or in training; the blocks have no linear
@@ -700,8 +707,8 @@ class LayerwiseReranker(nn.Module):
         device = self.heads[0].device
         if self.precision == "int8" != precision:
             raise ValueError(f"precision {precision}: the weights are int8 already; load the reranker again")
-        if precision == "bfloat16":
-            warn_if_slow(device)
+        if precision in HALF:
+            warn_if_slow(device, HALF[precision])
         if precision == "int8" != self.precision:
             if device.type != "cpu":
                 raise ValueError(
@@ -722,8 +729,8 @@ class LayerwiseReranker(nn.Module):
         self.precision = precision
 
     def _autocast(self) -> torch.autocast:
-        enabled = self.precision == "bfloat16"
-        return torch.autocast(self.heads[0].device.type, torch.bfloat16, enabled=enabled)
+        dtype = HALF.get(self.precision)
+        return torch.autocast(self.heads[0].device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
     # --- Saving and loading ---
 

@@ -15,7 +15,7 @@ from lwr.common.errors import BadInput
 from lwr.config.data.bi_encoder import CheckpointSection
 from lwr.formats.checkpoint import check_no_adapter, check_weights, fetch_checkpoint
 from lwr.model.batching import make_batches, out_of_memory_hint, pad
-from lwr.model.linear.bfloat16 import warn_if_slow
+from lwr.model.linear.half import warn_if_slow
 from lwr.model.loading import (
     check_missing,
     count_embeddings,
@@ -92,8 +92,8 @@ def load_checkpoint(section: CheckpointSection, auto_class: Any, padding_side: s
     has_gpu = torch.cuda.is_available()
     default_tokens = GPU_TOKENS_PER_BATCH if has_gpu else CPU_TOKENS_PER_BATCH
     model = model.eval().to("cuda" if has_gpu else "cpu")  # pyright: ignore[reportArgumentType] - it lacks self
-    if section.precision == "bfloat16":
-        warn_if_slow(model.device)
+    if dtype != torch.float32:
+        warn_if_slow(model.device, dtype)
     return LoadedCheckpoint(model, tokenizer, section.tokens_per_batch or default_tokens)
 
 
