@@ -14,7 +14,7 @@ from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
 from lwr.config.evaluation import ScoringConfig
 from lwr.config.section import ScoringPrecision
-from lwr.export.export import Layout
+from lwr.export.export import GraphPrecision, Layout, Optimization
 from lwr.model.cascade_schedule import Schedule, stage_weights
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -191,25 +191,36 @@ def export(
     layer: Annotated[int, Option(help="Layer whose exit is exported.", min=1)],
     out: OutFolder,
     layout: Annotated[Layout, Option()] = "huggingface",
+    precision: Annotated[
+        GraphPrecision,
+        Option(help="Of the linear layers, in layout onnx or openvino, such as `--precision int8`."),
+    ] = "float32",
+    optimize: Annotated[
+        Optimization | None,
+        Option(
+            help="Fuse operations, in layout onnx, such as `--optimize O2`; O3 also computes GELU approximately."
+        ),
+    ] = None,
 ) -> None:
     """Export one exit for programs without lwr.
 
     **huggingface**: a sequence classifier with the first LAYER blocks, which transformers, sentence-transformers and
     servers load without our code. **sentence-transformers**: a CrossEncoder in modules, for its version 5.4 or later
-    (`pip install 'lwr[sentence-transformers]'`), also where the first layout cannot express the model. **onnx**: a
-    classifier and its graph for onnxruntime (`pip install 'lwr[onnx]'`).
+    (`pip install 'lwr[sentence-transformers]'`), also where the first layout cannot express the model.
+    **onnx**, **openvino**: a graph for onnxruntime or OpenVINO (`pip install 'lwr[onnx]'`, `'lwr[openvino]'`).
     **upstream**: FlagEmbedding's layerwise checkpoint with all exits up to LAYER.
 
     For example:
 
     ```
     lwr export --model model --layer 4 --out reranker-of-4-layers
+    lwr export --model model --layer 4 --out int8-reranker --layout onnx --precision int8
     ```
     """
     from lwr.export.export import export
 
     silence_transformers()
-    export(model, layer, out, layout)
+    export(model, layer, out, layout, precision, optimize)
 
 
 @command_with_extra(app, "serve")

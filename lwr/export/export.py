@@ -13,10 +13,19 @@ from lwr.common.exits import describe_layers
 if TYPE_CHECKING:
     from lwr.model.reranker import LayerwiseReranker
 
-Layout = Literal["huggingface", "sentence-transformers", "onnx", "upstream"]
+Layout = Literal["huggingface", "sentence-transformers", "onnx", "openvino", "upstream"]
+Optimization = Literal["O2", "O3"]
+GraphPrecision = Literal["float32", "int8"]
 
 
-def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingface") -> None:
+def export(
+    model: str | Path,
+    layer: int,
+    out: Path,
+    layout: Layout = "huggingface",
+    precision: GraphPrecision = "float32",
+    optimization: Optimization | None = None,
+) -> None:
     """Write exit `layer` of a reranker to the folder `out`, with adapters merged.
 
     Args:
@@ -25,8 +34,10 @@ def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingfa
         out: Folder to write; nothing is left behind where the export fails.
         layout: `huggingface`: a sequence classifier with one label, whose logit is the score.
             `sentence-transformers`: a modular CrossEncoder of its version 5.4 or later.
-            `onnx`: as `huggingface`, and its graph in onnx/model.onnx.
+            `onnx`, `openvino`: a graph for onnxruntime or OpenVINO.
             `upstream`: FlagEmbedding's layerwise checkpoint, with all exits up to `layer`.
+        precision: `int8`, for graphs: linear layers are quantised.
+        optimization: `O2` or `O3`, for `onnx`: onnxruntime's optimizer fuses operations; `O3` also approximates GELU.
 
     Raises:
         ValueError: `out` holds the model, the layer has no head, the backbone, its pooling or its prompt cannot be
@@ -36,7 +47,9 @@ def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingfa
     from lwr.export.card import describe_fused_exit
     from lwr.export.classifier import write_classifier
     from lwr.export.cross_encoder import check_sentence_transformers, write_cross_encoder
-    from lwr.export.onnx_format import check_packages, write_onnx
+    from lwr.export.graphs.onnx_graph import check_onnx_packages
+    from lwr.export.graphs.openvino_graph import check_openvino_packages
+    from lwr.export.graphs.write import write_graph
     from lwr.export.upstream import write_upstream
     from lwr.model.linear.lora import merge_lora
     from lwr.model.reranker import LayerwiseReranker
@@ -45,10 +58,19 @@ def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingfa
         raise BadInput(
             f"{out}: the export would replace this folder, which holds the model; name another folder"
         )
-    if layout == "onnx":
-        check_packages()
-    if layout == "sentence-transformers":
-        check_sentence_transformers()
+    if optimization is not None and layout != "onnx":
+        raise BadInput(f"--optimize {optimization}: only --layout onnx has it, not {layout}")
+    if precision != "float32" and layout not in ("onnx", "openvino"):
+        raise BadInput(
+            f"--precision {precision}: only --layout onnx and --layout openvino have it, not {layout}"
+        )
+    match layout:
+        case "sentence-transformers":
+            check_sentence_transformers()
+        case "onnx":
+            check_onnx_packages("onnx", "onnx")
+        case "openvino":
+            check_openvino_packages()
     # eager is the one attention implementation that every backbone has
     reranker = LayerwiseReranker.from_pretrained(model, device="cpu", attention="eager")
     merge_lora(reranker)
@@ -61,8 +83,8 @@ def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingfa
                 write_classifier(reranker, layer, draft)
             case "sentence-transformers":
                 write_cross_encoder(reranker, layer, draft)
-            case "onnx":
-                write_onnx(reranker, layer, draft)
+            case "onnx" | "openvino":
+                write_graph(reranker, layer, draft, layout, precision == "int8", optimization)
             case "upstream":
                 write_upstream(reranker, layer, draft)
         if note := describe_fused_exit(str(model), layer, reranker.fusion is not None):
@@ -73,7 +95,7 @@ def export(model: str | Path, layer: int, out: Path, layout: Layout = "huggingfa
 def describe_exports(reranker: LayerwiseReranker) -> str:
     """Say in which layouts exits of a reranker can be written, and why not as `huggingface`. No file is left behind.
 
-    Nothing is scored, and `onnx` is not tried, which begins as `huggingface` does.
+    Nothing is scored, and graphs are not tried.
     """
     from lwr.export.classifier import check_classifier
     from lwr.export.cross_encoder import check_cross_encoder

@@ -228,23 +228,6 @@ def test_pipeline_returns_the_raw_score(tmp_path):
     assert scores == pytest.approx(reranker_scores(model, 4, PAIRS[:2]).tolist(), abs=1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["llama", "bert"])
-def test_onnx_scores_the_same(architecture, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'lwr[onnx]'")
-    model = save_reranker_and_base(tmp_path, architecture, query_max_len=8)
-    export(model, 3, tmp_path / "out", "onnx")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    session = onnxruntime.InferenceSession(tmp_path / "out" / "onnx" / "model.onnx")
-    for pairs in (PAIRS, PAIRS[:1]):  # more rows and tokens than the traced graph, and fewer
-        queries, passages = zip(*pairs, strict=True)
-        features = tokenizer([*queries], [*passages], padding=True, truncation=True, return_tensors="np")
-        (logits,) = session.run(["logits"], dict(features))
-        torch.testing.assert_close(
-            torch.tensor(logits[:, 0]), reranker_scores(model, 3, pairs), atol=1e-4, rtol=1e-5
-        )
-
-
 # --- prompts -------------------------------------------------------------------------------------------
 
 

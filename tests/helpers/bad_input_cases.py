@@ -270,6 +270,8 @@ CHECKPOINTS = [
     Case("heads cut short", SCORE, truncate("model/heads.safetensors"), ("model/heads.safetensors", "damaged")),
     Case("model of NaN", SCORE, edit_weights("model/model.safetensors", not_a_number), ("finite", "damaged")),
     Case("head of NaN", SCORE, edit_weights("model/heads.safetensors", lambda t: {k: v * torch.nan for k, v in t.items()}), ("'q6'", "'d6'", "layer 3", "finite")),
+    Case("int8 of an export that is no graph", [*EXPORT, "--precision", "int8"], no_damage, ("--precision int8", "--layout onnx")),
+    Case("optimised export that is no ONNX", [*EXPORT, "--optimize", "O2"], no_damage, ("--optimize O2", "--layout onnx")),
     Case("export of a layer without a head", [*EXPORT[:4], "1", *EXPORT[5:]], no_damage, ("layer", "3..4")),
 ]  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""Layouts `onnx` and `openvino`: an exit as a graph for onnxruntime or OpenVINO."""
