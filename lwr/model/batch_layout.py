@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lwr.config.model import Pooling
 from lwr.model.layer_hooks import Chunk
-from lwr.model.packing import NO_MASK, Packing
+from lwr.model.packing import NO_MASK, Packing, ReadTokens
 
 MIN_SAVED_SHARE = 0.1
 """The share of a batch's tokens that a shared prefix must save: attention needs a mask then, and is slower with one."""
@@ -187,6 +187,7 @@ class PackedLayout:
         dim: The dimension of a hidden state that `keep` indexes.
         weights: int64 [1, T], how many tokens each state stands for; copies of a row's last token count as it does.
         inputs: Keyword arguments of the backbone.
+        reads: The tokens that heads read, once the last block is to compute them alone; see `narrow`.
     """
 
     dim = 1
@@ -211,6 +212,7 @@ class PackedLayout:
         """
         mask, self.pooling, self.first_position = features["attention_mask"], pooling, first_position
         self.spans = RowSpans.find(features, pooling, with_passages)
+        self.reads: ReadTokens | None = None
         shares = can_share_prefix and "labels" not in features and not torch.is_grad_enabled()
         shared_prefix = _count_shared_tokens(features, self.spans.passage_starts) if shares else 0
         self.packing = packing = Packing(mask, shared_prefix)
@@ -234,9 +236,10 @@ class PackedLayout:
     def pool(self, hidden: Tensor, norm: nn.Module) -> Tensor:
         """Pool a hidden state [1, T, H] into the normalised state [R, H] that a head reads."""
         packing = self.packing
+        if self.reads is not None:
+            return norm(hidden[0, : len(self.rows)])
         if self.pooling != "mean":
-            offsets = self.spans.read[self.rows] - packing.shared_prefix
-            return norm(hidden[0, packing.row_starts() + offsets])
+            return norm(hidden[0, packing.row_starts() + self._offsets_to_read()])
         rectangles = zip(
             packing.rectangles(norm(hidden)),
             packing.rectangles(self.weights),
@@ -249,6 +252,15 @@ class PackedLayout:
             sums.append((states * weights.unsqueeze(-1)).sum(dim=1))
             counts.append(weights.sum(dim=1))
         return torch.cat(sums) / torch.cat(counts).unsqueeze(-1)
+
+    def _offsets_to_read(self) -> Tensor:
+        """Return int64 [R]: the token that a head reads, counted from the first after the shared prefix."""
+        return self.spans.read[self.rows] - self.packing.shared_prefix
+
+    def narrow(self, block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Return the arguments of the last block for the tokens that heads read (see `run_to`)."""
+        self.reads = ReadTokens(self.packing, self._offsets_to_read())
+        return self.reads.narrow(block, args, kwargs)
 
     def keep(self, kept: Tensor) -> Tensor:
         """Drop all rows but `kept`, as `PaddedLayout.keep` does; return the packed positions that remain."""

@@ -74,6 +74,9 @@ LayerCallback = Callable[[int, Tensor], Tensor | None]
 
 It may raise `EndOfPass`, so that no deeper block runs."""
 
+BlockHook = Callable[[nn.Module, tuple, dict[str, Any]], tuple[tuple, dict[str, Any]]]
+"""A forward pre-hook: receives a block and its arguments, positional and named; returns other arguments."""
+
 
 def run_to(
     backbone: nn.Module,
@@ -84,6 +87,7 @@ def run_to(
     make_chunks: Callable[[], Sequence[Chunk]] | None = None,
     start: tuple[int, Tensor] | None = None,
     end: int | None = None,
+    narrow: BlockHook | None = None,
     **inputs: Any,
 ) -> Tensor:
     """Run one forward pass up to a layer, calling `on_layer` at each of `layers` in ascending order.
@@ -104,6 +108,8 @@ def run_to(
             the next one reads that state. The backbone makes masks, positions and rotary tables from `inputs`, whose
             token ids then only give the shape. None: the pass begins with the embeddings.
         end: The last layer of the pass; None: the deepest of `layers`. No block after it runs.
+        narrow: Replaces the arguments of the last block that runs by those for fewer tokens. `on_layer` gets the state
+            of these alone.
         inputs: Keyword arguments of the backbone.
 
     Returns:
@@ -111,7 +117,15 @@ def run_to(
     """
     deepest = max(layers) if end is None else end
     forward = _ForwardPass(
-        stack, layers, deepest, on_layer, dim, make_chunks, start, inputs["input_ids"].shape[: dim + 1]
+        stack,
+        layers,
+        deepest,
+        on_layer,
+        dim,
+        make_chunks,
+        start,
+        narrow,
+        inputs["input_ids"].shape[: dim + 1],
     )
     with ExitStack() as hooks, suppress(EndOfPass):
         forward.install(hooks)
@@ -131,12 +145,13 @@ class _ForwardPass:
         dim: int,
         make_chunks: Callable[[], Sequence[Chunk]] | None,
         start: tuple[int, Tensor] | None,
+        narrow: BlockHook | None,
         batch_shape: torch.Size,
     ):
         """Prepare a pass over a batch whose tensors begin with `batch_shape`, [R] or [1, T]."""
         self.stack, self.layers, self.deepest = stack, layers, deepest
         self.on_layer, self.dim, self.make_chunks = on_layer, dim, make_chunks
-        self.start, self.batch_shape = start, batch_shape
+        self.start, self.narrow, self.batch_shape = start, narrow, batch_shape
         self.state: Tensor | None = None  # at the deepest layer that was reached
         self.remaining: Tensor | None = None  # int64, positions in the original batch along dim; None: all
         self.chunks: Sequence[Chunk] = ()  # of the remaining rows; empty until a block needs them
@@ -157,6 +172,9 @@ class _ForwardPass:
             current_chunks = partial(self.current_chunks, self.make_chunks)
             for block in blocks[first : self.deepest]:
                 _ChunkedBlock(current_chunks, self.dim).install(block, hooks)
+        if self.narrow is not None:
+            last_to_run = blocks[self.deepest - 1]
+            hooks.enter_context(last_to_run.register_forward_pre_hook(self.narrow, with_kwargs=True))
         if self.deepest == last:
             hooks.enter_context(blocks[-1].register_forward_hook(self.after_last_block))
 
@@ -194,11 +212,11 @@ class _ForwardPass:
     def after_last_block(self, _: nn.Module, __: tuple, output: Any) -> None:
         """Call back at the last layer, which no block follows.
 
-        If rows were dropped, end the pass: what a backbone still does to its output may need all of them.
+        If rows or tokens were dropped, end the pass: what a backbone still does to its output may need all of them.
         """
         self.state = _hidden_state(output)
         self.on_layer(self.stack.num_layers, self.state)
-        if self.remaining is not None:
+        if self.remaining is not None or self.narrow is not None:
             raise EndOfPass
 
     def last_state(self) -> Tensor:

@@ -17,6 +17,7 @@ Index spaces:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import copy
 from itertools import groupby
 from typing import Any, Self
@@ -27,7 +28,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from lwr.model.layer_hooks import LayerStack, run_to
+from lwr.model.layer_hooks import LayerStack, run_to, select
 
 ATTENTION_NAME = "lwr_packed"
 TRIAL_NAME = "lwr_packed_trial"
@@ -37,6 +38,10 @@ PACKABLE_LAYER_TYPES = {"full_attention", "sliding_attention"}
 """The ways to mix tokens that `packed_attention` computes. Others, such as convolutions, would mix rows."""
 NO_MASK = torch.zeros(1, 1, 1, 1)
 """A mask of four dimensions, which transformers passes on instead of making one. `packed_attention` ignores it."""
+
+ROWS_OF_PRODUCT = 16
+"""The last block computes a multiple of this many tokens. With 5, say, and two threads, matrix products round the same
+token otherwise in one place than in another, and equal passages would not score alike."""
 
 
 class Packing:
@@ -78,12 +83,12 @@ class Packing:
         self._real = [
             torch.arange(width, device=rows.device) < in_rectangle[:, None]  # [rows, W]
             for in_rectangle, (_, width) in zip(
-                lengths.split(self._row_counts()), self.rectangle_shapes, strict=True
+                lengths.split(self.row_counts()), self.rectangle_shapes, strict=True
             )
         ]
         return self
 
-    def _row_counts(self) -> list[int]:
+    def row_counts(self) -> list[int]:
         """Return the number of rows in each rectangle."""
         return [count for count, _ in self.rectangle_shapes]
 
@@ -107,7 +112,7 @@ class Packing:
 
         Tokens are counted from the first after the shared prefix. The last one of a row is repeated.
         """
-        counts = self._row_counts()
+        counts = self.row_counts()
         rectangles = zip(
             self.rows.split(counts), self.lengths.split(counts), self.rectangle_shapes, strict=True
         )
@@ -192,6 +197,73 @@ class Packing:
         return chunks
 
 
+class ReadTokens:
+    """The tokens that heads read, one in each row: the only ones that the last block of a pass computes.
+
+    Their attention reads the keys and values of all tokens. The block itself makes these in a call that ends in its
+    attention; what follows there and in the feed-forward layers is computed for the read tokens alone.
+
+    Attributes:
+        packing: The rows of all tokens.
+        offsets: int64 [R], the token read in each row, counted from the first after the shared prefix.
+        filling: The number of copies of the last read token that follow; see `ROWS_OF_PRODUCT`.
+        keys_and_values: [1, key heads, T, D] each, of all tokens; None until the block makes them.
+    """
+
+    def __init__(self, packing: Packing, offsets: Tensor):
+        """Choose the tokens; `offsets` as the attribute."""
+        self.packing, self.offsets, self.filling = packing, offsets, -len(offsets) % ROWS_OF_PRODUCT
+        self.keys_and_values: tuple[Tensor, Tensor] | None = None
+
+    def narrow(self, block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Find keys and values; return the arguments of the block for the read tokens and copies (see `run_to`)."""
+        reads = {"packing": self}
+        with suppress(_KeysFound):
+            block.forward(*args, **kwargs | reads)
+        hidden = args[0] if args else kwargs["hidden_states"]  # [1, T, H]
+        positions, batch_shape = self.packing.row_starts() + self.offsets, hidden.shape[:2]
+        positions = torch.cat([positions, positions[-1:].expand(self.filling)])
+        named = {name: select(value, positions, batch_shape) for name, value in kwargs.items()}
+        return select(args, positions, batch_shape), named | reads
+
+    def attend(self, module: nn.Module, query: Tensor, sliding_window: int | None, **options: Any) -> Tensor:
+        """Compute the attention of the read tokens to all tokens of their rows.
+
+        Args:
+            module: The attention module.
+            query: [1, A, R + filling, D].
+            sliding_window: The number of tokens that a token reads, itself among them.
+            options: Passed to SDPA.
+
+        Returns:
+            [1, R + filling, A, D].
+        """
+        assert self.keys_and_values is not None
+        packing, shared = self.packing, self.packing.shared_prefix
+        keys, values = (packing.rectangles(states, dim=2) for states in self.keys_and_values)
+        prefix_key, prefix_value = (states[:, :, :shared] for states in self.keys_and_values)
+        counts = packing.row_counts()
+        queries = query[0, :, : len(self.offsets)].transpose(0, 1).split(counts)  # [rows, A, D]
+        rectangles = zip(
+            queries, self.offsets.split(counts), keys, values, packing.real_tokens(), strict=True
+        )
+        outputs = []
+        for q, offsets, k, v, real in rectangles:
+            k, v = _prepend(prefix_key, k), _prepend(prefix_value, v)  # [rows, key heads, P + W, D]
+            read = torch.arange(-shared, real.shape[1], device=real.device)  # [P + W], as in `_make_mask`
+            mask = read <= offsets[:, None] if module.is_causal else real  # [rows, P + W]; encoders: P = 0
+            if sliding_window is not None:
+                mask = mask & ((offsets[:, None] - read).abs() < sliding_window)
+            options["attention_mask"] = None if bool(mask.all()) else mask[:, None, None]
+            attended = sdpa_attention_forward(module, q[:, :, None], k, v, **options)[0]  # [rows, 1, A, D]
+            outputs.append(attended.transpose(0, 1))
+        return torch.cat([*outputs, outputs[-1][:, -1:].expand(-1, self.filling, -1, -1)], dim=1)
+
+
+class _KeysFound(Exception):
+    """Ends a call of a block inside its attention."""
+
+
 def _choose_widths(lengths: Sequence[int]) -> list[int]:
     """Choose the width of the rectangle of each row; `lengths` are descending."""
     widths: list[int] = []
@@ -209,7 +281,7 @@ def packed_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    packing: Packing | None = None,
+    packing: Packing | ReadTokens | None = None,
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
@@ -223,7 +295,7 @@ def packed_attention(
         key: [1, key heads, T, D].
         value: [1, key heads, T, D].
         attention_mask: The mask of a pass without packing; ignored otherwise.
-        packing: The rows of the sequence; None for an ordinary batch.
+        packing: The rows of the sequence; or the only tokens of them that are computed; None for an ordinary batch.
         sliding_window: The number of tokens that a token reads, itself among them.
         options: Passed to SDPA.
 
@@ -233,6 +305,11 @@ def packed_attention(
     if packing is None:
         options["sliding_window"] = sliding_window
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    if isinstance(packing, ReadTokens):
+        if packing.keys_and_values is None:
+            packing.keys_and_values = key, value
+            raise _KeysFound
+        return packing.attend(module, query, sliding_window, **options), None
     shared, causal, device = packing.shared_prefix, bool(module.is_causal), query.device
     prefix_query, prefix_key, prefix_value = (states[:, :, :shared] for states in (query, key, value))
     outputs = []
@@ -355,9 +432,10 @@ def _find_first_position(
         alone = torch.cat(rows, dim=1)  # [L, T, H]
         # RoBERTa's first position is the id of its padding token + 1
         for first_position in (0, (pad_token_id or 0) + 1):
-            packed = _run_packed(backbone, stack, ids, first_position)
+            packed, packed_last = _run_packed(backbone, stack, ids, first_position)
             # each layer, because a block that averages all tokens hides what differs before it
-            if all(are_close(*states, alone.dtype) for states in zip(packed, alone, strict=True)):
+            states = [*zip(packed, alone, strict=True), (packed_last, alone[-1, [2, 4]])]
+            if all(are_close(*each, alone.dtype) for each in states):
                 return first_position
     # it does not accept `packing`, its attention cannot be replaced, or its blocks shape the packed rows otherwise
     except (TypeError, ValueError, AttributeError, RuntimeError):
@@ -365,13 +443,34 @@ def _find_first_position(
     return None
 
 
-def _run_packed(backbone: PreTrainedModel, stack: LayerStack, ids: Tensor, first_position: int) -> Tensor:
-    """Return the states [L, T, H] of rows of four and of two tokens, packed. ids: int64 [1, T]."""
+def _run_packed(
+    backbone: PreTrainedModel, stack: LayerStack, ids: Tensor, first_position: int
+) -> tuple[Tensor, Tensor]:
+    """Run rows of four and of two tokens, packed.
+
+    Args:
+        backbone: The model.
+        stack: Its blocks.
+        ids: int64 [1, T].
+        first_position: The index of a row's first position.
+
+    Returns:
+        [L, T, H], the states after each block; and [2, H], the last states of the third and the fifth token, which the
+        last block computes alone.
+    """
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], device=ids.device)  # [R, S]
     packing = Packing(mask)
     positions = first_position + packing.pack(mask.cumsum(dim=1) - 1)  # [1, T]
-    no_mask = NO_MASK.to(ids.device)
-    return _run(backbone, stack, ids, position_ids=positions, attention_mask=no_mask, packing=packing)
+    inputs = {"position_ids": positions, "attention_mask": NO_MASK.to(ids.device), "packing": packing}
+    reads = ReadTokens(packing, torch.tensor([2, 0], device=ids.device))
+    last = run_to(
+        backbone, stack, [stack.num_layers], _ignore, dim=1, narrow=reads.narrow, input_ids=ids, **inputs
+    )
+    return _run(backbone, stack, ids, **inputs), last[0, :2]
+
+
+def _ignore(_: int, __: Tensor) -> None:
+    """Keep all entries."""
 
 
 def _run(backbone: PreTrainedModel, stack: LayerStack, ids: Tensor, **inputs: Any) -> Tensor:

@@ -39,6 +39,7 @@ from lwr.model.cascade_schedule import (
     plan_ranking,
 )
 from lwr.model.layer_hooks import (
+    BlockHook,
     EndOfPass,
     LayerCallback,
     LayerStack,
@@ -208,6 +209,7 @@ class LayerwiseReranker(nn.Module):
         features: Mapping[str, Tensor],
         layers: Sequence[int] | None = None,
         compression: Compression | None = None,
+        narrow: bool = False,
     ) -> list[Tensor]:
         """Score a batch at several layers in one pass. No deeper block runs.
 
@@ -218,6 +220,8 @@ class LayerwiseReranker(nn.Module):
             layers: The layers, in any order; None: every exit.
             compression: Where passage tokens become fewer, which `features` must then mark by `passage_mask` (see
                 `lwr.model.batching.pad`); None: nowhere.
+            narrow: Whether the last block computes only the token of each row that heads read, if they read one and
+                the backbone can be packed. That is faster; the last bits of scores change. Without gradients.
 
         Returns:
             float32 [B] for each layer.
@@ -236,7 +240,7 @@ class LayerwiseReranker(nn.Module):
         def score_layer(layer: int, hidden: Tensor) -> None:
             scores[layer] = self._score(layer, layout, hidden)[layout.rows.argsort()]
 
-        self._run(layout, layers, score_layer, steps)
+        self._run(layout, layers, score_layer, steps, narrow=narrow)
         return [scores[k] for k in layers]
 
     def cascade(
@@ -304,8 +308,12 @@ class LayerwiseReranker(nn.Module):
         on_layer: LayerCallback,
         steps: Sequence[tuple[int, int]],
         tokens_at_once: int | None = None,
+        narrow: bool = False,
     ) -> None:
         """Run a pass up to the deepest layer (see `run_to`), which resumes with fewer tokens after each step."""
+        narrow_block: BlockHook | None = None
+        if narrow and isinstance(layout, PackedLayout) and layout.pooling != "mean":
+            narrow_block = layout.narrow
         make_chunks = None if tokens_at_once is None else partial(layout.chunks, tokens_at_once)
         start: tuple[int, Tensor] | None = None
         for end, ratio in [*steps, (max(layers), 1)]:
@@ -318,6 +326,7 @@ class LayerwiseReranker(nn.Module):
                 make_chunks,
                 start,
                 end,
+                narrow_block if end == max(layers) else None,
                 **layout.inputs,
             )
             if ratio > 1:
@@ -413,6 +422,7 @@ class LayerwiseReranker(nn.Module):
         tokens_per_batch: int | None = None,
         on_scored: Callable[[int], object] | None = None,
         compression: Compression | None = None,
+        narrow: bool = False,
     ) -> np.ndarray:
         """Score tokenised pairs in batches. The reranker must be in evaluation mode.
 
@@ -422,6 +432,7 @@ class LayerwiseReranker(nn.Module):
             tokens_per_batch: The budget of a batch; None: `default_tokens_per_batch`.
             on_scored: Called after each batch with its number of rows, to show progress.
             compression: As for `encode`.
+            narrow: As for `encode`.
 
         Returns:
             float32 [layers, rows].
@@ -437,7 +448,7 @@ class LayerwiseReranker(nn.Module):
             hint = f"{len(batch)} rows of up to {longest} tokens; set tokens_per_batch below {budget}"
             with out_of_memory_hint(hint), self._autocast():
                 features = self._make_features([rows[i] for i in batch], compression is not None)
-                by_layer = self.encode(features, layers, compression)
+                by_layer = self.encode(features, layers, compression, narrow)
             scores[:, batch] = torch.stack(by_layer).cpu().numpy()  # [layers, B]
             if on_scored is not None:
                 on_scored(len(batch))
@@ -470,8 +481,8 @@ class LayerwiseReranker(nn.Module):
     ) -> Ranking:
         """Rank the tokenised candidates of one query. Of candidates with equal scores the first given comes first.
 
-        With one exit the candidates are scored in batches. In a cascade they share one pass, whose blocks compute about
-        as many tokens at a time as a batch holds.
+        With one exit the candidates are scored in batches, whose last block is narrowed (see `encode`). In a cascade
+        they share one pass, whose blocks compute about as many tokens at a time as a batch holds.
 
         Args:
             rows: The candidates. Those that the first stage drops may be None (see `rows_to_read`).
@@ -489,7 +500,7 @@ class LayerwiseReranker(nn.Module):
         read = [cast(Row, rows[i]) for i in plan.read]
         if len(schedule.layers) == 1 or not read:
             scores = self.score_rows(
-                read, plan.layers, tokens_per_batch, compression=schedule.compression
+                read, plan.layers, tokens_per_batch, compression=schedule.compression, narrow=True
             )  # [layers, R]
             return plan.rank(plan.fuse(scores)[None])
         budget = tokens_per_batch or self.default_tokens_per_batch

@@ -129,10 +129,11 @@ def test_equal_scores_keep_the_first_in_the_batch(nonzero_heads):
 
 
 @architectures
+@pytest.mark.parametrize("narrow", [False, True])
 @torch.no_grad()
-def test_equal_rows_have_equal_scores(architecture):
+def test_equal_rows_have_equal_scores(architecture, narrow):
     batch = {name: tensor.expand(7, -1).contiguous() for name, tensor in features(1).items()}
-    for scores in reranker(architecture).encode(batch):
+    for scores in reranker(architecture).encode(batch, narrow=narrow):
         assert scores.unique().numel() == 1
 
 

@@ -138,6 +138,30 @@ def test_single_layers_score_as_in_the_full_pass(architecture):
     assert torch.equal(second, full[2])
 
 
+@architectures
+@torch.no_grad()
+def test_last_block_computes_only_the_tokens_that_heads_read(architecture):
+    model = reranker(architecture)
+    batch = features(model)
+    one_token = model.first_position is not None and model.pooling != "mean"
+    tokens: list[int] = []
+    hooks = [
+        block.register_forward_hook(
+            lambda _, __, out: tokens.append(
+                (out if isinstance(out, torch.Tensor) else out[0]).shape[:-1].numel()
+            )
+        )
+        for block in model.stack.blocks
+    ]
+    narrow = model.encode(batch, [3], narrow=True)[0]
+    for hook in hooks:
+        hook.remove()
+    assert len(tokens) == 3
+    assert (tokens[2] < tokens[1]) == one_token, tokens
+    assert tokens[0] == tokens[1]
+    close(narrow, model.encode(batch, [3])[0])
+
+
 def test_layer_without_head_is_refused():
     model = reranker("llama", start_layer=2)
     with pytest.raises(ValueError, match=r"layers \[1, 5\] have no head; exits are 2..4"):
