@@ -80,11 +80,11 @@ def measure_agreement(reranker: LayerwiseReranker, layer: int, pair: PairTokeniz
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Return Spearman's rank correlation; 0 if all values of one are equal."""
-    from scipy.stats import spearmanr
+    from scipy.stats import rankdata
 
     if min(np.ptp(a), np.ptp(b)) == 0:
         return 0.0
-    return float(spearmanr(a, b)[0])
+    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 
 def check_agreement(agreement: Agreement, approximate: bool, name: str) -> None:
