@@ -4,9 +4,9 @@
 
 Qualities are drawn, not measured: a query has a quality under the deepest exit, normal with mean 0.7 and deviation 0.3.
 A schedule changes it by its own mean, which rises from -0.05 for the cheapest of 100 schedules to 0.02 for the last,
-and by noise that neighbouring schedules share in part. So the mean of each schedule over all queries is known. Each pool
-of queries is split at random 20 times; a schedule is chosen on dev, which is to keep 99% with a confidence of 90%, and
-its mean is compared with 99% of the deepest exit's: on the test queries of the split, and over all queries.
+and by noise that neighbouring schedules share in part. So the mean of each schedule over all queries is known. Each
+pool of queries is split at random 20 times; a schedule is chosen on dev, which is to keep 99% with a confidence of 90%,
+and its mean is compared with 99% of the deepest exit's: on the test queries of the split, and over all queries.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def split_pool(pool: int, dev: int, test: int) -> list[tuple[bool, bool, bool]]:
-    """Return for each split whether nothing was chosen, and whether the choice broke its promise on test, and at all."""
+    """Return for each split whether nothing was chosen, and whether the choice misses on test, and over all queries."""
     rng = np.random.default_rng(pool)
     changes = np.linspace(-0.05, 0.02, SCHEDULES)  # [S], the means over all queries
     reference = rng.normal(MEAN, DEVIATION, dev + test)  # [Q]
