@@ -134,7 +134,8 @@ def test_equal_scores_keep_the_first_in_the_batch(nonzero_heads):
 def test_equal_rows_have_equal_scores(architecture, narrow):
     batch = {name: tensor.expand(7, -1).contiguous() for name, tensor in features(1).items()}
     for scores in reranker(architecture).encode(batch, narrow=narrow):
-        assert scores.unique().numel() == 1
+        # a narrow block computes few tokens, whose products some CPUs may round by their place
+        assert (scores - scores[0]).abs().max() <= (1e-6 if narrow else 0)
 
 
 @pytest.mark.parametrize(("keep", "last"), [({3: 2}, 5), ({1: 2}, 4), ({3: 2, 9: 1}, 4), ({}, 2)])
