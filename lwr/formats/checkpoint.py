@@ -183,8 +183,8 @@ def check_no_adapter(folder: Path) -> None:
     file = folder / "adapter_config.json"
     if file.is_file():
         raise BadInput(
-            f"{file}: an adapter beside the weights is not read; merge it into them (lwr.model.linear.lora.merge_lora), "
-            "or give a folder without adapter_config.json to use the weights alone"
+            f"{file}: an adapter beside the weights is not read; merge it into them "
+            "(lwr.model.linear.lora.merge_lora), or give a folder without adapter_config.json to use the weights alone"
         )
 
 
