@@ -3,9 +3,9 @@
     python benchmarks/last_block.py
 
 The model is all-MiniLM-L6-v2 with random heads that read the first token, in float32. A list has 10 or 100 passages of
-40 random words behind a query of 8. Passes with a complete and with a narrow last block score a list in turns before the
-next list comes. Shown are medians over the lists of the narrow pass's processor time as a share of the complete one's,
-and, as spread, the middle half. One thread is used.
+40 random words behind a query of 8. Passes with a complete and with a narrow last block score a list in turns, list by
+list. Shown are medians over the lists of the narrow pass's processor time as a share of the complete one's, and, as
+spread, the middle half. One thread is used.
 """
 
 from __future__ import annotations
