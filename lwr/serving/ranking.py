@@ -82,12 +82,12 @@ class Ranker:
             budget_ms: The budget in milliseconds, from now on; the deepest exit that is reached in time ranks.
 
         Raises:
-            Refused: A limit is exceeded, `layer` has no head, `compression` is too deep or not possible (409), or
-                `first_stage` is missing, has no use, or is not one finite number per document; or `budget_ms` is given
-                with one of the others, or is not above 0.
+            Refused: A limit is exceeded, `layer` has no head, `compression` is too deep or not possible (409),
+                `budget_ms` is given with `layer` or `compression` (409), or `first_stage` is missing, has no use, or is
+                not one finite number per document.
         """
         if budget_ms is not None and (layer is not None or compression is not None):
-            raise Refused(422, "budget_ms chooses the exit: leave out layer and compression")
+            raise Refused(409, "budget_ms chooses the exit: leave out layer and compression")
         if budget_ms is None and layer is None and compression is None:
             budget_ms = self.budget_ms
         if budget_ms is not None:
