@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated
@@ -273,6 +274,8 @@ def serve(
     from lwr.serving.serve import serve
 
     requested = _requested_schedule(layer, cascade)
+    if budget_ms is not None and not math.isfinite(budget_ms):
+        raise BadInput(f"--budget-ms {budget_ms}: give a number of milliseconds, such as 200")
     if requested is not None and budget_ms is not None:
         raise BadInput(f"--budget-ms {budget_ms:g} chooses the exit: leave out --layer and --cascade")
     key = os.environ.get(api_key_env) if api_key_env else None
