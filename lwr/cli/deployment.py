@@ -274,7 +274,7 @@ def serve(
     from lwr.serving.serve import serve
 
     requested = _requested_schedule(layer, cascade)
-    if budget_ms is not None and not math.isfinite(budget_ms):
+    if budget_ms == math.inf:
         raise BadInput(f"--budget-ms {budget_ms}: give a number of milliseconds, such as 200")
     if requested is not None and budget_ms is not None:
         raise BadInput(f"--budget-ms {budget_ms:g} chooses the exit: leave out --layer and --cascade")
