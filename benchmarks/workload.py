@@ -8,6 +8,7 @@ test queries of python-docs.
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import torch
@@ -33,6 +34,15 @@ LONGEST = (
 INSTRUCTION = PromptTemplate().instruction
 LAST = PromptTemplate()  # as upstream, with the instruction at the end
 FIRST = PromptTemplate(prefix=f"{INSTRUCTION}\n", after=["\n", "Is it relevant?"])
+
+
+QUERY = "which layer ranks a list of passages best"
+WORDS = "layer exit head query passage token score rank list model data train loss step seed".split()
+
+
+def random_pairs(rng: random.Random, passages: int, words: int) -> list[tuple[str, str]]:
+    """Make pairs of QUERY and passages of random words."""
+    return [(QUERY, " ".join(rng.choices(WORDS, k=words))) for _ in range(passages)]
 
 
 def build_workload(folder: Path, queries: int = 50, candidates: int = 100) -> Path:

@@ -64,7 +64,11 @@ def check_classifier(reranker: LayerwiseReranker) -> None:
     Raises:
         ValueError: They cannot.
     """
-    config = build_classifier(reranker, reranker.exits[-1]).config
+    check_pair_tokenizer(reranker, build_classifier(reranker, reranker.exits[-1]).config)
+
+
+def check_pair_tokenizer(reranker: LayerwiseReranker, config: PretrainedConfig) -> None:
+    """Check that a tokenizer can write a reranker's pairs beside an export's config. Raises ValueError."""
     with TemporaryDirectory() as folder:
         config.save_pretrained(folder)
         write_pair_tokenizer(reranker.prompt, reranker.num_embeddings, Path(folder))

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from safetensors.torch import save_file
 
 from lwr.common.errors import BadInput, missing_extra
 from lwr.common.json_lines import write_json
-from lwr.export.classifier import check_scores, fit_pairs
+from lwr.export.classifier import check_pair_tokenizer, check_scores, fit_pairs
 from lwr.export.pair_tokenizer import PairTokenizer, write_pair_tokenizer
 from lwr.export.readme import exit_readme
 from lwr.export.truncate import build_backbone
@@ -77,10 +76,7 @@ def check_cross_encoder(reranker: LayerwiseReranker) -> None:
     Raises:
         ValueError: They cannot.
     """
-    config = build_backbone(reranker, reranker.exits[-1]).config
-    with TemporaryDirectory() as folder:
-        config.save_pretrained(folder)
-        write_pair_tokenizer(reranker.prompt, reranker.num_embeddings, Path(folder))
+    check_pair_tokenizer(reranker, build_backbone(reranker, reranker.exits[-1]).config)
 
 
 def _write_modules(reranker: LayerwiseReranker, layer: int, folder: Path) -> None:

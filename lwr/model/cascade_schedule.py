@@ -324,7 +324,7 @@ class Deadline:
     clock: Callable[[], float] = perf_counter
 
     def __post_init__(self):
-        self._layer, self._reached = 0, self.clock()
+        self.start()
 
     @classmethod
     def after(cls, milliseconds: float, clock: Callable[[], float] = perf_counter) -> Self:

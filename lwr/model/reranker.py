@@ -33,6 +33,7 @@ from lwr.model.cascade_schedule import (
     Compression,
     Deadline,
     Ranking,
+    RankingPlan,
     Schedule,
     Weights,
     layers_to_score,
@@ -542,14 +543,15 @@ class LayerwiseReranker(nn.Module):
             ValueError: Weights are missing, or first-stage scores are given that do not fit or have no use.
             MemoryError: The candidates do not fit into memory.
         """
-        plans = {
-            layer: plan_ranking(Schedule.single(layer), len(rows), first_stage, self.fusion, fused)
-            for layer in self.exits
-        }
+
+        def plan_for(layer: int) -> RankingPlan:
+            return plan_ranking(Schedule.single(layer), len(rows), first_stage, self.fusion, fused)
+
+        plan = plan_for(self.exits[-1])  # refuses wrong arguments before the pass
+        if not rows:
+            return plan.rank(np.empty((1, 0), dtype=np.float32))
         scores: dict[int, Tensor] = {}
         deeper = dict(pairwise(self.exits))
-        if not rows:
-            return plans[self.exits[-1]].rank(np.empty((1, 0), dtype=np.float32))
         budget = tokens_per_batch or self.default_tokens_per_batch
         hint = f"a pass of {len(rows)} rows, about {budget} tokens at a time; set tokens_per_batch lower"
         with out_of_memory_hint(hint), self._autocast():
@@ -563,7 +565,7 @@ class LayerwiseReranker(nn.Module):
 
             deadline.start()
             self._run(layout, self.exits, score_or_end, [], budget)
-        plan = plans[max(scores)]
+        plan = plan_for(max(scores))
         return plan.rank(plan.fuse(torch.stack([scores[layer] for layer in plan.layers]).numpy())[None])
 
     def score(

@@ -210,7 +210,6 @@ class Worker:
         rows = cast(Sequence[Row], job.rows)
         budget = self.scoring.tokens_per_batch
         ranking = self.reranker.rank_rows_by(timed.deadline, rows, budget, timed.first_stage, timed.fused)
-        self._check_finite(ranking.scores)
         return ScoredPassages(ranking.scores[None], np.array(job.lengths), int(ranking.layers[0]))
 
     def _score_together(self, jobs: Sequence[Job]) -> list[np.ndarray]:
@@ -240,7 +239,6 @@ class Worker:
             fused=plan.weights is not None,
         )
         if not plan.schedule.keep:
-            self._check_finite(ranking.scores)
             return ranking.scores[None]
         scores = np.empty((1, len(ranking.order)), dtype=np.float32)
         scores[0, ranking.order] = 1 / np.arange(1, len(ranking.order) + 1)
