@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from lwr.config.section import (
+    Count,
     Jobs,
     Layers,
     Passages,
@@ -20,6 +21,24 @@ from lwr.config.section import (
 
 CHOOSING_MEASURES = ("nDCG", "RR", "AP", "P", "R", "Success")
 """Families of measures by which a cascade can be chosen, with a cutoff and the parameter `rel` alone."""
+
+
+WindowPool = Literal["max", "mean"]
+
+
+class Windows(Section):
+    """Windows of passages that are longer than a row; a passage's score is made of those of its windows."""
+
+    overlap: Annotated[int, Field(ge=0, json_schema_extra={"unit": "tokens"})] = Field(
+        default=32, description="number of tokens that a window repeats of the one before it"
+    )
+    most: Count = Field(
+        default=4, description="maximum number of windows of a passage; what follows them is not read"
+    )
+    pool: WindowPool = Field(
+        default="max",
+        description="the score of a passage at an exit: the largest of its windows', or their mean",
+    )
 
 
 class ScoringConfig(Section):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -105,6 +106,25 @@ def _is_worth_grouping(
     distinct, tokens = set(prefixes), sum(map(len, rows))
     saved = sum(map(len, prefixes)) - sum(map(len, distinct))
     return saved >= MIN_SAVED_SHARE * tokens and tokens >= len(distinct) * tokens_per_batch / 4
+
+
+def pool_windows(scores: np.ndarray, rows: Sequence[Row]) -> np.ndarray:
+    """Make one score of those of all windows of a passage.
+
+    Args:
+        scores: float32 [layers, windows], of the windows of all rows, row by row.
+        rows: The rows.
+
+    Returns:
+        float32 [layers, rows].
+    """
+    ends = np.cumsum([len(row.windows) for row in rows], dtype=np.int64)
+    pooled = scores[:, [end - len(row.windows) for end, row in zip(ends, rows, strict=True)]]
+    for i, row in enumerate(rows):
+        if row.further:
+            of_windows = scores[:, ends[i] - len(row.windows) : ends[i]]
+            pooled[:, i] = of_windows.max(axis=1) if row.pool == "max" else of_windows.mean(axis=1)
+    return pooled
 
 
 @contextmanager

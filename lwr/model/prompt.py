@@ -10,13 +10,14 @@ inference/reranker/decoder_only/layerwise.py (inference lengths).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from typing import Any, Self, cast
 
 from transformers import PreTrainedTokenizerBase
 
 from lwr.common.errors import BadInput, shorten
+from lwr.config.evaluation import WindowPool, Windows
 from lwr.config.model import PromptTemplate
 
 UPSTREAM_INSTRUCTION = PromptTemplate().instruction
@@ -32,12 +33,18 @@ class Row:
         token_type_ids: Their types; None if the tokenizer has none.
         before_passage: The number of leading tokens that do not depend on the passage.
         after_passage: The number of tokens that follow the passage.
+        is_cut: Whether the passage goes on behind what is read of it (or, without windows, fits exactly).
+        further: The rows of the passage's further windows; this row has the first.
+        pool: How the scores of all windows become one.
     """
 
     input_ids: list[int]
     token_type_ids: list[int] | None
     before_passage: int = field(default=0, compare=False)
     after_passage: int = field(default=0, compare=False)
+    is_cut: bool = field(default=False, compare=False)
+    further: tuple[Row, ...] = ()
+    pool: WindowPool = "max"
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -46,6 +53,45 @@ class Row:
     def passage_tokens(self) -> int:
         """The number of tokens of the passage."""
         return len(self) - self.before_passage - self.after_passage
+
+    @property
+    def windows(self) -> tuple[Row, ...]:
+        """The rows of all windows of the passage."""
+        return (self, *self.further)
+
+    @property
+    def tokens_of_windows(self) -> int:
+        """The number of tokens of all windows."""
+        return sum(map(len, self.windows))
+
+
+def split_into_windows(
+    passage: Sequence[int], length: int, windows: Windows, before: int = 0
+) -> tuple[list[list[int]], bool]:
+    """Split a passage into windows of at most `length` tokens; the last may be shorter.
+
+    Args:
+        passage: Its token ids.
+        length: The largest number of tokens of a window.
+        windows: The overlap of neighbouring windows, and their largest number.
+        before: The number of leading tokens that every window begins with, such as those of `B: `.
+
+    Returns:
+        The windows, at least one, and whether the passage goes on behind the last.
+
+    Raises:
+        ValueError: The overlap fills a window.
+    """
+    step = length - before - windows.overlap
+    if step < 1:
+        raise ValueError(
+            f"windows overlap by {windows.overlap} tokens, but a window has {max(0, length - before)} tokens of a "
+            "passage beside query and prompt; lower the overlap, or train with a larger passage_max_len"
+        )
+    ends = range(length, len(passage) + step, step) if len(passage) > length else [length]
+    start = list(passage[:before])
+    split = [start + list(passage[end - length + before : end]) for end in ends[: windows.most]]
+    return split, len(ends) > windows.most
 
 
 @dataclass(frozen=True)
@@ -227,22 +273,41 @@ class Prompt:
         pattern = "{query}" if self.template is None else self.template.query
         return self._tokenise(texts, pattern, "{query}", before, self.lengths.query)
 
-    def passages(self, texts: Iterable[str], before: str | None = None) -> dict[str, list[int]]:
-        """Tokenise each distinct passage, cut to `lengths.passage`; `before` as for `queries`."""
-        pattern = "{passage}" if self.template is None else self.template.passage
-        return self._tokenise(texts, pattern, "{passage}", before, self.lengths.passage)
+    def passages(
+        self, texts: Iterable[str], before: str | None = None, complete: bool = False
+    ) -> dict[str, list[int]]:
+        """Tokenise each distinct passage, cut to `lengths.passage` or `complete`; `before` as for `queries`."""
+        return self._tokenise(
+            texts, self._passage_pattern, "{passage}", before, None if complete else self.lengths.passage
+        )
+
+    @property
+    def _passage_pattern(self) -> str:
+        return "{passage}" if self.template is None else self.template.passage
+
+    def _start_of_passages(self, before: str | None) -> list[int]:
+        """Tokenise what is written before a passage; `before` as for `queries`."""
+        if before is None:
+            before = self._passage_pattern.partition("{passage}")[0]
+        return self.tokenizer(before, add_special_tokens=False)["input_ids"] if before else []
 
     def _tokenise(
-        self, texts: Iterable[str], pattern: str, placeholder: str, before: str | None, max_length: int
+        self, texts: Iterable[str], pattern: str, placeholder: str, before: str | None, max_length: int | None
     ) -> dict[str, list[int]]:
-        """Tokenise each distinct text in place of the placeholder in `pattern`."""
+        """Tokenise each distinct text in place of the placeholder in `pattern`; None: it is not cut."""
         distinct = list(dict.fromkeys(texts))
         if not distinct:
             return {}
         start = pattern.find(placeholder)
         before, pattern = pattern[:start] if before is None else before, pattern[start:]
         written = [before + pattern.replace(placeholder, text) for text in distinct]
-        tokenised = self.tokenizer(written, add_special_tokens=False, truncation=True, max_length=max_length)
+        tokenised = self.tokenizer(
+            written,
+            add_special_tokens=False,
+            truncation=max_length is not None,
+            max_length=max_length,
+            verbose=False,  # no warning of long texts, which windows read
+        )
         return dict(zip(distinct, tokenised["input_ids"], strict=True))
 
     def row(self, query: list[int], passage: list[int], instruction: str | None = None) -> Row:
@@ -252,51 +317,98 @@ class Prompt:
         query = query[:free]
         first = frame.before + query + frame.between
         second = passage[: free - len(query)] + frame.after
-        if frame.types is None:
-            return Row(first + second, None, len(first), len(frame.after))
-        types = [frame.types[0]] * len(first) + [frame.types[1]] * len(second)
-        return Row(first + second, types, len(first), len(frame.after))
+        types = None
+        if frame.types is not None:
+            types = [frame.types[0]] * len(first) + [frame.types[1]] * len(second)
+        passage_tokens = len(second) - len(frame.after)
+        is_cut = len(first) + len(second) >= self.lengths.row or passage_tokens >= self.lengths.passage
+        return Row(first + second, types, len(first), len(frame.after), is_cut)
+
+    def _window_row(
+        self, query: list[int], passage: list[int], prompts: LinePrompts, start: list[int], windows: Windows
+    ) -> Row:
+        """Join a query with each window of a complete passage.
+
+        Args:
+            query: The query.
+            passage: The passage.
+            prompts: The prompts of its line.
+            start: The tokens before a passage, with which each window begins.
+            windows: The windows.
+
+        Raises:
+            ValueError: The overlap fills a window.
+        """
+        free = self._free_tokens(self.frame(prompts.instruction)) - len(query)
+        same = [a == b for a, b in zip(start, passage, strict=False)]
+        before = [*same, False].index(False)
+        split, is_cut = split_into_windows(passage, min(self.lengths.passage, free), windows, before)
+        first, *further = (self.row(query, window, prompts.instruction) for window in split)
+        return replace(first, is_cut=is_cut, further=tuple(further), pool=windows.pool)
+
+    def check_windows(self, windows: Windows) -> None:
+        """Raise ValueError if the overlap would fill the windows of a passage beside the longest query."""
+        start = self._start_of_passages(None)
+        self._window_row([0] * self.lengths.query, start, LinePrompts(), start, windows)
 
     def rows(
         self,
         pairs: Sequence[tuple[str, str]],
         prompts: LinePrompts = LinePrompts(),
+        windows: Windows | None = None,
     ) -> list[Row]:
-        """Tokenise (query, passage) pairs."""
-        queries = self.queries((query for query, _ in pairs), prompts.query)
-        passages = self.passages((passage for _, passage in pairs), prompts.passage)
-        return [self.row(queries[query], passages[passage], prompts.instruction) for query, passage in pairs]
+        """Tokenise (query, passage) pairs, as `group_rows` does with prompts that are those of all pairs."""
+        groups = [(query, [passage], prompts) for query, passage in pairs]
+        return [row for rows in self.group_rows(groups, windows) for row in rows]
 
     def count_cut(self, rows: Iterable[Row]) -> int:
-        """Count the rows with as many tokens as fit, of which the passage was cut (or fits exactly)."""
-        return sum(len(row) >= self.lengths.row or row.passage_tokens >= self.lengths.passage for row in rows)
+        """Count the rows of which the passage was cut (see `Row.is_cut`)."""
+        return sum(row.is_cut for row in rows)
 
-    def describe_cut(self, cut: int, pairs: int) -> str:
+    def describe_cut(self, cut: int, pairs: int, windows: Windows | None = None) -> str:
         """Say how many of some pairs `count_cut` has counted."""
         share = f"{cut:,} of {pairs:,} pairs ({cut / max(1, pairs):.0%})"
         if cut == 0:
             return f"{share} are cut"
+        if windows is not None:
+            return (
+                f"{share} have a passage of more than {windows.most} windows, the rest of which is not read"
+            )
         return (
             f"{share} fill the {self.lengths.row} tokens of a row or the {self.lengths.passage} of a passage; the rest "
             "of the passage is not read"
         )
 
-    def group_rows(self, groups: Sequence[tuple[str, Sequence[str], LinePrompts]]) -> list[list[Row]]:
+    def group_rows(
+        self, groups: Sequence[tuple[str, Sequence[str], LinePrompts]], windows: Windows | None = None
+    ) -> list[list[Row]]:
         """Return a row per passage of each group: a query, its passages, and the prompts of its line.
 
         Each distinct text is tokenised once.
+
+        Args:
+            groups: The groups.
+            windows: How passages that do not fit are split; None: they are cut.
+
+        Raises:
+            ValueError: The overlap fills a window.
         """
         queries = _tokenise_by_prompt(self.queries, ((prompts.query, query) for query, _, prompts in groups))
         passages = _tokenise_by_prompt(
-            self.passages, ((prompts.passage, text) for _, texts, prompts in groups for text in texts)
+            partial(self.passages, complete=windows is not None),
+            ((prompts.passage, text) for _, texts, prompts in groups for text in texts),
         )
-        return [
-            [
-                self.row(queries[prompts.query, query], passages[prompts.passage, text], prompts.instruction)
-                for text in texts
-            ]
-            for query, texts, prompts in groups
-        ]
+        starts = {}
+        if windows is not None:
+            starts = {prompts.passage: self._start_of_passages(prompts.passage) for _, _, prompts in groups}
+
+        def join(query: str, passage: str, prompts: LinePrompts) -> Row:
+            query_ids, passage_ids = queries[prompts.query, query], passages[prompts.passage, passage]
+            if windows is None:
+                return self.row(query_ids, passage_ids, prompts.instruction)
+            return self._window_row(query_ids, passage_ids, prompts, starts[prompts.passage], windows)
+
+        return [[join(query, text, prompts) for text in texts] for query, texts, prompts in groups]
 
 
 def _tokenise_by_prompt(

@@ -3,7 +3,7 @@
 Upstream: FlagEmbedding, research/llm_reranker/finetune_for_layerwise/modeling.py, class `BiEncoderModel`, whose calling
 convention `lwr.compat` keeps.
 
-Letters in shape comments: B rows of the batch, R remaining rows, H hidden size.
+Letters in shape comments: B rows of the batch, R remaining rows, C candidates of a query, H hidden size.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lwr.common.exits import FIRST_STAGE, describe_layers, exit_name, layers_with_head, read_name
 from lwr.common.texts import check_documents, check_pairs, check_text, is_single_pair
+from lwr.config.evaluation import WindowPool, Windows
 from lwr.config.model import Attention, BaseModelConfig, Pooling, PromptTemplate
 from lwr.config.section import ScoringPrecision
 from lwr.formats.fusion import Fusion, fuse_scores
 from lwr.model import storage
 from lwr.model.batch_layout import PackedLayout, PaddedLayout
-from lwr.model.batching import make_batches, out_of_memory_hint, pad
+from lwr.model.batching import make_batches, out_of_memory_hint, pad, pool_windows
 from lwr.model.cascade_schedule import (
     NOT_FINITE,
     Compression,
@@ -254,6 +255,8 @@ class LayerwiseReranker(nn.Module):
         weights: Weights | None = None,
         first_stage: np.ndarray | None = None,
         compression: Compression | None = None,
+        owners: Tensor | None = None,
+        pool: WindowPool = "max",
     ) -> Tensor:
         """Score the candidates of one query in one pass that drops candidates on the way.
 
@@ -264,40 +267,47 @@ class LayerwiseReranker(nn.Module):
             last: The layer that scores the candidates that remain at the end.
             tokens_at_once: About how many tokens a block computes at a time; None: all.
             weights: Layer -> weights of the fused scores by which it drops and ranks; None: a layer's own scores.
-            first_stage: float64 [B], the normalised scores of the first stage, which `weights` may name.
+            first_stage: float64 [candidates], the normalised scores of the first stage, which `weights` may name.
             compression: As for `encode`. At a layer that has both, candidates are dropped first.
+            owners: int64 [B], ascending from 0: the candidate of which a row has a window; None: each row is one. All
+                windows of a candidate are dropped together.
+            pool: How the scores of a candidate's windows become one.
 
         Returns:
-            float32 [layers of the cascade, B], or float64 if fused; NaN for candidates that were dropped before a
-            layer.
+            float32 [layers of the cascade, candidates], or float64 if fused; NaN for candidates that were dropped
+            before a layer.
         """
         stages = [*sorted(keep), last]
         layers = layers_to_score(stages, weights)
         self._check_layers(layers)
         steps = self._steps(compression, last)
         layout = self._lay_out(features, steps)
-        batch_size, device = len(features["input_ids"]), features["input_ids"].device
+        device = features["input_ids"].device
+        if owners is None:
+            owners = torch.arange(len(features["input_ids"]), device=device)
         dtype = torch.float32 if weights is None else torch.float64
-        unknown = torch.full((batch_size,), torch.nan, dtype=dtype, device=device)  # [B]
-        known: dict[str, Tensor] = {}  # name of a feature -> [B]
+        unknown = torch.full((int(owners[-1]) + 1,), torch.nan, device=device)  # [C]
+        known: dict[str, Tensor] = {}  # name of a feature -> [C]
         if first_stage is not None:
             known[FIRST_STAGE] = torch.as_tensor(first_stage, device=device)
-        scores = unknown.repeat(len(stages), 1)  # [stages, B]
+        scores = unknown.to(dtype).repeat(len(stages), 1)  # [stages, C]
+        reduce = "amax" if pool == "max" else "mean"
 
         def score_and_drop(layer: int, hidden: Tensor) -> Tensor | None:
-            # [R], in the order of the layout
-            of_layer = self._score(layer, layout, hidden).to(dtype)
+            of_rows = self._score(layer, layout, hidden)  # [R], in the order of the layout
+            of_row = owners[layout.rows]  # [R], candidates
+            of_layer = unknown.scatter_reduce(0, of_row, of_rows, reduce, include_self=False).to(dtype)  # [C]
             if weights is not None:
-                known[read_name(layer, steps)] = unknown.index_copy(0, layout.rows, of_layer)
+                known[read_name(layer, steps)] = of_layer
                 if layer not in stages:
                     return None
-                of_layer = fuse_scores(weights[layer], known)[layout.rows]
-            scores[stages.index(layer), layout.rows] = of_layer
+                of_layer = fuse_scores(weights[layer], known)
+            remaining = of_row.unique()  # ascending, so that a stable sort prefers the first in the batch
+            scores[stages.index(layer), remaining] = of_layer[remaining]
             if layer == last:
                 return None
-            batch_order = layout.rows.argsort()  # [R], so that a stable sort prefers the first in the batch
-            best = of_layer[batch_order].argsort(descending=True, stable=True)[: keep[layer]]
-            return layout.keep(batch_order[best].sort().values)
+            best = of_layer[remaining].argsort(descending=True, stable=True)[: keep[layer]]
+            return layout.keep(torch.isin(of_row, remaining[best]).nonzero().squeeze(1))
 
         self._run(layout, layers, score_and_drop, steps, tokens_at_once)
         return scores
@@ -428,10 +438,10 @@ class LayerwiseReranker(nn.Module):
         """Score tokenised pairs in batches. The reranker must be in evaluation mode.
 
         Args:
-            rows: The pairs.
+            rows: The pairs; their windows are rows of batches like others.
             layers: The layers that score.
             tokens_per_batch: The budget of a batch; None: `default_tokens_per_batch`.
-            on_scored: Called after each batch with its number of rows, to show progress.
+            on_scored: Called after each batch with its number of pairs (of first windows), to show progress.
             compression: As for `encode`.
             narrow: As for `encode`.
 
@@ -442,18 +452,20 @@ class LayerwiseReranker(nn.Module):
             UnsupportedBackbone, ValueError: As `encode`.
             MemoryError: A batch does not fit into memory; the message names it.
         """
-        scores = np.empty((len(layers), len(rows)), dtype=np.float32)
+        windows = [window for row in rows for window in row.windows]
+        is_first = [i == 0 for row in rows for i in range(len(row.windows))]
+        scores = np.empty((len(layers), len(windows)), dtype=np.float32)
         budget = tokens_per_batch or self.default_tokens_per_batch
-        for batch in make_batches(rows, budget, self.can_share_prefix):
-            longest = max(len(rows[i]) for i in batch)
+        for batch in make_batches(windows, budget, self.can_share_prefix):
+            longest = max(len(windows[i]) for i in batch)
             hint = f"{len(batch)} rows of up to {longest} tokens; set tokens_per_batch below {budget}"
             with out_of_memory_hint(hint), self._autocast():
-                features = self._make_features([rows[i] for i in batch], compression is not None)
+                features = self._make_features([windows[i] for i in batch], compression is not None)
                 by_layer = self.encode(features, layers, compression, narrow)
             scores[:, batch] = torch.stack(by_layer).cpu().numpy()  # [layers, B]
             if on_scored is not None:
-                on_scored(len(batch))
-        return scores
+                on_scored(sum(is_first[i] for i in batch))
+        return pool_windows(scores, rows)
 
     def rows_to_read(
         self,
@@ -461,13 +473,14 @@ class LayerwiseReranker(nn.Module):
         schedule: Schedule,
         first_stage: Sequence[float] | np.ndarray | None = None,
         prompts: LinePrompts = LinePrompts(),  # noqa: B008 - frozen
+        windows: Windows | None = None,
     ) -> list[Row | None]:
         """Tokenise the (query, passage) pairs that the first stage of a schedule lets through, None for the others."""
         if schedule.from_first_stage is None:
-            return list(self.prompt.rows(pairs, prompts))
+            return list(self.prompt.rows(pairs, prompts, windows))
         read = plan_ranking(schedule, len(pairs), first_stage).read
         rows: list[Row | None] = [None] * len(pairs)
-        for i, row in zip(read, self.prompt.rows([pairs[i] for i in read], prompts), strict=True):
+        for i, row in zip(read, self.prompt.rows([pairs[i] for i in read], prompts, windows), strict=True):
             rows[i] = row
         return rows
 
@@ -505,16 +518,22 @@ class LayerwiseReranker(nn.Module):
             )  # [layers, R]
             return plan.rank(plan.fuse(scores)[None])
         budget = tokens_per_batch or self.default_tokens_per_batch
-        hint = f"a cascade of {len(read)} rows, about {budget} tokens at a time; set tokens_per_batch lower"
+        windows = [window for row in read for window in row.windows]
+        owners = [i for i, row in enumerate(read) for _ in row.windows]
+        hint = (
+            f"a cascade of {len(windows)} rows, about {budget} tokens at a time; set tokens_per_batch lower"
+        )
         with out_of_memory_hint(hint), self._autocast():
             by_stage = self.cascade(
-                self._make_features(read, schedule.compression is not None),
+                self._make_features(windows, schedule.compression is not None),
                 schedule.keep_of_exits,
                 schedule.last,
                 budget,
                 weights=plan.weights,
                 first_stage=plan.features.get(FIRST_STAGE),
                 compression=schedule.compression,
+                owners=torch.tensor(owners, device=self.heads[0].device),
+                pool=read[0].pool,
             )
         return plan.rank(by_stage.cpu().numpy())
 
@@ -553,9 +572,10 @@ class LayerwiseReranker(nn.Module):
         scores: dict[int, Tensor] = {}
         deeper = dict(pairwise(self.exits))
         budget = tokens_per_batch or self.default_tokens_per_batch
-        hint = f"a pass of {len(rows)} rows, about {budget} tokens at a time; set tokens_per_batch lower"
+        windows = [window for row in rows for window in row.windows]
+        hint = f"a pass of {len(windows)} rows, about {budget} tokens at a time; set tokens_per_batch lower"
         with out_of_memory_hint(hint), self._autocast():
-            layout = self._lay_out(self._make_features(rows, mark_passages=False), [])
+            layout = self._lay_out(self._make_features(windows, mark_passages=False), [])
 
             def score_or_end(layer: int, hidden: Tensor) -> None:
                 # the copy to the CPU waits until a GPU has computed the layer
@@ -566,7 +586,8 @@ class LayerwiseReranker(nn.Module):
             deadline.start()
             self._run(layout, self.exits, score_or_end, [], budget)
         plan = plan_for(max(scores))
-        return plan.rank(plan.fuse(torch.stack([scores[layer] for layer in plan.layers]).numpy())[None])
+        of_windows = torch.stack([scores[layer] for layer in plan.layers]).numpy()  # [layers, windows]
+        return plan.rank(plan.fuse(pool_windows(of_windows, rows))[None])
 
     def score(
         self,
@@ -575,6 +596,7 @@ class LayerwiseReranker(nn.Module):
         *,
         layers: Sequence[int] | Literal["all"] | None = None,
         compression: str | Compression | None = None,
+        windows: Windows | None = None,
         normalize: bool = False,
     ) -> np.ndarray:
         """Score (query, passage) pairs at one layer, or at several in one pass.
@@ -585,6 +607,8 @@ class LayerwiseReranker(nn.Module):
             layers: Several layers, or `all` exits, instead of `layer`.
             compression: Where passage tokens become fewer, such as `2/2`: after layer 2, each two become one; None:
                 nowhere.
+            windows: Passages that do not fit into a row are read in windows, such as `Windows(overlap=32, most=4,
+                pool="max")`, and score by the largest score of a window, or by the mean; None: they are cut.
             normalize: Map scores to 0..1 by the logistic function.
 
         Returns:
@@ -594,13 +618,14 @@ class LayerwiseReranker(nn.Module):
         Raises:
             UnsupportedBackbone: The tokens of the backbone cannot be compressed.
             ValueError: Both `layer` and `layers` are given, a layer has no head, the compression is malformed or too
-                deep, or a pair is not one of texts.
+                deep, a pair is not one of texts, or windows overlap by more tokens than they have.
             FloatingPointError: A score is not finite.
         """
         requested = self._resolve_layers(layer, layers)
         self._check_layers(requested)
         compression = Compression.parse(compression) if isinstance(compression, str) else compression
-        scores = self.score_rows(self.prompt.rows(check_pairs(pairs)), requested, compression=compression)
+        rows = self.prompt.rows(check_pairs(pairs), windows=windows)
+        scores = self.score_rows(rows, requested, compression=compression)
         if not np.isfinite(scores).all():
             raise FloatingPointError(NOT_FINITE)
         scores = logistic(scores) if normalize else scores
@@ -631,6 +656,7 @@ class LayerwiseReranker(nn.Module):
         fused: bool = False,
         compression: str | Compression | None = None,
         budget_ms: float | None = None,
+        windows: Windows | None = None,
         top_k: int | None = None,
         return_documents: bool = True,
         normalize: bool = False,
@@ -651,6 +677,7 @@ class LayerwiseReranker(nn.Module):
                 become one after layer 2.
             budget_ms: Instead of `layer`, `cascade` and `compression`: the time in milliseconds within which to
                 answer. The deepest exit that is reached in time ranks all documents; see `rank_rows_by`.
+            windows: As for `score`. A cascade keeps or drops all windows of a document together.
             top_k: The number of documents returned; None: all.
             return_documents: Whether to return the texts as well.
             normalize: Map scores to 0..1 by the logistic function.
@@ -677,7 +704,7 @@ class LayerwiseReranker(nn.Module):
             raise ValueError(f"top_k is {top_k!r}; give a number of documents from 1 on, or None for all")
         texts = check_documents(documents)
         check_text(query, "query")
-        rows = self.rows_to_read([(query, text) for text in texts], schedule, first_stage)
+        rows = self.rows_to_read([(query, text) for text in texts], schedule, first_stage, windows=windows)
         if deadline is None:
             ranking = self.rank_rows(rows, schedule, first_stage=first_stage, fused=fused)
         else:

@@ -249,10 +249,10 @@ def test_what_the_first_stage_drops_is_neither_tokenised_nor_read(monkeypatch, f
     )
     tokenised, passages = [], model.prompt.passages
 
-    def recording(texts, prompt=None):
+    def recording(texts, prompt=None, **how):
         texts = list(texts)
         tokenised.extend(texts)
-        return passages(texts, prompt)
+        return passages(texts, prompt, **how)
 
     monkeypatch.setattr(model.prompt, "passages", recording)
     ranked = model.rank(QUERY, TEXTS, cascade="0:3 2:2 4", first_stage=FIRST_STAGE_SCORES, fused=fused)
