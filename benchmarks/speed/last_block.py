@@ -1,6 +1,6 @@
 """Measure what a pass saves whose last block computes only the token that a head reads; print a Markdown table.
 
-    python benchmarks/last_block.py
+    python benchmarks/speed/last_block.py
 
 The model is all-MiniLM-L6-v2 with random heads that read the first token, in float32. A list has 10 or 100 passages of
 40 random words behind a query of 8. Passes with a complete and with a narrow last block score a list in turns, list by

@@ -1,6 +1,6 @@
 """What do int8 and bfloat16 lose in quality, and how much time do they save? A Markdown table per data set.
 
-    python benchmarks/int8.py results scifact --arm minilm/start2/default --queries 100
+    python benchmarks/quality/int8.py results scifact --arm minilm/start2/default --queries 100
 
 For a grid whose models are trained. The candidates of test queries are scored at all exits in each precision, query by
 query in turns, on the CPU. Differences of nDCG@10 are paired by query, with 95% bootstrap intervals; times are CPU

@@ -1,6 +1,6 @@
 """How often does the choice of a schedule break its promise, where the truth is known? Print a Markdown table.
 
-    python benchmarks/promise.py
+    python benchmarks/quality/promise.py
 
 Qualities are drawn, not measured: a query has a quality under the deepest exit, normal with mean 0.7 and deviation 0.3.
 A schedule changes it by its own mean, which rises from -0.05 for the cheapest of 100 schedules to 0.02 for the last,

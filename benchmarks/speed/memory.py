@@ -1,6 +1,6 @@
 """Measure peak memory and CPU time of the steps that read a corpus, for growing corpora; print a Markdown table.
 
-    python benchmarks/memory.py 10000 100000 1000000
+    python benchmarks/speed/memory.py 10000 100000 1000000
 
 Each corpus is synthetic: passages of 60 words from a Zipf vocabulary, and 200 queries of five words, each taken from
 one passage. The model that scores is a tiny untrained BERT, so that the memory of the steps shows and not a model's.

@@ -1,6 +1,6 @@
 """Compare the time that token compression saves with the FLOPs that it saves; print a Markdown table.
 
-    python benchmarks/width.py
+    python benchmarks/speed/width.py
 
 The model is a ModernBERT of the size of all-MiniLM-L6-v2 (6 layers, 384 numbers per state) with random weights, whose
 positions have no limit; every layer attends to all tokens, in float32. A list has 4 passages of 512 random tokens, or

@@ -1,6 +1,6 @@
 """Compare the time that exits and cascades save with the FLOPs that they save; print a Markdown table.
 
-    python benchmarks/depth.py
+    python benchmarks/speed/depth.py
 
 The model is all-MiniLM-L6-v2 with untrained heads (which candidates survive is random, how many is not), in float32.
 Weights of fused scores and scores of a first stage are random, too. In `0:50 3:10 6` the first stage lets 50 through.

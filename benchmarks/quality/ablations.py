@@ -1,6 +1,6 @@
 """Print the tables of docs/ablations.md, in Markdown, from the results of config/ablations.yaml.
 
-    python benchmarks/ablations.py results/ablations
+    python benchmarks/quality/ablations.py results/ablations
 
 nDCG@10 on test by variant and exit, alone and fused; and the differences to the first variant at the same exit, with
 95% bootstrap intervals over queries and seeds.

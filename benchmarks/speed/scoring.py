@@ -1,7 +1,7 @@
 """Compare the time that lwr, FlagEmbedding and CrossEncoder take to score 100 candidates; print Markdown tables.
 
-    python benchmarks/scoring.py          # 35 minutes
-    python benchmarks/scoring.py --ours   # depths of lwr alone: 5 minutes
+    python benchmarks/speed/scoring.py          # 35 minutes
+    python benchmarks/speed/scoring.py --ours   # depths of lwr alone: 5 minutes
 
 A round is one query of python-docs with its BM25 candidates, from texts to scores. All contenders score it before the
 next round, each round in another order. Ratios are computed per round; shown are medians and middle halves. lwr scores

@@ -1,6 +1,6 @@
 """Compare training and scoring on one thread with two; print a Markdown table.
 
-    python benchmarks/cores.py
+    python benchmarks/speed/cores.py
 
 A training is steps of 8 groups of 4 passages of python-docs with all-MiniLM-L6-v2, by `lwr.training.train`. A scoring
 is of the BM25 candidates of test queries at all exits, by `lwr.scoring.score`. Each number of threads has a process,

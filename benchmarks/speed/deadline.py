@@ -1,6 +1,6 @@
 """Measure how late calls with a budget of time end, on an idle and on a busy machine; print a Markdown table.
 
-    python benchmarks/deadline.py
+    python benchmarks/speed/deadline.py
 
 The model is all-MiniLM-L6-v2 with random heads at each of its 6 layers, in float32. A list has 30 passages of 120
 random words behind a query of 8. The budgets are shares of the median time of a call without one, on the idle machine.

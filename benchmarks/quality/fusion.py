@@ -1,6 +1,6 @@
 """How much do fused scores gain, and how often does the chosen cascade keep its promise? A Markdown table per data set.
 
-    python benchmarks/fusion.py results python-docs
+    python benchmarks/quality/fusion.py results python-docs
 
 For a grid whose scores exist, such as the quickstart's. The queries of dev and test together, which no training saw,
 are split at random into as many dev queries as the grid has and the rest, again and again. Each time, weights are

@@ -1,6 +1,6 @@
 """Compare a training step of lwr with one of FlagEmbedding; print a Markdown table.
 
-    python benchmarks/training.py
+    python benchmarks/speed/training.py
 
 A step is forward, backward and AdamW over 4 queries x 8 passages of python-docs, with heads at layers 2..12 of 12. Both
 use the same weights, batch, loss and optimiser, and work in turns. Ratios are computed per round; shown are medians and

@@ -1,6 +1,6 @@
 """Measure how time and memory grow with passages, their length, exits and model size; print a Markdown table.
 
-    python benchmarks/growth.py
+    python benchmarks/speed/growth.py
 
 Measured are scoring a list and one training step (forward, backward) of Llamas with random weights, in float32. Each
 line differs from the first in one number. Times are medians of rounds that visit all lines in turn; memory is the peak

@@ -1,0 +1,412 @@
+"""Compare time and quality with the programs in which a CPU user would run the same model; print a Markdown table.
+
+    pip install 'lwr[onnx,openvino,sentence-transformers]'
+    python benchmarks/speed/backends.py results scifact --arm minilm/start2/default
+    python benchmarks/speed/backends.py results scifact --candidates 10 --words 35    # small lists of short passages
+
+For a grid whose models are trained and whose cascades are chosen. The peers get the deepest exit by `lwr export`: the
+CrossEncoder of sentence-transformers, onnxruntime after optimisation O3 and in int8, OpenVINO in float32 and with
+weights in int8. They sort pairs by length, as sentence-transformers does, and compute the fastest of three batch sizes.
+Ours are the deepest exit, all exits, half of the depth, and the schedules that `lwr cascade` chose, in both precisions.
+
+Quality is that of a sample of test queries, chosen by hash; differences to our deepest exit in float32 are paired by
+query, with 95% bootstrap intervals. Times, from texts to ranking, are ratios to that exit on the same list in the same
+round; all contenders rank a list before the next list comes. The last column compares the FLOPs of the tokens, without
+padding, with what a product of large matrices reaches on the same machine: in int8 for those that compute so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import AutoTokenizer
+
+from lwr.common.exits import Arm
+from lwr.common.results_tree import ResultsTree
+from lwr.evaluation.arm_files import read_chosen_cascades
+from lwr.evaluation.cost import device_name
+from lwr.evaluation.flops import count_flops, derive_shape
+from lwr.evaluation.measures import measures_per_query
+from lwr.evaluation.paired_tests import interval
+from lwr.evaluation.timing import relative_times, time_in_turns
+from lwr.export.export import export
+from lwr.formats.beir import read_candidate_texts, read_qrels, read_queries, sample_queries
+from lwr.formats.trec import read_run
+from lwr.model.cascade_schedule import Schedule
+from lwr.model.linear.int8 import find_weight_limit, multiply
+from lwr.model.reranker import LayerwiseReranker
+from lwr.model.storage import read_fusion_of
+
+MEASURE = "nDCG@10"
+BATCH_SIZES = (8, 32, 128)
+"""Of the peers, which compute padded batches; the fastest is taken."""
+SEARCHED_LISTS = 3
+"""The number of lists by which it is found."""
+
+
+@dataclass(frozen=True)
+class CandidateList:
+    """A test query and its candidates, with the scores of the first stage."""
+
+    query_id: str
+    query: str
+    doc_ids: Sequence[str]
+    passages: Sequence[str]
+    first_stage: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What a contender makes of a list: indices, best first, and the number of blocks that read each candidate.
+
+    No depth: all blocks read all candidates.
+    """
+
+    order: Sequence[int]
+    depth: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A program in a precision. `rank` takes a list from texts to a ranking."""
+
+    name: str
+    rank: Callable[[CandidateList], Ranked]
+    int8: bool = False  # whether its products are compared with the peak of int8
+
+
+def main() -> None:
+    """Measure and print."""
+    description, _, details = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("results", type=Path, help="the results folder of the grid")
+    parser.add_argument("dataset", help="a data set that is trained on and ranked")
+    parser.add_argument("--arm", default="minilm/start2/default", help="base model, start layer and variant")
+    parser.add_argument("--seed", type=int, default=1, help="the seed of the cell")
+    parser.add_argument("--queries", type=int, default=100, help="number of test queries, for quality")
+    parser.add_argument("--timed", type=int, default=10, help="number of these queries that are timed")
+    parser.add_argument("--rounds", type=int, default=7, help="how often each of them is timed")
+    parser.add_argument("--candidates", type=int, help="only the best of the first stage")
+    parser.add_argument("--words", type=int, help="cut passages after so many words")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    base_model, start, variant = options.arm.split("/")
+    arm = Arm(options.dataset, base_model, int(start.removeprefix("start")), variant)
+    tree = ResultsTree(options.results)
+    model = tree.arm(arm) / f"seed{options.seed}" / "model"
+    lists = read_lists(tree.collection(options.dataset), options.queries, options.candidates, options.words)
+    with TemporaryDirectory() as folder:
+        ours = our_contenders(model, tree.cascade(arm, options.dataset), tree.fusion(arm, options.dataset))
+        peers = [
+            fastest_batches(name, rank, int8, lists[:SEARCHED_LISTS])
+            for name, rank, int8 in peer_programs(model, Path(folder), options.threads)
+        ]
+        contenders = [*ours, *peers]
+        timed = lists[: options.timed]
+        ranked = [[contender.rank(each) for each in lists] for contender in contenders]
+        seconds = time_in_turns(
+            lambda contender, each: contender.rank(each), contenders, timed, "backends", options.rounds
+        )
+    table = make_table(
+        contenders, lists, ranked, seconds, read_qrels(tree.collection(options.dataset), "test"), model
+    )
+    passages = round(np.median([len(each.passages) for each in lists]))
+    print(
+        f"\n{options.dataset}, {options.arm}: {passages} candidates; {device_name()}, {instruction_sets()}\n"
+    )
+    print(table.to_markdown(index=False))
+
+
+def read_lists(
+    collection: Path, queries: int, candidates: int | None, words: int | None
+) -> list[CandidateList]:
+    """Read the candidates of a sample of test queries, cut as the options say."""
+    run, texts = read_run(collection / "runs/test.trec"), read_queries(collection)
+    sample = sample_queries(run, queries)
+    chosen = {query_id: run[query_id][:candidates] for query_id in sample}
+    passages = read_candidate_texts(collection, "test", chosen)
+    return [
+        CandidateList(
+            query_id,
+            texts[query_id],
+            [doc for doc, _ in ranked],
+            [" ".join(passages[doc].split()[:words]) for doc, _ in ranked],
+            [score for _, score in ranked],
+        )
+        for query_id, ranked in chosen.items()
+    ]
+
+
+# --- Ours ---
+
+
+def our_contenders(model: Path, cascade: Path, fusion: Path) -> list[Contender]:
+    """Return our contenders; the first is the deepest exit in float32."""
+    contenders = []
+    for precision in ("float32", "int8"):
+        reranker = LayerwiseReranker.from_pretrained(model, device="cpu", precision=precision)
+        reranker.fusion = read_fusion_of(fusion, reranker.exits)
+        deepest = reranker.exits[-1]
+        half = min(reranker.exits, key=lambda layer: abs(layer - deepest / 2))
+        rank = partial(rank_by_schedule, reranker)
+        by_name = {
+            "deepest exit": partial(rank, Schedule.single(deepest), False),
+            "all exits": partial(rank_by_all, reranker),
+            "deepest exit, fused": partial(rank, Schedule.single(deepest), True),
+        }
+        if half < deepest:
+            by_name[f"layer {half}"] = partial(rank, Schedule.single(half), False)
+        for chosen in read_chosen_cascades(cascade, reranker.exits).values():
+            name = f"`{chosen.schedule}`{', fused' if chosen.fused else ''}"
+            by_name[name] = partial(rank, chosen.schedule, chosen.fused)
+        contenders += [
+            Contender(f"ours, {precision}, {name}", run, precision == "int8") for name, run in by_name.items()
+        ]
+    return contenders
+
+
+def rank_by_schedule(
+    reranker: LayerwiseReranker, schedule: Schedule, fused: bool, each: CandidateList
+) -> Ranked:
+    """Rank by one exit or by a cascade."""
+    scores = each.first_stage if fused or schedule.from_first_stage is not None else None
+    pairs = [(each.query, passage) for passage in each.passages]
+    rows = reranker.rows_to_read(pairs, schedule, scores)
+    ranking = reranker.rank_rows(rows, schedule, first_stage=scores, fused=fused)
+    return Ranked(ranking.order.tolist(), ranking.layers.tolist())
+
+
+def rank_by_all(reranker: LayerwiseReranker, each: CandidateList) -> Ranked:
+    """Score at all exits, and rank by the deepest."""
+    scores = reranker.score([(each.query, passage) for passage in each.passages], layers="all")[-1]
+    return Ranked(best_first(scores))
+
+
+# --- Peers ---
+
+PairScorer = Callable[[Sequence[tuple[str, str]], int], np.ndarray]
+"""Pairs, size of a batch -> float32 [pairs]."""
+
+
+def peer_programs(model: Path, folder: Path, threads: int) -> list[tuple[str, PairScorer, bool]]:
+    """Export the deepest exit for each program; return name, function, and whether it computes in int8."""
+    from sentence_transformers import CrossEncoder
+
+    deepest = LayerwiseReranker.from_pretrained(model, device="cpu").exits[-1]
+    modular = folder / "sentence-transformers"
+    export(model, deepest, modular, "sentence-transformers")
+    cross_encoder = CrossEncoder(str(modular), device="cpu", activation_fn=torch.nn.Identity())
+
+    def predict(pairs: Sequence[tuple[str, str]], batch_size: int) -> np.ndarray:
+        return np.asarray(cross_encoder.predict(list(pairs), batch_size=batch_size, show_progress_bar=False))
+
+    programs: list[tuple[str, PairScorer, bool]] = [("sentence-transformers, torch", predict, False)]
+    for name, layout, precision, optimization in (
+        ("ONNX, O3", "onnx", "float32", "O3"),
+        ("ONNX, int8", "onnx", "int8", None),
+        ("ONNX, O3, int8", "onnx", "int8", "O3"),
+        ("OpenVINO", "openvino", "float32", None),
+        ("OpenVINO, weights in int8", "openvino", "int8", None),
+    ):
+        out = folder / name
+        export(model, deepest, out, layout, precision, optimization)
+        run = (onnx_session if layout == "onnx" else openvino_session)(out, threads)
+        tokenizer = AutoTokenizer.from_pretrained(out)
+        # OpenVINO computes with weights in int8 in float32
+        programs.append(
+            (name, partial(score_by_graph, run, tokenizer), name.endswith(", int8") and layout == "onnx")
+        )
+    return programs
+
+
+def onnx_session(folder: Path, threads: int) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+    """Return the function that computes a graph by onnxruntime."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # others need the core in their turn
+    session = onnxruntime.InferenceSession(
+        folder / "onnx/model.onnx", settings, providers=["CPUExecutionProvider"]
+    )
+    return lambda features: np.asarray(session.run(["logits"], features)[0])[:, 0]
+
+
+def openvino_session(folder: Path, threads: int) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+    """Return the function that computes a graph by OpenVINO in float32, also on CPUs that have bfloat16."""
+    import openvino
+
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    model = openvino.Core().compile_model(folder / "openvino/openvino_model.xml", "CPU", settings)
+    return lambda features: np.asarray(model(features)["logits"])[:, 0]
+
+
+def score_by_graph(
+    run: Callable[[dict[str, np.ndarray]], np.ndarray],
+    tokenizer: Any,
+    pairs: Sequence[tuple[str, str]],
+    batch_size: int,
+) -> np.ndarray:
+    """Score pairs in batches of similar length."""
+    scores = np.empty(len(pairs), dtype=np.float32)
+    by_length = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][1]))
+    for start in range(0, len(pairs), batch_size):
+        batch = by_length[start : start + batch_size]
+        queries, passages = zip(*(pairs[i] for i in batch), strict=True)
+        features = tokenizer(
+            list(queries), list(passages), padding=True, truncation=True, return_tensors="np"
+        )
+        scores[batch] = run(dict(features))
+    return scores
+
+
+def fastest_batches(name: str, score: PairScorer, int8: bool, lists: Sequence[CandidateList]) -> Contender:
+    """Return the contender that computes the batch size which takes the least time for some lists."""
+
+    def rank(batch_size: int, each: CandidateList) -> Ranked:
+        scores = score([(each.query, passage) for passage in each.passages], batch_size)
+        return Ranked(best_first(scores))
+
+    seconds = {}
+    for batch_size in BATCH_SIZES:
+        rank(batch_size, lists[0])  # warms up
+        began = time.perf_counter()
+        for each in lists:
+            rank(batch_size, each)
+        seconds[batch_size] = time.perf_counter() - began
+    best = min(seconds, key=seconds.__getitem__)
+    return Contender(f"{name}, batches of {best}", partial(rank, best), int8)
+
+
+def best_first(scores: np.ndarray) -> list[int]:
+    """Return the indices of scores, highest first, of equal ones the first given."""
+    return np.argsort(-scores, kind="stable").tolist()
+
+
+# --- The table ---
+
+
+def make_table(
+    contenders: Sequence[Contender],
+    lists: Sequence[CandidateList],
+    ranked: Sequence[Sequence[Ranked]],
+    seconds: np.ndarray,
+    qrels: dict[str, dict[str, int]],
+    model: Path,
+) -> pd.DataFrame:
+    """Return a row per contender.
+
+    Args:
+        contenders: The first is compared with.
+        lists: The lists; the first of them are timed.
+        ranked: What each contender made of each list.
+        seconds: [contenders, rounds, timed lists].
+        qrels: The judgements.
+        model: The folder of the reranker.
+    """
+    reranker = LayerwiseReranker.from_pretrained(model, device="cpu")
+    timed = lists[: seconds.shape[2]]
+    flops = [
+        count_flops(
+            derive_shape(reranker.backbone),
+            np.array([len(row) for row in reranker.prompt.rows([(each.query, p) for p in each.passages])]),
+        )
+        for each in timed
+    ]  # each [layers, candidates]
+    peaks = {False: float32_peak(), True: int8_peak()}
+    judged = {each.query_id: qrels[each.query_id] for each in lists}
+    quality = [measure(judged, lists, of_contender) for of_contender in ranked]
+    ratios = relative_times(seconds, 0)  # [3, contenders]
+    rows = []
+    for c, contender in enumerate(contenders):
+        differences = quality[c] - quality[0]
+        low, high = interval(differences[None])
+        computed = [sum_to_depth(*of_list) for of_list in zip(flops, ranked[c], strict=False)]
+        reached = np.median(computed / np.median(seconds[c], axis=0))
+        rows.append(
+            {
+                "contender": contender.name,
+                "time": f"{ratios[1, c]:.2f} [{ratios[0, c]:.2f}, {ratios[2, c]:.2f}]",
+                "ms a list": f"{1000 * np.median(seconds[c]):.1f}",
+                MEASURE: f"{quality[c].mean():.3f}",
+                "difference": "" if c == 0 else f"{differences.mean():+.3f} [{low:+.3f}, {high:+.3f}]",
+                "of the peak": f"{reached / peaks[contender.int8]:.0%}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def sum_to_depth(flops: np.ndarray, ranked: Ranked) -> float:
+    """Return the FLOPs of the blocks that read the candidates. flops: [layers, candidates], up to each layer."""
+    if not len(ranked.depth):
+        return float(flops[-1].sum())
+    up_to = np.concatenate([np.zeros((1, flops.shape[1])), flops])  # the first row: not read
+    return float(up_to[np.array(ranked.depth), np.arange(flops.shape[1])].sum())
+
+
+def measure(
+    judged: dict[str, dict[str, int]], lists: Sequence[CandidateList], ranked: Sequence[Ranked]
+) -> np.ndarray:
+    """Return the measure of each query, float64 [queries], in the order of their ids."""
+    run = {
+        each.query_id: {each.doc_ids[i]: -float(rank) for rank, i in enumerate(of_list.order)}
+        for each, of_list in zip(lists, ranked, strict=True)
+    }
+    return measures_per_query(judged, run, [MEASURE]).sort_values("query_id")["value"].to_numpy()
+
+
+def float32_peak() -> float:
+    """Return the FLOP/s of a product of large matrices in float32."""
+    a, b = torch.randn(2048, 1024), torch.randn(1024, 1024)
+    return 2 * 2048 * 1024 * 1024 / _best_seconds(lambda: a @ b)
+
+
+def int8_peak() -> float:
+    """Return the operations per second of such a product in int8."""
+    integers = torch.randint(0, 255, (2048, 1024), dtype=torch.uint8)
+    limit = find_weight_limit()
+    packed = torch.ops.onednn.qlinear_prepack(
+        torch.randint(-limit, limit + 1, (1024, 1024), dtype=torch.int8), None
+    )
+    ones, zeros = torch.ones(1024), torch.zeros(1024, dtype=torch.int64)
+    return 2 * 2048 * 1024 * 1024 / _best_seconds(lambda: multiply(integers, packed, ones, zeros))
+
+
+def _best_seconds(run: Callable[[], object], repeats: int = 20) -> float:
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def instruction_sets() -> str:
+    """Name those of the CPU that matter for products of matrices."""
+    known = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+    flags = Path("/proc/cpuinfo").read_text().split()
+    return ", ".join(name for name in known if name in flags)
+
+
+if __name__ == "__main__":
+    main()
