@@ -1,4 +1,4 @@
-"""Commands of evaluation: fuse, cascade, evaluate, cost, compare."""
+"""Commands of evaluation: fuse, precision, cascade, evaluate, cost, compare."""
 
 from __future__ import annotations
 
@@ -80,6 +80,48 @@ def fuse(
     _check_choosing_measure(measure)
     how, ranked_arm = read_settings(settings, FusionConfig), read_settings(arm, RankedArm)
     fuse(dev, collection, how, measure, ranked_arm.model_dump(), out, label)
+
+
+@command_with_extra(app, "workflow")
+def precision(
+    model: Annotated[list[Path], Option(help="Folder of a trained model; once per seed.", exists=True)],
+    dev: DevScores,
+    collection: Collection,
+    settings: Settings,
+    arm: ArmOption,
+    out: Out,
+    margin: Annotated[
+        float, Option(help="Loss of the measure up to which the deepest exit counts as kept.", min=0)
+    ] = 0.02,
+    measure: PrimaryMeasure = "nDCG@10",
+    label: Label = "precision",
+) -> None:
+    r"""Measure on dev what scores in int8 lose against those in float32; refuse a loss beyond the margin.
+
+    Up to 200 dev queries are scored in float32, too. SETTINGS: the keys under `score`.
+
+    For example:
+
+    ```
+    lwr precision --model model --dev dev.parquet --collection results/collections/python-docs \
+      --settings '{precision: int8}' --margin 0.02 \
+      --arm '{dataset: python-docs, trained_on: python-docs, base_model: minilm, start_layer: 2,
+      variant: default}' \
+      --out precision.json
+    ```
+    """
+    silence_transformers()
+    from lwr.evaluation.precision import compare_precision
+
+    _check_choosing_measure(measure)
+    how, ranked_arm = read_settings(settings, ScoringConfig), read_settings(arm, RankedArm)
+    if how.precision != "int8":
+        raise BadInput(f"--settings: precision is {how.precision}; only int8 is compared with float32")
+    if len(model) != len(dev):
+        raise BadInput(
+            f"{len(model)} x --model, but {len(dev)} x --dev; give the model of each seed and its scores"
+        )
+    compare_precision(model, dev, collection, how, margin, measure, ranked_arm.model_dump(), out, label)
 
 
 @command_with_extra(app, "workflow")

@@ -97,6 +97,10 @@ class ResultsTree:
         """Return the file with the weights of an arm's fused scores."""
         return self.arm(arm) / "fusion" / f"{tested}.json"
 
+    def precision(self, arm: Arm, tested: str) -> Path:
+        """Return the file with what an arm's scores in int8 lose on dev; a grid that scores otherwise has none."""
+        return self.arm(arm) / "precision" / f"{tested}.json"
+
     def cascade(self, arm: Arm, tested: str) -> Path:
         """Return the file with the cascade chosen for an arm."""
         return self.arm(arm) / "cascade" / f"{tested}.json"

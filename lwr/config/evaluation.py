@@ -54,7 +54,8 @@ class ScoringConfig(Section):
     precision: ScoringPrecision = Field(
         default="float32",
         description="data type of the backbone; heads: float32; float16: for GPUs that lack bfloat16, such as T4 and "
-        "V100; int8, on CPUs alone: that of the linear layers of the blocks, with float32 between them",
+        "V100; int8, on CPUs alone: that of the linear layers of the blocks, with float32 between them; refused if the "
+        "deepest exit loses more than `margin` on dev",
     )
     widths: list[tuple[Layers, Ratio]] = Field(
         default=[],

@@ -9,7 +9,19 @@ import pandas as pd
 
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
-from lwr.common.exits import ARM_COLUMNS, CASCADES, fused_name, is_fused, is_layer, label, layer_of, sort_key
+from lwr.common.exits import (
+    ARM_COLUMNS,
+    CASCADES,
+    Arm,
+    fused_name,
+    is_fused,
+    is_layer,
+    label,
+    layer_of,
+    sort_key,
+)
+from lwr.common.json_lines import read_json
+from lwr.common.results_tree import ResultsTree
 from lwr.evaluation.arm_files import describe_arm
 from lwr.model.cascade_schedule import Schedule
 from lwr.reporting.evidence import (
@@ -55,6 +67,7 @@ def advice_text(tables: Path, budget_ms: float | None = None, candidates: int | 
     ]
     for dataset, evidence in read_evidence(tables).items():
         parts += [f"## {dataset}", *_advice(evidence, budget_ms, candidates)]
+        parts += precision_advice(ResultsTree(tables.parent), best_arm(evidence))
     return "\n\n".join(parts) + "\n"
 
 
@@ -195,7 +208,7 @@ def _closest(dev: pd.DataFrame) -> str:
     return f" (the closest, {label(closest.name)}: {format_difference(closest)})"
 
 
-def format_difference(comparison: pd.Series) -> str:
+def format_difference(comparison: pd.Series | dict[str, float]) -> str:
     """Format the difference of a comparison with its interval."""
     return f"{comparison['difference']:+.3f} [{comparison['low']:+.3f}, {comparison['high']:+.3f}]"
 
@@ -362,6 +375,35 @@ def describe_schedule(schedule: str) -> str:
         if layer in ratios:
             words.append(f"after layer {layer} each {ratios[layer]} passage tokens become one")
     return ", ".join([*words, f"layer {plan.last} ranks {'them' if survivors else 'all'}"])
+
+
+# --- Precision ---
+
+
+def precision_advice(tree: ResultsTree, arm: pd.Series) -> Iterator[str]:
+    """Yield what the exits of an arm lose in int8 on dev, if they were scored so.
+
+    Args:
+        tree: The results of the grid.
+        arm: Values by ARM_COLUMNS.
+    """
+    file = tree.precision(
+        Arm(arm["trained_on"], arm["base_model"], arm["start_layer"], arm["variant"]), arm["dataset"]
+    )
+    if not file.is_file():
+        return
+    record = read_json(file, {"precision": str, "measure": str, "dev queries": int, "exits": list})
+    precision, measure = record["precision"], record["measure"]
+    lines = [f"| exit | {measure}, float32 | {precision} - float32 |", "|:--|--:|:--|"]
+    lines += [
+        f"| {label(row['exit'])} | {row['float32']:.3f} | {format_difference(row)} |"
+        for row in record["exits"]
+    ]
+    table = "\n".join(lines)
+    yield (
+        f"### What {precision} loses\n\nAll scores are computed in {precision}. Those of {describe_arm(arm)} "
+        f"were computed in float32, too, on {record['dev queries']} dev queries:\n\n{table}"
+    )
 
 
 # --- Formatting ---

@@ -138,6 +138,8 @@ def check_cells(tree: ResultsTree, checksums: Checksums, means: LayerMeans, verd
                 verdict.notes.append(
                     f"{unused}: weights that the cascade was not chosen with, may be removed"
                 )
+            if (precision := tree.precision(arm, name)).is_file():
+                verdict.check(precision, _precision_faults(ranked, precision, checksums))
             verdict.check(ranked.cascade, _cascade_faults(ranked, checksums))
             rankers[name].append(ranked)
             for cell in cells:
@@ -219,6 +221,12 @@ def _fusion_faults(ranked: RankedDataset, fusion: Path, checksums: Checksums) ->
     if set(inputs["dev"]) != {checksums.sha256(file) for file in ranked.scores("dev")}:
         yield f"was fitted on other scores of dev than are there now; {REMAKE}"
     yield from checksums.changed_inputs(inputs["qrels"], {"dev": ranked.tree.qrels(ranked.name, "dev")})
+
+
+def _precision_faults(ranked: RankedDataset, precision: Path, checksums: Checksums) -> Iterator[str]:
+    compared = read_json(precision, {"exits": list, "inputs": dict})["inputs"]["dev"]
+    if set(compared) != {checksums.sha256(file) for file in ranked.scores("dev")}:
+        yield f"compares other scores of dev than are there now; {REMAKE}, or remove it if they are float32"
 
 
 def _cascade_faults(ranked: RankedDataset, checksums: Checksums) -> Iterator[str]:

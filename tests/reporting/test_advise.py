@@ -9,6 +9,7 @@ import pytest
 
 from lwr.common.errors import BadInput
 from lwr.common.exits import ARM_COLUMNS
+from lwr.common.json_lines import write_json
 from lwr.reporting.advise import (
     advice_text,
     advise,
@@ -390,6 +391,21 @@ def test_cascade_is_reported_on_test(grid, on_test, flops, verdict):
     assert cascade.endswith(
         f"It takes {flops:.0%} of the deepest exit's FLOPs and 60% of its time, 11 ms a list."
     )
+
+
+def test_loss_in_int8_is_told_where_scores_are_int8(grid, tmp_path):
+    tables = tmp_path / "results/tables"
+    grid(rows())
+    tables.mkdir(parents=True)
+    for file in tmp_path.glob("*.csv"):
+        file.rename(tables / file.name)
+    assert "int8" not in advice_text(tables)
+    compared = {"exit": "layer_4", "float32": 0.5, "difference": -0.004, "low": -0.01, "high": 0.002}
+    record = {"precision": "int8", "measure": "nDCG@10", "dev queries": 80, "exits": [compared]}
+    write_json(tmp_path / "results/cells/d/one/start2/v/precision/d.json", record)
+    text = section(advice_text(tables), "What int8 loses")
+    assert "on 80 dev queries" in text
+    assert "| layer 4 | 0.500 | -0.004 [-0.010, +0.002] |" in advice_text(tables)
 
 
 def test_no_cascade_if_dev_chooses_the_deepest_exit(grid):

@@ -209,6 +209,13 @@ def test_changed_setting_of_a_late_step_reruns_from_that_step(project, section, 
     assert project.planned_rules() == steps
 
 
+def test_scores_in_int8_are_compared_with_float32(project):
+    project.edit_config(lambda config: config.update(score={"precision": "int8"}))
+    plan = project.plan()
+    assert {rule for rule, _ in plan} == {"precision", *FROM_SCORE}
+    assert arms(plan, "precision") == CELLS
+
+
 @pytest.mark.slow
 def test_without_fusion_no_table_has_fused_rows(cell):
     assert b"fused" in cell.tables()["layers.csv"]

@@ -28,8 +28,42 @@ if GRID.fusion:
             " 2>&1 | tee {log:q}"
 
 
+# Scores in int8 are compared with those in float32 before anything is chosen by them.
+if IS_INT8:
+
+    rule precision:
+        input:
+            models=across_seeds(MODEL),
+            dev=across_seeds(SCORES, split="dev"),
+            corpus=ranked_collection(CORPUS),
+            queries=ranked_collection(QUERIES),
+            qrels=ranked_collection(QRELS, split="dev"),
+        output:
+            PRECISION,
+        log:
+            f"{LOGS}/precision/{ARM}/{{tested}}.log",
+        resources:
+            mem_mb=16000,
+            runtime=480,
+        params:
+            folder=lambda w, input: folder_of(input.corpus),
+            models=lambda w, input: repeated_option("--model", input.models),
+            dev=lambda w, input: repeated_option("--dev", input.dev),
+            settings=as_json(GRID.score.model_copy(update={"shards": 1})),
+            margin=GRID.margin,
+            measure=GRID.measures[0],
+            arm=lambda w: as_json(ranked_arm(w)),
+            label=f"precision {ARM} {{tested}}",
+            code=CODE["precision"],
+        shell:
+            "lwr precision {params.models} {params.dev} --collection {params.folder:q}"
+            " --settings {params.settings:q} --margin {params.margin} --measure {params.measure:q}"
+            " --arm {params.arm:q} --label {params.label:q} --out {output:q} 2>&1 | tee {log:q}"
+
+
 rule cascade:
     input:
+        PRECISION if IS_INT8 else [],
         model=first_seed(MODEL),
         dev=across_seeds(SCORES, split="dev"),
         test=across_seeds(SCORES, split="test"),

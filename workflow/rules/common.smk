@@ -50,6 +50,8 @@ RUNS = str(TREE.runs(WILDCARD_CELL, "{tested}", "{split}"))
 FUSION = str(TREE.fusion(WILDCARD_CELL, "{tested}"))
 CASCADE = str(TREE.cascade(WILDCARD_CELL, "{tested}"))
 FUSION_IF_ANY = [FUSION] if GRID.fusion else []  # `fusion: off`: no weights are fitted
+PRECISION = str(TREE.precision(WILDCARD_CELL, "{tested}"))
+IS_INT8 = GRID.score.precision == "int8"
 COST = str(TREE.cost("{tested}"))
 
 LAYERS_TABLE = [str(path) for path in TREE.table("layers")]
@@ -246,6 +248,7 @@ MODULES = {
     "score": "scoring/score",
     "gather": "scoring/gather",
     "fuse": "evaluation/fuse",
+    "precision": "evaluation/precision",
     "cascade": "evaluation/cascade",
     "cost": "evaluation/cost",
     "evaluate": "evaluation/evaluate",

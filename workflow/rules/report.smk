@@ -52,6 +52,7 @@ rule advise:
         COMPARISONS,
         LAYERS_TABLE,
         OTHER_TABLES,
+        arm_paths(PRECISION) if IS_INT8 else [],
     output:
         RECOMMENDATION,
     log:
