@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -84,6 +85,10 @@ def rerank(
     compress: Compress = None,
     fused: Fused = False,
     fusion: FusionFile = None,
+    instruction: Annotated[
+        str | None,
+        Option(help="Text for the place of the instruction in the model's prompt; default: the model's own."),
+    ] = None,
     top_k: Annotated[
         int | None, Option(help="Number of passages written per query; default: all.", min=1)
     ] = None,
@@ -108,6 +113,8 @@ def rerank(
     lwr rerank --model model --queries queries.jsonl --run bm25.trec --corpus corpus.jsonl \
       --cascade '0:50 3:10 6' --fused --fusion fusion.json --out out.trec
     lwr rerank --model model --query 'read a csv file' --passages passages.txt --layer 4
+    lwr rerank --model model --query 'read a csv file' --passages passages.txt \
+      --instruction 'Does B define the function that A asks for? Answer Yes or No.'
     ```
     """
     from lwr.model.reranker import LayerwiseReranker
@@ -128,6 +135,8 @@ def rerank(
         raise BadInput("no --out: only the ranking of a --query is printed; name a file")
     silence_transformers()
     run_files = _check_inputs(query, passages, groups, run, queries, corpus)
+    if instruction is not None and groups is not None:
+        raise BadInput("--instruction beside --groups: each line has its own; write it as the field `prompt`")
     schedule = resolve_schedule(model, requested, revision)
     if compress is not None:
         schedule = schedule.compress(compress)
@@ -148,6 +157,9 @@ def rerank(
     reranker.fusion = weights
     if groups is not None:
         check_prompts(groups, candidates, reranker.prompt)
+    elif instruction is not None:
+        prompts = reranker.prompt.with_instruction(instruction)
+        candidates = [replace(of_query, prompts=prompts) for of_query in candidates]
     scoring = ScoringConfig(tokens_per_batch=tokens_per_batch, precision=precision)
     ranked = rerank(reranker, candidates, schedule, scoring, top_k, fused)
     if out is None:

@@ -16,20 +16,30 @@ class PromptTemplate(Section):
     """The text around query and passage for a decoder. Default: upstream's."""
 
     prefix: str = Field(
-        default="", description="text after the bos token and before the query; never truncated"
+        default="",
+        description="text after the bos token and before the query, which may have {instruction}; never truncated",
     )
     query: str = Field(default="A: {query}", description="text with the query; truncated to fit")
     between: str = Field(default="\n", description="text between query and passage; never truncated")
     passage: str = Field(default="B: {passage}", description="text with the passage; truncated to fit")
     after: list[str] = Field(
         default=["\n", "{instruction}"],
-        description="texts after the passage, each tokenised on its own; never truncated",
+        description="texts after the passage, which may have {instruction}, each tokenised on its own; never truncated",
     )
     instruction: str = Field(
         default="Given a query A and a passage B, determine whether the passage contains an answer to the query "
         "by providing a prediction of either 'Yes' or 'No'.",
-        description="text that replaces {instruction}; training groups may have their own",
+        description="text that replaces {instruction}; training groups and requests may have their own",
     )
+
+    @property
+    def has_instruction(self) -> bool:
+        """Whether `prefix` or `after` has a place for an instruction."""
+        return "{instruction}" in "".join([self.prefix, *self.after])
+
+    def written(self, instruction: str) -> list[str]:
+        """Return `prefix` and the pieces of `after` with an instruction in its place."""
+        return [piece.replace("{instruction}", instruction) for piece in (self.prefix, *self.after)]
 
 
 class BaseModelConfig(Section):

@@ -103,5 +103,5 @@ def _written_prompt(reranker: LayerwiseReranker) -> str | None:
     template = reranker.prompt.template
     if template is None:
         return None
-    after = [piece.replace("{instruction}", template.instruction) for piece in template.after]
-    return "".join([template.prefix, template.query, template.between, template.passage, *after])
+    prefix, *after = template.written(template.instruction)
+    return "".join([prefix, template.query, template.between, template.passage, *after])

@@ -17,6 +17,7 @@ from typing import Any, Self, cast
 from transformers import PreTrainedTokenizerBase
 
 from lwr.common.errors import BadInput, shorten
+from lwr.common.texts import check_text
 from lwr.config.evaluation import WindowPool, Windows
 from lwr.config.model import PromptTemplate
 
@@ -96,7 +97,7 @@ def split_into_windows(
 
 @dataclass(frozen=True)
 class LinePrompts:
-    """What a line of training groups puts in place of the template's; None: the template's is used.
+    """What a line of training groups, or a request, puts in place of the template's; None: the template's is used.
 
     Attributes:
         instruction: The text for `{instruction}`.
@@ -119,6 +120,10 @@ class LinePrompts:
         if instruction == UPSTREAM_INSTRUCTION:
             instruction = None
         return cls(instruction, line.get("query_prompt"), line.get("passage_prompt"))
+
+
+class PromptTooLong(ValueError):
+    """The fixed text of a row leaves no token for query and passage."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +168,9 @@ class Frame:
         def ids(text: str) -> list[int]:
             return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
-        after = [i for piece in template.after for i in ids(piece.replace("{instruction}", instruction))]
-        return cls(start + ids(template.prefix), ids(template.between), after, None)
+        prefix, *pieces = template.written(instruction)
+        after = [i for piece in pieces for i in ids(piece)]
+        return cls(start + ids(prefix), ids(template.between), after, None)
 
     @classmethod
     def from_pair_format(cls, tokenizer: PreTrainedTokenizerBase) -> Self:
@@ -210,7 +216,7 @@ class Prompt:
             passage_max_len: Tokens of a passage.
 
         Raises:
-            ValueError: The fixed text leaves no token for query and passage.
+            PromptTooLong: The fixed text leaves no token for query and passage.
         """
         self.tokenizer, self.template = tokenizer, template
         self.query_max_len, self.passage_max_len = query_max_len, passage_max_len
@@ -228,7 +234,7 @@ class Prompt:
         As upstream does, add the tokens after the passage twice to the length of a row.
 
         Raises:
-            ValueError: The fixed text leaves no token for query and passage.
+            PromptTooLong: The fixed text leaves no token for query and passage.
         """
         after = 0 if self.template is None else len(self.frame(None).after)
         self.lengths = Lengths(query=max_length * 3 // 4, passage=max_length, row=max_length + 2 * after)
@@ -236,9 +242,9 @@ class Prompt:
         return self
 
     def _free_tokens(self, frame: Frame) -> int:
-        """Return the number of tokens of a row for query and passage. Raise ValueError if there are none."""
+        """Return the number of tokens of a row for query and passage. Raise PromptTooLong if there are none."""
         if self.lengths.row <= frame.length:
-            raise ValueError(
+            raise PromptTooLong(
                 f"rows of {self.lengths.row} tokens leave none for query and passage: the prompt itself takes "
                 f"{frame.length}; raise passage_max_len"
             )
@@ -253,15 +259,37 @@ class Prompt:
 
     def check_line(self, prompts: LinePrompts, where: str) -> None:
         """Raise BadInput if a line, at the place `where`, sets an instruction that the prompt has no place for."""
-        has_place = self.template is not None and "{instruction}" in "".join(self.template.after)
-        if prompts.instruction and not has_place:
-            reason = (
-                "its template has no {instruction}" if self.template else "encoders read pairs without one"
-            )
+        if prompts.instruction and self.why_no_instruction:
             raise BadInput(
                 f"{where}: field 'prompt' is {shorten(prompts.instruction)}, but the model reads no instruction "
-                f"({reason}); remove the field, or use query_prompt, which is written before the query"
+                f"({self.why_no_instruction}); remove the field, or use query_prompt, which is written before the query"
             )
+
+    @property
+    def why_no_instruction(self) -> str | None:
+        """Why an instruction has no place in a row; None: it has one."""
+        if self.template is None:
+            return "encoders read pairs without one"
+        return None if self.template.has_instruction else "its template has no {instruction}"
+
+    def with_instruction(self, instruction: str | None) -> LinePrompts:
+        """Return what makes rows with an instruction instead of the template's; None: with the template's.
+
+        Raises:
+            BadInput: It is not a text, or empty, or the prompt has no place for it.
+        """
+        if instruction is None:
+            return LinePrompts()
+        if not check_text(instruction, "instruction"):
+            raise BadInput(
+                "instruction is empty; write one, or leave it out, so that the model's own is used"
+            )
+        if self.why_no_instruction:
+            raise BadInput(
+                f"instruction is {shorten(instruction)}, but the model reads none ({self.why_no_instruction}); "
+                "leave it out"
+            )
+        return LinePrompts(instruction)
 
     def queries(self, texts: Iterable[str], before: str | None = None) -> dict[str, list[int]]:
         """Tokenise each distinct query, cut to `lengths.query`.

@@ -597,6 +597,7 @@ class LayerwiseReranker(nn.Module):
         layers: Sequence[int] | Literal["all"] | None = None,
         compression: str | Compression | None = None,
         windows: Windows | None = None,
+        instruction: str | None = None,
         normalize: bool = False,
     ) -> np.ndarray:
         """Score (query, passage) pairs at one layer, or at several in one pass.
@@ -609,6 +610,7 @@ class LayerwiseReranker(nn.Module):
                 nowhere.
             windows: Passages that do not fit into a row are read in windows, such as `Windows(overlap=32, most=4,
                 pool="max")`, and score by the largest score of a window, or by the mean; None: they are cut.
+            instruction: The text for `{instruction}` in the prompt's template; None: the template's own.
             normalize: Map scores to 0..1 by the logistic function.
 
         Returns:
@@ -618,13 +620,15 @@ class LayerwiseReranker(nn.Module):
         Raises:
             UnsupportedBackbone: The tokens of the backbone cannot be compressed.
             ValueError: Both `layer` and `layers` are given, a layer has no head, the compression is malformed or too
-                deep, a pair is not one of texts, or windows overlap by more tokens than they have.
+                deep, a pair is not one of texts, windows overlap by more tokens than they have, or the prompt has no
+                place for an instruction, or too few tokens.
             FloatingPointError: A score is not finite.
         """
         requested = self._resolve_layers(layer, layers)
         self._check_layers(requested)
         compression = Compression.parse(compression) if isinstance(compression, str) else compression
-        rows = self.prompt.rows(check_pairs(pairs), windows=windows)
+        prompts = self.prompt.with_instruction(instruction)
+        rows = self.prompt.rows(check_pairs(pairs), prompts, windows)
         scores = self.score_rows(rows, requested, compression=compression)
         if not np.isfinite(scores).all():
             raise FloatingPointError(NOT_FINITE)
@@ -657,6 +661,7 @@ class LayerwiseReranker(nn.Module):
         compression: str | Compression | None = None,
         budget_ms: float | None = None,
         windows: Windows | None = None,
+        instruction: str | None = None,
         top_k: int | None = None,
         return_documents: bool = True,
         normalize: bool = False,
@@ -678,6 +683,7 @@ class LayerwiseReranker(nn.Module):
             budget_ms: Instead of `layer`, `cascade` and `compression`: the time in milliseconds within which to
                 answer. The deepest exit that is reached in time ranks all documents; see `rank_rows_by`.
             windows: As for `score`. A cascade keeps or drops all windows of a document together.
+            instruction: As for `score`.
             top_k: The number of documents returned; None: all.
             return_documents: Whether to return the texts as well.
             normalize: Map scores to 0..1 by the logistic function.
@@ -691,8 +697,8 @@ class LayerwiseReranker(nn.Module):
             UnsupportedBackbone: The tokens of the backbone cannot be compressed.
             ValueError: Both `layer` and `cascade` are given, or one of them with `budget_ms`, which is not above 0; a
                 layer has no head, the compression is malformed or too deep, `top_k` is less than 1, a document is not
-                a text, `fused` without weights, a stage 0 without `first_stage`, or `first_stage` is not one finite
-                number per document or has no use.
+                a text, `fused` without weights, a stage 0 without `first_stage`, `first_stage` is not one finite
+                number per document or has no use, or the prompt has no place for an instruction, or too few tokens.
             FloatingPointError: A score is not finite.
         """
         deadline = None if budget_ms is None else Deadline.after(budget_ms)
@@ -704,7 +710,9 @@ class LayerwiseReranker(nn.Module):
             raise ValueError(f"top_k is {top_k!r}; give a number of documents from 1 on, or None for all")
         texts = check_documents(documents)
         check_text(query, "query")
-        rows = self.rows_to_read([(query, text) for text in texts], schedule, first_stage, windows=windows)
+        prompts = self.prompt.with_instruction(instruction)
+        pairs = [(query, text) for text in texts]
+        rows = self.rows_to_read(pairs, schedule, first_stage, prompts, windows)
         if deadline is None:
             ranking = self.rank_rows(rows, schedule, first_stage=first_stage, fused=fused)
         else:

@@ -150,6 +150,17 @@ BudgetMs = Annotated[
 ]
 
 
+Instruction = Annotated[
+    Annotated[str, StringConstraints(min_length=1), AfterValidator(_check_utf8)] | None,
+    Field(
+        description=(
+            "What makes a document relevant, in place of the instruction of the model's prompt; null: the model's own. "
+            "A model whose prompt has no place for one, or too few tokens, refuses it (409)."
+        )
+    ),
+]
+
+
 class Request(BaseModel):
     """Base of requests; strict: a text that reads like a number is not accepted as one."""
 
@@ -189,6 +200,7 @@ class RerankRequest(Request):
     layer: Layer = None
     compression: Compression = None
     budget_ms: BudgetMs = None
+    instruction: Instruction = None
 
 
 class TeiRequest(Request):
@@ -203,6 +215,7 @@ class TeiRequest(Request):
     layer: Layer = None
     compression: Compression = None
     budget_ms: BudgetMs = None
+    instruction: Instruction = None
 
 
 def _kind_of(body: Any) -> str:
@@ -221,6 +234,7 @@ class ScoresRequest(Request):
 
     query: Query
     documents: Annotated[list[Document], NonEmpty]
+    instruction: Instruction = None
 
 
 class Text(BaseModel):

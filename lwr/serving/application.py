@@ -151,6 +151,7 @@ class Endpoints:
             request.first_stage,
             request.compression,
             request.budget_ms,
+            request.instruction,
         )
         if request.return_documents is not None:
             return_documents = request.return_documents
@@ -186,6 +187,7 @@ class Endpoints:
             request.first_stage,
             request.compression,
             request.budget_ms,
+            request.instruction,
         )
         scores = ranking.scores if request.raw_scores else ranking.relevance
         texts = request.texts if request.return_text else [None] * len(request.texts)
@@ -195,7 +197,7 @@ class Endpoints:
     async def scores(self, request: api.ScoresRequest) -> api.ScoresAnswer:
         """Score documents at all exits, in one pass."""
         exits = self.ranker.exits
-        scored = await self.ranker.score(request.query, request.documents, exits)
+        scored = await self.ranker.score(request.query, request.documents, exits, request.instruction)
         spent = count_flops(self.shape, scored.tokens).sum(axis=1)  # [layers]
         shares = [spent[layer - 1] / spent[-1] for layer in exits]
         return api.ScoresAnswer(layers=exits, scores=scored.scores.tolist(), flops=shares)
@@ -249,6 +251,7 @@ def _describe_limits(app: FastAPI, exits: list[int], limits: Limits, uses_first_
         fields = schemas[name]["properties"]
         query, query_object = fields["query"]["anyOf"]
         query |= text
+        fields["instruction"]["anyOf"][0] |= text
         query_object["properties"]["text"] |= text
         passages = fields.get("documents") or fields["texts"]
         passages["maxItems"] = limits.documents

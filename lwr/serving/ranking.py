@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lwr.common.errors import BadInput
 from lwr.common.exits import describe_layers
 from lwr.model.cascade_schedule import Deadline, Schedule, plan_ranking
+from lwr.model.prompt import PromptTooLong
 from lwr.model.reranker import LayerwiseReranker, logistic
 from lwr.serving.admission import Limits
 from lwr.serving.errors import Refused
@@ -67,6 +69,7 @@ class Ranker:
         first_stage: Sequence[float] | None = None,
         compression: str | None = None,
         budget_ms: float | None = None,
+        instruction: str | None = None,
     ) -> Ranking:
         """Rank documents by one exit, by what a budget of time allows, or by the server's schedule.
 
@@ -80,18 +83,20 @@ class Ranker:
             first_stage: The score of each document from the first stage.
             compression: How documents are compressed.
             budget_ms: The budget in milliseconds, from now on; the deepest exit that is reached in time ranks.
+            instruction: The text in place of the instruction of the model's prompt.
 
         Raises:
             Refused: A limit is exceeded, `layer` has no head, `compression` is too deep or not possible (409),
-                `budget_ms` is given with `layer` or `compression` (409), or `first_stage` is missing, has no use, or is
-                not one finite number per document.
+                `budget_ms` is given with `layer` or `compression` (409), the prompt has no place for `instruction`, or
+                too few tokens (409), or `first_stage` is missing, has no use, or is not one finite number per document.
         """
         if budget_ms is not None and (layer is not None or compression is not None):
             raise Refused(409, "budget_ms chooses the exit: leave out layer and compression")
         if budget_ms is None and layer is None and compression is None:
             budget_ms = self.budget_ms
         if budget_ms is not None:
-            return await self._rank_in_time(query, documents, Deadline.after(budget_ms), first_stage)
+            deadline = Deadline.after(budget_ms)
+            return await self._rank_in_time(query, documents, deadline, first_stage, instruction)
         if layer is not None and layer not in self.exits:
             raise Refused(422, f"layer is {layer}, but exits are {describe_layers(self.exits)}")
         schedule = self.schedule if layer is None else Schedule.single(layer)
@@ -108,7 +113,7 @@ class Ranker:
             raise Refused(422, str(error)) from None
         is_cascade = len(schedule.keep) > 0
         is_own_pass = is_cascade or schedule.compression is not None
-        scored = await self.score(query, documents, plan if is_own_pass else plan.layers)
+        scored = await self.score(query, documents, plan if is_own_pass else plan.layers, instruction)
         scores = (scored.scores[0] if is_own_pass else plan.fuse(scored.scores)).astype(np.float64)
         relevance = scores if is_cascade else logistic(scores)
         best_first = np.argsort(-scores, kind="stable")
@@ -120,6 +125,7 @@ class Ranker:
         documents: Sequence[str],
         deadline: Deadline,
         first_stage: Sequence[float] | None,
+        instruction: str | None,
     ) -> Ranking:
         """Rank documents by the deepest exit that is reached before a deadline."""
         try:  # the same for each exit
@@ -128,22 +134,33 @@ class Ranker:
             )
         except ValueError as error:
             raise Refused(422, str(error)) from None
-        scored = await self.score(query, documents, TimedPass(deadline, first_stage, self.fused))
+        exits = TimedPass(deadline, first_stage, self.fused)
+        scored = await self.score(query, documents, exits, instruction)
         scores = scored.scores[0].astype(np.float64)
         best_first = np.argsort(-scores, kind="stable").tolist()
         tokens = int(scored.tokens.sum())
         return Ranking(best_first, scores.tolist(), logistic(scores).tolist(), tokens, scored.layer)
 
-    async def score(self, query: str, documents: Sequence[str], exits: Exits) -> ScoredPassages:
-        """Score documents at the layers `exits`, or in a pass of its own. Raises Refused if a limit is exceeded."""
+    async def score(
+        self, query: str, documents: Sequence[str], exits: Exits, instruction: str | None = None
+    ) -> ScoredPassages:
+        """Score documents at the layers `exits`, or in a pass of its own.
+
+        Raises:
+            Refused: A limit is exceeded, or the prompt has no place for `instruction`, or too few tokens (409).
+        """
         limits = self.limits
         if len(documents) > limits.documents:
             raise Refused(
                 422, f"{len(documents)} documents; at most {limits.documents}, send several requests"
             )
-        longest = max(map(len, [query, *documents]))
+        longest = max(map(len, [query, instruction or "", *documents]))
         if longest > limits.characters:
             raise Refused(
                 422, f"a text has {longest} characters; at most {limits.characters}, send parts of it"
             )
-        return await asyncio.wrap_future(self.worker.submit(query, documents, exits))
+        try:
+            prompts = self.reranker.prompt.with_instruction(instruction)
+            return await asyncio.wrap_future(self.worker.submit(query, documents, exits, prompts))
+        except (BadInput, PromptTooLong) as error:
+            raise Refused(409, str(error)) from None

@@ -14,7 +14,7 @@ import numpy as np
 
 from lwr.config.evaluation import ScoringConfig
 from lwr.model.cascade_schedule import Deadline, RankingPlan
-from lwr.model.prompt import Row
+from lwr.model.prompt import LinePrompts, Row
 from lwr.model.reranker import LayerwiseReranker
 
 
@@ -47,6 +47,7 @@ class Job:
     query: str
     passages: Sequence[str]
     exits: Exits
+    prompts: LinePrompts = LinePrompts()  # noqa: RUF009 - frozen
     answer: Future[ScoredPassages] = field(default_factory=Future)
     rows: list[Row | None] = field(default_factory=list)  # filled when the job is tokenised; None: not read
 
@@ -87,19 +88,26 @@ class Worker:
         """Whether jobs are answered."""
         return not self._ended.is_set()
 
-    def submit(self, query: str, passages: Sequence[str], exits: Exits) -> Future[ScoredPassages]:
+    def submit(
+        self,
+        query: str,
+        passages: Sequence[str],
+        exits: Exits,
+        prompts: LinePrompts = LinePrompts(),  # noqa: B008 - frozen
+    ) -> Future[ScoredPassages]:
         """Queue passages to be scored, from any thread.
 
         Args:
             query: The query.
             passages: Its passages.
             exits: The layers to score at, or a pass of its own.
+            prompts: What replaces the template's prompts.
 
         Returns:
             A future that raises what scoring raises, and WorkerEnded if the thread has ended. A job that is cancelled
             before its turn is not computed.
         """
-        job = Job(query, passages, exits)
+        job = Job(query, passages, exits, prompts)
         self._waiting.put(job)
         if self._ended.is_set():
             self._refuse_jobs()
@@ -166,9 +174,10 @@ class Worker:
         try:
             pairs = [(job.query, passage) for passage in job.passages]
             if isinstance(job.exits, RankingPlan):
-                job.rows = self.reranker.rows_to_read(pairs, job.exits.schedule, job.exits.first_stage)
+                plan = job.exits
+                job.rows = self.reranker.rows_to_read(pairs, plan.schedule, plan.first_stage, job.prompts)
             else:
-                job.rows = list(self.reranker.prompt.rows(pairs))
+                job.rows = list(self.reranker.prompt.rows(pairs, job.prompts))
         except Exception as error:
             job.answer.set_exception(error)
             return False

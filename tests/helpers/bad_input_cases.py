@@ -412,6 +412,8 @@ USE = [
     Case("blank passage", RERANK, append("passages.txt", "\n"), ("passages.txt:3", "blank")),
     Case("passages in UTF-16", RERANK, encode("passages.txt", "utf-16"), ("passages.txt", "UTF-8")),
     Case("fused scores of a compression without weights", [*with_option(RERANK, "--layer", "4"), "--compress", "3/2", "--fused", "--fusion", "fusion.json"], no_damage, ("layer_4_compressed_3_by_2", "score.widths")),
+    Case("instruction that the template has no place for", [*RERANK, "--instruction", "Is it?"], no_damage, ("instruction", "'Is it?'", "{instruction}", "leave it out")),
+    Case("instruction beside groups", "rerank --model model --groups groups.jsonl --instruction why --out out.trec".split(), no_damage, ("--instruction", "--groups", "prompt")),
     Case("layer without a head", with_option(RERANK, "--layer", "1"), no_damage, ("[1]", "3..4")),
 ]  # fmt: skip
 

@@ -320,6 +320,29 @@ def test_instruction_that_an_encoder_cannot_read_is_refused(bert, tmp_path):
     assert "groups.jsonl:2: field 'prompt'" in message
 
 
+def test_instruction_replaces_the_models_own(tmp_path, data):
+    reranker = tiny.build_reranker("llama").eval()
+    reranker.save_pretrained(tmp_path / "model")
+    for number, how in enumerate([["--layer", 3], ["--cascade", SCHEDULE]]):
+        plain, own, other = (tmp_path / f"{name}{number}.jsonl" for name in ("plain", "own", "other"))
+        asked = ["--instruction", reranker.prompt.template.instruction]
+        ranked(tmp_path / "model", *of_run(data, *how, "-o", plain))
+        ranked(tmp_path / "model", *of_run(data, *how, *asked, "-o", own))
+        ranked(tmp_path / "model", *of_run(data, *how, "--instruction", "Is B short?", "-o", other))
+        assert own.read_bytes() == plain.read_bytes() != other.read_bytes()
+    for line in read(tmp_path / "other0.jsonl"):
+        pairs = [(line["query"], result["text"]) for result in line["results"]]
+        scores = reranker.score(pairs, 3, instruction="Is B short?")
+        np.testing.assert_allclose([result["score"] for result in line["results"]], scores, atol=1e-5)
+
+
+def test_instruction_that_the_model_does_not_read_is_refused(bert, data):
+    out = data / "out.trec"
+    message = refused(bert, *of_run(data, "--instruction", "Is B short?", "-o", out))
+    assert "encoders read pairs without one" in message
+    assert not out.exists()
+
+
 # --- refused inputs ------------------------------------------------------------------------------------
 
 
@@ -357,6 +380,13 @@ def refused(model, *arguments, input=None) -> str:
 def test_conflicting_options_are_refused(bert, data, arguments, expected):
     assert expected in refused(bert, *of_run(data, "--out", data / "out.trec", *arguments))
     assert not (data / "out.trec").exists()
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_instruction_beside_groups_is_refused(bert, tmp_path):
+    write_jsonl(tmp_path / "groups.jsonl", [{"query": "load", "pos": ["def load(s)"], "neg": ["no"]}])
+    message = refused(bert, "--groups", tmp_path / "groups.jsonl", "--instruction", "a", "-o", tmp_path / "o")
+    assert "--instruction beside --groups" in message
 
 
 @pytest.mark.usefixtures("unloaded")
