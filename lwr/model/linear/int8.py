@@ -62,20 +62,13 @@ class Int8Linear(nn.Module):
         if self.training:
             raise ValueError("int8 layers compute no gradients; train with precision float32 or bfloat16")
         flat = states.reshape(-1, self.in_features)  # [T, I]
-        out = flat.new_empty(len(flat), self.out_features)  # [T, O]
-        tokens = max(1, ELEMENTS_PER_THREAD * torch.get_num_threads() // self.in_features)
-        for part, part_out in zip(flat.split(tokens), out.split(tokens), strict=True):
-            self._compute(part, part_out)
-        return out.view(*states.shape[:-1], self.out_features)
-
-    def _compute(self, states: Tensor, out: Tensor) -> None:
-        """Write float32 [T, O] of float32 [T, I] into `out`."""
-        integers, scales = quantise_tokens(states)
-        product = multiply(integers, self.packed, self.scales, self.zeros)  # [T, O]
+        integers, scales = quantise_tokens(flat)
+        out = multiply(integers, self.packed, self.scales, self.zeros)  # [T, O]
         if self.bias is None:
-            torch.mul(product, scales, out=out)
+            out.mul_(scales)
         else:
-            torch.addcmul(self.bias, product, scales, out=out)
+            torch.addcmul(self.bias, out, scales, out=out)
+        return out.view(*states.shape[:-1], self.out_features)
 
 
 def quantise_tokens(states: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,9 +80,16 @@ def quantise_tokens(states: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         uint8 [T, I], where 128 is zero; and the scales, float32 [T, 1].
     """
-    work = states.abs()
-    scales = work.amax(dim=1, keepdim=True).clamp_min_(torch.finfo(torch.float32).tiny).div_(LARGEST)
-    integers = torch.div(states, scales, out=work).round_().to(torch.int8)
+    integers = states.new_empty(states.shape, dtype=torch.int8)
+    scales = states.new_empty(len(states), 1)
+    tokens = max(1, ELEMENTS_PER_THREAD * torch.get_num_threads() // states.shape[1])
+    for part, part_integers, part_scales in zip(
+        states.split(tokens), integers.split(tokens), scales.split(tokens), strict=True
+    ):
+        work = part.abs()
+        torch.amax(work, dim=1, keepdim=True, out=part_scales)
+        part_scales.clamp_min_(torch.finfo(torch.float32).tiny).div_(LARGEST)
+        part_integers.copy_(torch.div(part, part_scales, out=work).round_())
     return integers.view(torch.uint8).bitwise_xor_(128), scales  # adds 128
 
 
