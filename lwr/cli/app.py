@@ -19,9 +19,9 @@ app = typer.Typer(
     help="""Train, measure and ship **layerwise rerankers**: rerankers with a relevance head at every layer.
 
     The steps of the workflow, in order: collect, embed, retrieve, mine (or groups), base, teach, train, score, fuse,
-    precision, cascade, evaluate, cost, compare, tables, advise, figures, report. `snakemake --cores 2` runs all that
-    a grid needs; each can also be run alone. `init` writes a folder with such a grid, `check` reads a config, `schema`
-    describes its keys, and `verify` checks all results. To use a trained model: rerank, serve, export, card.
+    precision, cascade, evaluate, calibrate, cost, compare, tables, advise, figures, report. `snakemake --cores 2` runs
+    all that a grid needs; each can also be run alone. `init` writes a folder with such a grid, `check` reads a config,
+    `schema` describes its keys, and `verify` checks all results. To use a trained model: rerank, serve, export, card.
 
     Options that take SETTINGS accept a YAML or JSON file, or the text itself: `'{steps: 100, lr: 1e-4}'`.
     config/README.md explains every key.

@@ -1,4 +1,4 @@
-"""Commands of evaluation: fuse, precision, cascade, evaluate, cost, compare."""
+"""Commands of evaluation: fuse, precision, cascade, evaluate, calibrate, cost, compare."""
 
 from __future__ import annotations
 
@@ -34,6 +34,10 @@ ArmOption = Annotated[
 ]
 FusionFile = Annotated[
     Path | None, Option(help="JSON file that `lwr fuse` wrote; without it no scores are fused.", exists=True)
+]
+CellOption = Annotated[
+    str,
+    Option("--cell", metavar="SETTINGS", help=f"Cell of a grid, written with the results: `{CELL_EXAMPLE}`."),
 ]
 CascadeFile = Annotated[Path, Option(help="JSON file that `lwr cascade` wrote.", exists=True)]
 
@@ -175,10 +179,7 @@ def evaluate(
     split: SplitName,
     measures: Annotated[str, Option(help="Names of ir_measures, separated by commas.")],
     cascade: CascadeFile,
-    cell: Annotated[
-        str,
-        Option(metavar="SETTINGS", help=f"Cell of a grid, written into each row: `{CELL_EXAMPLE}`."),
-    ],
+    cell: CellOption,
     runs: Annotated[Path, Option(help="Folder for a TREC run of each exit.", file_okay=False)],
     out: Out,
     fusion: FusionFile = None,
@@ -203,6 +204,38 @@ def evaluate(
         if problem := measure_problem(name):
             raise BadInput(f"--measures: {problem}")
     evaluate(scores, collection, split, names, cascade, ranked_cell.model_dump(), out, runs, fusion)
+
+
+@command_with_extra(app, "workflow")
+def calibrate(
+    dev: Annotated[
+        Path, Option(help="Parquet file of dev scores, which the probabilities are fitted to.", exists=True)
+    ],
+    test: Annotated[
+        Path, Option(help="Parquet file of test scores, on which they are measured.", exists=True)
+    ],
+    collection: Collection,
+    cell: CellOption,
+    out: Out,
+    fusion: FusionFile = None,
+) -> None:
+    r"""Fit on dev what probability of relevance a score has, for every exit, and measure the error on test.
+
+    Two maps are fitted, a logistic one of two numbers and an isotonic one. A candidate that is not judged counts as not
+    relevant. The output is JSON.
+
+    For example:
+
+    ```
+    lwr calibrate --dev dev.parquet --test test.parquet --collection results/collections/python-docs \
+      --cell '{dataset: python-docs, trained_on: python-docs, base_model: minilm, start_layer: 2,
+      variant: default, seed: 1}' \
+      --fusion fusion.json --out calibration.json
+    ```
+    """
+    from lwr.evaluation.calibrate import calibrate
+
+    calibrate(dev, test, collection, read_settings(cell, RankedCell).model_dump(), out, fusion)
 
 
 @command_with_extra(app, "workflow")

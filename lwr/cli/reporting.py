@@ -13,6 +13,12 @@ from lwr.cli.options import Measures, Out, command_with_extra
 app = typer.Typer(rich_markup_mode="markdown")
 
 
+Calibrations = Annotated[
+    list[Path],
+    Option("--calibration", help="JSON file that `lwr calibrate` wrote; once per cell.", exists=True),
+]
+
+
 @command_with_extra(app, "report")
 def tables(
     measures: Measures,
@@ -23,27 +29,28 @@ def tables(
     cascades: Annotated[
         list[Path], Option("--cascade", help="JSON file that `lwr cascade` wrote; once per arm.", exists=True)
     ],
+    calibrations: Calibrations,
     primary: Annotated[str, Option(help="Measure whose shares are computed.")],
     out: Annotated[
         Path,
         Option(
-            help="Folder for the tables layers, cost and cascades: .csv and .md; layers also .tex.",
+            help="Folder for the tables layers, cost, cascades and calibration: .csv and .md; layers also .tex.",
             file_okay=False,
         ),
     ],
 ) -> None:
-    r"""Write the tables of quality per layer, of costs, and of the cascades.
+    r"""Write the tables of quality per layer, of costs, of the cascades, and of calibration.
 
     For example:
 
     ```
     lwr tables results/cells/*/*/*/*/*/measures/*/*.parquet --cost cost.json \
-      --cascade cascade.json --primary nDCG@10 --out results/tables
+      --cascade cascade.json --calibration calibration.json --primary nDCG@10 --out results/tables
     ```
     """
     from lwr.reporting.tables import tables
 
-    tables(measures, costs, cascades, primary, out)
+    tables(measures, costs, cascades, calibrations, primary, out)
 
 
 @command_with_extra(app, "report")
@@ -56,6 +63,12 @@ def advise(
     candidates: Annotated[
         int | None, Option(help="Candidates per query; default: as many as were timed.", min=1)
     ] = None,
+    precision: Annotated[
+        float | None,
+        Option(
+            help="Share of relevant passages, such as 0.9, for which the lowest threshold of scores is told."
+        ),
+    ] = None,
     out: Annotated[Path | None, Option(help="Markdown file to write; default: print.")] = None,
 ) -> None:
     """Recommend a layer or a cascade: chosen on dev, reported on test.
@@ -66,14 +79,15 @@ def advise(
 
     ```
     lwr advise --budget-ms 50 --candidates 100
+    lwr advise --precision 0.9
     ```
     """
     from lwr.reporting.advise import advice_text, advise
 
     if out is None:
-        typer.echo(advice_text(results / "tables", budget_ms, candidates), nl=False)
+        typer.echo(advice_text(results / "tables", budget_ms, candidates, precision), nl=False)
     else:
-        advise(results / "tables", out, budget_ms, candidates)
+        advise(results / "tables", out, budget_ms, candidates, precision)
 
 
 @command_with_extra(app, "report")
@@ -81,21 +95,22 @@ def figures(
     measures: Measures,
     tables: Annotated[Path, Option(help="Folder of `lwr tables` and `lwr compare`.", exists=True)],
     training: Annotated[list[Path], Option(help="Folder of a trained model; once per cell.", exists=True)],
+    calibrations: Calibrations,
     primary: Annotated[str, Option(help="Measure that is drawn.")],
     out: Annotated[Path, Option(help="Folder for the figures: .html, .svg, .png, .json.", file_okay=False)],
 ) -> None:
-    r"""Draw quality by layer, FLOPs and latency, queries won and lost, and training losses.
+    r"""Draw quality by layer, FLOPs and latency, queries won and lost, reliability, and training losses.
 
     For example:
 
     ```
-    lwr figures measures.parquet --tables results/tables --training model --primary nDCG@10 \
-      --out results/figures
+    lwr figures measures.parquet --tables results/tables --training model \
+      --calibration calibration.json --primary nDCG@10 --out results/figures
     ```
     """
     from lwr.reporting.figures import figures
 
-    figures(tables, measures, training, primary, out)
+    figures(tables, measures, training, calibrations, primary, out)
 
 
 @command_with_extra(app, "report")

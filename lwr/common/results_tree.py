@@ -23,9 +23,10 @@ TABLES = {
     "cost": ("csv", "md"),
     "cascades": ("csv", "md"),
     "comparisons": ("csv", "md"),
+    "calibration": ("csv", "md"),
 }
 """Name of each table -> the formats it is written in."""
-FIGURES = ("quality", "gain", "flops", "latency", "wins", "training")
+FIGURES = ("quality", "gain", "flops", "latency", "wins", "reliability", "training")
 FIGURE_FORMATS = ("html", "svg", "png", "json")
 
 
@@ -128,6 +129,10 @@ class ResultsTree:
     def runs(self, cell: Cell, tested: str, split: str) -> Path:
         """Return the folder with one TREC run per exit."""
         return self.cell(cell) / "runs" / tested / split
+
+    def calibration(self, cell: Cell, tested: str) -> Path:
+        """Return the file with the calibration of a cell's scores."""
+        return self.cell(cell) / "calibration" / f"{tested}.json"
 
     # Costs, tables, figures, report
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from lwr.common.atomic import atomic
@@ -13,6 +14,7 @@ from lwr.common.exits import (
     ARM_COLUMNS,
     CASCADES,
     Arm,
+    compression_steps,
     fused_name,
     is_fused,
     is_layer,
@@ -23,6 +25,14 @@ from lwr.common.exits import (
 from lwr.common.json_lines import read_json
 from lwr.common.results_tree import ResultsTree
 from lwr.evaluation.arm_files import describe_arm
+from lwr.evaluation.calibrate import (
+    KeptByThreshold,
+    choose_threshold,
+    measure_thresholds,
+    read_judged_scores,
+    read_logistic,
+)
+from lwr.formats.beir import Split
 from lwr.model.cascade_schedule import Schedule
 from lwr.reporting.evidence import (
     Evidence,
@@ -35,19 +45,31 @@ from lwr.reporting.evidence import (
 from lwr.reporting.fused import CascadeChoice, add_costs, name_schedule
 from lwr.reporting.tables import format_number, format_percent, overlapping
 
+CHOSEN_AND_REPORTED: tuple[Split, Split] = ("dev", "test")
 NAMED = 2
 """Number of exits that a sentence on doubtful times names."""
 FLOPS_DECIDE = "Where the intervals of two times overlap, the choice with fewer FLOPs counts as no slower:"
 
 
-def advise(tables: Path, out: Path, budget_ms: float | None = None, candidates: int | None = None) -> None:
+def advise(
+    tables: Path,
+    out: Path,
+    budget_ms: float | None = None,
+    candidates: int | None = None,
+    precision: float | None = None,
+) -> None:
     """Write the recommendation of `advice_text` to the file `out`."""
-    text = advice_text(tables, budget_ms, candidates)
+    text = advice_text(tables, budget_ms, candidates, precision)
     with atomic(out) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
-def advice_text(tables: Path, budget_ms: float | None = None, candidates: int | None = None) -> str:
+def advice_text(
+    tables: Path,
+    budget_ms: float | None = None,
+    candidates: int | None = None,
+    precision: float | None = None,
+) -> str:
     """Return the recommendation for each data set, as Markdown.
 
     It begins with what to deploy, the cascade chosen for the best model. Then it names the shallowest exit that is as
@@ -58,16 +80,21 @@ def advice_text(tables: Path, budget_ms: float | None = None, candidates: int | 
         tables: Folder of the tables.
         budget_ms: Milliseconds that 95 of 100 lists may take; None: the best choice for every budget.
         candidates: Passages of a list; None: as many as were timed. Times are scaled in proportion.
+        precision: Share of relevant passages for which a threshold is wanted (`threshold_advice`); None: no threshold.
 
     Raises:
-        BadInput: A table is missing, or a budget is given and nothing was timed.
+        BadInput: A table is missing, a budget is given and nothing was timed, or a precision that is no share.
     """
+    if precision is not None and not 0 < precision <= 1:
+        raise BadInput(f"--precision: {precision:g}; give a share above 0 and up to 1, such as 0.9")
     parts = [
         "# Which layer to deploy\n\nEverything is chosen on dev; the result on test is given with each choice."
     ]
     for dataset, evidence in read_evidence(tables).items():
         parts += [f"## {dataset}", *_advice(evidence, budget_ms, candidates)]
         parts += precision_advice(ResultsTree(tables.parent), best_arm(evidence))
+        if precision is not None:
+            parts.append(threshold_advice(ResultsTree(tables.parent), evidence, precision))
     return "\n\n".join(parts) + "\n"
 
 
@@ -404,6 +431,79 @@ def precision_advice(tree: ResultsTree, arm: pd.Series) -> Iterator[str]:
         f"### What {precision} loses\n\nAll scores are computed in {precision}. Those of {describe_arm(arm)} "
         f"were computed in float32, too, on {record['dev queries']} dev queries:\n\n{table}"
     )
+
+
+# --- The threshold ---
+
+
+def threshold_advice(tree: ResultsTree, evidence: Evidence, precision: float) -> str:
+    """Advise on the lowest score of the exit to deploy from which on passages have a precision, for each seed.
+
+    It is chosen on dev by the lower end of an interval (`choose_threshold`), from all candidates: as if the exit scored
+    those that a cascade drops, too.
+
+    Raises:
+        BadInput: The scores, judgements or calibrations that the tables are of are missing.
+    """
+    best = best_arm(evidence)
+    row = cascade_choices(evidence, best)[0].row
+    schedule, is_fused_choice = Schedule.parse(row["schedule"]), bool(row["fused"])
+    plain = schedule.exit_at(schedule.last)
+    exit = fused_name(schedule.last, compression_steps(plain)) if is_fused_choice else plain
+    dataset, *values = best[ARM_COLUMNS]
+    arm, collection = Arm(*values), tree.collection(dataset)
+    fusion = tree.fusion(arm, dataset) if is_fused_choice else None
+    lines = [
+        "| seed | score from | probability | dev precision | dev recall | test precision | test recall |"
+    ]
+    lines, missing = [*lines, "|--:|--:|--:|:--|--:|:--|--:|"], []
+    cells = tree.cells_on_disk(arm)
+    if not cells:
+        raise BadInput(f"{tree.arm(arm)}: no cell of the recommended model; --precision reads its scores")
+    for cell in cells:
+        logistic = read_logistic(tree.calibration(cell, dataset), exit)
+        dev, test = (
+            read_judged_scores(tree.scores(cell, dataset, split), collection, split, fusion)
+            for split in CHOSEN_AND_REPORTED
+        )
+        chosen, closest = choose_threshold(dev.of(exit), dev, precision)
+        if chosen is None:
+            missing.append(
+                f"Seed {cell.seed}: no threshold on dev has this precision{_closest_threshold(closest)}."
+            )
+            continue
+        [on_test] = measure_thresholds(test.of(exit), test, np.array([chosen.threshold]))
+        probability = logistic.probabilities(np.array(chosen.threshold))
+        values = [str(cell.seed), f"{chosen.threshold:.6g}", f"{probability:.4g}"]
+        for kept in (chosen, on_test):
+            values += [_precision(kept), format_percent(kept.recall)]
+        lines.append(f"| {' | '.join(values)} |")
+    name = f"{label(plain)}{', fused' if is_fused_choice else ''}"
+    title = f"### The lowest threshold with a precision of {precision:.4g}"
+    about = (
+        f"Of the candidates of all dev queries that score at least this at {name}, the share that is relevant is "
+        f"{precision:.4g} or more by the lower end of its 95% interval over queries. Recall is the share of the "
+        "relevant candidates that is kept. Candidates that are not judged count as not relevant."
+    )
+    if schedule.keep:
+        about += (
+            f" All candidates count, also those that `{row['schedule']}` drops before layer {schedule.last}."
+        )
+    table = ["\n".join(lines)] if len(missing) < len(cells) else []
+    return "\n\n".join([title, about, *table, *missing])
+
+
+def _closest_threshold(closest: KeptByThreshold | None) -> str:
+    if closest is None:
+        return ": no candidate is relevant"
+    kept = f"the best {closest.kept:,} candidates" if closest.kept > 1 else "the best candidate"
+    return f"; {kept}, from score {closest.threshold:.6g} on, come closest with {_precision(closest)}"
+
+
+def _precision(kept: KeptByThreshold) -> str:
+    if not kept.kept:
+        return "none is kept"
+    return f"{kept.precision:.3f} [{kept.low:.3f}, {kept.high:.3f}]"
 
 
 # --- Formatting ---

@@ -9,7 +9,6 @@ import pandas as pd
 
 from lwr.common.errors import BadInput
 from lwr.common.exits import ARM_COLUMNS, CASCADE, CASCADE_FOR_FUSED, is_fused, is_layer
-from lwr.common.results_tree import TABLES
 from lwr.evaluation.arm_files import CHOSEN_COLUMNS
 from lwr.reporting.fused import (
     CascadeChoice,
@@ -19,6 +18,8 @@ from lwr.reporting.fused import (
     is_deepest_fused,
 )
 
+READ = ("layers", "cost", "cascades", "comparisons")
+"""Names of the tables that are read."""
 SCHEDULE_TYPES = {"schedule": str, "deepest": str}
 """Types of columns that pandas would read as numbers where all schedules are single exits."""
 
@@ -37,13 +38,13 @@ class Evidence:
 
 def read_evidence(tables: Path) -> dict[str, Evidence]:
     """Read the tables in a folder, by data set. Raises BadInput if one is missing."""
-    for name in TABLES:
+    for name in READ:
         if not (tables / f"{name}.csv").is_file():
             raise BadInput(
                 f"{tables}/{name}.csv: no such file; run the workflow, or give its results with --results"
             )
     layers, cost, cascades, comparisons = (
-        pd.read_csv(tables / f"{name}.csv", dtype=SCHEDULE_TYPES) for name in TABLES
+        pd.read_csv(tables / f"{name}.csv", dtype=SCHEDULE_TYPES) for name in READ
     )
     layers, cascades = complete_layers(layers), complete_cascades(cascades)
     primary, margin = comparisons["measure"].iloc[0], float(comparisons["margin"].iloc[0])

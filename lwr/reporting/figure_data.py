@@ -12,12 +12,16 @@ from lwr.common.exits import (
     CASCADES,
     FIRST_STAGE,
     exit_name,
+    is_fused,
+    is_layer,
     label,
+    layer_of,
     layers_in,
     sort_key,
 )
 from lwr.common.json_lines import read_jsonl
 from lwr.common.results_tree import cell_of_model
+from lwr.evaluation.calibrate import read_calibrations
 from lwr.evaluation.paired_tests import EQUAL
 from lwr.evaluation.schedules.front import pareto_front
 from lwr.reporting.fused import complete_layers
@@ -137,6 +141,33 @@ def select_panels(table: pd.DataFrame, most: int) -> tuple[pd.DataFrame, list[st
     arms = list(dict.fromkeys(panel))
     note = [f"The first {most} of {len(arms)} arms."] if len(arms) > most else []
     return table.assign(panel=panel)[panel.isin(arms[:most])].copy(), note
+
+
+def read_reliability(calibrations: Sequence[Path]) -> pd.DataFrame:
+    """Read the bins of the deepest exit of each cell, fused where there are fused scores, by method.
+
+    Args:
+        calibrations: Files that `lwr calibrate` wrote.
+
+    Returns:
+        ARM_COLUMNS, seed, exit, what (the exit in words), method (of `METHODS`; `perfect`: the diagonal), predicted
+        (mean probability), share (of relevant candidates), candidates.
+    """
+    table = read_calibrations(calibrations)
+    table = table[table["exit"].map(lambda name: is_layer(name) or is_fused(name))]
+    ranks = table["exit"].map(lambda name: (layer_of(name), is_fused(name)))
+    table = table[ranks == ranks.groupby([table[name] for name in ARM_COLUMNS]).transform("max")]
+    rows = []
+    for _, row in table.iterrows():
+        about = {name: row[name] for name in [*ARM_COLUMNS, "seed", "exit", "method"]}
+        rows += [
+            about | dict(zip(("predicted", "share", "candidates"), values, strict=True))
+            for values in row["bins"]
+        ]
+    bins = pd.DataFrame(rows)
+    arms = bins.drop_duplicates(ARM_COLUMNS).assign(method="perfect", candidates=0)
+    diagonal = [arms.assign(predicted=end, share=end) for end in (0.0, 1.0)]
+    return pd.concat([bins, *diagonal], ignore_index=True).assign(what=lambda rows: rows["exit"].map(label))
 
 
 def read_training_losses(models: Sequence[Path]) -> pd.DataFrame:

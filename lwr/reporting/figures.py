@@ -14,7 +14,7 @@ import altair as alt
 import pandas as pd
 
 from lwr.common.atomic import atomic
-from lwr.common.exits import ARM_COLUMNS
+from lwr.common.exits import ARM_COLUMNS, is_fused
 from lwr.common.results_tree import FIGURE_FORMATS, FIGURES
 from lwr.evaluation.measures import read_measures
 from lwr.reporting.figure_data import (
@@ -22,6 +22,7 @@ from lwr.reporting.figure_data import (
     count_wins,
     exit_rows,
     label_exits,
+    read_reliability,
     read_table,
     read_training_losses,
     select_panels,
@@ -45,20 +46,28 @@ OUTCOMES = ("lost", "tied", "won")
 MOST_PANELS = 12
 
 
-def figures(tables: Path, measures: Sequence[Path], models: Sequence[Path], primary: str, out: Path) -> None:
+def figures(
+    tables: Path,
+    measures: Sequence[Path],
+    models: Sequence[Path],
+    calibrations: Sequence[Path],
+    primary: str,
+    out: Path,
+) -> None:
     """Write every figure as .html (opens offline), .svg, .png and .json (Vega-Lite). A figure without data says so.
 
     Args:
         tables: Folder of layers.csv, cascades.csv and cost.csv.
         measures: Parquet files of values per query, as `lwr evaluate` writes them.
         models: Folders that `lwr train` wrote.
+        calibrations: Files that `lwr calibrate` wrote.
         primary: The measure of quality.
         out: The folder that is written to.
 
     Raises:
         BadInput: A model's training.jsonl is not JSON lines, or its cell is not known.
     """
-    charts = draw_figures(tables, measures, models, primary)
+    charts = draw_figures(tables, measures, models, calibrations, primary)
     for name in FIGURES:
         for suffix in FIGURE_FORMATS:
             with atomic(out / f"{name}.{suffix}") as draft:
@@ -66,7 +75,11 @@ def figures(tables: Path, measures: Sequence[Path], models: Sequence[Path], prim
 
 
 def draw_figures(
-    tables: Path, measures: Sequence[Path], models: Sequence[Path], primary: str
+    tables: Path,
+    measures: Sequence[Path],
+    models: Sequence[Path],
+    calibrations: Sequence[Path],
+    primary: str,
 ) -> dict[str, alt.Chart]:
     """Return the chart of every figure by its name, from the arguments of `figures`."""
     layers = read_table(tables / "layers.csv")
@@ -76,6 +89,7 @@ def draw_figures(
         "flops": draw_flops(layers, read_table(tables / "cascades.csv"), primary),
         "latency": draw_latency(layers, read_table(tables / "cost.csv"), primary),
         "wins": draw_wins(count_wins(read_measures(measures), primary)),
+        "reliability": draw_reliability(read_reliability(calibrations)),
         "training": draw_training(read_training_losses(models)),
     }
 
@@ -244,6 +258,36 @@ def draw_wins(counts: pd.DataFrame) -> alt.Chart:
     if table["base_model"].nunique() > 1:  # base models differ in their layers
         return finish(chart, table, note, by="panel", height=alt.Step(15), y="independent")
     return finish(chart, table, note, by="panel", height=15 * len(labels), y="shared")
+
+
+def draw_reliability(bins: pd.DataFrame) -> alt.Chart:
+    """Draw the share of relevant candidates by predicted probability (`read_reliability`), a panel per arm."""
+    table, note = select_panels(bins, MOST_PANELS)
+    methods = [name for name in dict.fromkeys(table["method"]) if name != "perfect"]
+    colours = arm_scale(ARM_COLOURS, methods)
+    scale = alt.Scale(type="sqrt", domain=[0, 1])  # most candidates are not relevant
+    axis = {"values": [0, 0.05, 0.2, 0.5, 1], "format": "~g", "grid": False}
+    base = alt.Chart().encode(
+        x=alt.X("predicted:Q", title="probability of relevance", scale=scale).axis(**axis),
+        y=alt.Y("share:Q", title="share that is relevant (test)", scale=scale).axis(**axis),
+        detail="seed:N",
+    )
+    numbers = {"predicted": "probability", "share": "relevant", "candidates": "candidates"}
+    of_method = base.transform_filter("datum.method != 'perfect'").encode(
+        color=alt.Color("method:N", title="probabilities", scale=colours),
+        tooltip=tooltip(["panel", "what", "method"], {**numbers, "seed": "seed"}),
+    )
+    chart = alt.layer(
+        base.transform_filter("datum.method == 'perfect'").mark_line(
+            strokeDash=[4, 3], color=COLOURS["figure-rule"]
+        ),
+        of_method.mark_line(strokeWidth=1.4),
+        of_method.mark_point(size=22, filled=True),
+    )
+    height = HEIGHT if table["panel"].nunique() == 1 else HEIGHT // 2
+    exit = "Deepest exit, fused." if table["exit"].map(is_fused).any() else "Deepest exit."
+    note = [*note, f"{exit} A point: a tenth of the candidates."]
+    return finish(chart, table, note, by="panel", height=height, y="shared")
 
 
 def draw_training(losses: pd.DataFrame) -> alt.Chart:

@@ -1,4 +1,4 @@
-"""The step `tables`: quality by layer beside the first stage, cost by exit, and cascades that nothing beats on dev."""
+"""The step `tables`: quality, cost and calibration by exit, and cascades that nothing beats on dev."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from lwr.common.exits import (
     compression_steps,
     is_fused,
     is_layer,
+    label,
     layer_of,
     sort_key,
 )
 from lwr.evaluation.arm_files import CHOSEN_COLUMNS, read_cascades, read_costs
+from lwr.evaluation.calibrate import BINS, METHODS, read_calibrations
 from lwr.evaluation.measures import read_measures
 from lwr.evaluation.paired_tests import interval
 from lwr.formats.tables import write_table, write_text
@@ -28,14 +30,20 @@ TIES_SHOWN_FROM = 0.001
 
 
 def tables(
-    measures: Sequence[Path], costs: Sequence[Path], cascades: Sequence[Path], primary: str, out: Path
+    measures: Sequence[Path],
+    costs: Sequence[Path],
+    cascades: Sequence[Path],
+    calibrations: Sequence[Path],
+    primary: str,
+    out: Path,
 ) -> None:
-    """Write the tables layers, cost and cascades as .csv (numbers) and .md (text), and layers also as .tex.
+    """Write the tables layers, cost, cascades and calibration as .csv and .md, and layers also as .tex.
 
     Args:
         measures: Files that `lwr evaluate` wrote.
         costs: Files that `lwr cost` wrote, one per arm.
         cascades: Files that `lwr cascade` wrote, one per arm.
+        calibrations: Files that `lwr calibrate` wrote, one per cell.
         primary: The measure of which shares are computed.
         out: The folder that is written to.
 
@@ -49,6 +57,8 @@ def tables(
     write_text(out / "layers.tex", text.to_latex(index=False, escape=True))
     write_table(out / "cost", cost, format_costs(cost), _cost_note(cost))
     write_table(out / "cascades", schedules, format_cascades(schedules))
+    calibration = build_calibration_table(calibrations)
+    write_table(out / "calibration", calibration, format_calibration(calibration), CALIBRATION_NOTE)
 
 
 def _measure_names(values: pd.DataFrame) -> list[str]:
@@ -311,4 +321,50 @@ def format_cascades(cascades: pd.DataFrame) -> pd.DataFrame:
         rows[f"{split} FLOPs"] = cascades[f"{split} flops"].map(format_percent)
         rows[f"{split} {cascades['measure'].iloc[0]}"] = cascades[split].map("{:.3f}".format)
         rows[f"{split} kept"] = (cascades[split] / full[split].to_numpy()).map("{:.1%}".format)
+    return rows
+
+
+# --- Calibration ---
+
+CALIBRATION_NOTE = (
+    "How far the probabilities that scores stand for are from the share of relevant candidates, on test; means over "
+    f"seeds. ECE: the expected calibration error, over {BINS} bins of equal mass. Raw: the logistic function of the "
+    "score; logistic and isotonic: maps that were fitted on dev. Candidates that are not judged count as not relevant."
+    "\n\n"
+)
+"""What the columns of the table of calibration say."""
+
+
+def build_calibration_table(files: Sequence[Path]) -> pd.DataFrame:
+    """Build the table of calibration on test: a row per arm and exit, means over seeds.
+
+    Args:
+        files: Files that `lwr calibrate` wrote, one per cell.
+
+    Returns:
+        Columns ARM_COLUMNS, exit, fused (only where some are), seeds, relevant (share of the candidates), and `ECE …`
+        and `Brier …` for each of METHODS.
+    """
+    rows = read_calibrations(files)
+    exit = [*ARM_COLUMNS, "exit"]
+    by_method = rows.groupby([*exit, "method"], sort=False)[["ece", "brier"]].mean().unstack("method")
+    table = rows.groupby(exit, sort=False).agg(seeds=("seed", "nunique"), relevant=("relevant", "mean"))
+    for name, title in (("ece", "ECE"), ("brier", "Brier")):
+        for method in METHODS:
+            table[f"{title} {method}"] = by_method[name, method]
+    table = table.reset_index()
+    fused = table["exit"].str.endswith("_fused")
+    if fused.any():
+        table.insert(len(exit), "fused", fused)
+    return table
+
+
+def format_calibration(table: pd.DataFrame) -> pd.DataFrame:
+    """Format the table of calibration with three decimals."""
+    rows = format_arms(table)
+    rows["exit"] = table["exit"].str.removesuffix("_fused").map(label)
+    if "fused" in table:
+        rows["fused"] = table["fused"].map({True: "yes", False: ""})
+    for name in table.loc[:, "relevant":]:
+        rows[name] = table[name].map("{:.3f}".format)
     return rows

@@ -143,6 +143,8 @@ def check_cells(tree: ResultsTree, checksums: Checksums, means: LayerMeans, verd
             verdict.check(ranked.cascade, _cascade_faults(ranked, checksums))
             rankers[name].append(ranked)
             for cell in cells:
+                path = tree.calibration(cell, name)
+                verdict.check(path, _calibration_faults(path, ranked, cell, checksums))
                 for split in RANKED_SPLITS:
                     scored = ScoredSplit(tree, cell, name, split, ranked.fusion)
                     verdict.check(scored.scores, _score_faults(scored, checksums))
@@ -227,6 +229,16 @@ def _precision_faults(ranked: RankedDataset, precision: Path, checksums: Checksu
     compared = read_json(precision, {"exits": list, "inputs": dict})["inputs"]["dev"]
     if set(compared) != {checksums.sha256(file) for file in ranked.scores("dev")}:
         yield f"compares other scores of dev than are there now; {REMAKE}, or remove it if they are float32"
+
+
+def _calibration_faults(path: Path, ranked: RankedDataset, cell: Cell, checksums: Checksums) -> Iterator[str]:
+    recorded = read_json(path, {"exits": dict, "inputs": dict})["inputs"]
+    inputs = {split: ranked.tree.scores(cell, ranked.name, split) for split in RANKED_SPLITS}
+    if ranked.fusion is not None:
+        inputs["fusion"] = ranked.fusion
+    yield from checksums.changed_inputs(recorded, inputs)
+    qrels = {split: ranked.tree.qrels(ranked.name, split) for split in RANKED_SPLITS}
+    yield from checksums.changed_inputs(recorded["qrels"], qrels)
 
 
 def _cascade_faults(ranked: RankedDataset, checksums: Checksums) -> Iterator[str]:

@@ -14,6 +14,7 @@ from lwr.common.exits import ARM_COLUMNS, FIRST_STAGE
 from lwr.common.results_tree import ANY_CELL, FIGURE_FORMATS, TABLES, ResultsTree
 from lwr.evaluation.arm_files import read_cascades, read_costs
 from lwr.formats.tables import csv_text
+from lwr.reporting.tables import build_calibration_table
 from lwr.verify.verdict import REMAKE, Verdict
 
 FIGURE_ENDS = {".html": b"</html>", ".svg": b"</svg>", ".png": b"IEND\xaeB`\x82"}
@@ -60,6 +61,9 @@ def _table_faults(tree: ResultsTree, name: str, path: Path, means: LayerMeans) -
     elif name == "cascades":
         cascades = tree.cascade(ANY_CELL, "*")
         yield from _row_faults(path, read_cascades(tree.existing(cascades)), cascades)
+    elif name == "calibration":
+        calibrations = tree.calibration(ANY_CELL, "*")
+        yield from _row_faults(path, build_calibration_table(tree.existing(calibrations)), calibrations)
     else:
         pd.read_csv(path)  # comparisons: may have no rows, but must be a table
 

@@ -44,6 +44,7 @@ PATHS = {
     ),
     "measures": (TREE.measures(CELL, "news", "test"), f"{FOLDER}/seed1/measures/news/test.parquet"),
     "runs": (TREE.runs(CELL, "news", "test"), f"{FOLDER}/seed1/runs/news/test"),
+    "calibration": (TREE.calibration(CELL, "news"), f"{FOLDER}/seed1/calibration/news.json"),
     "tables": (TREE.tables, "results/tables"),
     "recommendation": (TREE.recommendation, "results/tables/recommendation.md"),
     "figures": (TREE.figures, "results/figures"),
@@ -74,7 +75,7 @@ def test_table_has_a_file_per_format():
 def test_figures_have_a_file_per_format():
     files = TREE.figure_files()
     assert Path("results/figures/quality.svg") in files
-    assert len(files) == len(set(files)) == 6 * 4
+    assert len(files) == len(set(files)) == 7 * 4
 
 
 def test_wildcards_make_a_pattern():

@@ -21,6 +21,7 @@ from lwr.common.json_lines import write_json
 from lwr.common.results_tree import ResultsTree
 from lwr.config.evaluation import CascadeSearchConfig, CostConfig, ScoringConfig
 from lwr.evaluation.arm_files import CHOICE_COLUMNS
+from lwr.evaluation.calibrate import calibrate
 from lwr.evaluation.cascade import cascade
 from lwr.evaluation.compare import compare
 from lwr.evaluation.cost import ArmFiles, cost
@@ -80,7 +81,9 @@ def tree(tmp_path_factory, build_reranker) -> ResultsTree:
     cost(
         [ArmFiles(model, scores["test"], cascades)], collection, ScoringConfig(), CostConfig(queries=2), costs
     )
-    tables([*measures.values()], [costs], [cascades], "nDCG@10", tree.tables)
+    calibration = tree.calibration(CELL, "made-up")
+    calibrate(scores["dev"], scores["test"], collection, ARM | {"seed": 1}, calibration)
+    tables([*measures.values()], [costs], [cascades], [calibration], "nDCG@10", tree.tables)
     compare([*measures.values()], "nDCG@10", 0.02, tree.tables)
     return tree
 

@@ -19,9 +19,10 @@ PARTS = ("workflow", "lwr", "config")
 
 REPORTING_STEPS = {"compare", "tables", "advise", "figures", "report"}
 FROM_EVALUATE = {"evaluate", *REPORTING_STEPS}
-"""The step `evaluate` and the steps that use its results; the next two likewise."""
+"""The step `evaluate` and the steps that use its results; the next three likewise."""
 FROM_CASCADE = {"cascade", "cost", *FROM_EVALUATE}
-FROM_SCORE = {"score", "fuse", *FROM_CASCADE}
+FROM_FUSE = {"fuse", "calibrate", *FROM_CASCADE}
+FROM_SCORE = {"score", *FROM_FUSE}
 
 Job = tuple[str, dict[str, str]]
 """Rule and wildcards."""

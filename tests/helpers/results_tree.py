@@ -22,6 +22,7 @@ from lwr.config.teachers.sections import BiEncoderTeacher
 from lwr.config.training import DistillationConfig, TrainingConfig
 from lwr.data.mine import mine
 from lwr.data.retrieve import retrieve
+from lwr.evaluation.calibrate import calibrate
 from lwr.evaluation.cascade import ChoiceRule, cascade
 from lwr.evaluation.compare import compare
 from lwr.evaluation.cost import ArmFiles, cost
@@ -67,7 +68,8 @@ def build(folder: Path) -> Path:
         _train_and_score(tree, cell, base)
     _search_and_time(tree)
     measures = [_evaluate(tree, cell, split) for split in ("dev", "test") for cell in CELLS]
-    tables(measures, [tree.cost("docs")], [tree.cascade(ARM, "docs")], "nDCG@10", tree.tables)
+    calibrations = [_calibrate(tree, cell) for cell in CELLS]
+    tables(measures, [tree.cost("docs")], [tree.cascade(ARM, "docs")], calibrations, "nDCG@10", tree.tables)
     compare(measures, "nDCG@10", 0.02, tree.tables)
     advise(tree.tables, tree.recommendation, None, None)
     tree.figures.mkdir()
@@ -119,6 +121,13 @@ def _evaluate(tree: ResultsTree, cell: Cell, split: Split) -> Path:
     collection, chosen = tree.collection("docs"), tree.cascade(ARM, "docs")
     runs, weights = tree.runs(cell, "docs", split), tree.fusion(ARM, "docs")
     evaluate(scores, collection, split, MEASURES, chosen, about, out, runs, weights)
+    return out
+
+
+def _calibrate(tree: ResultsTree, cell: Cell) -> Path:
+    dev, test = (tree.scores(cell, "docs", split) for split in ("dev", "test"))
+    out, about = tree.calibration(cell, "docs"), {"dataset": "docs", **asdict(cell)}
+    calibrate(dev, test, tree.collection("docs"), about, out, tree.fusion(ARM, "docs"))
     return out
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import ARM_COLUMNS
+from lwr.common.exits import ARM_COLUMNS, Cell
 from lwr.common.json_lines import write_json
+from lwr.common.results_tree import ResultsTree
+from lwr.config.evaluation import FusionConfig
+from lwr.evaluation.calibrate import calibrate
+from lwr.evaluation.fuse import fuse
+from lwr.formats.beir import Passage, write_collection
 from lwr.reporting.advise import (
     advice_text,
     advise,
@@ -652,6 +660,94 @@ def test_comparisons_of_plain_exits_are_without_fused_ones(grid):
         "layer_3_fused",
         "layer_4_fused",
     ]
+
+
+# --- The threshold ---
+
+SCHEDULE = "0:3 2:2 4"
+
+
+@pytest.fixture
+def scored(grid, tmp_path):
+    """A function that writes a results folder with scores in which the best of 5 candidates is relevant."""
+
+    def scored(queries: int, fused: bool = False, seeds: tuple[int, ...] = (1,), **of_row) -> Path:
+        tree = ResultsTree(tmp_path / "results")
+        if fused:
+            of_row |= {"fused": FUSED, "bound": BOUND}
+        shutil.copytree(grid(rows(schedule=SCHEDULE, **of_row)), tree.tables, ignore=lambda *_: ["results"])
+        names = {split: [f"{split}{i}" for i in range(queries)] for split in ("dev", "test")}
+        docs = [f"d{i}" for i in range(5)]
+        qrels = {split: {query: {"d0": 1} for query in of_split} for split, of_split in names.items()}
+        write_collection(
+            tree.collection("d"),
+            [Passage(doc, "", doc) for doc in docs],
+            {query: query for of_split in names.values() for query in of_split},
+            qrels,
+        )
+        for seed in seeds:
+            cell = Cell("d", "one", 2, "v", seed)
+            paths = {split: tree.scores(cell, "d", split) for split in names}
+            for split, of_split in names.items():
+                table = pd.DataFrame([(q, d) for q in of_split for d in docs], columns=["query_id", "doc_id"])
+                exits = {
+                    f"layer_{k}": np.float32(np.tile([2.5 * seed, 1, 0, 0, -1], queries)) for k in (2, 3, 4)
+                }
+                paths[split].parent.mkdir(parents=True, exist_ok=True)
+                table.assign(tokens=9, first_stage=exits["layer_4"], **exits).to_parquet(paths[split])
+            fusion = tree.fusion(cell.arm, "d") if fused else None
+            if fusion is not None and not fusion.exists():
+                fuse([paths["dev"]], tree.collection("d"), FusionConfig(), "nDCG@10", {}, fusion)
+            about = dict(zip(ARM_COLUMNS, ARMS["one"], strict=True)) | {"seed": seed}
+            calibrate(*paths.values(), tree.collection("d"), about, tree.calibration(cell, "d"), fusion)
+        return tree.tables
+
+    return scored
+
+
+def test_threshold_of_a_precision_is_told_for_each_seed_with_its_result_on_test(scored):
+    tables = scored(60, seeds=(1, 2))
+    told = section(advice_text(tables, precision=0.9), "The lowest threshold with a precision of 0.9")
+    assert told.startswith(
+        "Of the candidates of all dev queries that score at least this at layer 4, the share"
+    )
+    assert "also those that `0:3 2:2 4` drops before layer 4.\n\n| seed |" in told
+    found = re.findall(r"^\| ([12]) \| (\S+) \| (\S+) \| (.*)\|$", told, re.MULTILINE)
+    assert [(seed, score) for seed, score, _, _ in found] == [("1", "2.5"), ("2", "5")]
+    for _, _, probability, rest in found:
+        assert float(probability) > 0.8
+        assert rest == "1.000 [0.940, 1.000] | 100% | 1.000 [0.940, 1.000] | 100% "
+
+
+def test_fused_exit_has_a_threshold_of_fused_scores(scored):
+    text = advice_text(scored(60, fused=True), precision=0.9)
+    assert "at layer 4, fused, the share" in text
+    assert re.search(r"^\| 1 \| \S+ \| \S+ \| 1\.000 .* \| 100% \| 1\.000 ", text, re.MULTILINE)
+
+
+def test_precision_that_dev_does_not_show_has_no_threshold(scored):
+    tables = scored(20)
+    text = advice_text(tables, precision=0.9)
+    assert (
+        "Seed 1: no threshold on dev has this precision; the best 20 candidates, from score 2.5 on, come closest with "
+        "1.000 [0.832, 1.000]." in text
+    )
+    assert "| seed |" not in text
+    assert "| seed |" in advice_text(tables, precision=0.8)
+    assert "threshold" not in advice_text(tables)
+
+
+@pytest.mark.parametrize("precision", [0.0, -1.0, 1.5, float("nan")])
+def test_precision_that_is_no_share_is_refused(grid, precision):
+    with pytest.raises(BadInput, match=r"--precision: .*; give a share above 0"):
+        advice_text(grid(rows()), precision=precision)
+
+
+def test_threshold_without_the_scores_of_the_grid_is_refused(scored):
+    tables = scored(10)
+    shutil.rmtree(tables.parent / "cells")
+    with pytest.raises(BadInput, match=r"cells/d/one/start2/v: no cell of the recommended model"):
+        advice_text(tables, precision=0.9)
 
 
 # --- Files ---

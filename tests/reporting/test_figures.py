@@ -16,7 +16,14 @@ import lwr
 from lwr.common.exits import ARM_COLUMNS, Cell
 from lwr.common.json_lines import write_json, write_jsonl
 from lwr.common.results_tree import FIGURE_FORMATS, FIGURES, ResultsTree
-from lwr.reporting.figure_data import count_wins, exit_rows, label_arms, read_table, read_training_losses
+from lwr.reporting.figure_data import (
+    count_wins,
+    exit_rows,
+    label_arms,
+    read_reliability,
+    read_table,
+    read_training_losses,
+)
 from lwr.reporting.figures import (
     MOST_PANELS,
     draw_figures,
@@ -38,7 +45,7 @@ def arms(*rows: tuple) -> pd.DataFrame:
 
 def specifications(inputs: Inputs) -> dict[str, dict]:
     """Return the Vega-Lite specification of each figure, without drawing it."""
-    charts = draw_figures(inputs.tables, inputs.measures, inputs.models, PRIMARY)
+    charts = draw_figures(inputs.tables, inputs.measures, inputs.models, inputs.calibrations, PRIMARY)
     return {name: chart.to_dict() for name, chart in charts.items()}
 
 
@@ -138,6 +145,7 @@ def test_axes_have_units_and_arms_look_alike_in_all_figures(tmp_path):
     assert {"FLOPs per list, share of the deepest exit (%)", "nDCG@10 (test)"} <= titles["flops"]
     assert {"median time per list of 30 passages (ms)", "nDCG@10 (test)"} <= titles["latency"]
     assert {"test queries (%)", "layer"} <= titles["wins"]
+    assert {"probability of relevance", "share that is relevant (test)"} <= titles["reliability"]
     assert {"step", "contrastive loss (nats)"} <= titles["training"]
     scale = r'"domain": (\["minilm.*?\]), "range": (\["#.*?\])'
     looks = {re.search(scale, text[name]).groups() for name in ("quality", "gain", "flops", "latency")}
@@ -212,8 +220,19 @@ def test_grid_without_fused_scores_has_no_marks_of_fused_exits(tmp_path):
 
 def test_several_data_sets_have_a_panel_each(tmp_path):
     specs = specifications(make(tmp_path, [arm(), arm("nfcorpus"), arm("nfcorpus", start=6)]))
-    assert [spec["facet"]["field"] for spec in specs.values()] == ["dataset"] * 4 + ["panel"] * 2
+    assert [spec["facet"]["field"] for spec in specs.values()] == ["dataset"] * 4 + ["panel"] * 3
     assert set(rows_of(specs["wins"])["panel"]) >= {"scifact: minilm, start 2", "nfcorpus: minilm, start 6"}
+
+
+def test_reliability_is_that_of_the_deepest_exit_fused_where_there_are_fused_scores(tmp_path):
+    for fused, name in ((False, "layer_6"), (True, "layer_6_fused")):
+        bins = read_reliability(make(tmp_path / str(fused), [arm()], seeds=2, fused=fused).calibrations)
+        assert set(bins["exit"]) == {name}
+        sizes = bins.groupby(["seed", "method"]).size().to_dict()
+        assert sizes.pop((1, "perfect")) == 2  # the diagonal, once
+        assert set(sizes.values()) == {10}
+        raw = bins.query("method == 'raw' and seed == 2")
+        assert list(raw["share"]) == pytest.approx(list(0.7 * raw["predicted"]))
 
 
 def test_note_counts_arms_without_panel(tmp_path):
@@ -276,7 +295,7 @@ def test_empty_figures_say_what_is_missing(tmp_path):
 
 def write_figures(inputs: Inputs, out: Path) -> dict[str, str]:
     """Write all figures and return their SVG by name."""
-    figures(inputs.tables, inputs.measures, inputs.models, PRIMARY, out)
+    figures(inputs.tables, inputs.measures, inputs.models, inputs.calibrations, PRIMARY, out)
     wanted = {f"{name}.{suffix}" for name in FIGURES for suffix in FIGURE_FORMATS}
     assert {file.name for file in out.iterdir()} == wanted
     return {name: (out / f"{name}.svg").read_text(encoding="utf-8") for name in FIGURES}

@@ -36,7 +36,7 @@ def test_recommendation_is_first_and_all_links_have_targets(tmp_path):
     places = [page.index(text) for text in ("<h1>A &lt; B", "<h2>Recommendation", "<figure", "<h2>Tables")]
     assert places == sorted(places)
     anchors = re.findall(r'href="#([\w-]+)"', page)
-    assert len(anchors) == 12
+    assert len(anchors) == 14
     assert all(page.count(f'id="{anchor}"') == 1 for anchor in anchors)
 
 
@@ -167,7 +167,7 @@ def test_model_origins_separates_shared_facts(tmp_path):
 )
 def test_report_in_a_browser(tmp_path, chromium, case, size):
     inputs = make(tmp_path, **case)
-    figures(inputs.tables, inputs.measures, inputs.models, PRIMARY, tmp_path / "figures")
+    figures(inputs.tables, inputs.measures, inputs.models, inputs.calibrations, PRIMARY, tmp_path / "figures")
     file = tmp_path / "report.html"
     report(inputs.tables, tmp_path / "figures", inputs.models, "Which layer?", file)
 
@@ -178,7 +178,7 @@ def test_report_in_a_browser(tmp_path, chromium, case, size):
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(file.as_uri())
-    page.wait_for_function("document.querySelectorAll('.chart svg.marks').length === 6")
+    page.wait_for_function("document.querySelectorAll('.chart svg.marks').length === 7")
 
     assert asked == [file.as_uri()]
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -11,7 +11,9 @@ from lwr.common.json_lines import read_json, write_json
 from lwr.evaluation.arm_files import read_cascades, read_costs
 from lwr.evaluation.compare import compare
 from lwr.reporting.tables import (
+    build_calibration_table,
     build_layers_table,
+    format_calibration,
     format_cascades,
     format_costs,
     format_layers,
@@ -80,6 +82,20 @@ def cascade_file(path: Path, chosen: str = SCHEDULE, fused: bool = False, **arm)
         told |= {"expected shortfall": 0.002, "shortfall bound": 0.009}
         schedules = [row | {"fused": row["schedule"] != "4"} for row in schedules]
     write_json(path, about(**arm) | told | {"schedules": schedules})
+    return path
+
+
+def calibration_file(path: Path, seed: int = 1, errors: float = 0.1, fused: bool = False, **arm) -> Path:
+    """A file that `lwr calibrate` writes; the logistic map halves the errors, the isotonic one quarters them."""
+    on_test = {
+        method: {"ece": errors / divisor, "brier": 2 * errors / divisor, "bins": []}
+        for method, divisor in (("raw", 1), ("logistic", 2), ("isotonic", 4))
+    }
+    exits = ["layer_2", "layer_4", *(["layer_4_fused", "layer_4_compressed_2_by_2_fused"] if fused else [])]
+    counts = {"candidates": {"test": 50}, "relevant": {"test": 4}}
+    write_json(
+        path, about(**arm) | counts | {"seed": seed, "exits": {exit: {"test": on_test} for exit in exits}}
+    )
     return path
 
 
@@ -322,18 +338,19 @@ def test_kept_quality_refers_to_the_deepest_exit_that_is_not_fused(tmp_path):
 
 def test_grid_without_fused_scores_has_the_tables_that_it_always_had(tmp_path):
     """The files in `without_fusion` were written before there were fused scores."""
-    measures, costs, cascades = [], [], []
+    measures, costs, cascades, calibrations = [], [], [], []
     three = {name: value for name, value in GOOD.items() if name != "layer_2"}
     for start, values in ((2, WITH_CASCADE), (3, three)):
         for seed in (1, 2):
             measures.append(tmp_path / f"{start}{seed}.parquet")
             of_seed = {name: value + seed / 100 for name, value in values.items()}
             both_splits(of_seed, 0.01, start=start, seed=seed).to_parquet(measures[-1])
+            calibrations.append(calibration_file(tmp_path / f"c{start}{seed}.json", seed, start=start))
         costs.append(cost_file(tmp_path / f"cost{start}.json", set(values), timed=False, start=start))
         cascades.append(
             cascade_file(tmp_path / f"{start}.json", SCHEDULE if start == 2 else "4", start=start)
         )
-    tables(measures, costs, cascades, "nDCG@10", tmp_path / "tables")
+    tables(measures, costs, cascades, calibrations, "nDCG@10", tmp_path / "tables")
     compare(measures, "nDCG@10", 0.02, tmp_path / "tables")
     for expected in sorted((Path(__file__).parent / "without_fusion").iterdir()):
         assert (tmp_path / "tables" / expected.name).read_bytes() == expected.read_bytes(), expected.name
@@ -407,15 +424,40 @@ def test_format_number_has_three_significant_digits(value, text):
     assert format_number(value) == text
 
 
+# --- Calibration ---
+
+
+def test_calibration_is_the_mean_over_seeds_of_each_exit(tmp_path):
+    files = [calibration_file(tmp_path / f"{seed}.json", seed, 0.1 * seed, fused=True) for seed in (1, 3)]
+    files.append(calibration_file(tmp_path / "other.json", errors=0.4, start=3))
+    table = build_calibration_table(files)
+    exits = ["layer_2", "layer_4", "layer_4_fused", "layer_4_compressed_2_by_2_fused"]
+    assert list(table["exit"]) == [*exits, "layer_2", "layer_4"]
+    assert list(table["fused"]) == [False, False, True, True, False, False]
+    assert list(table["seeds"]) == [2] * 4 + [1] * 2
+    assert list(table["ECE raw"]) == pytest.approx([0.2] * 4 + [0.4] * 2)
+    assert list(table["ECE logistic"]) == pytest.approx([0.1] * 4 + [0.2] * 2)
+    assert list(table["Brier isotonic"]) == pytest.approx([0.1] * 4 + [0.2] * 2)
+    assert set(table["relevant"]) == {0.08}
+    text = format_calibration(table)
+    assert list(text["exit"][:4]) == ["layer 2", "layer 4", "layer 4", "layer 4, compressed 2/2"]
+    assert list(text["fused"][:4]) == ["", "", "yes", "yes"]
+    assert text["ECE raw"][0] == "0.200"
+    assert "fused" not in build_calibration_table(files[2:])
+
+
 # --- Files ---
 
 
 def test_tables_writes_csv_markdown_and_latex(tmp_path):
     both_splits(WITH_CASCADE).to_parquet(tmp_path / "m.parquet")
     cost, cascade = cost_file(tmp_path / "cost.json"), cascade_file(tmp_path / "cascade.json")
-    tables([tmp_path / "m.parquet"], [cost], [cascade], "nDCG@10", tmp_path / "tables")
+    calibration = calibration_file(tmp_path / "calibration.json")
+    tables([tmp_path / "m.parquet"], [cost], [cascade], [calibration], "nDCG@10", tmp_path / "tables")
     text = {file.name: file.read_text(encoding="utf-8") for file in (tmp_path / "tables").iterdir()}
-    both = [f"{name}.{kind}" for name in ("layers", "cost", "cascades") for kind in ("csv", "md")]
+    both = [
+        f"{name}.{kind}" for name in ("layers", "cost", "cascades", "calibration") for kind in ("csv", "md")
+    ]
     assert text.keys() == {*both, "layers.tex"}
     numbers = pd.read_csv(tmp_path / "tables/layers.csv")
     assert list(numbers["nDCG@10"]) == pytest.approx(list(WITH_CASCADE.values()))
@@ -431,5 +473,6 @@ def test_cost_table_says_that_nothing_was_timed(tmp_path):
     both_splits(WITH_CASCADE).to_parquet(tmp_path / "m.parquet")
     cost = cost_file(tmp_path / "cost.json", timed=False)
     cascade = cascade_file(tmp_path / "cascade.json")
-    tables([tmp_path / "m.parquet"], [cost], [cascade], "nDCG@10", tmp_path)
+    calibration = calibration_file(tmp_path / "calibration.json")
+    tables([tmp_path / "m.parquet"], [cost], [cascade], [calibration], "nDCG@10", tmp_path)
     assert (tmp_path / "cost.md").read_text(encoding="utf-8").startswith("Nothing was timed.\n\n|")

@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import pandas as pd
 import pytest
-from project import FROM_CASCADE, FROM_EVALUATE, FROM_SCORE, REPORTING_STEPS, Project
+from project import FROM_CASCADE, FROM_EVALUATE, FROM_FUSE, FROM_SCORE, REPORTING_STEPS, Project
 
 from lwr.common.hashing import sha256
 from lwr.formats.checkpoint import weights_fingerprint
@@ -57,7 +57,7 @@ def test_every_arm_has_cascade_and_cost_and_every_table_is_written(finished):
         counted = {row["exit"] for row in exits}
         assert ("cascade" in counted) == (decided["chosen"] != "4")
     kinds = {"layers": ["csv", "md", "tex"], "recommendation": ["md"]}
-    kinds |= {name: ["csv", "md"] for name in ("cost", "cascades", "comparisons")}
+    kinds |= {name: ["csv", "md"] for name in ("cost", "cascades", "calibration", "comparisons")}
     tables = {f"{name}.{kind}" for name, endings in kinds.items() for kind in endings}
     assert {file.name for file in (results / "tables").iterdir()} == tables
     assert "quality.svg" in {file.name for file in (results / "figures").iterdir()}
@@ -94,6 +94,7 @@ def test_deleted_scores_rerun_their_cell_and_what_depends_on_it(project):
     plan = project.plan()
     assert {rule for rule, _ in plan} == FROM_SCORE
     assert cells(plan, "score") == cells(plan, "evaluate") == {("tiny-bert", "4", "1")}
+    assert cells(plan, "calibrate") == {("tiny-bert", "4", "1")}
     assert arms(plan, "cascade") == {("tiny-bert", "4")}
     assert [w for rule, w in plan if rule == "cost"] == [{"tested": "json-docs"}]
 
@@ -199,9 +200,9 @@ def test_other_first_measure_trains_nothing_again_without_dev_evaluations(projec
     [
         ("cost", {"queries": 1}, {"cost", *REPORTING_STEPS} - {"compare"}),
         ("margin", 0.5, REPORTING_STEPS - {"tables"}),
-        ("fusion", {"penalty": 0.1}, {"fuse", *FROM_CASCADE}),
+        ("fusion", {"penalty": 0.1}, FROM_FUSE),
         ("fusion", {"confidence": 0.8}, FROM_CASCADE),
-        ("fusion", False, FROM_CASCADE),
+        ("fusion", False, FROM_FUSE - {"fuse"}),
     ],
 )
 def test_changed_setting_of_a_late_step_reruns_from_that_step(project, section, values, steps):

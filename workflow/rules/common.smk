@@ -45,6 +45,7 @@ CELL = f"{ARM}/seed{{seed}}"
 MODEL = str(TREE.model(WILDCARD_CELL))
 SCORES = str(TREE.scores(WILDCARD_CELL, "{tested}", "{split}"))
 SHARD = str(TREE.score_shard(WILDCARD_CELL, "{tested}", "{split}", "{shard}"))
+CALIBRATION = str(TREE.calibration(WILDCARD_CELL, "{tested}"))
 MEASURES = str(TREE.measures(WILDCARD_CELL, "{tested}", "{split}"))
 RUNS = str(TREE.runs(WILDCARD_CELL, "{tested}", "{split}"))
 FUSION = str(TREE.fusion(WILDCARD_CELL, "{tested}"))
@@ -55,7 +56,7 @@ IS_INT8 = GRID.score.precision == "int8"
 COST = str(TREE.cost("{tested}"))
 
 LAYERS_TABLE = [str(path) for path in TREE.table("layers")]
-OTHER_TABLES = [str(path) for name in ("cost", "cascades") for path in TREE.table(name)]
+OTHER_TABLES = [str(path) for name in ("cost", "cascades", "calibration") for path in TREE.table(name)]
 COMPARISONS = [str(path) for path in TREE.table("comparisons")]
 RECOMMENDATION = str(TREE.recommendation)
 FIGURE_FILES = [str(path) for path in TREE.figure_files()]
@@ -252,6 +253,7 @@ MODULES = {
     "cascade": "evaluation/cascade",
     "cost": "evaluation/cost",
     "evaluate": "evaluation/evaluate",
+    "calibrate": "evaluation/calibrate",
     "compare": "evaluation/compare",
     "tables": "reporting/tables",
     "advise": "reporting/advise",

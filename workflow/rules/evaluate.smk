@@ -1,4 +1,4 @@
-# From scores to measures per query.
+# From scores to measures per query, and to probabilities of relevance.
 
 
 rule evaluate:
@@ -25,3 +25,27 @@ rule evaluate:
         "lwr evaluate --scores {input.scores:q} --collection {params.folder:q} --split {wildcards.split}"
         " --measures {params.measures:q} --cascade {input.cascade:q} {params.fusion} --cell {params.cell:q}"
         " --runs {output.runs:q} --out {output.measures:q} 2>&1 | tee {log:q}"
+
+
+rule calibrate:
+    input:
+        dev=SCORES.replace("{split}", "dev"),
+        test=SCORES.replace("{split}", "test"),
+        fusion=FUSION_IF_ANY,
+        dev_qrels=ranked_collection(QRELS, split="dev"),
+        test_qrels=ranked_collection(QRELS, split="test"),
+    output:
+        CALIBRATION,
+    log:
+        f"{LOGS}/calibrate/{CELL}/{{tested}}.log",
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        folder=lambda w, input: collection_of(input.dev_qrels),
+        fusion=lambda w, input: repeated_option("--fusion", input.fusion),
+        cell=lambda w: as_json({**ranked_arm(w), "seed": int(w.seed)}),
+        code=CODE["calibrate"],
+    shell:
+        "lwr calibrate --dev {input.dev:q} --test {input.test:q} --collection {params.folder:q} {params.fusion}"
+        " --cell {params.cell:q} --out {output:q} 2>&1 | tee {log:q}"

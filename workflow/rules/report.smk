@@ -28,9 +28,10 @@ rule tables:
         measures=EVERY_MEASURE,
         costs=cost_paths(),
         cascades=arm_paths(CASCADE),
+        calibrations=cell_paths(CALIBRATION),
     output:
         in_report(LAYERS_TABLE, "Quality by layer"),
-        in_report(OTHER_TABLES, "Cost and cascades"),
+        in_report(OTHER_TABLES, "Cost, cascades and calibration"),
     log:
         f"{LOGS}/tables.log",
     resources:
@@ -40,11 +41,12 @@ rule tables:
         folder=lambda w, output: folder_of(output[0]),
         costs=lambda w, input: repeated_option("--cost", input.costs),
         cascades=lambda w, input: repeated_option("--cascade", input.cascades),
+        calibrations=lambda w, input: repeated_option("--calibration", input.calibrations),
         primary=GRID.measures[0],
         code=CODE["tables"],
     shell:
-        "lwr tables {input.measures:q} {params.costs} {params.cascades} --primary {params.primary:q}"
-        " --out {params.folder:q} 2>&1 | tee {log:q}"
+        "lwr tables {input.measures:q} {params.costs} {params.cascades} {params.calibrations}"
+        " --primary {params.primary:q} --out {params.folder:q} 2>&1 | tee {log:q}"
 
 
 rule advise:
@@ -74,6 +76,7 @@ rule figures:
         OTHER_TABLES,
         measures=cell_paths(MEASURES, split="test"),
         models=model_paths(),
+        calibrations=cell_paths(CALIBRATION),
     output:
         in_report(FIGURE_FILES, "Figures"),
     log:
@@ -85,12 +88,13 @@ rule figures:
         tables=lambda w, input: folder_of(input[0]),
         folder=lambda w, output: folder_of(output[0]),
         models=lambda w, input: repeated_option("--training", input.models),
+        calibrations=lambda w, input: repeated_option("--calibration", input.calibrations),
         primary=GRID.measures[0],
         style=sha256(REPORTING / "style.css"),
         code=CODE["figures"],
     shell:
-        "lwr figures {input.measures:q} --tables {params.tables:q} {params.models} --primary {params.primary:q}"
-        " --out {params.folder:q} 2>&1 | tee {log:q}"
+        "lwr figures {input.measures:q} --tables {params.tables:q} {params.models} {params.calibrations}"
+        " --primary {params.primary:q} --out {params.folder:q} 2>&1 | tee {log:q}"
 
 
 rule report:
