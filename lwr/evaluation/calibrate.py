@@ -1,8 +1,8 @@
 """Calibrate the scores of a cell: fit on dev what probability of relevance a score has, and measure it on test.
 
-Two maps are fitted for every exit, alone and fused: a line through the logistic function (Platt 1999, fitted as by Lin,
-Lin and Weng 2007) and an isotonic one (Zadrozny and Elkan 2002). The expected calibration error is that of Naeini,
-Cooper and Hauskrecht 2015, in bins of equal mass.
+Two maps are fitted for the first stage and every exit, alone and fused: a line through the logistic function (Platt
+1999, fitted as by Lin, Lin and Weng 2007) and an isotonic one (Zadrozny and Elkan 2002). The expected calibration error
+is that of Naeini, Cooper and Hauskrecht 2015, in bins of equal mass.
 
 A candidate that is not judged counts as not relevant. Queries without any judgement are left out. On dev, fused scores
 of a query have weights that were fitted without it.
@@ -21,7 +21,7 @@ from scipy.optimize import isotonic_regression, minimize
 from scipy.stats import beta
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import ARM_COLUMNS, compression_steps, fused_name, layer_of, model_exits_in
+from lwr.common.exits import ARM_COLUMNS, FIRST_STAGE, compression_steps, fused_name, layer_of, model_exits_in
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import write_json
 from lwr.common.progress import log
@@ -146,7 +146,7 @@ def read_judged_scores(
     exits = model_exits_in(table)
     if fusion is not None:
         table = add_fused(table, read_arm_fusion(fusion, exits, cross_fitted=split == "dev"))
-        exits = [*exits, *(fused_name(layer_of(exit), compression_steps(exit)) for exit in exits)]
+        exits += [fused_name(layer_of(exit), compression_steps(exit)) for exit in exits]
     is_judged = table["query_id"].isin(qrels.keys())
     if without := table.loc[~is_judged, "query_id"].nunique():
         log(f"{path}: {without} queries have no judgement and are left out")
@@ -157,7 +157,7 @@ def read_judged_scores(
         )
     pairs = zip(table["query_id"], table["doc_id"], strict=True)
     relevant = np.array([qrels[query].get(doc, 0) > 0 for query, doc in pairs])
-    return JudgedScores(table, exits, pd.factorize(table["query_id"])[0], relevant)
+    return JudgedScores(table, [FIRST_STAGE, *exits], pd.factorize(table["query_id"])[0], relevant)
 
 
 # --- The maps ---

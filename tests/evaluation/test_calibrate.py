@@ -241,7 +241,7 @@ def run_calibrate(cell, fused: bool = True) -> dict:
 def test_file_holds_every_exit_and_where_it_comes_from(cell, capsys):
     record = run_calibrate(cell)
     assert {name: record[name] for name in CELL} == CELL
-    assert list(record["exits"]) == ["layer_2", "layer_3", "layer_2_fused", "layer_3_fused"]
+    assert list(record["exits"]) == ["first_stage", "layer_2", "layer_3", "layer_2_fused", "layer_3_fused"]
     assert record["candidates"] == {"dev": 480, "test": 480}  # without those of the query that is not judged
     assert record["relevant"] == {"dev": 40, "test": 40}  # candidates without a judgement are not relevant
     assert "dev.parquet: 1 queries have no judgement" in capsys.readouterr().err
@@ -255,7 +255,7 @@ def test_file_holds_every_exit_and_where_it_comes_from(cell, capsys):
     assert useless["raw"]["ece"] > 0.3 > 0.05 > useless["logistic"]["ece"]
     assert good["logistic"]["brier"] < 0.7 * useless["logistic"]["brier"]
     assert sum(size for _, _, size in good["isotonic"]["bins"]) == 480
-    assert list(run_calibrate(cell, fused=False)["exits"]) == ["layer_2", "layer_3"]
+    assert list(run_calibrate(cell, fused=False)["exits"]) == ["first_stage", "layer_2", "layer_3"]
 
 
 def test_numbers_are_those_of_the_fits(cell):
@@ -273,7 +273,7 @@ def test_numbers_are_those_of_the_fits(cell):
             np.mean((p - test.relevant) ** 2), rel=1e-5
         )
         assert table.loc[(exit, "logistic"), "ece"] == pytest.approx(ece(p, test.relevant), rel=1e-5)
-    assert list(table.index[:3]) == [("layer_2", method) for method in METHODS]
+    assert list(table.index[:3]) == [("first_stage", method) for method in METHODS]
     assert set(table["relevant"]) == {40 / 480}
 
 
