@@ -24,7 +24,7 @@ from lwr.common.progress import show_progress
 from lwr.common.provenance import processor_name
 from lwr.config.section import ScoringPrecision
 from lwr.evaluation.measures import measures_per_query, rankings
-from lwr.evaluation.paired_tests import interval
+from lwr.evaluation.statistics.paired_tests import interval
 from lwr.formats.beir import read_candidate_texts, read_qrels, read_queries, sample_queries
 from lwr.formats.trec import read_run
 from lwr.model.reranker import LayerwiseReranker

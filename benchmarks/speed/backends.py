@@ -37,8 +37,8 @@ from lwr.evaluation.arm_files import read_chosen_cascades
 from lwr.evaluation.cost import device_name
 from lwr.evaluation.flops import count_flops, derive_shape
 from lwr.evaluation.measures import measures_per_query
-from lwr.evaluation.paired_tests import interval
-from lwr.evaluation.timing import relative_times, time_in_turns
+from lwr.evaluation.statistics.paired_tests import interval
+from lwr.evaluation.statistics.timing import relative_times, time_in_turns
 from lwr.export.export import export
 from lwr.formats.beir import read_candidate_texts, read_qrels, read_queries, sample_queries
 from lwr.formats.trec import read_run

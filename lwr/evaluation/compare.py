@@ -12,7 +12,7 @@ import pandas as pd
 
 from lwr.common.exits import ARM_COLUMNS, FIRST_STAGE, Arm, is_fused, is_layer, label, layer_of
 from lwr.evaluation.measures import read_measures
-from lwr.evaluation.paired_tests import compare_pair, holm
+from lwr.evaluation.statistics.paired_tests import compare_pair, holm
 from lwr.formats.tables import csv_text, markdown_table, write_text
 
 Exit = tuple[Arm, str]

@@ -23,7 +23,7 @@ from lwr.common.provenance import ResourceMeter, make_provenance, processor_name
 from lwr.config.evaluation import CostConfig, ScoringConfig
 from lwr.evaluation.arm_files import check_weights, find_row, read_arm, read_chosen_cascades
 from lwr.evaluation.flops import count_flops, count_flops_with_torch, derive_shape
-from lwr.evaluation.timing import REPEATS, make_monotone, relative_times, time_in_turns
+from lwr.evaluation.statistics.timing import REPEATS, make_monotone, relative_times, time_in_turns
 from lwr.formats import parquet
 from lwr.formats.beir import read_candidate_texts, read_queries, sample_queries
 from lwr.model.cascade_schedule import Compression, Schedule
@@ -79,8 +79,8 @@ def cost(
     """Write what each exit and each chosen cascade of every arm take to rank one list of candidates, as JSON.
 
     FLOPs and parameters are counted. Times, from texts to ranking, tokenising included, are measured in turns
-    (`lwr.evaluation.timing`) and written as ratios to the reference, the deepest exit of the first arm. For that, the
-    models of all arms are in memory together. The ratios of an arm's layers never fall with depth.
+    (`lwr.evaluation.statistics.timing`) and written as ratios to the reference, the deepest exit of the first arm. For
+    that, the models of all arms are in memory together. The ratios of an arm's layers never fall with depth.
 
     Args:
         arms: The arms that rank one data set; their scores must be of the same candidates.

@@ -16,8 +16,8 @@ from lwr.common.json_lines import write_json
 from lwr.common.progress import Progress, log
 from lwr.config.evaluation import ScoringConfig
 from lwr.evaluation.measures import RankMeasure
-from lwr.evaluation.paired_tests import interval
 from lwr.evaluation.schedules.replay import read_candidates, read_scores
+from lwr.evaluation.statistics.paired_tests import interval
 from lwr.formats.beir import (
     Qrels,
     answerable_queries,

@@ -22,8 +22,8 @@ from lwr.common.exits import (
 from lwr.common.json_lines import read_jsonl
 from lwr.common.results_tree import cell_of_model
 from lwr.evaluation.calibrate import read_calibrations
-from lwr.evaluation.paired_tests import EQUAL
 from lwr.evaluation.schedules.front import pareto_front
+from lwr.evaluation.statistics.paired_tests import EQUAL
 from lwr.reporting.fused import complete_layers
 
 TEXT_COLUMNS = ("dataset", "trained_on", "base_model", "variant", "exit", "schedule", "compression")

@@ -21,7 +21,7 @@ from lwr.common.exits import (
 from lwr.evaluation.arm_files import CHOSEN_COLUMNS, read_cascades, read_costs
 from lwr.evaluation.calibrate import BINS, METHODS, read_calibrations
 from lwr.evaluation.measures import read_measures
-from lwr.evaluation.paired_tests import interval
+from lwr.evaluation.statistics.paired_tests import interval
 from lwr.formats.tables import write_table, write_text
 from lwr.reporting.fused import add_costs, complete_cascades, complete_layers, is_deepest_alone
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lwr.evaluation.compare import COLUMNS, FAMILY_TITLES, compare, compare_exits, format_comparisons
-from lwr.evaluation.paired_tests import holm
+from lwr.evaluation.statistics.paired_tests import holm
 
 pytestmark = pytest.mark.filterwarnings("error")
 

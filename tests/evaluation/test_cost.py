@@ -19,7 +19,7 @@ from lwr.config.evaluation import CostConfig, ScoringConfig
 from lwr.evaluation.arm_files import read_costs
 from lwr.evaluation.cost import ArmFiles, cost, count_parameters, device_name
 from lwr.evaluation.flops import count_flops, derive_shape
-from lwr.evaluation.timing import REPEATS
+from lwr.evaluation.statistics.timing import REPEATS
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.fusion import Fusion, fusion_record
 from lwr.formats.trec import write_run

@@ -8,7 +8,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
-from lwr.evaluation.paired_tests import compare_pair, holm, interval
+from lwr.evaluation.statistics.paired_tests import compare_pair, holm, interval
 
 pytestmark = pytest.mark.filterwarnings("error")
 

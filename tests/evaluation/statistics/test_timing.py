@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import pytest
 
-from lwr.evaluation.timing import make_monotone, relative_times, time_in_turns
+from lwr.evaluation.statistics.timing import make_monotone, relative_times, time_in_turns
 
 
 class BusyMachine:
