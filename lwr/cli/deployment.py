@@ -346,9 +346,11 @@ def card(
             unfinished.write_text(text, encoding="utf-8")
     if push_to is not None:
         from lwr.model.reranker import LayerwiseReranker
+        from lwr.model.storage import find_calibration
 
         reranker = LayerwiseReranker.from_pretrained(model)
         reranker.fusion = find_fusion(model, results)
+        reranker.calibration = find_calibration(str(model), results=results)
         typer.echo(push(reranker, push_to, text, private=private or None, revision=revision))
     elif out is None:
         typer.echo(text, nl=False)

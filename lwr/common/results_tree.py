@@ -6,6 +6,7 @@ A rule passes wildcards instead of values: `ResultsTree(Path("results")).model(W
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -260,14 +261,26 @@ def find_fusion_of_grid(model: Path, results: Path | None = None) -> Path | None
         model: Folder of a trained reranker.
         results: Folder of the grid's results; None: the one that the model lies in.
     """
+    return _find_of_grid(model, results, ResultsTree.fusion)
+
+
+def find_calibration_of_grid(model: Path, results: Path | None = None) -> Path | None:
+    """Return the calibration that a grid fitted for a model, as `find_fusion_of_grid` does for weights."""
+    return _find_of_grid(model, results, ResultsTree.calibration)
+
+
+def _find_of_grid(
+    model: Path, results: Path | None, path: Callable[[ResultsTree, Cell, str], Path]
+) -> Path | None:
+    """Return the file of a model that a grid wrote for a data set. path: from tree, cell and data set."""
     cell = find_cell(model)
     if cell is None:
         return None
     tree = find_results(model, cell) if results is None else ResultsTree(results)
     if tree is None:
         return None
-    file = tree.fusion(cell.arm, cell.trained_on)
+    file = path(tree, cell, cell.trained_on)
     if file.is_file():
         return file
-    others = tree.existing(tree.fusion(cell.arm, "*"))
+    others = tree.existing(path(tree, cell, "*"))
     return others[0] if len(others) == 1 else None

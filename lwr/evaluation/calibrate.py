@@ -28,7 +28,7 @@ from lwr.common.progress import log
 from lwr.evaluation.arm_files import read_arm, read_arm_fusion
 from lwr.evaluation.schedules.replay import add_fused, read_scores
 from lwr.formats.beir import Split, read_qrels
-from lwr.formats.calibration import RAW, Logistic
+from lwr.formats.calibration import RAW, Logistic, read_calibration
 
 BINS = 10
 DIGITS = 6
@@ -348,12 +348,12 @@ def choose_threshold(
 
 def read_logistic(path: Path, exit: str) -> Logistic:
     """Read the line of an exit from a file that `calibrate` wrote. Raises BadInput."""
-    exits = read_arm(path, {"exits": dict})["exits"]
-    if exit not in exits:
+    calibration = read_calibration(path)
+    if exit not in calibration:
         raise BadInput(
-            f"{path}: no calibration of {exit}, only of {', '.join(exits)}; run `lwr calibrate` again"
+            f"{path}: no calibration of {exit}, only of {', '.join(calibration)}; run `lwr calibrate` again"
         )
-    return Logistic(**exits[exit]["logistic"])
+    return calibration[exit]
 
 
 def read_calibrations(files: Sequence[Path]) -> pd.DataFrame:

@@ -16,10 +16,12 @@ from lwr.common.exits import ARM_COLUMNS, Cell, describe_layers, exit_name, fuse
 from lwr.common.json_lines import read_json
 from lwr.common.results_tree import ResultsTree, find_cell, find_fusion_of_grid, find_results
 from lwr.export.readme import SAMPLE_PASSAGE, SAMPLE_QUERY, render
+from lwr.formats.calibration import FILE_NAME as CALIBRATION_FILE
+from lwr.formats.calibration import Calibration
 from lwr.formats.checkpoint import fetch_checkpoint, find_local_folder
 from lwr.formats.fusion import Fusion
 from lwr.formats.tables import markdown_table
-from lwr.model.storage import read_stored_exits, read_stored_fusion
+from lwr.model.storage import find_calibration, read_stored_exits, read_stored_fusion
 from lwr.reporting.advise import (
     cascade_advice,
     comparisons_to_deepest,
@@ -95,6 +97,7 @@ def card(
     cell = find_cell(folder)
     measured = _find_measured(folder, cell, results)
     has_fusion = find_fusion(model, results) is not None
+    calibration = find_calibration(str(model), results=results)
     base = (about.get("base") or {}).get("model")
     chosen, layer = _choose_examples(measured, exits, has_fusion)
     title = _title(name, cell)
@@ -126,6 +129,7 @@ def card(
         layer=layer,
         chosen=chosen,
         has_fusion=has_fusion,
+        calibration=describe_calibration(calibration) if calibration else None,
         results=[_result_fields(m) for m in measured],
         origin=origin,
         settings={setting: json.dumps(value) for setting, value in origin.get("settings", {}).items()},
@@ -180,6 +184,19 @@ def describe_fused_exit(model: str, layer: int, has_fusion: bool) -> str | None:
     if gains:
         text += f" On test queries, the combination has {measured[0].evidence.primary} {', '.join(gains)}."
     return text
+
+
+def describe_calibration(calibration: Calibration) -> str:
+    """Say how scores become probabilities: the formula, and a table of the numbers of each exit."""
+    rows = pd.DataFrame(
+        [(label(exit), f"{line.slope:.6g}", f"{line.intercept:.6g}") for exit, line in calibration.items()],
+        columns=["score of", "slope", "intercept"],
+    )
+    return (
+        "A passage with the raw score `s` is relevant with probability `1 / (1 + exp(-(slope * s + intercept)))`. The "
+        "numbers were fitted on the dev queries of the grid, on the candidates of its first stage; candidates that are "
+        f"not judged counted as not relevant. They are in {CALIBRATION_FILE}.\n\n{markdown_table(rows)}"
+    )
 
 
 def _read_if_there(file: Path) -> dict[str, Any]:

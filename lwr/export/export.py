@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput, first_line
-from lwr.common.exits import describe_layers
+from lwr.common.exits import describe_layers, exit_name
+from lwr.common.json_lines import write_json
+from lwr.formats.calibration import FILE_NAME as CALIBRATION_FILE
+from lwr.formats.calibration import calibration_record
 
 if TYPE_CHECKING:
     from lwr.model.reranker import LayerwiseReranker
@@ -44,7 +47,7 @@ def export(
             expressed in that layout, or packages of the layout's extra are missing.
     """
     # imported late, so that the command line reads `Layout` without loading torch
-    from lwr.export.card import describe_fused_exit
+    from lwr.export.card import describe_calibration, describe_fused_exit
     from lwr.export.classifier import write_classifier
     from lwr.export.cross_encoder import check_sentence_transformers, write_cross_encoder
     from lwr.export.graphs.onnx_graph import check_onnx_packages
@@ -53,6 +56,7 @@ def export(
     from lwr.export.upstream import write_upstream
     from lwr.model.linear.lora import merge_lora
     from lwr.model.reranker import LayerwiseReranker
+    from lwr.model.storage import find_calibration
 
     if Path(model).resolve().is_relative_to(out.resolve()):
         raise BadInput(
@@ -76,6 +80,7 @@ def export(
     merge_lora(reranker)
     if layer not in reranker.exits:
         raise ValueError(f"{model}: layer {layer} has no head; exits are {describe_layers(reranker.exits)}")
+    known = find_calibration(str(model)) or {}
     with atomic(out) as draft:
         draft.mkdir()
         match layout:
@@ -87,8 +92,13 @@ def export(
                 write_graph(reranker, layer, draft, layout, precision == "int8", optimization)
             case "upstream":
                 write_upstream(reranker, layer, draft)
-        if note := describe_fused_exit(str(model), layer, reranker.fusion is not None):
-            with (draft / "README.md").open("a", encoding="utf-8") as readme:
+        exits = [k for k in reranker.exits if k <= layer] if layout == "upstream" else [layer]
+        kept = {name: known[name] for name in map(exit_name, exits) if name in known}
+        with (draft / "README.md").open("a", encoding="utf-8") as readme:
+            if kept:
+                write_json(draft / CALIBRATION_FILE, calibration_record(kept))
+                readme.write(f"\n## Probabilities\n\n{describe_calibration(kept)}\n")
+            if note := describe_fused_exit(str(model), layer, reranker.fusion is not None):
                 readme.write(f"\n## What is left out\n\n{note}\n")
 
 

@@ -25,6 +25,7 @@ from lwr.common.texts import check_documents, check_pairs, check_text, is_single
 from lwr.config.evaluation import WindowPool, Windows
 from lwr.config.model import Attention, BaseModelConfig, Pooling, PromptTemplate
 from lwr.config.section import ScoringPrecision
+from lwr.formats.calibration import Calibration, lines_of_layers, probabilities_of
 from lwr.formats.fusion import Fusion, fuse_scores
 from lwr.model import storage
 from lwr.model.batch_layout import PackedLayout, PaddedLayout
@@ -90,6 +91,8 @@ class LayerwiseReranker(nn.Module):
         norms: The own norm of each exit, in float32; empty if all exits share the backbone's final norm.
         first_position: The index of a packed row's first position; None if rows are padded instead of packed.
         fusion: The weights of fused scores; None: rankings cannot be fused. They belong to one first stage.
+        calibration: The lines that turn scores into probabilities of relevance, which `lwr calibrate` fits; None: there
+            are none.
         precision: The data type in which texts are scored and ranked; see `set_precision`.
     """
 
@@ -109,6 +112,7 @@ class LayerwiseReranker(nn.Module):
         passage_max_len: int = 224,
         base: BaseModelConfig | None = None,
         fusion: Fusion | None = None,
+        calibration: Calibration | None = None,
         score_cap: float | None = None,
     ):
         """Put heads on a backbone.
@@ -129,6 +133,7 @@ class LayerwiseReranker(nn.Module):
             passage_max_len: Tokens of a passage (see `Prompt`).
             base: The checkpoint of the backbone. An adapter cannot be saved without it.
             fusion: The weights of fused scores, which `lwr fuse` fits.
+            calibration: The lines that turn scores into probabilities, which `lwr calibrate` fits.
             score_cap: A score s becomes score_cap * tanh(s / score_cap), as in Gemma 2; None: it stays as it is.
 
         Raises:
@@ -178,6 +183,7 @@ class LayerwiseReranker(nn.Module):
             check_row_limit(self._prompt, count_positions(self.backbone))
         self.base = base
         self.fusion = fusion
+        self.calibration = calibration
         self.score_cap = score_cap
         self.precision: ScoringPrecision = "float32"
 
@@ -665,6 +671,8 @@ class LayerwiseReranker(nn.Module):
         top_k: int | None = None,
         return_documents: bool = True,
         normalize: bool = False,
+        probabilities: bool = False,
+        threshold: float | None = None,
     ) -> list[dict[str, Any]]:
         """Rank documents, best first. The result is that of sentence-transformers' `CrossEncoder.rank`.
 
@@ -687,6 +695,9 @@ class LayerwiseReranker(nn.Module):
             top_k: The number of documents returned; None: all.
             return_documents: Whether to return the texts as well.
             normalize: Map scores to 0..1 by the logistic function.
+            probabilities: Give as score the calibrated probability of relevance (see `lwr.formats.calibration`), by
+                the last exit that scored the document.
+            threshold: Leave out documents whose calibrated probability is below this, from 0 to 1; None: none.
 
         Returns:
             For each document `corpus_id` (its index in `documents`), `score` and, if wanted, `text`. With a cascade,
@@ -698,7 +709,9 @@ class LayerwiseReranker(nn.Module):
             ValueError: Both `layer` and `cascade` are given, or one of them with `budget_ms`, which is not above 0; a
                 layer has no head, the compression is malformed or too deep, `top_k` is less than 1, a document is not
                 a text, `fused` without weights, a stage 0 without `first_stage`, `first_stage` is not one finite
-                number per document or has no use, or the prompt has no place for an instruction, or too few tokens.
+                number per document or has no use; the prompt has no place for an instruction, or too few tokens;
+                `probabilities` with `normalize`, a threshold beyond 0..1, or one of the two without a calibration of
+                the exits that rank.
             FloatingPointError: A score is not finite.
         """
         deadline = None if budget_ms is None else Deadline.after(budget_ms)
@@ -708,6 +721,15 @@ class LayerwiseReranker(nn.Module):
         self._check_layers(schedule.layers)
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 1):
             raise ValueError(f"top_k is {top_k!r}; give a number of documents from 1 on, or None for all")
+        if normalize and probabilities:
+            raise ValueError("normalize and probabilities: give one of the two")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold}; give a probability from 0 to 1")
+        lines = None
+        if probabilities or threshold is not None:
+            last_layers = [*dict(schedule.keep), schedule.last] if deadline is None else self.exits
+            has_first_stage = first_stage is not None
+            lines = lines_of_layers(self.calibration, last_layers, schedule.steps, fused, has_first_stage)
         texts = check_documents(documents)
         check_text(query, "query")
         prompts = self.prompt.with_instruction(instruction)
@@ -718,8 +740,13 @@ class LayerwiseReranker(nn.Module):
         else:
             ranking = self.rank_rows_by(deadline, cast(list[Row], rows), None, first_stage, fused)
         scores = logistic(ranking.scores) if normalize else ranking.scores
+        order = ranking.order
+        if lines is not None:
+            chances = probabilities_of(ranking.scores, ranking.layers, lines)
+            order = order[chances[order] >= (threshold or 0)]
+            scores = chances if probabilities else scores
         ranked = []
-        for i in ranking.order[:top_k].tolist():
+        for i in order[:top_k].tolist():
             entry: dict[str, Any] = {"corpus_id": i, "score": float(scores[i])}
             if return_documents:
                 entry["text"] = texts[i]
@@ -783,7 +810,7 @@ class LayerwiseReranker(nn.Module):
     # --- Saving and loading ---
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write weights or adapter, heads, tokenizer, lwr.json and, with weights of fused scores, fusion.json.
+        """Write weights or adapter, heads, tokenizer, lwr.json, and fusion.json and calibration.json if there are any.
 
         That is all `from_pretrained` needs, except for the base model that an adapter names.
 
@@ -810,7 +837,15 @@ class LayerwiseReranker(nn.Module):
         heads = dict(zip(names, self.heads, strict=True))
         norms = {exit_name(k): norm.state_dict() for k, norm in zip(self.exits, self.norms, strict=False)}
         storage.write_reranker(
-            Path(folder), self.backbone, heads, norms, self.prompt.tokenizer, self.base, options, self.fusion
+            Path(folder),
+            self.backbone,
+            heads,
+            norms,
+            self.prompt.tokenizer,
+            self.base,
+            options,
+            self.fusion,
+            self.calibration,
         )
 
     @classmethod

@@ -1,6 +1,7 @@
 """Write and read a reranker in a folder: weights or adapter, heads, tokenizer, and lwr.json with its options.
 
-The file of the heads also has the own norms of exits. A reranker that has weights of fused scores also has fusion.json.
+The file of the heads also has the own norms of exits. A reranker that has weights of fused scores also has fusion.json,
+one that has a calibration calibration.json.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from lwr.common.errors import BadInput, missing_extra
 from lwr.common.exits import describe_layers, exit_name
 from lwr.common.json_lines import write_json
+from lwr.common.results_tree import find_calibration_of_grid
 from lwr.config.model import Attention, BaseModelConfig, PromptTemplate
+from lwr.formats.calibration import FILE_NAME as CALIBRATION_FILE
+from lwr.formats.calibration import Calibration, calibration_record, read_calibration
 from lwr.formats.checkpoint import (
     check_weights,
     exits_of_description,
@@ -57,6 +61,7 @@ def write_reranker(
     base: BaseModelConfig | None,
     options: Mapping[str, Any],
     fusion: Fusion | None = None,
+    calibration: Calibration | None = None,
 ) -> None:
     """Write a reranker into a folder.
 
@@ -69,6 +74,7 @@ def write_reranker(
         base: The checkpoint of the backbone.
         options: The other keys of lwr.json.
         fusion: The weights of fused scores.
+        calibration: The lines that turn scores into probabilities.
 
     Raises:
         ValueError: The backbone has an adapter, but `base` is None.
@@ -97,10 +103,12 @@ def write_reranker(
         "base_fingerprint": _fingerprint(base) if adapted and base is not None else None,
     }
     (folder / "lwr.json").write_text(json.dumps({**origin, **options}, indent=2) + "\n", encoding="utf-8")
-    if fusion is None:
-        (folder / FUSION_FILE).unlink(missing_ok=True)  # of another reranker that the folder held
-    else:
+    for name in (FUSION_FILE, CALIBRATION_FILE):
+        (folder / name).unlink(missing_ok=True)  # of another reranker that the folder held
+    if fusion is not None:
         write_json(folder / FUSION_FILE, fusion_record(fusion))
+    if calibration is not None:
+        write_json(folder / CALIBRATION_FILE, calibration_record(calibration))
 
 
 def _fingerprint(base: BaseModelConfig) -> str:
@@ -150,6 +158,33 @@ def read_stored_fusion(model: str, revision: str | None = None, file: Path | Non
     if file is None and not stored.is_file():
         return None
     return read_fusion_of(file or stored, exits)
+
+
+def find_calibration(
+    model: str, revision: str | None = None, results: Path | None = None
+) -> Calibration | None:
+    """Read the calibration of a stored reranker: its own, or that of its grid; None if there is none.
+
+    Args:
+        model: Folder or hub id.
+        revision: Revision of a hub id.
+        results: Folder of the grid's results; None: the one that the model lies in.
+
+    Raises:
+        BadInput: The calibration cannot be read.
+    """
+    folder = fetch_checkpoint(model, revision, [CALIBRATION_FILE, "config.json"])
+    own = read_own_calibration(folder)
+    if own is not None:
+        return own
+    file = find_calibration_of_grid(folder, results)
+    return None if file is None else read_calibration(file)
+
+
+def read_own_calibration(folder: Path) -> Calibration | None:
+    """Read the calibration.json in the folder of a reranker; None if it has none. Raises BadInput."""
+    file = folder / CALIBRATION_FILE
+    return read_calibration(file) if file.is_file() else None
 
 
 def read_fusion_of(file: Path, exits: Sequence[int]) -> Fusion:
@@ -226,6 +261,7 @@ def read_reranker(
     options = {name: description[name] for name in STORED_OPTIONS} | {
         "score_cap": description.get("score_cap"),  # older folders lack it
         "fusion": read_fusion_of(folder / FUSION_FILE, exits) if has_fusion else None,
+        "calibration": read_own_calibration(folder),
         "initial_heads": heads,
         "template": PromptTemplate(**(description["template"] or {})),
         "base": base,
@@ -254,6 +290,7 @@ def _read_upstream(
         "shared_head": all(torch.equal(head, deepest_head) for head in loaded.heads.values()),
         "initial_heads": loaded.heads,
         "base": base,
+        "calibration": read_own_calibration(folder),
     }
     if is_lightweight(folder):
         options |= {"score_cap": read_score_cap(folder), "template": TEMPLATE}

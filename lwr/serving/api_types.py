@@ -148,6 +148,15 @@ BudgetMs = Annotated[
         )
     ),
 ]
+Probabilities = Annotated[
+    Truth,
+    Field(
+        description=(
+            "Return calibrated probabilities of relevance, if the model has a calibration, instead of scores mapped to "
+            "0..1. Not with raw scores, nor where a cascade ranks."
+        )
+    ),
+]
 
 
 Instruction = Annotated[
@@ -201,6 +210,7 @@ class RerankRequest(Request):
     compression: Compression = None
     budget_ms: BudgetMs = None
     instruction: Instruction = None
+    probabilities: Probabilities = False
 
 
 class TeiRequest(Request):
@@ -216,6 +226,7 @@ class TeiRequest(Request):
     compression: Compression = None
     budget_ms: BudgetMs = None
     instruction: Instruction = None
+    probabilities: Probabilities = False
 
 
 def _kind_of(body: Any) -> str:
@@ -249,8 +260,8 @@ class Result(BaseModel):
     index: int = Field(description="Position of the document in the request, from 0.")
     relevance_score: float = Field(
         description=(
-            "The logistic function of the head's score, or with `raw_scores` that score; under a cascade, the "
-            "reciprocal rank."
+            "The logistic function of the head's score, with `raw_scores` that score, or with `probabilities` the "
+            "calibrated probability; under a cascade, the reciprocal rank."
         ),
     )
     document: Text | None = None

@@ -144,6 +144,8 @@ class Endpoints:
         self, request: api.RerankRequest, api_version: str, return_documents: bool
     ) -> api.RerankAnswer:
         """Rerank documents; `return_documents` is what the request's key of that name defaults to."""
+        is_raw = request.raw_scores or request.use_activation is False
+        _check_one_scale(is_raw, request.probabilities)
         ranking = await self.ranker.rank(
             request.query,
             request.documents,
@@ -152,10 +154,10 @@ class Endpoints:
             request.compression,
             request.budget_ms,
             request.instruction,
+            request.probabilities,
         )
         if request.return_documents is not None:
             return_documents = request.return_documents
-        is_raw = request.raw_scores or request.use_activation is False
         scores = ranking.scores if is_raw else ranking.relevance
         results = [
             api.Result(
@@ -180,6 +182,7 @@ class Endpoints:
         )
 
     async def _rerank_texts(self, request: api.TeiRequest) -> list[api.TeiResult]:
+        _check_one_scale(request.raw_scores, request.probabilities)
         ranking = await self.ranker.rank(
             request.query,
             request.texts,
@@ -188,6 +191,7 @@ class Endpoints:
             request.compression,
             request.budget_ms,
             request.instruction,
+            request.probabilities,
         )
         scores = ranking.scores if request.raw_scores else ranking.relevance
         texts = request.texts if request.return_text else [None] * len(request.texts)
@@ -224,6 +228,12 @@ class Endpoints:
     async def page(self) -> HTMLResponse:
         """Show the page."""
         return HTMLResponse(render_page(), headers=PAGE_HEADERS)
+
+
+def _check_one_scale(is_raw: bool, probabilities: bool) -> None:
+    """Refuse a request for raw scores and probabilities together (409)."""
+    if is_raw and probabilities:
+        raise Refused(409, "raw scores and probabilities: ask for one of the two")
 
 
 def _write_for_voyage(result: api.Result) -> api.VoyageResult:

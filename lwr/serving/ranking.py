@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
 from lwr.common.errors import BadInput
-from lwr.common.exits import describe_layers
+from lwr.common.exits import CompressionStep, describe_layers
+from lwr.formats.calibration import Logistic, lines_of_layers
 from lwr.model.cascade_schedule import Deadline, Schedule, plan_ranking
 from lwr.model.prompt import PromptTooLong
 from lwr.model.reranker import LayerwiseReranker, logistic
@@ -70,6 +72,7 @@ class Ranker:
         compression: str | None = None,
         budget_ms: float | None = None,
         instruction: str | None = None,
+        probabilities: bool = False,
     ) -> Ranking:
         """Rank documents by one exit, by what a budget of time allows, or by the server's schedule.
 
@@ -84,11 +87,13 @@ class Ranker:
             compression: How documents are compressed.
             budget_ms: The budget in milliseconds, from now on; the deepest exit that is reached in time ranks.
             instruction: The text in place of the instruction of the model's prompt.
+            probabilities: Whether `relevance` is the calibrated probability.
 
         Raises:
             Refused: A limit is exceeded, `layer` has no head, `compression` is too deep or not possible (409),
                 `budget_ms` is given with `layer` or `compression` (409), the prompt has no place for `instruction`, or
-                too few tokens (409), or `first_stage` is missing, has no use, or is not one finite number per document.
+                too few tokens (409), there are no probabilities of what ranks (409), or `first_stage` is missing, has
+                no use, or is not one finite number per document.
         """
         if budget_ms is not None and (layer is not None or compression is not None):
             raise Refused(409, "budget_ms chooses the exit: leave out layer and compression")
@@ -96,7 +101,9 @@ class Ranker:
             budget_ms = self.budget_ms
         if budget_ms is not None:
             deadline = Deadline.after(budget_ms)
-            return await self._rank_in_time(query, documents, deadline, first_stage, instruction)
+            return await self._rank_in_time(
+                query, documents, deadline, first_stage, instruction, probabilities
+            )
         if layer is not None and layer not in self.exits:
             raise Refused(422, f"layer is {layer}, but exits are {describe_layers(self.exits)}")
         schedule = self.schedule if layer is None else Schedule.single(layer)
@@ -112,10 +119,13 @@ class Ranker:
         except ValueError as error:
             raise Refused(422, str(error)) from None
         is_cascade = len(schedule.keep) > 0
+        if probabilities and is_cascade:
+            raise Refused(409, f"probabilities: cascade {schedule} ranks by several exits; name a layer")
+        lines = self._lines([schedule.last], schedule.steps, first_stage) if probabilities else None
         is_own_pass = is_cascade or schedule.compression is not None
         scored = await self.score(query, documents, plan if is_own_pass else plan.layers, instruction)
         scores = (scored.scores[0] if is_own_pass else plan.fuse(scored.scores)).astype(np.float64)
-        relevance = scores if is_cascade else logistic(scores)
+        relevance = scores if is_cascade else _relevance(scores, schedule.last, lines)
         best_first = np.argsort(-scores, kind="stable")
         return Ranking(best_first.tolist(), scores.tolist(), relevance.tolist(), int(scored.tokens.sum()))
 
@@ -126,6 +136,7 @@ class Ranker:
         deadline: Deadline,
         first_stage: Sequence[float] | None,
         instruction: str | None,
+        probabilities: bool,
     ) -> Ranking:
         """Rank documents by the deepest exit that is reached before a deadline."""
         try:  # the same for each exit
@@ -134,12 +145,24 @@ class Ranker:
             )
         except ValueError as error:
             raise Refused(422, str(error)) from None
+        lines = self._lines(self.exits, (), first_stage) if probabilities else None
         exits = TimedPass(deadline, first_stage, self.fused)
         scored = await self.score(query, documents, exits, instruction)
         scores = scored.scores[0].astype(np.float64)
         best_first = np.argsort(-scores, kind="stable").tolist()
         tokens = int(scored.tokens.sum())
-        return Ranking(best_first, scores.tolist(), logistic(scores).tolist(), tokens, scored.layer)
+        relevance = _relevance(scores, cast(int, scored.layer), lines)
+        return Ranking(best_first, scores.tolist(), relevance.tolist(), tokens, scored.layer)
+
+    def _lines(
+        self, layers: Sequence[int], steps: Sequence[CompressionStep], first_stage: Sequence[float] | None
+    ) -> dict[int, Logistic]:
+        """Return the lines that turn scores of layers into probabilities. Raises Refused (409) if there are none."""
+        try:
+            calibration = self.reranker.calibration
+            return lines_of_layers(calibration, layers, steps, self.fused, first_stage is not None)
+        except ValueError as error:
+            raise Refused(409, f"probabilities: {error}") from None
 
     async def score(
         self, query: str, documents: Sequence[str], exits: Exits, instruction: str | None = None
@@ -164,3 +187,8 @@ class Ranker:
             return await asyncio.wrap_future(self.worker.submit(query, documents, exits, prompts))
         except (BadInput, PromptTooLong) as error:
             raise Refused(409, str(error)) from None
+
+
+def _relevance(scores: np.ndarray, layer: int, lines: Mapping[int, Logistic] | None) -> np.ndarray:
+    """Map scores to 0..1 by the line of their layer; None: by the logistic function alone."""
+    return logistic(scores) if lines is None else lines[layer].probabilities(scores)

@@ -13,6 +13,7 @@ from lwr.config.evaluation import ScoringConfig
 from lwr.formats.fusion import Fusion
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker
+from lwr.model.storage import find_calibration
 from lwr.serving.admission import Limits
 from lwr.serving.application import build_application
 
@@ -51,6 +52,7 @@ def serve(
     """
     reranker = LayerwiseReranker.from_pretrained(model, precision=scoring.precision)
     reranker.fusion = fusion
+    reranker.calibration = find_calibration(str(model))
     schedule = schedule or Schedule.single(reranker.exits[-1])
     app = build_application(reranker, name, schedule, limits, key, scoring, fusion is not None, budget_ms)
     ranks_by = str(schedule) if budget_ms is None else f"the deepest exit within {budget_ms:g} ms"
