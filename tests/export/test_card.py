@@ -29,6 +29,7 @@ from lwr.evaluation.evaluate import evaluate
 from lwr.export.card import card
 from lwr.export.export import export
 from lwr.formats.beir import Passage, write_collection
+from lwr.formats.calibration import read_calibration
 from lwr.formats.fusion import Fusion, fusion_record
 from lwr.formats.trec import write_run
 from lwr.reporting.tables import tables
@@ -111,6 +112,18 @@ def test_front_matter_describes_the_model(model):
         "metrics": ["nDCG@10", "RR@10"],
     }
     assert front_of(card(model))["license"] == "unknown"
+
+
+def test_numbers_of_probabilities_are_on_the_card_and_in_exports(model, tree, tmp_path):
+    known = read_calibration(tree.calibration(CELL, "made-up"))
+    text = card(model)
+    for exit, name in {"first_stage": "first stage", "layer_2": "layer 2", "layer_4": "layer 4"}.items():
+        line = known[exit]
+        assert re.search(rf"\| {name} +\| {line.slope:.6g} +\| {line.intercept:.6g} +\|", text)
+    export(model, 3, tmp_path / "exit")
+    assert read_calibration(tmp_path / "exit/calibration.json") == {"layer_3": known["layer_3"]}
+    readme = (tmp_path / "exit/README.md").read_text(encoding="utf-8")
+    assert f"{known['layer_3'].slope:.6g}" in readme.partition("## Probabilities")[2]
 
 
 def test_front_matter_has_the_measures_of_every_exit(model, tree):
