@@ -92,7 +92,7 @@ def advice_text(
     ]
     for dataset, evidence in read_evidence(tables).items():
         parts += [f"## {dataset}", *_advice(evidence, budget_ms, candidates)]
-        parts += precision_advice(ResultsTree(tables.parent), best_arm(evidence))
+        parts += int8_advice(ResultsTree(tables.parent), best_arm(evidence))
         if precision is not None:
             parts.append(threshold_advice(ResultsTree(tables.parent), evidence, precision))
     return "\n\n".join(parts) + "\n"
@@ -404,10 +404,10 @@ def describe_schedule(schedule: str) -> str:
     return ", ".join([*words, f"layer {plan.last} ranks {'them' if survivors else 'all'}"])
 
 
-# --- Precision ---
+# --- The data type of the scores ---
 
 
-def precision_advice(tree: ResultsTree, arm: pd.Series) -> Iterator[str]:
+def int8_advice(tree: ResultsTree, arm: pd.Series) -> Iterator[str]:
     """Yield what the exits of an arm lose in int8 on dev, if they were scored so.
 
     Args:
