@@ -42,6 +42,15 @@ CellOption = Annotated[
 CascadeFile = Annotated[Path, Option(help="JSON file that `lwr cascade` wrote.", exists=True)]
 
 
+DevCollection = Annotated[
+    Path | None,
+    Option(
+        help="Collection of the dev scores, where the ranked one has no dev queries: "
+        "`--dev-collection results/collections/python-docs`.",
+        exists=True,
+        file_okay=False,
+    ),
+]
 DevScores = Annotated[list[Path], Option(help="Parquet file of dev scores; once per seed.", exists=True)]
 PrimaryMeasure = Annotated[
     str, Option(help="Measure by its ir_measures name: nDCG, RR, AP, P, R or Success, with a cutoff.")
@@ -137,6 +146,7 @@ def cascade(
     settings: Settings,
     arm: ArmOption,
     out: Out,
+    dev_collection: DevCollection = None,
     fusion: FusionFile = None,
     confidence: Annotated[
         float,
@@ -169,7 +179,7 @@ def cascade(
     _check_choosing_measure(measure)
     search, ranked_arm = read_settings(settings, CascadeSearchConfig), read_settings(arm, RankedArm)
     rule = ChoiceRule(measure, fusion, confidence)
-    cascade(model, dev, test, collection, search, ranked_arm.model_dump(), out, rule, label)
+    cascade(model, dev, test, collection, search, ranked_arm.model_dump(), out, rule, label, dev_collection)
 
 
 @command_with_extra(app, "workflow")
@@ -217,6 +227,7 @@ def calibrate(
     collection: Collection,
     cell: CellOption,
     out: Out,
+    dev_collection: DevCollection = None,
     fusion: FusionFile = None,
 ) -> None:
     r"""Fit on dev what probability of relevance a score has, for every exit, and measure the error on test.
@@ -235,7 +246,8 @@ def calibrate(
     """
     from lwr.evaluation.calibrate import calibrate
 
-    calibrate(dev, test, collection, read_settings(cell, RankedCell).model_dump(), out, fusion)
+    ranked_cell = read_settings(cell, RankedCell).model_dump()
+    calibrate(dev, test, collection, ranked_cell, out, fusion, dev_collection)
 
 
 @command_with_extra(app, "workflow")

@@ -213,8 +213,29 @@ def _tests(config: GridConfig) -> Iterator[Problem]:
                 yield Problem((*loc, index), f"unknown data set {test}{suggest(test, rankable)}")
             elif test not in rankable:
                 yield Problem((*loc, index), f"{test} has only training groups, which cannot be ranked")
+        yield from _chosen_on(config, name, rankable)
     if not any(dataset.train for dataset in config.datasets.values()):
         yield Problem(("datasets",), "the grid is empty; leave `train: true` with at least one data set")
+
+
+def _chosen_on(config: GridConfig, name: str, rankable: Collection[str]) -> Iterator[Problem]:
+    """Yield why choices for a data set cannot be made on the dev queries of the one that it names."""
+    other, loc = config.datasets[name].chosen_on, ("datasets", name, "chosen_on")
+    if other is None:
+        return
+    if other not in rankable:
+        yield Problem(loc, f"{other} is not a data set with dev queries{suggest(other, rankable)}")
+        return
+    if config.datasets[other].chosen_on is not None:
+        yield Problem(loc, f"{other} has no dev queries itself; name a data set without chosen_on")
+    for trained in (trained for trained, dataset in config.datasets.items() if dataset.train):
+        tests = config.tests_of(trained)
+        if name in tests and other not in tests:
+            text = f"rerankers trained on {trained} rank {name}, but not {other}; add it to their tests"
+            yield Problem(loc, text)
+        if tests[0] == name:
+            text = f"training on {trained} is evaluated on its dev queries; put {other} first in the tests of {trained}"
+            yield Problem(loc, text)
 
 
 def _group_sizes(config: GridConfig) -> Iterator[Problem]:

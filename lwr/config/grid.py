@@ -13,6 +13,7 @@ from lwr.config.model import BaseModelConfig
 from lwr.config.section import Layers, Name, Section
 from lwr.config.teachers.sections import Teacher
 from lwr.config.training import TrainingConfig
+from lwr.formats.beir import Split
 
 
 def _override_of(section: type[Section]) -> Any:
@@ -116,6 +117,14 @@ class GridConfig(Section):
     def tests_of(self, dataset: str) -> list[str]:
         """Return the data sets that a reranker trained on `dataset` ranks."""
         return self.datasets[dataset].tests or [dataset]
+
+    def chosen_on(self, tested: str) -> str:
+        """Return the data set on whose dev queries choices for `tested` are made: itself, if it has any."""
+        return self.datasets[tested].chosen_on or tested
+
+    def splits_ranked(self, tested: str) -> list[Split]:
+        """Return the splits of a data set that are ranked: not dev where choices are made on another's."""
+        return ["dev", "test"] if self.chosen_on(tested) == tested else ["test"]
 
     def measures_of(self, dataset: str) -> list[str]:
         """Return the grid's measures, and the recall of the first stage, which bounds that of a reranker."""

@@ -29,6 +29,8 @@ CHOICE_FOR_FUSED_COLUMNS = [
     f"{name}{FOR_FUSED}" for name in ("expected shortfall", "shortfall bound", "queries needed")
 ]
 """What `lwr cascade` says of that choice; confidence and dev queries are those of the other one."""
+CHOSEN_ON = "chosen on"
+"""The column with the data set on whose dev queries choices were made, where that is another than the ranked one."""
 CHOSEN_COLUMNS = {CASCADE: "chosen", CASCADE_FOR_FUSED: f"chosen{FOR_FUSED}"}
 """Exit of a chosen schedule -> the column of the table of cascades that marks its row."""
 
@@ -165,12 +167,15 @@ def read_cascades(files: Sequence[Path]) -> pd.DataFrame:
         A table with the columns `ARM_COLUMNS`, deepest, epsilon, measure, schedule, `dev flops`, `dev`,
         `test flops`, `test`, chosen, front; and where schedules are scored by fused scores, `CHOICE_COLUMNS` and fused,
         with `CHOICE_FOR_FUSED_COLUMNS` and `chosen for fused` if an arm has a choice against the deepest fused exit.
+        `CHOSEN_ON` if a choice was made on another data set.
     """
     shared = [*ARM_COLUMNS, "deepest", "epsilon", "measure"]
     rows = []
     for file in files:
         choice = read_arm(file, {"deepest": str, "measure": str, "schedules": list})
         about = {name: choice[name] for name in shared} | {name: choice.get(name) for name in CHOICE_COLUMNS}
+        if "chosen_on" in choice:
+            about[CHOSEN_ON] = choice["chosen_on"]
         if "for_fused" in choice:
             second = choice["for_fused"]
             about |= {name: second.get(name.removesuffix(FOR_FUSED)) for name in CHOICE_FOR_FUSED_COLUMNS}

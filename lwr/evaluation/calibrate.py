@@ -47,6 +47,7 @@ def calibrate(
     cell: dict[str, str | int],
     out: Path,
     fusion: Path | None = None,
+    dev_collection: Path | None = None,
 ) -> None:
     """Write the two maps of every exit as JSON, with their calibration error and Brier score on test.
 
@@ -57,11 +58,13 @@ def calibrate(
         cell: The columns that identify the cell, written at the top of the file.
         out: The file to write.
         fusion: JSON that `lwr fuse` wrote; None: no scores are fused.
+        dev_collection: BEIR folder with the judgements of dev, if `collection` has no dev queries.
 
     Raises:
         BadInput: An input cannot be read, does not belong to the others, or has no candidate of a judged query.
     """
-    fitted = read_judged_scores(dev, collection, "dev", fusion)
+    folders = {"dev": dev_collection or collection, "test": collection}
+    fitted = read_judged_scores(dev, folders["dev"], "dev", fusion)
     measured = read_judged_scores(test, collection, "test", fusion)
     if missing := [exit for exit in fitted.exits if exit not in measured.exits]:
         raise BadInput(f"{test}: no scores of {missing[0]}, which {dev} has; give both splits of one cell")
@@ -76,7 +79,7 @@ def calibrate(
             "exits": {exit: _calibrate_exit(fitted, measured, exit) for exit in fitted.exits},
             "inputs": {
                 **{name: sha256(path) for name, path in inputs.items()},
-                "qrels": {split: sha256(collection / f"qrels/{split}.tsv") for split in splits},
+                "qrels": {split: sha256(folder / f"qrels/{split}.tsv") for split, folder in folders.items()},
             },
         },
     )

@@ -61,6 +61,7 @@ def cascade(
     out: Path,
     rule: ChoiceRule = ChoiceRule(),
     label: str = "cascade",
+    dev_collection: Path | None = None,
 ) -> None:
     """Choose schedules on dev; write them as JSON, with the Pareto front of dev and the results of all on test.
 
@@ -74,12 +75,14 @@ def cascade(
         out: The file to write.
         rule: The measure, the weights of fused scores if there are any, and the confidence.
         label: Printed before each line of progress.
+        dev_collection: BEIR folder with the judgements of dev, if `collection` has no dev queries; its name is written.
 
     Raises:
         BadInput: No query is judged, no judged query has a candidate, or the weights are of other exits.
     """
     shape = read_shape(model)
-    on_dev = _read_split(dev, collection, "dev", shape, rule)
+    dev_folder = dev_collection or collection
+    on_dev = _read_split(dev, dev_folder, "dev", shape, rule)
     on_test = _read_split(test, collection, "test", shape, rule)
     deepest = str(on_dev.alone[0].deepest)
     decision = _decide(on_dev, settings, deepest, rule, label)
@@ -87,6 +90,7 @@ def cascade(
     log(f"{label}: tried {len(tried)} schedules on {len(on_dev.qrels)} queries")
     record: dict[str, Any] = {
         **arm,
+        **({} if dev_collection is None else {"chosen_on": dev_collection.name}),
         "measure": rule.measure,
         "epsilon": settings.epsilon,
         "tried": len(tried),
@@ -94,18 +98,18 @@ def cascade(
         "chosen": tried["schedule"][chosen],
         **decision.about,
         "schedules": _report_schedules(decision, deepest, on_test, rule).to_dict("records"),
-        "inputs": _checksums(dev, test, collection, rule),
+        "inputs": _checksums(dev, test, {"dev": dev_folder, "test": collection}, rule),
     }
     write_json(out, record)
 
 
 def _checksums(
-    dev: Sequence[Path], test: Sequence[Path], collection: Path, rule: ChoiceRule
+    dev: Sequence[Path], test: Sequence[Path], collections: dict[str, Path], rule: ChoiceRule
 ) -> dict[str, Any]:
     inputs: dict[str, Any] = {
         "dev": [sha256(file) for file in dev],
         "test": [sha256(file) for file in test],
-        "qrels": {split: sha256(collection / f"qrels/{split}.tsv") for split in ("dev", "test")},
+        "qrels": {split: sha256(folder / f"qrels/{split}.tsv") for split, folder in collections.items()},
     }
     return inputs if rule.fusion is None else inputs | {"fusion": sha256(rule.fusion)}
 

@@ -102,6 +102,8 @@ def _advice(evidence: Evidence, budget_ms: float | None, candidates: int | None)
     best = best_arm(evidence)
     deepest = deepest_exit(evidence, best)
     yield headline(evidence, best)
+    if evidence.chosen_on is not None:
+        yield f"{best['dataset']} has no dev queries: dev is that of {evidence.chosen_on}, ranked by the same models."
     yield (
         f"The best model on dev is **{describe_arm(best)}**: its deepest exit, layer {deepest['layer']}, has "
         f"{evidence.primary} {deepest[f'dev {evidence.primary}']:.3f} there and {_score(evidence, deepest)} on test"
@@ -451,7 +453,7 @@ def threshold_advice(tree: ResultsTree, evidence: Evidence, precision: float) ->
     plain = schedule.exit_at(schedule.last)
     exit = fused_name(schedule.last, compression_steps(plain)) if is_fused_choice else plain
     dataset, *values = best[ARM_COLUMNS]
-    arm, collection = Arm(*values), tree.collection(dataset)
+    arm, judged = Arm(*values), {"dev": evidence.chosen_on or dataset, "test": dataset}
     fusion = tree.fusion(arm, dataset) if is_fused_choice else None
     lines = [
         "| seed | score from | probability | dev precision | dev recall | test precision | test recall |"
@@ -463,7 +465,9 @@ def threshold_advice(tree: ResultsTree, evidence: Evidence, precision: float) ->
     for cell in cells:
         logistic = read_logistic(tree.calibration(cell, dataset), exit)
         dev, test = (
-            read_judged_scores(tree.scores(cell, dataset, split), collection, split, fusion)
+            read_judged_scores(
+                tree.scores(cell, judged[split], split), tree.collection(judged[split]), split, fusion
+            )
             for split in CHOSEN_AND_REPORTED
         )
         chosen, closest = choose_threshold(dev.of(exit), dev, precision)

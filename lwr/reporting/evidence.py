@@ -12,6 +12,7 @@ from lwr.common.exits import ARM_COLUMNS, CASCADE, CASCADE_FOR_FUSED, is_fused, 
 from lwr.evaluation.arm_files import CHOSEN_COLUMNS
 from lwr.reporting.fused import (
     CascadeChoice,
+    chosen_elsewhere,
     complete_cascades,
     complete_layers,
     is_deepest_alone,
@@ -34,10 +35,17 @@ class Evidence:
     comparisons: pd.DataFrame
     primary: str
     margin: float
+    chosen_on: str | None = None  # the data set whose dev is read, where this one has no dev queries
 
 
 def read_evidence(tables: Path) -> dict[str, Evidence]:
-    """Read the tables in a folder, by data set. Raises BadInput if one is missing."""
+    """Read the tables in a folder, by data set.
+
+    A data set without dev queries gets the dev results of the data set that its choices were made on, of the same arms.
+
+    Raises:
+        BadInput: A table is missing.
+    """
     for name in READ:
         if not (tables / f"{name}.csv").is_file():
             raise BadInput(
@@ -48,17 +56,31 @@ def read_evidence(tables: Path) -> dict[str, Evidence]:
     )
     layers, cascades = complete_layers(layers), complete_cascades(cascades)
     primary, margin = comparisons["measure"].iloc[0], float(comparisons["margin"].iloc[0])
-    return {
-        dataset: Evidence(
+    chosen_on = chosen_elsewhere(cascades)
+    evidence = {}
+    for dataset, of_dataset in layers.groupby("dataset", sort=False):
+        compared, other = comparisons[comparisons["dataset"] == dataset], chosen_on.get(str(dataset))
+        if other is not None:
+            of_dataset = _with_dev_of(layers[layers["dataset"] == other], of_dataset, f"dev {primary}")
+            on_dev = comparisons[(comparisons["dataset"] == other) & (comparisons["split"] == "dev")]
+            compared = pd.concat([on_dev.assign(dataset=dataset), compared], ignore_index=True)
+        evidence[dataset] = Evidence(
             of_dataset,
             cost[cost["dataset"] == dataset],
             cascades[cascades["dataset"] == dataset],
-            comparisons[comparisons["dataset"] == dataset],
+            compared,
             primary,
             margin,
+            other,
         )
-        for dataset, of_dataset in layers.groupby("dataset", sort=False)
-    }
+    return evidence
+
+
+def _with_dev_of(other: pd.DataFrame, layers: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return rows of the table of layers with a column of the same arm and exit in the rows of another data set."""
+    key = [*ARM_COLUMNS[1:], "exit"]
+    joined = layers.drop(columns=column).merge(other[[*key, column]], how="left", on=key)
+    return joined.set_axis(layers.index)
 
 
 def rows_of_arm(table: pd.DataFrame, arm: pd.Series) -> pd.DataFrame:

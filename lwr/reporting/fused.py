@@ -12,6 +12,7 @@ from lwr.evaluation.arm_files import (
     CHOICE_COLUMNS,
     CHOICE_FOR_FUSED_COLUMNS,
     CHOSEN_COLUMNS,
+    CHOSEN_ON,
     FOR_FUSED,
 )
 
@@ -24,10 +25,16 @@ def complete_layers(layers: pd.DataFrame) -> pd.DataFrame:
 
 
 def complete_cascades(cascades: pd.DataFrame) -> pd.DataFrame:
-    """Return the table of cascades with the columns that only grids with fused scores have: False, numbers NaN."""
-    missing: dict[str, object] = {"fused": False, CHOSEN_COLUMNS[CASCADE_FOR_FUSED]: False}
+    """Return the table of cascades with the columns that not all grids have: False, numbers NaN, texts None."""
+    missing: dict[str, object] = {"fused": False, CHOSEN_COLUMNS[CASCADE_FOR_FUSED]: False, CHOSEN_ON: None}
     missing |= dict.fromkeys([*CHOICE_COLUMNS, *CHOICE_FOR_FUSED_COLUMNS], np.nan)
     return cascades.assign(**{name: value for name, value in missing.items() if name not in cascades})
+
+
+def chosen_elsewhere(cascades: pd.DataFrame) -> dict[str, str]:
+    """Return the data sets without dev queries -> the one that their choices were made on."""
+    chosen = complete_cascades(cascades).dropna(subset=CHOSEN_ON)
+    return dict(zip(chosen["dataset"], chosen[CHOSEN_ON], strict=True))
 
 
 def is_deepest_alone(cascades: pd.DataFrame) -> pd.Series:

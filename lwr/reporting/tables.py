@@ -18,12 +18,18 @@ from lwr.common.exits import (
     layer_of,
     sort_key,
 )
-from lwr.evaluation.arm_files import CHOSEN_COLUMNS, read_cascades, read_costs
+from lwr.evaluation.arm_files import CHOSEN_COLUMNS, CHOSEN_ON, read_cascades, read_costs
 from lwr.evaluation.calibrate import BINS, METHODS, read_calibrations
 from lwr.evaluation.measures import read_measures
 from lwr.evaluation.statistics.paired_tests import interval
 from lwr.formats.tables import write_table, write_text
-from lwr.reporting.fused import add_costs, complete_cascades, complete_layers, is_deepest_alone
+from lwr.reporting.fused import (
+    add_costs,
+    chosen_elsewhere,
+    complete_cascades,
+    complete_layers,
+    is_deepest_alone,
+)
 
 TIES_SHOWN_FROM = 0.001
 """Share of candidates with equal scores from which on the table of layers has a column for it."""
@@ -53,7 +59,7 @@ def tables(
     values, cost, schedules = read_measures(measures), read_costs(costs), read_cascades(cascades)
     layers = build_layers_table(values, primary, cost, schedules)
     text = format_layers(layers, _measure_names(values))
-    write_table(out / "layers", layers, text)
+    write_table(out / "layers", layers, text, _choice_note(schedules))
     write_text(out / "layers.tex", text.to_latex(index=False, escape=True))
     write_table(out / "cost", cost, format_costs(cost), _cost_note(cost))
     write_table(out / "cascades", schedules, format_cascades(schedules))
@@ -63,6 +69,15 @@ def tables(
 
 def _measure_names(values: pd.DataFrame) -> list[str]:
     return [name for name in dict.fromkeys(values["measure"]) if name != "ties"]
+
+
+def _choice_note(cascades: pd.DataFrame) -> str:
+    """Return a note on the data sets without dev queries, with a blank line after it; or nothing."""
+    notes = [
+        f"{dataset} has no dev queries: weights of fused scores and cascades were chosen on dev of {other}.\n"
+        for dataset, other in chosen_elsewhere(cascades).items()
+    ]
+    return "\n".join([*notes, ""])
 
 
 def _cost_note(cost: pd.DataFrame) -> str:
@@ -311,6 +326,8 @@ def format_cascades(cascades: pd.DataFrame) -> pd.DataFrame:
     deepest = cascades[is_deepest_alone(cascades)].set_index(ARM_COLUMNS)[["dev", "test"]]
     full = cascades[ARM_COLUMNS].merge(deepest.reset_index(), how="left", on=ARM_COLUMNS)
     rows = format_arms(cascades)
+    if cascades[CHOSEN_ON].notna().any():
+        rows[CHOSEN_ON] = cascades[CHOSEN_ON].fillna("")
     rows["schedule"] = cascades["schedule"]
     if cascades["fused"].any():
         rows["fused"] = cascades["fused"].map({True: "yes", False: ""})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,18 @@ class RankedDataset:
         return self.tree.cascade(self.arm, self.name)
 
     @cached_property
+    def chosen_on(self) -> str:
+        """The data set on whose dev queries choices were made: this one, if it has any."""
+        with contextlib.suppress(BadInput):  # a fault of the cascade, which its own check finds
+            return read_json(self.cascade, {}).get("chosen_on", self.name)
+        return self.name
+
+    @property
+    def splits(self) -> Sequence[Split]:
+        """The splits that the cells rank."""
+        return RANKED_SPLITS if self.chosen_on == self.name else ("test",)
+
+    @cached_property
     def fusion(self) -> Path | None:
         """The JSON file with the weights of fused scores; None if cascades were chosen without (`fusion: off`)."""
         path = self.tree.fusion(self.arm, self.name)
@@ -62,8 +75,16 @@ class RankedDataset:
         return path if is_used else None
 
     def scores(self, split: Split) -> list[Path]:
-        """Return the scores of each cell."""
-        return [self.tree.scores(cell, self.name, split) for cell in self.cells]
+        """Return the scores of each cell, of dev those that choices were made on."""
+        return [self.tree.scores(cell, self.judged(split), split) for cell in self.cells]
+
+    def qrels(self, split: Split) -> Path:
+        """Return the judgements of these scores."""
+        return self.tree.qrels(self.judged(split), split)
+
+    def judged(self, split: Split) -> str:
+        """Return the data set of a split's scores, on which choices are made (dev) or measured (test)."""
+        return self.chosen_on if split == "dev" else self.name
 
 
 @dataclass(frozen=True)
@@ -145,7 +166,7 @@ def check_cells(tree: ResultsTree, checksums: Checksums, means: LayerMeans, verd
             for cell in cells:
                 path = tree.calibration(cell, name)
                 verdict.check(path, _calibration_faults(path, ranked, cell, checksums))
-                for split in RANKED_SPLITS:
+                for split in ranked.splits:
                     scored = ScoredSplit(tree, cell, name, split, ranked.fusion)
                     verdict.check(scored.scores, _score_faults(scored, checksums))
                     verdict.check(scored.measures, _measure_faults(scored, checksums, means))
@@ -222,7 +243,7 @@ def _fusion_faults(ranked: RankedDataset, fusion: Path, checksums: Checksums) ->
     read_cross_fitted(fusion)
     if set(inputs["dev"]) != {checksums.sha256(file) for file in ranked.scores("dev")}:
         yield f"was fitted on other scores of dev than are there now; {REMAKE}"
-    yield from checksums.changed_inputs(inputs["qrels"], {"dev": ranked.tree.qrels(ranked.name, "dev")})
+    yield from checksums.changed_inputs(inputs["qrels"], {"dev": ranked.qrels("dev")})
 
 
 def _precision_faults(ranked: RankedDataset, precision: Path, checksums: Checksums) -> Iterator[str]:
@@ -233,11 +254,11 @@ def _precision_faults(ranked: RankedDataset, precision: Path, checksums: Checksu
 
 def _calibration_faults(path: Path, ranked: RankedDataset, cell: Cell, checksums: Checksums) -> Iterator[str]:
     recorded = read_json(path, {"exits": dict, "inputs": dict})["inputs"]
-    inputs = {split: ranked.tree.scores(cell, ranked.name, split) for split in RANKED_SPLITS}
+    inputs = {split: ranked.tree.scores(cell, ranked.judged(split), split) for split in RANKED_SPLITS}
     if ranked.fusion is not None:
         inputs["fusion"] = ranked.fusion
     yield from checksums.changed_inputs(recorded, inputs)
-    qrels = {split: ranked.tree.qrels(ranked.name, split) for split in RANKED_SPLITS}
+    qrels = {split: ranked.qrels(split) for split in RANKED_SPLITS}
     yield from checksums.changed_inputs(recorded["qrels"], qrels)
 
 
@@ -249,8 +270,7 @@ def _cascade_faults(ranked: RankedDataset, checksums: Checksums) -> Iterator[str
     for split in RANKED_SPLITS:
         if set(choice["inputs"][split]) != {checksums.sha256(file) for file in ranked.scores(split)}:
             yield f"was chosen from other scores of {split} than are there now; {REMAKE}"
-        qrels = {split: ranked.tree.qrels(ranked.name, split)}
-        yield from checksums.changed_inputs(choice["inputs"]["qrels"], qrels)
+        yield from checksums.changed_inputs(choice["inputs"]["qrels"], {split: ranked.qrels(split)})
     for cascade in chosen.values():
         find_row(ranked.cascade, choice["schedules"], cascade)
 

@@ -80,6 +80,7 @@ BROKEN = {
     "weight of a layer between heads": ("group_size: 4", "group_size: 4\n  head_every: 2\n  exit_weights: {3: 0.5, 4: 0.5}", "x.yaml:9: train.exit_weights.3", ["head"]),
     "weight of a layer without a head": ("group_size: 4", "group_size: 4\n  exit_weights: {1: 0.5, 2: 0.5}", "x.yaml:8: train.exit_weights.1", ["head"]),
     "unknown test data set": ("mining:", "tests: [dogs], mining:", "x.yaml:2: datasets.docs.tests", ["dogs", "did you mean `docs`"]),
+    "choices on an unknown data set": ("mining:", "chosen_on: dogs, mining:", "x.yaml:2: datasets.docs.chosen_on", ["dogs", "did you mean `docs`"]),
     "unknown variant of a base model": ("/model}", "/model, variants: [defalt]}", "x.yaml:4: base_models.minilm.variants", ["defalt", "did you mean `default`"]),
     "duplicate variant of a base model": ("/model}", "/model, variants: [default, default]}", "x.yaml:4: base_models.minilm.variants", ["default", "remove one"]),
     "base model without a variant": ("/model}", "/model, variants: []}", "x.yaml:4: base_models.minilm.variants", ["empty"]),
@@ -110,6 +111,30 @@ def test_a_data_set_whose_variants_no_base_model_has_is_refused(folder):
     text = GRID.replace("mining:", "variants: [b], mining:").replace("/model}", "/model, variants: [a]}")
     [line] = problems(text + "variants: {a: {}, b: {}}\n")
     assert line == "x.yaml:2: datasets.docs.variants: no base model is trained under any of these; use a"
+
+
+@pytest.mark.parametrize(
+    ("tests", "chosen_on", "told"),
+    [
+        ("[docs, small]", "docs", None),
+        ("[small]", "docs", ["rank small, but not docs; add it to their tests", "put docs first"]),
+        ("[small, docs]", "docs", ["put docs first in the tests of docs"]),
+        ("[docs, small]", "small", ["small has no dev queries itself; name a data set without chosen_on"]),
+    ],
+)
+def test_choices_are_made_on_a_data_set_that_the_same_rerankers_rank(tests, chosen_on, told, folder):
+    small = f"  small: {{train: false, chosen_on: {chosen_on}, source: {{kind: python_docs}}}}\n"
+    text = GRID.replace("mining:", f"tests: {tests}, mining:").replace("base_models:", small + "base_models:")
+    if told is None:
+        Path("x.yaml").write_text(text)
+        config = read(Path("x.yaml"))
+        assert [config.splits_ranked(name) for name in config.datasets] == [["dev", "test"], ["test"]]
+        return
+    lines = problems(text)
+    assert len(lines) == len(told)
+    for line, words in zip(lines, told, strict=True):
+        assert line.startswith("x.yaml:3: datasets.small.chosen_on: ")
+        assert words in line
 
 
 @pytest.mark.parametrize(

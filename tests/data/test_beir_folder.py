@@ -96,6 +96,14 @@ def test_split_is_sampled_by_hash_and_others_are_complete(folder, tmp_path):
     assert len(read_queries(tmp_path / "few")) == len(read_queries(tmp_path / "all")) - len(everything) + 3
 
 
+def test_folder_with_test_queries_alone_is_only_ranked(folder, tmp_path):
+    (folder / "qrels" / "train.tsv").rename(folder / "qrels" / "test.tsv")
+    (folder / "qrels" / "dev.tsv").unlink()
+    collect(source(folder), tmp_path / "out")
+    assert read_qrels(tmp_path / "out", "test") == read_qrels(folder, "test")
+    assert read_qrels(tmp_path / "out", "train") == read_qrels(tmp_path / "out", "dev") == {}
+
+
 def test_missing_train_split_is_refused(folder, tmp_path):
     (folder / "qrels" / "train.tsv").unlink()
     with pytest.raises(BadInput, match=r"train\.tsv: no such file"):

@@ -209,6 +209,32 @@ def test_each_data_set_has_a_section(grid):
     assert "of one" not in section(text, "The best within", "other")
 
 
+def test_data_set_without_dev_queries_is_advised_by_dev_of_another(grid):
+    arms = [
+        of_arm
+        for name, quality in (("one", ONE), ("two", TWO))
+        for of_arm in (
+            rows(name, quality, {3: (True, True)}, "2:3 4"),
+            rows(name, quality, {3: (True, True)}, "2:3 4", dataset="small", trained_on="d"),
+        )
+    ]
+    tables = grid(*arms)
+    whole = advice_text(tables)
+    for name, column in (("layers", "dev nDCG@10"), ("comparisons", None), ("cascades", "chosen on")):
+        table = pd.read_csv(tables / f"{name}.csv", dtype={"schedule": str, "deepest": str})
+        of_small = table["dataset"] == "small"
+        if column is None:
+            table = table[~of_small | (table["split"] == "test")]
+        else:
+            table.loc[of_small, column] = {"layers": None, "cascades": "d"}[name]
+        table.to_csv(tables / f"{name}.csv", index=False)
+    note = "small has no dev queries: dev is that of d, ranked by the same models.\n\n"
+    text = advice_text(tables)
+    assert text.count(note) == 1
+    assert note in text.split("## small")[1]
+    assert text.replace(note, "") == whole
+
+
 # --- The shallowest exit that is as good ---
 
 

@@ -5,8 +5,8 @@ if GRID.fusion:
 
     rule fuse:
         input:
-            dev=across_seeds(SCORES, split="dev"),
-            qrels=ranked_collection(QRELS, split="dev"),
+            dev=choosing_scores,
+            qrels=choosing_qrels,
         output:
             FUSION,
         log:
@@ -63,11 +63,11 @@ if IS_INT8:
 
 rule cascade:
     input:
-        PRECISION if IS_INT8 else [],
+        choosing_precision if IS_INT8 else [],
         model=first_seed(MODEL),
-        dev=across_seeds(SCORES, split="dev"),
+        dev=choosing_scores,
         test=across_seeds(SCORES, split="test"),
-        dev_qrels=ranked_collection(QRELS, split="dev"),
+        dev_qrels=choosing_qrels,
         test_qrels=ranked_collection(QRELS, split="test"),
         fusion=FUSION_IF_ANY,
     output:
@@ -78,7 +78,8 @@ rule cascade:
         mem_mb=8000,
         runtime=60,
     params:
-        folder=lambda w, input: collection_of(input.dev_qrels),
+        folder=lambda w, input: collection_of(input.test_qrels),
+        chosen_on=dev_collection_option,
         dev=lambda w, input: repeated_option("--dev", input.dev),
         test=lambda w, input: repeated_option("--test", input.test),
         settings=as_json(GRID.cascade),
@@ -89,7 +90,7 @@ rule cascade:
         arm=lambda w: as_json(ranked_arm(w)),
         code=CODE["cascade"],
     shell:
-        "lwr cascade {params.dev} {params.test} --model {input.model:q} --collection {params.folder:q}"
+        "lwr cascade {params.dev} {params.test} --model {input.model:q} --collection {params.folder:q} {params.chosen_on}"
         " --settings {params.settings:q} {params.fusion} --confidence {params.confidence:q}"
         " --measure {params.measure:q} --arm {params.arm:q} --label {params.label:q} --out {output:q}"
         " 2>&1 | tee {log:q}"

@@ -88,15 +88,17 @@ def cell_paths(pattern, **fixed):
         pattern.format(**wildcards_of(cell), tested=tested, **fixed)
         for cell in GRID.cells()
         for tested in GRID.tests_of(cell.trained_on)
+        if fixed.get("split") != "dev" or "dev" in GRID.splits_ranked(tested)
     ]
 
 
-def arm_paths(pattern):
-    """The path for every arm of the grid and every data set that it ranks."""
+def arm_paths(pattern, with_dev_alone=False):
+    """The path for every arm of the grid and every data set that it ranks, or those with dev queries alone."""
     return [
         pattern.format(**wildcards_of(arm), tested=tested)
         for arm in GRID.arms()
         for tested in GRID.tests_of(arm.trained_on)
+        if not with_dev_alone or "dev" in GRID.splits_ranked(tested)
     ]
 
 
@@ -149,6 +151,31 @@ def repeated_option(name, values):
 def ranked_collection(pattern, **fixed):
     """Input function: the path of a collection, for the data set that is ranked."""
     return lambda w: pattern.format(**{"dataset": w.tested, "split": w.get("split"), **fixed})
+
+
+def choosing_scores(w):
+    """The scores of every seed of an arm for the dev queries that choices for a data set are made on."""
+    chosen_on = GRID.chosen_on(w.tested)
+    return [
+        SCORES.format(**{**dict(w.items()), "tested": chosen_on, "split": "dev", "seed": seed})
+        for seed in GRID.seeds
+    ]
+
+
+def dev_collection_option(w, input):
+    """The option that names the collection of these queries, where it is not the ranked one."""
+    folder = collection_of(input.dev_qrels)
+    return "" if GRID.chosen_on(w.tested) == w.tested else f"--dev-collection {quote(folder)}"
+
+
+def choosing_precision(w):
+    """The comparison of these scores with those in float32."""
+    return PRECISION.format(**{**dict(w.items()), "tested": GRID.chosen_on(w.tested)})
+
+
+def choosing_qrels(w):
+    """Their judgements."""
+    return QRELS.format(dataset=GRID.chosen_on(w.tested), split="dev")
 
 
 def dev_collection(pattern):

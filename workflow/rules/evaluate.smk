@@ -29,10 +29,10 @@ rule evaluate:
 
 rule calibrate:
     input:
-        dev=SCORES.replace("{split}", "dev"),
+        dev=lambda w: SCORES.format(**{**dict(w.items()), "tested": GRID.chosen_on(w.tested), "split": "dev"}),
         test=SCORES.replace("{split}", "test"),
         fusion=FUSION_IF_ANY,
-        dev_qrels=ranked_collection(QRELS, split="dev"),
+        dev_qrels=choosing_qrels,
         test_qrels=ranked_collection(QRELS, split="test"),
     output:
         CALIBRATION,
@@ -42,10 +42,11 @@ rule calibrate:
         mem_mb=4000,
         runtime=60,
     params:
-        folder=lambda w, input: collection_of(input.dev_qrels),
+        folder=lambda w, input: collection_of(input.test_qrels),
+        chosen_on=dev_collection_option,
         fusion=lambda w, input: repeated_option("--fusion", input.fusion),
         cell=lambda w: as_json({**ranked_arm(w), "seed": int(w.seed)}),
         code=CODE["calibrate"],
     shell:
-        "lwr calibrate --dev {input.dev:q} --test {input.test:q} --collection {params.folder:q} {params.fusion}"
-        " --cell {params.cell:q} --out {output:q} 2>&1 | tee {log:q}"
+        "lwr calibrate --dev {input.dev:q} --test {input.test:q} --collection {params.folder:q} {params.chosen_on}"
+        " {params.fusion} --cell {params.cell:q} --out {output:q} 2>&1 | tee {log:q}"

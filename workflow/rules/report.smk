@@ -54,7 +54,7 @@ rule advise:
         COMPARISONS,
         LAYERS_TABLE,
         OTHER_TABLES,
-        arm_paths(PRECISION) if IS_INT8 else [],
+        arm_paths(PRECISION, with_dev_alone=True) if IS_INT8 else [],
     output:
         RECOMMENDATION,
     log:

@@ -73,6 +73,11 @@ class DatasetConfig(Section):
         description="data sets whose dev and test queries are ranked by the rerankers trained on this one; empty: this "
         "one. Evaluation during training uses the first",
     )
+    chosen_on: Name | None = Field(
+        default=None,
+        description="for a data set that has no dev queries: the data set on whose dev queries the weights of fused "
+        "scores and the cascades are chosen; what ranks this data set must rank that one, too; null: its own",
+    )
     variants: list[Name] | None = Field(
         default=None,
         min_length=1,

@@ -45,6 +45,8 @@ def _read_splits(
     folder: Path, source: BeirFolderSource, files: dict[Split, Path], query_ids: set[str] | None
 ) -> dict[Split, Qrels]:
     shares: dict[Split, float] = {"dev": source.dev_from_train, "test": source.test_from_train}
+    if not any(shares.values()) and not files["train"].is_file() and not files["dev"].is_file():
+        return {"test": read_qrels(folder, "test", query_ids)}  # a folder that is only ranked
     given: list[Split] = [split for split in SPLITS if split == "train" or files[split].is_file()]
     qrels: dict[Split, Qrels] = {split: read_qrels(folder, split, query_ids) for split in given}
     judged: dict[Split, Qrels] = {split: qrels[split] for split in shares if qrels.get(split)}
