@@ -4,7 +4,7 @@
 
 Measured are scoring a list and one training step (forward, backward) of Llamas with random weights, in float32. Each
 line differs from the first in one number. Times are medians of rounds that visit all lines in turn; memory is the peak
-of the process above its memory before.
+of the process above its memory before. With --windows, only scoring is measured, of passages in 1 to 16 windows.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Case:
     exits: int = 5
     layers: int = 12
     hidden: int = 256
+    windows: int = 1
 
 
 BASE = Case()
@@ -53,6 +54,8 @@ CASES = {
     "layers": [replace(BASE, layers=n) for n in (6, 24)],
     "hidden": [replace(BASE, hidden=n) for n in (128, 512)],
 }
+
+WINDOWS = [Case(passages=8, windows=n) for n in (1, 2, 4, 8, 16)]
 
 
 class NoTokenizer:
@@ -68,16 +71,25 @@ def main() -> None:
     )
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--windows", action="store_true", help="measure windows alone")
     given = options.parse_args()
     if "MALLOC_TRIM_THRESHOLD_" not in os.environ:  # glibc reads it when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | RETURN_MEMORY)
     torch.set_num_threads(given.threads)
     cases = [(what, case) for what, varied in CASES.items() for case in varied]
+    if given.windows:
+        cases = [("windows", case) for case in WINDOWS]
     measured: dict[Case, list[list[float]]] = {case: [] for _, case in cases}
-    measure(BASE)  # warms up
+    measure(BASE, with_training=not given.windows)  # warms up
     for _, case in tqdm(cases * given.rounds, "cases"):
-        measured[case].append(measure(case))
+        measured[case].append(measure(case, with_training=not given.windows))
     print(f"{describe_machine(given.threads)}; {given.rounds} rounds\n")
+    if given.windows:
+        print("| passages | windows of each | tokens of a window | score, s | MiB |\n|--:|--:|--:|--:|--:|")
+        for _, case in cases:
+            score, score_mib = np.median(measured[case], axis=0)
+            print(f"| {case.passages} | {case.windows} | {case.tokens} | {score:.3f} | {score_mib:.0f} |")
+        return
     print("| what differs | passages | tokens | exits | layers | width | score, s | MiB | train, s | MiB |")
     print("|:--|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
     for what, case in cases:
@@ -86,8 +98,8 @@ def main() -> None:
         print(f"| {what} | {shape} | {score:.3f} | {score_mib:.0f} | {train:.3f} | {train_mib:.0f} |")
 
 
-def measure(case: Case) -> list[float]:
-    """Return seconds and MiB of scoring, then seconds and MiB of a training step."""
+def measure(case: Case, with_training: bool) -> list[float]:
+    """Return seconds and MiB of scoring, then, if wanted, seconds and MiB of a training step."""
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=case.hidden,
@@ -102,9 +114,18 @@ def measure(case: Case) -> list[float]:
     reranker.tokenizer = NoTokenizer()
     set_recompute(reranker.backbone, reranker.stack.blocks, "cheap")
     rng = random.Random(0)
-    rows = [Row(rng.choices(range(3, VOCABULARY), k=case.tokens), None) for _ in range(case.passages)]
+
+    def make_row() -> Row:
+        return Row(rng.choices(range(3, VOCABULARY), k=case.tokens), None)
+
+    rows = [
+        replace(make_row(), further=tuple(make_row() for _ in range(case.windows - 1)))
+        for _ in range(case.passages)
+    ]
     reranker.eval()
     scored = _measure_call(lambda: reranker.score_rows(rows, reranker.exits))
+    if not with_training:
+        return scored
     reranker.train()
     batch = pad(rows, reranker.tokenizer)
     return scored + _measure_call(lambda: reranker(batch).loss.backward())

@@ -14,7 +14,8 @@ from typer import Option
 from lwr.cli.options import Model, OutFolder, command_with_extra, silence_transformers
 from lwr.common.atomic import atomic
 from lwr.common.errors import BadInput
-from lwr.config.evaluation import ScoringConfig
+from lwr.config.evaluation import ScoringConfig, Windows
+from lwr.config.load import read_settings
 from lwr.config.section import ScoringPrecision
 from lwr.export.export import GraphPrecision, Layout, Optimization
 from lwr.model.cascade_schedule import Schedule, stage_weights
@@ -49,6 +50,15 @@ FusionFile = Annotated[
         "--fusion",
         help="Weights that `lwr fuse` wrote; default: fusion.json in the model's folder, or else its grid's.",
         exists=True,
+    ),
+]
+WindowsOption = Annotated[
+    str | None,
+    Option(
+        "--windows",
+        metavar="SETTINGS",
+        help="Read passages that do not fit into a row in windows; the keys under `score.windows`, such as "
+        "`--windows '{overlap: 32, most: 4, pool: max}'`; default: they are cut.",
     ),
 ]
 PrecisionOption = Annotated[
@@ -99,6 +109,7 @@ def rerank(
     tag: Annotated[
         str | None, Option(help="Tag of the written run; default: as in the workflow, such as `layer_4`.")
     ] = None,
+    windows: WindowsOption = None,
     tokens_per_batch: TokensPerBatch = None,
     precision: PrecisionOption = "float32",
     revision: Annotated[str | None, Option(help="Commit hash of a hub id.")] = None,
@@ -129,6 +140,7 @@ def rerank(
     from lwr.scoring.rerank import rerank, resolve_fusion, resolve_schedule
 
     requested = _requested_schedule(layer, cascade)
+    scoring = _scoring(tokens_per_batch, precision, windows)
     if out is not None:
         check_output(out, tag)
     elif query is None:
@@ -160,7 +172,6 @@ def rerank(
     elif instruction is not None:
         prompts = reranker.prompt.with_instruction(instruction)
         candidates = [replace(of_query, prompts=prompts) for of_query in candidates]
-    scoring = ScoringConfig(tokens_per_batch=tokens_per_batch, precision=precision)
     ranked = rerank(reranker, candidates, schedule, scoring, top_k, fused)
     if out is None:
         print_ranking(ranked[0])
@@ -187,6 +198,12 @@ def _check_inputs(
         missing = ", ".join(name for name in run_options if name not in given)
         raise BadInput(f"{', '.join(given)} without {missing}: give all three")
     return list(given.values())
+
+
+def _scoring(tokens_per_batch: int | None, precision: ScoringPrecision, windows: str | None) -> ScoringConfig:
+    """Return how passages are scored. Raises BadInput if `windows` are not such settings."""
+    read = None if windows is None else read_settings(windows, Windows)
+    return ScoringConfig(tokens_per_batch=tokens_per_batch, precision=precision, windows=read)
 
 
 def _requested_schedule(layer: int | None, cascade: str | None) -> Schedule | None:
@@ -265,6 +282,7 @@ def serve(
     max_requests: Annotated[
         int, Option(help="Maximum number of requests at a time; others are asked to retry.", min=1)
     ] = 256,
+    windows: WindowsOption = None,
     tokens_per_batch: TokensPerBatch = None,
     precision: PrecisionOption = "float32",
 ) -> None:
@@ -294,7 +312,7 @@ def serve(
     if api_key_env and not key:
         raise BadInput(f"--api-key-env {api_key_env}: that variable is not set; put the key into it")
     silence_transformers()
-    scoring = ScoringConfig(tokens_per_batch=tokens_per_batch, precision=precision)
+    scoring = _scoring(tokens_per_batch, precision, windows)
     limits = Limits(int(max_body_mib * 2**20), max_documents, max_characters, max_requests)
     weights = resolve_fusion(str(model), fused, fusion)
     model_name = name or model.resolve().name

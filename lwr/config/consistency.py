@@ -170,6 +170,12 @@ def _keep(config: GridConfig, base_model: str, variant: str, last: int | None) -
             loc = find_setting(config, base_model, variant, *keys)
             yield Problem(loc, problem["msg"].removeprefix("Value error, "))
         return
+    windows = config.score.windows
+    if windows is not None and windows.overlap >= train.passage_max_len:
+        text = (
+            f"{windows.overlap} tokens fill the windows of {base_model}; give less than its passage_max_len, "
+        )
+        yield Problem(("score", "windows", "overlap"), f"{text}{train.passage_max_len}")
     if train.compression is not None and last is not None:
         for layer in (layer for layer in train.compression.layers if layer >= last):
             text = f"no block of {base_model} reads the tokens after layer {layer}; give layers below {last}"

@@ -27,7 +27,7 @@ WindowPool = Literal["max", "mean"]
 
 
 class Windows(Section):
-    """Windows of passages that are longer than a row; a passage's score is made of those of its windows."""
+    """Windows in which passages that do not fit into a row are read; each window has a score."""
 
     overlap: Annotated[int, Field(ge=0, json_schema_extra={"unit": "tokens"})] = Field(
         default=32, description="number of tokens that a window repeats of the one before it"
@@ -61,6 +61,11 @@ class ScoringConfig(Section):
         default=[],
         description="token compressions that are scored beside full width, each a pass of its own, and that the search "
         "for a cascade includes; [3, 2]: after layer 3, each two neighbouring passage tokens become one",
+    )
+    windows: Windows | None = Field(
+        default=None,
+        description="windows in which passages that do not fit into a row are scored; `{}`: with the defaults below; "
+        "training reads the first window; null: passages are cut",
     )
 
 

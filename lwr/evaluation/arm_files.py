@@ -197,7 +197,8 @@ def read_costs(files: Sequence[Path]) -> pd.DataFrame:
 
     Returns:
         A table with the columns `ARM_COLUMNS`, candidates, queries, device, precision, reference (the exit that times
-        are relative to), exit, schedule, `gflops per pair`, parameters, ratio, `ratio low`, `ratio high`, `p50 ms`,
+        are relative to), cut (the share of test pairs of which the end of the passage is not read; not in files that an
+        older version wrote), exit, schedule, `gflops per pair`, parameters, ratio, `ratio low`, `ratio high`, `p50 ms`,
         `p95 ms`, `pairs per second`, `peak memory MiB`, and `flops` and `time` as shares of the arm's deepest exit.
         What was not timed is NaN.
     """
@@ -207,7 +208,8 @@ def read_costs(files: Sequence[Path]) -> pd.DataFrame:
         for arm in cost["arms"]:
             _check_arm(file, arm)
             rows += _cost_rows(cost, arm)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table if table["cut"].notna().any() else table.drop(columns="cut")
 
 
 def _cost_rows(cost: dict[str, Any], arm: dict[str, Any]) -> list[dict[str, Any]]:
@@ -219,6 +221,7 @@ def _cost_rows(cost: dict[str, Any], arm: dict[str, Any]) -> list[dict[str, Any]
     shared = {name: arm[name] for name in ARM_COLUMNS}
     shared |= {name: cost[name] for name in ("candidates", "queries", "device", "precision")}
     shared["reference"] = f"{label(reference['exit'])} of {describe_arm(reference)}" if reference else None
+    shared["cut"] = arm.get("cut", np.nan)
     deepest = [row for row in arm["exits"] if is_layer(row["exit"])][-1]
     rows = []
     for row in arm["exits"]:

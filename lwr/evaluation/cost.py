@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,12 @@ class ArmFiles:
     fusion: Path | None = None  # JSON that `lwr fuse` wrote; None where no cascade is fused
 
     def read_candidates(self) -> pd.DataFrame:
-        """Read the columns query_id, doc_id, first_stage and tokens of the scores, and passage_tokens if there are."""
-        columns = ["query_id", "doc_id", FIRST_STAGE, "tokens"]
+        """Read what the scores say of each pair beside the scores (see `lwr.scoring.score`)."""
+        columns = ["query_id", "doc_id", FIRST_STAGE, "tokens", "cut"]
         table = parquet.read(self.scores, columns)
-        return table[[*columns, *table.columns.intersection(["passage_tokens"])]]
+        return table[
+            [*columns, *table.columns.intersection(["passage_tokens", "windows", "last_tokens"], sort=False)]
+        ]
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def cost(
     Args:
         arms: The arms that rank one data set; their scores must be of the same candidates.
         collection: BEIR folder with the texts.
-        scoring: Precision and batch size of the passes, and the widths that are measured, too.
+        scoring: Precision, batch size and windows of the passes, and the widths that are measured, too.
         settings: The number of lists to time.
         out: The file to write.
         label: Printed before each line of progress.
@@ -175,7 +178,11 @@ def _describe_arm(
     chosen = read_chosen_cascades(files.cascade)
     candidates, shape = files.read_candidates(), derive_shape(reranker.backbone)
     tokens = candidates["tokens"].to_numpy()
-    by_layer = count_flops(shape, tokens).mean(axis=1) / 1e9  # GFLOPs [layers]
+    windows, last_tokens = (
+        candidates[name].to_numpy() if name in candidates else None for name in ("windows", "last_tokens")
+    )
+    count = partial(count_flops, shape, tokens, windows=windows, last_tokens=last_tokens)  # [layers, pairs]
+    by_layer = count().mean(axis=1) / 1e9  # GFLOPs [layers]
     exits = []
     for name, schedule in schedules.items():
         if schedule.keep:
@@ -184,14 +191,14 @@ def _describe_arm(
         elif schedule.compression is None:
             gflops = by_layer[schedule.last - 1]
         else:
-            passages = candidates["passage_tokens"].to_numpy()
-            compressed = count_flops(shape, tokens, passages, schedule.compression)  # [layers, pairs]
+            compressed = count(candidates["passage_tokens"].to_numpy(), schedule.compression)
             gflops = compressed[schedule.last - 1].mean() / 1e9
         about = {"exit": name, "schedule": str(schedule)}
         counts = {"gflops_per_pair": float(gflops), "parameters": count_parameters(reranker, schedule.last)}
         exits.append(about | counts | dict.fromkeys(MEASURED))
     return {
         **{column: choice[column] for column in ARM_COLUMNS},
+        "cut": float(candidates["cut"].mean()),
         "flops_by_torch_over_formula": _torch_over_formula(reranker, rows=2, tokens=64),
         "exits": exits,
         "inputs": {"scores": sha256(files.scores), "cascade": sha256(files.cascade)},
@@ -309,7 +316,8 @@ def rank_texts(
     fused: bool = False,
 ) -> np.ndarray:
     """Rank passages, given as texts; this is what is timed. Return int64 [passages], indices from best to worst."""
-    rows = reranker.rows_to_read([(query, passage) for passage in passages], schedule, first_stage)
+    pairs = [(query, passage) for passage in passages]
+    rows = reranker.rows_to_read(pairs, schedule, first_stage, windows=scoring.windows)
     return reranker.rank_rows(
         rows, schedule, scoring.tokens_per_batch, first_stage=first_stage, fused=fused
     ).order

@@ -53,6 +53,8 @@ def count_flops(
     tokens: np.ndarray,
     passage_tokens: np.ndarray | None = None,
     compression: Compression | None = None,
+    windows: np.ndarray | None = None,
+    last_tokens: np.ndarray | None = None,
 ) -> np.ndarray:
     """Count the FLOPs of pairs from layer 1 up to and with each layer.
 
@@ -65,13 +67,26 @@ def count_flops(
 
     Args:
         shape: The shape of the backbone.
-        tokens: Number of tokens per pair, of any shape.
+        tokens: Number of tokens per pair, those of all its windows, of any shape.
         passage_tokens: How many of them compression may average, of the same shape.
         compression: Where they become fewer; None: nowhere.
+        windows: Number of windows per pair, of the same shape; 0 where there is no pair; None: each pair has one.
+        last_tokens: Number of tokens of its last window. The other windows are equally long.
 
     Returns:
         float64 [layers, *tokens.shape].
     """
+    if windows is not None and last_tokens is not None:
+        complete = np.maximum(windows - 1, 0)  # windows before the last
+        length = (tokens - last_tokens) / np.maximum(complete, 1)  # of each of these
+        passages = None, None
+        if passage_tokens is not None and compression is not None:
+            beside = (tokens - passage_tokens) / np.maximum(
+                windows, 1
+            )  # tokens of a window but the passage's
+            passages = np.maximum(length - beside, 0), last_tokens - beside
+        of_complete = count_flops(shape, length, passages[0], compression)
+        return complete * of_complete + count_flops(shape, last_tokens, passages[1], compression)
     steps = {} if compression is None else dict(compression.steps)
     n = np.asarray(tokens, dtype=np.float64)
     p = np.zeros_like(n) if passage_tokens is None else np.asarray(passage_tokens, dtype=np.float64)

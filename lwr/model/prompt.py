@@ -66,6 +66,10 @@ class Row:
         return sum(map(len, self.windows))
 
 
+class PromptTooLong(ValueError):
+    """The fixed text of a row leaves no token for query and passage, or too few for windows that overlap."""
+
+
 def split_into_windows(
     passage: Sequence[int], length: int, windows: Windows, before: int = 0
 ) -> tuple[list[list[int]], bool]:
@@ -81,11 +85,11 @@ def split_into_windows(
         The windows, at least one, and whether the passage goes on behind the last.
 
     Raises:
-        ValueError: The overlap fills a window.
+        PromptTooLong: The overlap fills a window.
     """
     step = length - before - windows.overlap
     if step < 1:
-        raise ValueError(
+        raise PromptTooLong(
             f"windows overlap by {windows.overlap} tokens, but a window has {max(0, length - before)} tokens of a "
             "passage beside query and prompt; lower the overlap, or train with a larger passage_max_len"
         )
@@ -120,10 +124,6 @@ class LinePrompts:
         if instruction == UPSTREAM_INSTRUCTION:
             instruction = None
         return cls(instruction, line.get("query_prompt"), line.get("passage_prompt"))
-
-
-class PromptTooLong(ValueError):
-    """The fixed text of a row leaves no token for query and passage."""
 
 
 @dataclass(frozen=True)
@@ -365,7 +365,7 @@ class Prompt:
             windows: The windows.
 
         Raises:
-            ValueError: The overlap fills a window.
+            PromptTooLong: The overlap fills a window.
         """
         free = self._free_tokens(self.frame(prompts.instruction)) - len(query)
         same = [a == b for a, b in zip(start, passage, strict=False)]
@@ -375,7 +375,7 @@ class Prompt:
         return replace(first, is_cut=is_cut, further=tuple(further), pool=windows.pool)
 
     def check_windows(self, windows: Windows) -> None:
-        """Raise ValueError if the overlap would fill the windows of a passage beside the longest query."""
+        """Raise PromptTooLong if the overlap would fill the windows of a passage beside the longest query."""
         start = self._start_of_passages(None)
         self._window_row([0] * self.lengths.query, start, LinePrompts(), start, windows)
 
@@ -419,7 +419,7 @@ class Prompt:
             windows: How passages that do not fit are split; None: they are cut.
 
         Raises:
-            ValueError: The overlap fills a window.
+            PromptTooLong: The overlap fills a window.
         """
         queries = _tokenise_by_prompt(self.queries, ((prompts.query, query) for query, _, prompts in groups))
         passages = _tokenise_by_prompt(

@@ -82,9 +82,12 @@ def _choice_note(cascades: pd.DataFrame) -> str:
 
 def _cost_note(cost: pd.DataFrame) -> str:
     timed = cost.dropna(subset="ratio").drop_duplicates("dataset")
-    if timed.empty:
-        return "Nothing was timed.\n\n"
-    return "\n\n".join([*(time_note(row) for _, row in timed.iterrows()), RATIO_NOTE]) + "\n\n"
+    notes = ["Nothing was timed."]
+    if not timed.empty:
+        notes = [*(time_note(row) for _, row in timed.iterrows()), RATIO_NOTE]
+    if "cut" in cost:
+        notes.append(CUT_NOTE)
+    return "\n\n".join(notes) + "\n\n"
 
 
 RATIO_NOTE = (
@@ -94,6 +97,11 @@ RATIO_NOTE = (
     "of two exits overlap, these times do not tell which is faster: see *as fast as*."
 )
 """What the columns of the table of costs say about times."""
+CUT_NOTE = (
+    "*pairs cut*: the share of test candidates of which the end is not read. To read it, raise `passage_max_len`, or "
+    "set `score.windows`."
+)
+"""What the table of costs says about passages that are too long."""
 
 
 def time_note(cost: pd.Series) -> str:
@@ -298,6 +306,8 @@ def format_costs(costs: pd.DataFrame) -> pd.DataFrame:
     rows["pairs/s"] = costs["pairs per second"].map(format_number)
     rows["parameters, M"] = (costs["parameters"] / 1e6).map(format_number)
     rows["peak memory, MiB"] = costs["peak memory MiB"].map(format_number)
+    if "cut" in costs:
+        rows["pairs cut"] = costs["cut"].map(format_percent)
     return rows
 
 

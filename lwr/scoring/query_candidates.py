@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lwr.config.evaluation import ScoringConfig
+from lwr.config.evaluation import ScoringConfig, Windows
 from lwr.formats.trec import Run
 from lwr.model.cascade_schedule import Compression
 from lwr.model.prompt import LinePrompts, Prompt, Row
@@ -68,7 +68,7 @@ def score_in_chunks(
         FloatingPointError: A score is not finite.
     """
     for chunk in split_into_chunks(queries):
-        rows = tokenize_pairs(reranker.prompt, chunk)
+        rows = tokenize_pairs(reranker.prompt, chunk, settings.windows)
         scores = reranker.score_rows(rows, layers, settings.tokens_per_batch, on_scored, compression)
         check_finite(scores, chunk, layers)
         yield chunk, rows, scores
@@ -87,7 +87,9 @@ def check_finite(scores: np.ndarray, queries: Sequence[QueryCandidates], layers:
     )
 
 
-def tokenize_pairs(prompt: Prompt, queries: Sequence[QueryCandidates]) -> list[Row]:
-    """Return a row per pair, query by query; each distinct text is tokenised once."""
+def tokenize_pairs(
+    prompt: Prompt, queries: Sequence[QueryCandidates], windows: Windows | None = None
+) -> list[Row]:
+    """Return a row per pair, query by query, with the windows of its passage; each distinct text is tokenised once."""
     groups = [(query.query, query.passages, query.prompts) for query in queries]
-    return [row for rows in prompt.group_rows(groups) for row in rows]
+    return [row for rows in prompt.group_rows(groups, windows) for row in rows]

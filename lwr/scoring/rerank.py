@@ -23,6 +23,7 @@ from lwr.config.evaluation import ScoringConfig
 from lwr.formats.fusion import Fusion
 from lwr.formats.trec import best_first
 from lwr.model.cascade_schedule import Schedule, plan_ranking
+from lwr.model.prompt import Row
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import read_stored_exits, read_stored_fusion
 from lwr.scoring.query_candidates import QueryCandidates, score_in_chunks
@@ -48,6 +49,10 @@ class RankedQuery:
     query_id: str
     query: str
     passages: list[RankedPassage]
+
+
+Ranked = tuple[QueryCandidates, list[RankedPassage], list[Row]]
+"""A query, its passages, best first, and the rows that were read."""
 
 
 def resolve_schedule(model: str, schedule: Schedule | None, revision: str | None = None) -> Schedule:
@@ -117,18 +122,28 @@ def rerank(
         reranker: The model.
         queries: The queries and their candidates.
         schedule: The exit or the cascade that ranks.
-        settings: Token budget.
+        settings: Token budget, and windows.
         top_k: Passages returned per query; None returns all.
         fused: Whether to rank by fused scores, with the weights of the first stage for queries that have its scores.
 
     Returns:
-        The rankings, in the order of `queries`.
+        The rankings, in the order of `queries`. How many of the pairs that were read are cut, if any, is logged.
+
+    Raises:
+        ValueError: Windows overlap by as many tokens as they have.
     """
+    if settings.windows is not None:
+        reranker.prompt.check_windows(settings.windows)
     rank = _rank_by_cascade if schedule.keep else _rank_by_exit
     pairs = sum(len(query.doc_ids) for query in queries)
+    ranked, cut, read = [], 0, 0
     with Progress("rerank", pairs, "pairs", only_if_long=len(queries) == 1) as progress:
-        ranked = rank(reranker, queries, schedule, settings, fused, progress.advance)
-        return [RankedQuery(query.query_id, query.query, passages[:top_k]) for query, passages in ranked]
+        for query, passages, rows in rank(reranker, queries, schedule, settings, fused, progress.advance):
+            ranked.append(RankedQuery(query.query_id, query.query, passages[:top_k]))
+            cut, read = cut + reranker.prompt.count_cut(rows), read + len(rows)
+    if cut:
+        log(f"rerank: {reranker.prompt.describe_cut(cut, read, settings.windows)}")
+    return ranked
 
 
 def _first_stage_of(query: QueryCandidates, schedule: Schedule, fused: bool) -> list[float] | None:
@@ -143,20 +158,21 @@ def _rank_by_exit(
     settings: ScoringConfig,
     fused: bool,
     on_scored: Callable[[int], object],
-) -> Iterator[tuple[QueryCandidates, list[RankedPassage]]]:
+) -> Iterator[Ranked]:
     layer = schedule.last
     layers = [k for k in reranker.exits if k <= layer] if fused else [layer]
     # scores: [layers, pairs]
     scored = score_in_chunks(reranker, queries, layers, settings, on_scored, schedule.compression)
-    for chunk, _, scores in scored:
+    for chunk, rows, scores in scored:
         ends = np.cumsum([len(query.doc_ids) for query in chunk])
-        for query, by_layer in zip(chunk, np.split(scores, ends[:-1], axis=1), strict=True):
+        for query, end, by_layer in zip(chunk, ends, np.split(scores, ends[:-1], axis=1), strict=True):
             texts = dict(zip(query.doc_ids, query.passages, strict=True))
             first_stage = _first_stage_of(query, schedule, fused)
             plan = plan_ranking(schedule, len(texts), first_stage, reranker.fusion, fused)
             last = plan.fuse(by_layer[[layers.index(k) for k in plan.layers]])  # [candidates]
             ranked = best_first(zip(query.doc_ids, last, strict=True), is_double=fused)
-            yield query, [RankedPassage(doc_id, score, layer, texts[doc_id]) for doc_id, score in ranked]
+            passages = [RankedPassage(doc_id, score, layer, texts[doc_id]) for doc_id, score in ranked]
+            yield query, passages, rows[end - len(texts) : end]
 
 
 def _rank_by_cascade(
@@ -166,7 +182,7 @@ def _rank_by_cascade(
     settings: ScoringConfig,
     fused: bool,
     on_scored: Callable[[int], object],
-) -> Iterator[tuple[QueryCandidates, list[RankedPassage]]]:
+) -> Iterator[Ranked]:
     for query in queries:
         # rank_rows keeps the order of its rows among equal scores, so the rows come in the order that breaks ties
         order = sorted(range(len(query.doc_ids)), key=lambda i: hash_share(query.doc_ids[i]))
@@ -175,7 +191,7 @@ def _rank_by_cascade(
         if first_stage is not None:
             first_stage = [first_stage[i] for i in order]
         pairs = [(query.query, text) for text in texts]
-        rows = reranker.rows_to_read(pairs, schedule, first_stage, query.prompts)
+        rows = reranker.rows_to_read(pairs, schedule, first_stage, query.prompts, settings.windows)
         ranking = reranker.rank_rows(
             rows, schedule, settings.tokens_per_batch, first_stage=first_stage, fused=fused
         )
@@ -184,4 +200,4 @@ def _rank_by_cascade(
             for i in ranking.order.tolist()
         ]
         on_scored(len(texts))
-        yield query, passages
+        yield query, passages, [row for row in rows if row is not None]

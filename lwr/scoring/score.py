@@ -34,8 +34,12 @@ def score(
 ) -> None:
     """Write the scores of a run's candidates to Parquet, one row per candidate, in the order of the run.
 
-    The columns are query_id, doc_id, tokens (int32, length of the pair as the backbone reads it), first_stage
-    (float64), and layer_k (float32) for every exit k. Memory holds the texts of the candidates, not the corpus.
+    The columns are query_id, doc_id, tokens (int32, length of the pair as the backbone reads it), cut (bool, whether
+    the passage goes on behind what is read of it), first_stage (float64), and layer_k (float32) for every exit k.
+    Memory holds the texts of the candidates, not the corpus.
+
+    With `settings.windows`, tokens are those of all windows of the pair, and there are also windows (int32, how many it
+    has) and last_tokens (int32, length of the last one; the others are equally long).
 
     With `settings.widths`, there are also passage_tokens (int32, how many of the tokens compression averages), and for
     each width (layer, ratio) and every deeper exit k the scores of compressed passages, such as
@@ -46,14 +50,15 @@ def score(
         collection: Folder in BEIR layout.
         split: The split that the run's queries belong to.
         run: TREC run with the candidates.
-        settings: Token budget, precision, and widths.
+        settings: Token budget, precision, widths, and windows.
         out: The file to write.
         shard: `K/N` scores only every N-th query, starting at the K-th.
         label: Prefix of the progress lines.
 
     Raises:
         BadInput: Corpus, queries and run do not fit together.
-        UnsupportedBackbone, ValueError: The model's passages cannot be compressed, or not after these layers.
+        UnsupportedBackbone, ValueError: The model's passages cannot be compressed, or not after these layers; or
+            windows overlap by as many tokens as they have.
         FloatingPointError: A score is not finite.
     """
     all_candidates = read_run(run)
@@ -70,7 +75,9 @@ def score(
     compressions = [Compression.at(layer, ratio) for layer, ratio in settings.widths]
     for compression in compressions:
         reranker.check_compression(compression)
-    schema = parquet.add_inputs(_schema(reranker.exits, compressions), inputs)
+    if settings.windows is not None:
+        reranker.prompt.check_windows(settings.windows)
+    schema = parquet.add_inputs(_schema(reranker.exits, compressions, settings.windows is not None), inputs)
     pairs = sum(map(len, candidates.values())) * (1 + len(compressions))
     with (
         atomic(out) as draft,
@@ -78,12 +85,10 @@ def score(
         Progress(label, pairs, "pairs") as progress,
     ):
         cut, rows = 0, 0
-        for table, cut_now in _tables(
-            reranker, queries, candidates, settings, compressions, progress.advance
-        ):
+        for table in _tables(reranker, queries, candidates, settings, compressions, progress.advance):
             writer.write_table(table.cast(schema))
-            cut, rows = cut + cut_now, rows + len(table)
-    log(f"{label}: {reranker.prompt.describe_cut(cut, rows)}")
+            cut, rows = cut + sum(table["cut"].to_pylist()), rows + len(table)
+    log(f"{label}: {reranker.prompt.describe_cut(cut, rows, settings.windows)}")
 
 
 def _input_digests(model: Path, collection: Path, run: Path) -> dict[str, str]:
@@ -104,8 +109,10 @@ def select_shard(candidates: Run, shard: str) -> Run:
     return dict(list(candidates.items())[number - 1 :: count])
 
 
-def _schema(exits: Sequence[int], compressions: Sequence[Compression]) -> pa.Schema:
-    pair = [("query_id", pa.string()), ("doc_id", pa.string()), ("tokens", pa.int32())]
+def _schema(exits: Sequence[int], compressions: Sequence[Compression], has_windows: bool) -> pa.Schema:
+    pair = [("query_id", pa.string()), ("doc_id", pa.string()), ("tokens", pa.int32()), ("cut", pa.bool_())]
+    if has_windows:
+        pair += [("windows", pa.int32()), ("last_tokens", pa.int32())]
     if compressions:
         pair.append(("passage_tokens", pa.int32()))
     names = [
@@ -122,8 +129,9 @@ def _tables(
     settings: ScoringConfig,
     compressions: Sequence[Compression],
     on_scored: Callable[[int], object],
-) -> Iterator[tuple[pa.Table, int]]:
-    """Yield a table of scores per chunk of queries, and how many of its pairs are cut."""
+) -> Iterator[pa.Table]:
+    """Yield a table of scores per chunk of queries."""
+    has_windows = settings.windows is not None
     for chunk, rows, scores in score_in_chunks(reranker, queries, reranker.exits, settings, on_scored):
         query_ids = [query.query_id for query in chunk for _ in query.doc_ids]
         doc_ids = [doc_id for query in chunk for doc_id in query.doc_ids]
@@ -135,9 +143,10 @@ def _tables(
             of_width = reranker.score_rows(rows, layers, settings.tokens_per_batch, on_scored, compression)
             check_finite(of_width, chunk, layers)
             compressed += list(of_width)
-        lengths = [[len(row) for row in rows]]
+        lengths = [[row.tokens_of_windows for row in rows], [row.is_cut for row in rows]]
+        if has_windows:
+            lengths += [[len(row.windows) for row in rows], [len(row.windows[-1]) for row in rows]]
         if compressions:
-            lengths.append([row.passage_tokens for row in rows])
+            lengths.append([sum(window.passage_tokens for window in row.windows) for row in rows])
         columns = [query_ids, doc_ids, *lengths, first_stage, *scores, *compressed]
-        table = pa.table(columns, schema=_schema(reranker.exits, compressions))
-        yield table, reranker.prompt.count_cut(rows)
+        yield pa.table(columns, schema=_schema(reranker.exits, compressions, has_windows))

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from lwr.common.json_lines import is_utf8
+from lwr.config.evaluation import Windows
 
 
 def _text_of(document: Any, info: ValidationInfo) -> Any:
@@ -352,7 +353,12 @@ class Model(BaseModel):
         description="Whether scores are fused with those of shallower exits and of `first_stage`."
     )
     query_max_len: int = Field(description="Tokens of a query that are read.")
-    passage_max_len: int = Field(description="Tokens of a document that are read.")
+    passage_max_len: int = Field(
+        description="Tokens of a document, or of each of its windows, that are read."
+    )
+    windows: Windows | None = Field(
+        description="How longer documents are read in windows; null: they are cut."
+    )
 
 
 class Models(BaseModel):

@@ -61,7 +61,7 @@ def build_application(
         schedule: The exit or the cascade that ranks where a request names no layer.
         limits: The limits that a request may not exceed.
         key: The API key; None: no key is required.
-        scoring: Precision, and tokens per batch.
+        scoring: Precision, tokens per batch, and windows.
         fused: Whether to rank by fused scores, also where a request names a layer.
         budget_ms: The budget in milliseconds of requests that name neither a layer nor a budget; None: there is none,
             and `schedule` ranks.
@@ -216,6 +216,7 @@ class Endpoints:
             fused=self.ranker.fused,
             query_max_len=prompt.query_max_len,
             passage_max_len=prompt.passage_max_len,
+            windows=self.ranker.worker.scoring.windows,
         )
         return api.Models(data=[model])
 

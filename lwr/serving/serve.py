@@ -43,14 +43,17 @@ def serve(
         port: The port to listen on; 0: a free one.
         key: The API key that requests must send; None: no key is required.
         limits: The limits that a request may not exceed.
-        scoring: Precision, and tokens per batch.
+        scoring: Precision, tokens per batch, and windows.
         budget_ms: Milliseconds within which requests that name neither a layer nor a budget are answered, waiting
             included, by the deepest exit that is reached in time; None: `schedule` ranks.
 
     Raises:
-        ValueError: The model cannot be read, or has no head at a layer of `schedule`.
+        ValueError: The model cannot be read, or has no head at a layer of `schedule`; or windows overlap by as many
+            tokens as they have.
     """
     reranker = LayerwiseReranker.from_pretrained(model, precision=scoring.precision)
+    if scoring.windows is not None:
+        reranker.prompt.check_windows(scoring.windows)
     reranker.fusion = fusion
     reranker.calibration = find_calibration(str(model))
     schedule = schedule or Schedule.single(reranker.exits[-1])

@@ -20,10 +20,10 @@ from lwr.model.reranker import LayerwiseReranker
 
 @dataclass(frozen=True)
 class ScoredPassages:
-    """The scores of a request's passages, and how many tokens the backbone read of each."""
+    """The scores of a request's passages, and how many tokens the backbone read."""
 
     scores: np.ndarray  # float32 [layers, passages]; of a cascade [1, passages], reciprocal ranks
-    tokens: np.ndarray  # int64 [passages]
+    tokens: np.ndarray  # int64 [windows of all passages]
     layer: int | None = None  # the exit that a deadline allowed
 
 
@@ -53,8 +53,8 @@ class Job:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each row that are read."""
-        return [0 if row is None else len(row) for row in self.rows]
+        """Tokens of each window of a passage that are read."""
+        return [len(window) for row in self.rows if row is not None for window in row.windows]
 
 
 class WorkerEnded(RuntimeError):
@@ -74,7 +74,7 @@ class Worker:
 
         Args:
             reranker: The model, in evaluation mode. No other thread may use it or its tokenizer until `close` returns.
-            scoring: Tokens per batch.
+            scoring: Tokens per batch, and windows.
         """
         self.reranker, self.scoring = reranker, scoring
         self._waiting: SimpleQueue[Job | None] = SimpleQueue()  # None: close
@@ -175,9 +175,11 @@ class Worker:
             pairs = [(job.query, passage) for passage in job.passages]
             if isinstance(job.exits, RankingPlan):
                 plan = job.exits
-                job.rows = self.reranker.rows_to_read(pairs, plan.schedule, plan.first_stage, job.prompts)
+                job.rows = self.reranker.rows_to_read(
+                    pairs, plan.schedule, plan.first_stage, job.prompts, self.scoring.windows
+                )
             else:
-                job.rows = list(self.reranker.prompt.rows(pairs, job.prompts))
+                job.rows = list(self.reranker.prompt.rows(pairs, job.prompts, self.scoring.windows))
         except Exception as error:
             job.answer.set_exception(error)
             return False

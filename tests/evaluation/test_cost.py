@@ -15,10 +15,11 @@ import torch
 import lwr.evaluation.cost
 from lwr.common.errors import BadInput
 from lwr.common.json_lines import write_json
-from lwr.config.evaluation import CostConfig, ScoringConfig
+from lwr.config.evaluation import CostConfig, ScoringConfig, Windows
 from lwr.evaluation.arm_files import read_costs
 from lwr.evaluation.cost import ArmFiles, cost, count_parameters, device_name
 from lwr.evaluation.flops import count_flops, derive_shape
+from lwr.evaluation.schedules.replay import read_candidates
 from lwr.evaluation.statistics.timing import REPEATS
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.fusion import Fusion, fusion_record
@@ -123,6 +124,44 @@ def test_compressed_exits_are_counted_and_timed(scored, tmp_path, arm_files):
         assert by_name[name]["parameters"] == by_name[f"layer_{layer}"]["parameters"]
         assert by_name[name]["schedule"] == f"2/2 {layer}"
         assert by_name[name]["ratio"] > 0
+
+
+def test_flops_count_the_rows_of_windows(scored, tmp_path, arm_files):
+    windows, width = Windows(overlap=4, most=3), (2, 2)
+    long = tmp_path / "long"
+    words = (0, 20, 40, 60, 90, 130, 180, 250, 400)
+    texts = {f"d{i}": "def decode(s): return s " + "and more " * n for i, n in enumerate(words)}
+    qrels = {"test": {query: {f"d{i}": 1} for i, query in enumerate(QUERIES)}}
+    write_collection(long, [Passage(doc, "", text) for doc, text in texts.items()], QUERIES, qrels)
+    settings = ScoringConfig(windows=windows, widths=[width])
+    score(scored / "model", long, "test", scored / "test.trec", settings, long / "test.parquet")
+    out = tmp_path / "cost.json"
+    cost([replace(arm_files(), scores=long / "test.parquet")], long, settings, CostConfig(queries=1), out)
+    written = json.loads(out.read_text(encoding="utf-8"))
+    by_name = {exit["exit"]: exit for exit in exits_of(written)}
+
+    model = LayerwiseReranker.from_pretrained(scored / "model")
+    shape, table = derive_shape(model.backbone), pd.read_parquet(long / "test.parquet")
+    pairs = [(QUERIES[query], texts[doc]) for query, doc in zip(table.query_id, table.doc_id, strict=True)]
+    rows = model.prompt.rows(pairs, windows=windows)
+    read = [window for row in rows for window in row.windows]
+    assert {len(row.windows) for row in rows} == {1, 2, 3}
+    tokens, passages = (np.array([len(w) for w in read]), np.array([w.passage_tokens for w in read]))
+    full = count_flops(shape, tokens).sum(axis=1) / len(rows) / 1e9
+    halved = count_flops(shape, tokens, passages, Compression((width,))).sum(axis=1) / len(rows) / 1e9
+    for layer in (2, 3, 4):
+        assert by_name[f"layer_{layer}"]["gflops_per_pair"] == pytest.approx(full[layer - 1])
+    for layer in (3, 4):
+        found = by_name[f"layer_{layer}_compressed_2_by_2"]["gflops_per_pair"]
+        assert found == pytest.approx(halved[layer - 1])
+    assert written["arms"][0]["cut"] == pytest.approx(np.mean([row.is_cut for row in rows]))
+    assert 0 < written["arms"][0]["cut"] < 1
+
+    candidates = read_candidates(table, list(QUERIES))
+    flops = count_flops(
+        shape, candidates.tokens, None, None, candidates.windows, candidates.last_tokens
+    )  # [layers, Q, C], with padding: the lists are of 4 and 5 passages
+    assert flops.sum(axis=(1, 2)) / len(rows) / 1e9 == pytest.approx(full)
 
 
 def test_no_cascade_where_deepest_exit_is_chosen(costs):

@@ -45,8 +45,8 @@ def measured(values: dict[str, float], seed: int = 1, split: str = "test", ties:
     return pd.DataFrame(rows).assign(**about(**arm), seed=seed, split=split)
 
 
-def cost_file(path: Path, exits=WITH_CASCADE, timed: bool = True, **arm) -> Path:
-    """A file that `lwr cost` writes."""
+def cost_file(path: Path, exits=WITH_CASCADE, timed: bool = True, cut: float | None = None, **arm) -> Path:
+    """A file that `lwr cost` writes; without the share of cut pairs, that of an older version."""
     rows = [
         {
             "exit": exit,
@@ -64,7 +64,8 @@ def cost_file(path: Path, exits=WITH_CASCADE, timed: bool = True, **arm) -> Path
     facts = {"device": "a lathe", "precision": "float32", "candidates": 10, "queries": 20 * timed}
     times = {"exit": "layer_4", "p50_ms": 10.0, "p95_ms": 20.0, "pairs_per_second": 1000.0}
     facts["reference"] = about(**arm) | times if timed else None
-    write_json(path, facts | {"arms": [about(**arm) | {"exits": rows}]})
+    told = {} if cut is None else {"cut": cut}
+    write_json(path, facts | {"arms": [about(**arm) | told | {"exits": rows}]})
     return path
 
 
@@ -467,6 +468,20 @@ def test_tables_writes_csv_markdown_and_latex(tmp_path):
     assert text["cost.md"].startswith("Times of ranking one list of 10 passages of d, ")
     assert "over 20 lists, on a lathe, float32. Reference: layer 4 of m, start 2, v.\n\n" in text["cost.md"]
     assert len(pd.read_csv(tmp_path / "tables/cascades.csv")) == 3
+
+
+def test_cost_table_says_how_many_pairs_are_cut(tmp_path):
+    both_splits(WITH_CASCADE).to_parquet(tmp_path / "m.parquet")
+    costs = [cost_file(tmp_path / "a.json", cut=0.25), cost_file(tmp_path / "b.json", start=3, cut=0.0)]
+    tables([tmp_path / "m.parquet"], costs, [cascade_file(tmp_path / "c.json")], "nDCG@10", tmp_path)
+    assert list(pd.read_csv(tmp_path / "cost.csv")["cut"]) == [0.25] * 4 + [0.0] * 4
+    assert list(format_costs(read_costs(costs))["pairs cut"]) == ["25%"] * 4 + ["0%"] * 4
+    assert "\n\n*pairs cut*: the share of test candidates" in (tmp_path / "cost.md").read_text(
+        encoding="utf-8"
+    )
+    older = cost_file(tmp_path / "older.json")
+    assert "cut" not in read_costs([older])
+    assert list(format_costs(read_costs([older, costs[0]]))["pairs cut"]) == [""] * 4 + ["25%"] * 4
 
 
 def test_cost_table_says_that_nothing_was_timed(tmp_path):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 from dataclasses import asdict
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -23,7 +25,7 @@ from lwr.common.exits import Cell
 from lwr.common.hashing import hash_share
 from lwr.common.json_lines import write_json, write_jsonl
 from lwr.common.results_tree import ResultsTree, find_fusion_of_grid
-from lwr.config.evaluation import ScoringConfig
+from lwr.config.evaluation import ScoringConfig, Windows
 from lwr.evaluation.evaluate import evaluate
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.fusion import Fusion, fusion_record
@@ -125,6 +127,41 @@ def test_run_equals_the_workflows(model, data, monkeypatch, budget):
         out = data / f"out/{exit}.trec"
         ranked(model, *of_run(data, *depth, *how, "--out", out))
         assert out.read_bytes() == (data / f"runs/{exit}.trec").read_bytes()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_run_with_windows_equals_the_workflows_and_says_what_is_cut(model, data, fused):
+    long = [Passage(doc, "", text + " and more" * (30 * i)) for i, (doc, text) in enumerate(PASSAGES.items())]
+    write_collection(data, long, QUERIES, {"test": {query: {"d1": 1} for query in QUERIES}})
+    windows = Windows(overlap=5, most=3)
+    scores = data / "scores.parquet"
+    score(model, data, "test", data / "bm25.trec", ScoringConfig(windows=windows), scores)
+    write_json(data / "cascade.json", {"chosen": SCHEDULE, "deepest": "4", "fused": fused})
+    write_json(data / "fusion.json", fusion_record(FUSION))
+    files = scores, data, "test", ["nDCG@10"], data / "cascade.json"
+    weights = data / "fusion.json" if fused else None
+    evaluate(*files, CELL, data / "measures.parquet", data / "runs", weights)
+
+    table = pd.read_parquet(scores)
+    assert set(table["windows"]) == {1, 2, 3}
+    cut, pairs = int(table["cut"].sum()), len(table)
+    assert 0 < cut < pairs
+    how = ["--fused", "--fusion", data / "fusion.json"] if fused else []
+    exit = "layer_4_fused" if fused else "layer_4"
+    for name, depth in {exit: [], "cascade": ["--cascade", SCHEDULE]}.items():
+        out = data / f"out/{name}.trec"
+        done = ranked(model, *of_run(data, *depth, *how, "--windows", "{overlap: 5, most: 3}", "--out", out))
+        assert out.read_bytes() == (data / f"runs/{name}.trec").read_bytes()
+        assert (
+            f"rerank: {cut} of {pairs} pairs ({cut / pairs:.0%}) have a passage of more than 3 windows"
+            in (done.stderr)
+        )
+    without = ranked(model, *of_run(data, "--out", data / "without.trec"))
+    assert re.search(rf"rerank: \d+ of {pairs} pairs \(\d+%\) fill the ", without.stderr)
+
+
+def test_what_is_not_cut_is_not_mentioned(model, data):
+    assert " of 41 pairs" not in ranked(model, *of_run(data, "--out", data / "out.trec")).stderr
 
 
 FUSION = Fusion(

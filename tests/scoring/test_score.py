@@ -13,7 +13,7 @@ from fake_clock import Clock
 import lwr.common.progress
 import lwr.scoring.query_candidates
 from lwr.common.progress import Progress
-from lwr.config.evaluation import ScoringConfig
+from lwr.config.evaluation import ScoringConfig, Windows
 from lwr.formats.beir import Passage, write_collection
 from lwr.formats.trec import read_run, write_run
 from lwr.model.batching import make_batches
@@ -40,11 +40,23 @@ def reranker(tmp_path_factory):
     return folder
 
 
+LONG_PASSAGES = {f"d{i}": "def decode(s): return s " + "and more " * (7 * i) for i in range(12)}
+
+
 @pytest.fixture
 def collection(tmp_path):
+    return write_data(tmp_path, PASSAGES)
+
+
+@pytest.fixture
+def long_collection(tmp_path):
+    return write_data(tmp_path, LONG_PASSAGES)
+
+
+def write_data(tmp_path, passages):
     qrels = {"test": {query: {f"d{i}": 1} for i, query in enumerate(QUERIES)}}
-    write_collection(tmp_path, [Passage(doc, "", text) for doc, text in PASSAGES.items()], QUERIES, qrels)
-    docs = list(PASSAGES)
+    write_collection(tmp_path, [Passage(doc, "", text) for doc, text in passages.items()], QUERIES, qrels)
+    docs = list(passages)
     run = {
         query: [(doc, 10.0 - rank) for rank, doc in enumerate(docs[i : i + 3 + i % 2])]
         for i, query in enumerate(reversed(QUERIES))
@@ -67,7 +79,7 @@ def test_every_candidate_is_scored_once_in_the_order_of_the_run(
     table = scored(reranker, collection)
     expected = [(q, d, s) for q, docs in read_run(collection / "test.trec").items() for d, s in docs]
     assert list(table[["query_id", "doc_id", "first_stage"]].itertuples(index=False, name=None)) == expected
-    assert list(table.columns[4:]) == ["layer_3", "layer_4"]
+    assert list(table.columns[5:]) == ["layer_3", "layer_4"]
     assert table["layer_4"].nunique() > len(table) / 2
 
 
@@ -84,7 +96,7 @@ def test_widths_are_scored_beside_full_width(reranker, collection):
     settings = ScoringConfig(widths=[(2, 2), (3, 4)])
     table, model = scored(reranker, collection, "wide", settings), LayerwiseReranker.from_pretrained(reranker)
     names = ["layer_3_compressed_2_by_2", "layer_4_compressed_2_by_2", "layer_4_compressed_3_by_4"]
-    assert list(table.columns[3:]) == ["passage_tokens", "first_stage", "layer_3", "layer_4", *names]
+    assert list(table.columns[4:]) == ["passage_tokens", "first_stage", "layer_3", "layer_4", *names]
     pd.testing.assert_frame_equal(table[plain.columns], plain, check_exact=True)
     for line in table.sample(5, random_state=0).itertuples():
         pair = (QUERIES[line.query_id], PASSAGES[line.doc_id])
@@ -104,13 +116,48 @@ def test_width_that_no_block_reads_is_refused_before_scoring(reranker, collectio
     assert not (collection / "out.parquet").exists()
 
 
-def test_cut_pairs_are_counted_in_the_log(reranker, collection, capsys):
-    scores = scored(reranker, collection)
+def test_cut_pairs_are_counted_in_table_and_log(reranker, long_collection, capsys):
+    scores = scored(reranker, long_collection)
     prompt = LayerwiseReranker.from_pretrained(reranker).prompt
     rows = prompt.rows(
-        [(QUERIES[q], PASSAGES[d]) for q, d in zip(scores.query_id, scores.doc_id, strict=True)]
+        [(QUERIES[q], LONG_PASSAGES[d]) for q, d in zip(scores.query_id, scores.doc_id, strict=True)]
     )
     assert f"score: {prompt.count_cut(rows)} of {len(rows)} pairs (" in capsys.readouterr().err
+    assert scores["cut"].tolist() == [row.is_cut for row in rows]
+    assert scores["cut"].nunique() == 2
+
+
+WINDOWS = Windows(overlap=3, most=3)
+
+
+def test_windows_are_scored_and_counted(reranker, long_collection, capsys):
+    settings = ScoringConfig(windows=WINDOWS, widths=[(2, 2)])
+    table = scored(reranker, long_collection, settings=settings)
+    model = LayerwiseReranker.from_pretrained(reranker)
+    pairs = [(QUERIES[q], LONG_PASSAGES[d]) for q, d in zip(table.query_id, table.doc_id, strict=True)]
+    rows = model.prompt.rows(pairs, windows=WINDOWS)
+    np.testing.assert_allclose(
+        table[["layer_3", "layer_4"]].T, model.score(pairs, layers="all", windows=WINDOWS), atol=1e-5
+    )
+    compressed = model.score(pairs, 4, compression="2/2", windows=WINDOWS)
+    np.testing.assert_allclose(table["layer_4_compressed_2_by_2"], compressed, atol=1e-5)
+    assert set(table["windows"]) == {1, 2, 3}, "numbers of windows that differ"
+    read = [row.windows for row in rows]
+    assert table["windows"].tolist() == list(map(len, read))
+    assert table["tokens"].tolist() == [sum(map(len, windows)) for windows in read]
+    assert table["last_tokens"].tolist() == [len(windows[-1]) for windows in read]
+    passages = [sum(window.passage_tokens for window in windows) for windows in read]
+    assert table["passage_tokens"].tolist() == passages
+    cut = int(table["cut"].sum())
+    assert 0 < cut < len(table)
+    said = f"score: {cut} of {len(rows)} pairs ({cut / len(rows):.0%}) have a passage of more than 3 windows"
+    assert said in capsys.readouterr().err
+
+
+def test_overlap_that_fills_a_window_is_refused_before_scoring(reranker, collection):
+    with pytest.raises(ValueError, match=r"windows overlap by 500 tokens, but a window has \d+"):
+        scored(reranker, collection, settings=ScoringConfig(windows=Windows(overlap=500)))
+    assert not (collection / "out.parquet").exists()
 
 
 def test_gathered_shards_equal_the_complete_table(reranker, collection):

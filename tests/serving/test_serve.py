@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from lwr.cli.app import app
+from lwr.config.evaluation import ScoringConfig, Windows
 from lwr.formats.fusion import Fusion
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.reranker import LayerwiseReranker
@@ -288,6 +289,26 @@ def test_scores_of_all_exits(client, offline):
     for layer, scores in zip(answer["layers"], answer["scores"], strict=True):
         np.testing.assert_allclose(scores, scores_of(offline, QUERY, TEXTS, layer), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(answer["flops"], [0.5, 0.75, 1.0])
+
+
+def test_long_documents_are_read_in_windows(offline):
+    windows, texts = Windows(overlap=4, most=3), [text + " and more" * 90 for text in TEXTS]
+    scoring = ScoringConfig(windows=windows)
+    with TestClient(
+        build_application(build(), "tiny", Schedule.single(4), LIMITS, scoring=scoring)
+    ) as client:
+        asked = {"query": QUERY, "documents": texts, "raw_scores": True}
+        ranked = client.post("/v2/rerank", json=asked).raise_for_status().json()
+        every = client.post("/v1/scores", json={"query": QUERY, "documents": texts}).json()
+        (model,) = client.get("/v1/models").json()["data"]
+    assert model["windows"] == {"overlap": 4, "most": 3, "pool": "max"}
+    rows = offline.prompt.rows([(QUERY, text) for text in texts], windows=windows)
+    expected = offline.score_rows(rows, offline.exits)
+    found = by_index(ranked["results"], "relevance_score")
+    np.testing.assert_allclose(found, expected[-1], rtol=1e-5, atol=1e-5)
+    assert ranked["usage"]["total_tokens"] == sum(row.tokens_of_windows for row in rows)
+    np.testing.assert_allclose(every["scores"], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(every["flops"], [0.5, 0.75, 1.0])
 
 
 def test_cascade_scores_are_reciprocal_ranks_and_layer_overrides_it(offline):
@@ -665,6 +686,7 @@ def test_command_reports_wrong_options(monkeypatch, tmp_path):
     monkeypatch.delenv("LWR_TEST_KEY", raising=False)
     assert "LWR_TEST_KEY: that variable is not set" in run("--api-key-env", "LWR_TEST_KEY")
     assert "write it as" in run("--cascade", "two")
+    assert "overlap" in run("--windows", "{overlap: -1}")
     assert "give a number of milliseconds" in run("--budget-ms", "inf")
     assert run("--budget-ms", "nan") == "2"  # refused by the option's minimum
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tiny
 
-from lwr.config.evaluation import ScoringConfig
+from lwr.config.evaluation import ScoringConfig, Windows
+from lwr.model.cascade_schedule import Deadline, Schedule, plan_ranking
 from lwr.model.reranker import LayerwiseReranker
 from lwr.serving import worker as worker_module
 
@@ -68,6 +69,30 @@ def test_waiting_jobs_share_one_pass_to_the_deepest_layer(monkeypatch, offline):
         np.testing.assert_allclose(scored.scores, expected, rtol=1e-5, atol=1e-5)
         rows = offline.prompt.rows([(query, text) for text in texts])
         assert scored.tokens.tolist() == list(map(len, rows))
+
+
+@pytest.mark.parametrize("exits", [[2, 4], "2:3 4", "2/2 4", 1e9])
+def test_passages_are_read_in_windows(offline, exits):
+    windows = Windows(overlap=4, most=3)
+    worker = worker_module.Worker(build(), ScoringConfig(windows=windows))
+    texts = [text + " and more" * (25 * i) for i, text in enumerate(TEXTS)]
+    schedule = Schedule.parse(exits) if isinstance(exits, str) else Schedule.single(4)
+    if isinstance(exits, float):
+        submitted = worker_module.TimedPass(Deadline.after(exits), None, False)
+    else:
+        submitted = plan_ranking(schedule, len(texts)) if isinstance(exits, str) else exits
+    scored = worker.submit(QUERY, texts, submitted).result(60)
+    worker.close()
+    rows = offline.prompt.rows([(QUERY, text) for text in texts], windows=windows)
+    assert {len(row.windows) for row in rows} == {1, 2, 3}
+    assert scored.tokens.tolist() == [len(window) for row in rows for window in row.windows]
+    if schedule.keep:
+        ranking = offline.rank_rows(rows, schedule)
+        assert (-scored.scores[0]).argsort().tolist() == ranking.order.tolist()
+    else:
+        layers = exits if isinstance(exits, list) else [4]
+        expected = offline.score_rows(rows, layers, compression=schedule.compression)
+        np.testing.assert_allclose(scored.scores, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_shared_pass_is_limited_by_tokens_per_batch(monkeypatch):

@@ -33,6 +33,9 @@ class Candidates:
     passage_tokens: np.ndarray
     # name of an exit or `first_stage` -> int [Q, C], each candidate's rank there, from 0; C in padding
     ranks: dict[str, np.ndarray]
+    # float64 [Q, C], the number of windows of a pair, and the tokens of the last; None if passages are cut
+    windows: np.ndarray | None = None
+    last_tokens: np.ndarray | None = None
 
     @property
     def layers(self) -> list[int]:
@@ -69,7 +72,8 @@ def read_candidates(
     Candidates with equal scores are ordered as by `lwr.formats.trec`.
 
     Args:
-        scores: Columns query_id, doc_id, tokens, one per exit, and passage_tokens if exits are compressed.
+        scores: Columns query_id, doc_id, tokens, one per exit, passage_tokens if exits are compressed, and windows and
+            last_tokens if passages are read in windows.
         queries: The queries wanted, in this order, also those without candidates; None: those of the table.
         fusion: Weights; exits then rank by their fused scores, and the first stage ranks, too.
     """
@@ -84,7 +88,7 @@ def read_candidates(
         columns = {FIRST_STAGE: scores[FIRST_STAGE].to_numpy(np.float32)}
         columns |= {exit: fused[_fused_column(exit)].to_numpy() for exit in exits}
     tokens = places.fill(scores["tokens"].to_numpy(np.float64))
-    has_compressed = "passage_tokens" in scores
+    has_compressed, has_windows = "passage_tokens" in scores, "windows" in scores
     return Candidates(
         queries,
         places.fill(scores["doc_id"].to_numpy(object), ""),
@@ -93,6 +97,8 @@ def read_candidates(
         if has_compressed
         else np.zeros_like(tokens),
         {exit: places.rank(column, hashes) for exit, column in columns.items()},
+        places.fill(scores["windows"].to_numpy(np.float64)) if has_windows else None,
+        places.fill(scores["last_tokens"].to_numpy(np.float64)) if has_windows else None,
     )
 
 

@@ -159,8 +159,15 @@ class SharedReplay:
         FLOPs are whole numbers. As such they are added without rounding, so that equal costs are equal.
         """
         if schedule.steps not in self.flops:
-            tokens, passage_tokens = self.candidates.tokens, self.candidates.passage_tokens
-            by_layer = count_flops(self.shape, tokens, passage_tokens, schedule.compression)  # [layers, Q, C]
+            pairs, tokens = self.candidates, self.candidates.tokens
+            by_layer = count_flops(
+                self.shape,
+                tokens,
+                pairs.passage_tokens,
+                schedule.compression,
+                pairs.windows,
+                pairs.last_tokens,
+            )  # [layers, Q, C]
             none = np.zeros((1, tokens.size), dtype=np.int64)
             self.flops[schedule.steps] = np.concatenate(
                 [none, by_layer.reshape(-1, tokens.size).astype(np.int64)]
