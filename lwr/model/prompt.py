@@ -374,10 +374,9 @@ class Prompt:
         first, *further = (self.row(query, window, prompts.instruction) for window in split)
         return replace(first, is_cut=is_cut, further=tuple(further), pool=windows.pool)
 
-    def check_windows(self, windows: Windows) -> None:
-        """Raise PromptTooLong if the overlap would fill the windows of a passage beside the longest query."""
-        start = self._start_of_passages(None)
-        self._window_row([0] * self.lengths.query, start, LinePrompts(), start, windows)
+    def check_windows(self, windows: Windows, query: str = "", prompts: LinePrompts = LinePrompts()) -> None:
+        """Raise PromptTooLong if the overlap would fill the windows of a passage beside a query."""
+        self.rows([(query, "")], prompts, windows)
 
     def rows(
         self,

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lwr.common.errors import BadInput
 from lwr.config.evaluation import ScoringConfig, Windows
 from lwr.formats.trec import Run
 from lwr.model.cascade_schedule import Compression
-from lwr.model.prompt import LinePrompts, Prompt, Row
+from lwr.model.prompt import LinePrompts, Prompt, PromptTooLong, Row
 from lwr.model.reranker import LayerwiseReranker
 
 QUERIES_PER_CHUNK = 64  # the pairs of a chunk are sorted by length together, and held in memory together
@@ -85,6 +86,17 @@ def check_finite(scores: np.ndarray, queries: Sequence[QueryCandidates], layers:
         f"the score of query {query_id!r} and passage {doc_id!r} at layer {layers[layer]} is not finite; "
         "score with precision: float32, or train again with a lower lr"
     )
+
+
+def check_windows(prompt: Prompt, queries: Sequence[QueryCandidates], windows: Windows | None) -> None:
+    """Raise BadInput if the overlap would fill the windows of passages beside one of the queries."""
+    if windows is None:
+        return
+    for query in queries:
+        try:
+            prompt.check_windows(windows, query.query, query.prompts)
+        except PromptTooLong as error:
+            raise BadInput(f"query {query.query_id!r}: {error}") from None
 
 
 def tokenize_pairs(

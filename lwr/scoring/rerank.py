@@ -26,7 +26,7 @@ from lwr.model.cascade_schedule import Schedule, plan_ranking
 from lwr.model.prompt import Row
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import read_stored_exits, read_stored_fusion
-from lwr.scoring.query_candidates import QueryCandidates, score_in_chunks
+from lwr.scoring.query_candidates import QueryCandidates, check_windows, score_in_chunks
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,9 @@ def rerank(
         The rankings, in the order of `queries`. How many of the pairs that were read are cut, if any, is logged.
 
     Raises:
-        ValueError: Windows overlap by as many tokens as they have.
+        BadInput: Windows overlap by as many tokens as they have.
     """
-    if settings.windows is not None:
-        reranker.prompt.check_windows(settings.windows)
+    check_windows(reranker.prompt, queries, settings.windows)
     rank = _rank_by_cascade if schedule.keep else _rank_by_exit
     pairs = sum(len(query.doc_ids) for query in queries)
     ranked, cut, read = [], 0, 0

@@ -19,7 +19,13 @@ from lwr.formats.beir import Split, read_candidate_texts, read_queries
 from lwr.formats.trec import Run, read_run
 from lwr.model.cascade_schedule import Compression
 from lwr.model.reranker import LayerwiseReranker
-from lwr.scoring.query_candidates import QueryCandidates, check_finite, join_texts, score_in_chunks
+from lwr.scoring.query_candidates import (
+    QueryCandidates,
+    check_finite,
+    check_windows,
+    join_texts,
+    score_in_chunks,
+)
 
 
 def score(
@@ -56,9 +62,8 @@ def score(
         label: Prefix of the progress lines.
 
     Raises:
-        BadInput: Corpus, queries and run do not fit together.
-        UnsupportedBackbone, ValueError: The model's passages cannot be compressed, or not after these layers; or
-            windows overlap by as many tokens as they have.
+        BadInput: Corpus, queries and run do not fit together; or windows overlap by as many tokens as they have.
+        UnsupportedBackbone, ValueError: The model's passages cannot be compressed, or not after these layers.
         FloatingPointError: A score is not finite.
     """
     all_candidates = read_run(run)
@@ -75,8 +80,7 @@ def score(
     compressions = [Compression.at(layer, ratio) for layer, ratio in settings.widths]
     for compression in compressions:
         reranker.check_compression(compression)
-    if settings.windows is not None:
-        reranker.prompt.check_windows(settings.windows)
+    check_windows(reranker.prompt, queries, settings.windows)
     schema = parquet.add_inputs(_schema(reranker.exits, compressions, settings.windows is not None), inputs)
     pairs = sum(map(len, candidates.values())) * (1 + len(compressions))
     with (

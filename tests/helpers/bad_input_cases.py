@@ -426,7 +426,7 @@ USE = [
     Case("fused scores of a compression without weights", [*with_option(RERANK, "--layer", "4"), "--compress", "3/2", "--fused", "--fusion", "fusion.json"], no_damage, ("layer_4_compressed_3_by_2", "score.widths")),
     Case("instruction that the template has no place for", [*RERANK, "--instruction", "Is it?"], no_damage, ("instruction", "'Is it?'", "{instruction}", "leave it out")),
     Case("instruction beside groups", "rerank --model model --groups groups.jsonl --instruction why --out out.trec".split(), no_damage, ("--instruction", "--groups", "prompt")),
-    Case("windows that their overlap fills, beside the longest query", [*RERANK, "--windows", "{overlap: 39}"], no_damage, ("overlap by 39", "passage_max_len")),
+    Case("rerank: windows that their overlap fills", [*RERANK, "--windows", "{overlap: 39}"], no_damage, ("overlap by 39", "passage_max_len")),
     Case("windows that are pooled otherwise", [*RERANK, "--windows", "{pool: sum}"], no_damage, ("pool", "max", "mean")),
     Case("layer without a head", with_option(RERANK, "--layer", "1"), no_damage, ("[1]", "3..4")),
 ]  # fmt: skip

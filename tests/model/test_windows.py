@@ -18,7 +18,7 @@ from lwr.config.model import PromptTemplate
 from lwr.evaluation.schedules.replay import read_candidates, replay
 from lwr.formats.fusion import Fusion
 from lwr.model.cascade_schedule import Schedule
-from lwr.model.prompt import Row, split_into_windows
+from lwr.model.prompt import PromptTooLong, Row, split_into_windows
 from lwr.model.reranker import LayerwiseReranker
 
 QUERY = "load the object"
@@ -153,16 +153,28 @@ def test_cut_pairs_are_those_with_more_windows():
 
 def test_overlap_that_fills_a_window_is_refused():
     model = reranker("llama")
-    longest_query = model.prompt.lengths.query - len(model.prompt.queries([QUERY])[QUERY])
-    fits = LENGTH - longest_query - 1
-    model.prompt.check_windows(Windows(overlap=fits))
-    with pytest.raises(ValueError, match=f"overlap by {fits + 1} .* a window has {fits + 1} tokens"):
-        model.prompt.check_windows(Windows(overlap=fits + 1))
+    model.prompt.check_windows(Windows(overlap=LENGTH - 1), QUERY)
+    with pytest.raises(PromptTooLong, match=f"overlap by {LENGTH} tokens, but a window has {LENGTH} tokens"):
+        model.prompt.check_windows(Windows(overlap=LENGTH), QUERY)
+    model.prompt.check_windows(Windows(overlap=LENGTH))  # beside a shorter query there is place
     with pytest.raises(ValueError, match=f"windows overlap by {LENGTH} tokens, but a window has {LENGTH}"):
         model.rank(QUERY, SHORT, windows=Windows(overlap=LENGTH))
     for wrong in ({"overlap": -1}, {"most": 0}, {"pool": "min"}, {"size": 3}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Windows(**wrong)
+
+
+def test_instruction_that_leaves_too_little_for_windows_is_refused():
+    lengths = {"query_max_len": 16, "passage_max_len": 100}
+    model = LayerwiseReranker(tiny.backbone("llama"), tiny.tokenizer(encoder=False), 2, **lengths).eval()
+    for words in range(1, 200):
+        try:
+            model.score((QUERY, TEXTS[8]), windows=WINDOWS, instruction=" return" * words)
+        except PromptTooLong as error:
+            assert words > 1
+            assert f"windows overlap by {OVERLAP} tokens, but a window has" in str(error)  # noqa: PT017 - the first
+            return
+    raise AssertionError("no instruction was too long")
 
 
 # --- scores --------------------------------------------------------------------------------------------

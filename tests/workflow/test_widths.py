@@ -20,7 +20,7 @@ EXITS = ["layer_2", "layer_3", "layer_4", "layer_4_compressed_3_by_2", "layer_4_
 def test_all_steps_take_widths_and_windows(tmp_path):
     project = copy_project(tmp_path)
     project.edit_config(keep_one_cell)
-    windows = {"overlap": 4, "most": 3}
+    windows = {"overlap": 2, "most": 3}
     project.edit_config(
         lambda config: config.update(
             {"start_layers": [2], "score": {"widths": [[3, 2], [3, 4]], "windows": windows}}
