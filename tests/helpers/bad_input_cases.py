@@ -264,7 +264,7 @@ CHECKPOINTS = [
     Case("heads that the base model lacks", with_option(TRAIN, "--settings", "{head_init: checkpoint}"), no_damage, ("head_init", "random")),
     Case("model without the norm of an exit", SCORE, replace("model/lwr.json", '"own_norms": false', '"own_norms": true'), ("heads.safetensors", "norm", "layer 3")),
     Case("base model that is no cross-encoder", with_option(TRAIN, "--settings", "{head_init: cross_encoder}"), no_damage, ("./base", "2 labels", "head_init")),
-    Case("score: windows that their overlap fills", with_option(SCORE, "--settings", "{windows: {overlap: 39}}"), no_damage, ("overlap by 39", "passage_max_len")),
+    Case("score: windows that their overlap fills", with_option(SCORE, "--settings", "{windows: {overlap: 60}}"), no_damage, ("overlap by 60", "passage_max_len")),
     Case("model without lwr.json", SCORE, remove("model/lwr.json"), ("model", "lwr.json")),
     Case("broken lwr.json", SCORE, truncate("model/lwr.json"), ("model/lwr.json", "JSON")),
     Case("lwr.json without a field", SCORE, set_keys("model/lwr.json", start_layer=None), ("model/lwr.json", "'start_layer'")),
@@ -426,7 +426,7 @@ USE = [
     Case("fused scores of a compression without weights", [*with_option(RERANK, "--layer", "4"), "--compress", "3/2", "--fused", "--fusion", "fusion.json"], no_damage, ("layer_4_compressed_3_by_2", "score.widths")),
     Case("instruction that the template has no place for", [*RERANK, "--instruction", "Is it?"], no_damage, ("instruction", "'Is it?'", "{instruction}", "leave it out")),
     Case("instruction beside groups", "rerank --model model --groups groups.jsonl --instruction why --out out.trec".split(), no_damage, ("--instruction", "--groups", "prompt")),
-    Case("rerank: windows that their overlap fills", [*RERANK, "--windows", "{overlap: 39}"], no_damage, ("overlap by 39", "passage_max_len")),
+    Case("rerank: windows that their overlap fills", [*RERANK, "--windows", "{overlap: 60}"], no_damage, ("overlap by 60", "passage_max_len")),
     Case("windows that are pooled otherwise", [*RERANK, "--windows", "{pool: sum}"], no_damage, ("pool", "max", "mean")),
     Case("layer without a head", with_option(RERANK, "--layer", "1"), no_damage, ("[1]", "3..4")),
 ]  # fmt: skip
