@@ -473,7 +473,8 @@ def test_tables_writes_csv_markdown_and_latex(tmp_path):
 def test_cost_table_says_how_many_pairs_are_cut(tmp_path):
     both_splits(WITH_CASCADE).to_parquet(tmp_path / "m.parquet")
     costs = [cost_file(tmp_path / "a.json", cut=0.25), cost_file(tmp_path / "b.json", start=3, cut=0.0)]
-    tables([tmp_path / "m.parquet"], costs, [cascade_file(tmp_path / "c.json")], "nDCG@10", tmp_path)
+    cascades, calibrations = [cascade_file(tmp_path / "c.json")], [calibration_file(tmp_path / "p.json")]
+    tables([tmp_path / "m.parquet"], costs, cascades, calibrations, "nDCG@10", tmp_path)
     assert list(pd.read_csv(tmp_path / "cost.csv")["cut"]) == [0.25] * 4 + [0.0] * 4
     assert list(format_costs(read_costs(costs))["pairs cut"]) == ["25%"] * 4 + ["0%"] * 4
     assert "\n\n*pairs cut*: the share of test candidates" in (tmp_path / "cost.md").read_text(
