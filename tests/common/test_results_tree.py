@@ -33,6 +33,7 @@ PATHS = {
     "cells": (TREE.cells, "results/cells"),
     "arm": (TREE.arm(ARM), FOLDER),
     "fusion": (TREE.fusion(ARM, "news"), f"{FOLDER}/fusion/news.json"),
+    "precision": (TREE.precision(ARM, "news"), f"{FOLDER}/precision/news.json"),
     "cascade": (TREE.cascade(ARM, "news"), f"{FOLDER}/cascade/news.json"),
     "cost": (TREE.cost("news"), "results/cost/news.json"),
     "cell": (TREE.cell(CELL), f"{FOLDER}/seed1"),

@@ -35,6 +35,7 @@ def add_test_only(project: Project) -> None:
     project.edit_config(edit)
 
 
+@pytest.mark.slow
 def test_plan_ranks_no_dev_queries_and_chooses_on_those_of_the_other(tmp_path):
     project = copy_project(tmp_path)
     project.edit_config(keep_one_cell)

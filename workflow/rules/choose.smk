@@ -79,7 +79,7 @@ rule cascade:
         runtime=60,
     params:
         folder=lambda w, input: collection_of(input.test_qrels),
-        chosen_on=dev_collection_option,
+        chosen_on=lambda w, input: repeated_option("--dev-collection", choosing_collections(w, input)),
         dev=lambda w, input: repeated_option("--dev", input.dev),
         test=lambda w, input: repeated_option("--test", input.test),
         settings=as_json(GRID.cascade),

@@ -162,10 +162,9 @@ def choosing_scores(w):
     ]
 
 
-def dev_collection_option(w, input):
-    """The option that names the collection of these queries, where it is not the ranked one."""
-    folder = collection_of(input.dev_qrels)
-    return "" if GRID.chosen_on(w.tested) == w.tested else f"--dev-collection {quote(folder)}"
+def choosing_collections(w, input):
+    """The collection of these queries, if it is not the ranked one."""
+    return [] if GRID.chosen_on(w.tested) == w.tested else [collection_of(input.dev_qrels)]
 
 
 def choosing_precision(w):

@@ -43,7 +43,7 @@ rule calibrate:
         runtime=60,
     params:
         folder=lambda w, input: collection_of(input.test_qrels),
-        chosen_on=dev_collection_option,
+        chosen_on=lambda w, input: repeated_option("--dev-collection", choosing_collections(w, input)),
         fusion=lambda w, input: repeated_option("--fusion", input.fusion),
         cell=lambda w: as_json({**ranked_arm(w), "seed": int(w.seed)}),
         code=CODE["calibrate"],
