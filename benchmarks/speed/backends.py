@@ -11,7 +11,8 @@ Ours are the deepest exit, all exits, half of the depth, and the schedules that 
 
 Quality is that of a sample of test queries, chosen by hash; differences to our deepest exit in float32 are paired by
 query, with 95% bootstrap intervals. Times, from texts to ranking, are ratios to that exit on the same list in the same
-round; all contenders rank a list before the next list comes. The last column compares the FLOPs of the tokens, without
+round; all contenders rank a list before the next list comes. With one thread, processor time counts, which other
+programs on the machine do not lengthen by their turns. The last column compares the FLOPs of the tokens, without
 padding, with what a product of large matrices reaches on the same machine: in int8 for those that compute so.
 """
 
@@ -32,6 +33,7 @@ import torch
 from transformers import AutoTokenizer
 
 from lwr.common.exits import Arm
+from lwr.common.progress import show_progress
 from lwr.common.results_tree import ResultsTree
 from lwr.evaluation.arm_files import read_chosen_cascades
 from lwr.evaluation.cost import device_name
@@ -117,9 +119,17 @@ def main() -> None:
         ]
         contenders = [*ours, *peers]
         timed = lists[: options.timed]
-        ranked = [[contender.rank(each) for each in lists] for contender in contenders]
+        ranked = [
+            [contender.rank(each) for each in show_progress(lists, len(lists), contender.name)]
+            for contender in contenders
+        ]
         seconds = time_in_turns(
-            lambda contender, each: contender.rank(each), contenders, timed, "backends", options.rounds
+            lambda contender, each: contender.rank(each),
+            contenders,
+            timed,
+            "backends",
+            options.rounds,
+            time.process_time if options.threads == 1 else time.perf_counter,
         )
     table = make_table(
         contenders, lists, ranked, seconds, read_qrels(tree.collection(options.dataset), "test"), model
