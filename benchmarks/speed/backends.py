@@ -131,14 +131,18 @@ def main() -> None:
             options.rounds,
             time.process_time if options.threads == 1 else time.perf_counter,
         )
-    table = make_table(
-        contenders, lists, ranked, seconds, read_qrels(tree.collection(options.dataset), "test"), model
-    )
+    peaks = {False: float32_peak(), True: int8_peak()}
+    qrels = read_qrels(tree.collection(options.dataset), "test")
+    table = make_table(contenders, lists, ranked, seconds, qrels, model, peaks)
     passages = round(np.median([len(each.passages) for each in lists]))
     print(
         f"\n{options.dataset}, {options.arm}: {passages} candidates; {device_name()}, {instruction_sets()}\n"
     )
     print(table.to_markdown(index=False))
+    reached = [
+        f"{peaks[is_int8] / 1e9:.0f} in {name}" for is_int8, name in ((False, "float32"), (True, "int8"))
+    ]
+    print(f"\nProducts of large matrices, billion operations a second: {', '.join(reached)}.")
 
 
 def read_lists(
@@ -323,6 +327,7 @@ def make_table(
     seconds: np.ndarray,
     qrels: dict[str, dict[str, int]],
     model: Path,
+    peaks: dict[bool, float],
 ) -> pd.DataFrame:
     """Return a row per contender.
 
@@ -333,6 +338,7 @@ def make_table(
         seconds: [contenders, rounds, timed lists].
         qrels: The judgements.
         model: The folder of the reranker.
+        peaks: Operations per second of products of large matrices, in float32 and (True) in int8.
     """
     reranker = LayerwiseReranker.from_pretrained(model, device="cpu")
     timed = lists[: seconds.shape[2]]
@@ -343,7 +349,6 @@ def make_table(
         )
         for each in timed
     ]  # each [layers, candidates]
-    peaks = {False: float32_peak(), True: int8_peak()}
     judged = {each.query_id: qrels[each.query_id] for each in lists}
     quality = [measure(judged, lists, of_contender) for of_contender in ranked]
     ratios = relative_times(seconds, 0)  # [3, contenders]

@@ -22,6 +22,7 @@ from scipy.stats import beta
 
 from lwr.common.errors import BadInput
 from lwr.common.exits import ARM_COLUMNS, FIRST_STAGE, compression_steps, fused_name, layer_of, model_exits_in
+from lwr.common.exits import label as name_of
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import write_json
 from lwr.common.progress import log
@@ -68,6 +69,11 @@ def calibrate(
     measured = read_judged_scores(test, collection, "test", fusion)
     if missing := [exit for exit in fitted.exits if exit not in measured.exits]:
         raise BadInput(f"{test}: no scores of {missing[0]}, which {dev} has; give both splits of one cell")
+    exits = {exit: _calibrate_exit(fitted, measured, exit) for exit in fitted.exits}
+    if flat := [name_of(exit) for exit, maps in exits.items() if maps["logistic"]["slope"] == 0]:
+        log(
+            f"{dev}: a higher score is not more often relevant, so all probabilities are equal: {', '.join(flat)}"
+        )
     inputs = {"dev": dev, "test": test} | ({} if fusion is None else {"fusion": fusion})
     splits = {"dev": fitted, "test": measured}
     write_json(
@@ -76,7 +82,7 @@ def calibrate(
             **cell,
             "candidates": {name: len(split.relevant) for name, split in splits.items()},
             "relevant": {name: int(split.relevant.sum()) for name, split in splits.items()},
-            "exits": {exit: _calibrate_exit(fitted, measured, exit) for exit in fitted.exits},
+            "exits": exits,
             "inputs": {
                 **{name: sha256(path) for name, path in inputs.items()},
                 "qrels": {split: sha256(folder / f"qrels/{split}.tsv") for split, folder in folders.items()},
@@ -294,9 +300,8 @@ def measure_thresholds(
     counts = np.zeros((2, queries, len(thresholds) + 1))
     np.add.at(counts[0], (judged.query, place), 1)
     np.add.at(counts[1], (judged.query, place), judged.relevant)
-    counts = counts[:, :, ::-1].cumsum(axis=2)[:, :, ::-1][
-        :, :, 1:
-    ]  # [2, Q, T]: kept, relevant ones among them
+    from_above = counts[:, :, ::-1].cumsum(axis=2)[:, :, ::-1]
+    counts = from_above[:, :, 1:]  # [2, Q, T]: kept, relevant ones among them
     drawn = np.random.default_rng(0).multinomial(queries, np.full(queries, 1 / queries), size=RESAMPLES)
     sampled_kept, sampled_found = (drawn.astype(np.float64) @ count for count in counts)  # [samples, T]
     precision = np.divide(

@@ -24,6 +24,7 @@ from lwr.common.provenance import ResourceMeter, make_provenance, processor_name
 from lwr.config.evaluation import CostConfig, ScoringConfig
 from lwr.evaluation.arm_files import check_weights, find_row, read_arm, read_chosen_cascades
 from lwr.evaluation.flops import count_flops, count_flops_with_torch, derive_shape
+from lwr.evaluation.schedules.replay import candidates_of
 from lwr.evaluation.statistics.timing import REPEATS, make_monotone, relative_times, time_in_turns
 from lwr.formats import parquet
 from lwr.formats.beir import read_candidate_texts, read_queries, sample_queries
@@ -240,10 +241,7 @@ def read_lists(collection: Path, candidates: pd.DataFrame, at_most: int) -> list
         candidates: Columns query_id, doc_id, first_stage.
         at_most: The number of queries, if there are as many.
     """
-    run = {
-        query: list(zip(ranked["doc_id"], ranked[FIRST_STAGE], strict=True))
-        for query, ranked in candidates.groupby("query_id", sort=False)
-    }
+    run = candidates_of(candidates)
     sample = sample_queries(run, at_most)
     queries = read_queries(collection)
     texts = read_candidate_texts(collection, "test", {query_id: run[query_id] for query_id in sample})

@@ -81,9 +81,8 @@ def count_flops(
         length = (tokens - last_tokens) / np.maximum(complete, 1)  # of each of these
         passages = None, None
         if passage_tokens is not None and compression is not None:
-            beside = (tokens - passage_tokens) / np.maximum(
-                windows, 1
-            )  # tokens of a window but the passage's
+            # tokens of a window but the passage's
+            beside = (tokens - passage_tokens) / np.maximum(windows, 1)
             passages = np.maximum(length - beside, 0), last_tokens - beside
         of_complete = count_flops(shape, length, passages[0], compression)
         return complete * of_complete + count_flops(shape, last_tokens, passages[1], compression)

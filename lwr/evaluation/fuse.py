@@ -31,8 +31,7 @@ from lwr.common.hashing import sha256
 from lwr.common.json_lines import write_json
 from lwr.common.progress import log, show_progress
 from lwr.config.evaluation import FusionConfig
-from lwr.evaluation.measures import RankMeasure
-from lwr.evaluation.schedules.replay import read_candidates, read_scores
+from lwr.evaluation.schedules.replay import measure_exits, read_scores
 from lwr.formats.beir import Qrels, answerable_queries, read_qrels
 from lwr.formats.fusion import CrossFittedFusion, Fusion, fold_of, fusion_record, normalize_first_stage
 
@@ -299,11 +298,8 @@ def _mean_quality(
     fusion: Fusion | CrossFittedFusion | None,
 ) -> dict[str, float]:
     """Return name of an exit -> mean over queries and seeds."""
-    means: dict[str, list[float]] = {}
-    for scores in seeds:
-        candidates = read_candidates(scores, sorted(qrels), fusion)
-        ranked = RankMeasure.of(measure, candidates.queries, candidates.docs, qrels)
-        for exit, ranks in candidates.ranks.items():
-            if exit != FIRST_STAGE:
-                means.setdefault(exit, []).append(ranked.compute(ranks).mean())
-    return {exit: float(np.mean(of_seeds)) for exit, of_seeds in means.items()}
+    return {
+        exit: float(np.mean([of_seed.mean() for of_seed in values]))
+        for exit, values in measure_exits(seeds, qrels, measure, fusion).items()
+        if exit != FIRST_STAGE
+    }

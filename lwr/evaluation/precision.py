@@ -15,11 +15,9 @@ from lwr.common.hashing import sha256
 from lwr.common.json_lines import write_json
 from lwr.common.progress import Progress, log
 from lwr.config.evaluation import ScoringConfig
-from lwr.evaluation.measures import RankMeasure
-from lwr.evaluation.schedules.replay import read_candidates, read_scores
+from lwr.evaluation.schedules.replay import candidates_of, measure_exits, read_scores
 from lwr.evaluation.statistics.paired_tests import interval
 from lwr.formats.beir import (
-    Qrels,
     answerable_queries,
     read_candidate_texts,
     read_qrels,
@@ -73,9 +71,9 @@ def compare_precision(
             _score_again(model, table, collection, in_float32, progress)
             for model, table in zip(models, tables, strict=True)
         ]
-    exits = [exit for exit in model_exits_in(tables[0]) if exit in recomputed[0]]
+    exits = [exit for exit in model_exits_in(tables[0]) if exit in recomputed[0]]  # without compressed ones
     quality = {
-        precision: _measure(of_precision, judged, measure)
+        precision: measure_exits(of_precision, judged, measure)
         for precision, of_precision in ((settings.precision, tables), ("float32", recomputed))
     }  # precision -> exit -> float64 [seeds, queries]
     rows = []
@@ -116,12 +114,12 @@ def compare_precision(
 def _score_again(
     model: Path, scores: pd.DataFrame, collection: Path, settings: ScoringConfig, progress: Progress
 ) -> pd.DataFrame:
-    """Return the table with the scores of its candidates in another precision, at the exits of complete passages."""
-    reranker = LayerwiseReranker.from_pretrained(model, precision=settings.precision)
-    run = {
-        query: list(zip(ranked["doc_id"], ranked["first_stage"], strict=True))
-        for query, ranked in scores.groupby("query_id", sort=False)
-    }
+    """Return the table with scores of its candidates in another precision, at the exits of complete passages.
+
+    It is computed on the CPU, as int8 is.
+    """
+    reranker = LayerwiseReranker.from_pretrained(model, device="cpu", precision=settings.precision)
+    run = candidates_of(scores)
     texts = read_candidate_texts(collection, "dev", run)
     queries = join_texts(run, read_queries(collection), texts)
     chunks = [
@@ -131,14 +129,3 @@ def _score_again(
     ordered = pd.concat([ranked for _, ranked in scores.groupby("query_id", sort=False)], ignore_index=True)
     columns = dict(zip(map(exit_name, reranker.exits), np.concatenate(chunks, axis=1), strict=True))
     return ordered[["query_id", "doc_id", "tokens", "first_stage"]].assign(**columns)
-
-
-def _measure(tables: Sequence[pd.DataFrame], qrels: Qrels, measure: str) -> dict[str, np.ndarray]:
-    """Return exit -> the measure, float64 [seeds, queries]."""
-    by_exit: dict[str, list[np.ndarray]] = {}
-    for table in tables:
-        candidates = read_candidates(table, sorted(qrels))
-        ranked = RankMeasure.of(measure, candidates.queries, candidates.docs, qrels)
-        for exit, ranks in candidates.ranks.items():
-            by_exit.setdefault(exit, []).append(ranked.compute(ranks))
-    return {exit: np.stack(of_seeds) for exit, of_seeds in by_exit.items()}

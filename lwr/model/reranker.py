@@ -742,9 +742,9 @@ class LayerwiseReranker(nn.Module):
         scores = logistic(ranking.scores) if normalize else ranking.scores
         order = ranking.order
         if lines is not None:
-            chances = probabilities_of(ranking.scores, ranking.layers, lines)
-            order = order[chances[order] >= (threshold or 0)]
-            scores = chances if probabilities else scores
+            calibrated = probabilities_of(ranking.scores, ranking.layers, lines)
+            order = order[calibrated[order] >= (threshold or 0)]
+            scores = calibrated if probabilities else scores
         ranked = []
         for i in order[:top_k].tolist():
             entry: dict[str, Any] = {"corpus_id": i, "score": float(scores[i])}

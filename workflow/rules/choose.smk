@@ -42,6 +42,7 @@ if IS_INT8:
             PRECISION,
         log:
             f"{LOGS}/precision/{ARM}/{{tested}}.log",
+        threads: threads_each(len(arm_paths(PRECISION, with_dev_alone=True)))
         resources:
             mem_mb=16000,
             runtime=480,

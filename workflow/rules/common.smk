@@ -153,13 +153,14 @@ def ranked_collection(pattern, **fixed):
     return lambda w: pattern.format(**{"dataset": w.tested, "split": w.get("split"), **fixed})
 
 
+def of_choosing(pattern, w, **fixed):
+    """The path for the data set on whose dev queries choices for the ranked one are made."""
+    return pattern.format(**{**dict(w.items()), "tested": GRID.chosen_on(w.tested), "split": "dev", **fixed})
+
+
 def choosing_scores(w):
-    """The scores of every seed of an arm for the dev queries that choices for a data set are made on."""
-    chosen_on = GRID.chosen_on(w.tested)
-    return [
-        SCORES.format(**{**dict(w.items()), "tested": chosen_on, "split": "dev", "seed": seed})
-        for seed in GRID.seeds
-    ]
+    """The scores of every seed of an arm for these queries."""
+    return [of_choosing(SCORES, w, seed=seed) for seed in GRID.seeds]
 
 
 def choosing_collections(w, input):
@@ -169,7 +170,7 @@ def choosing_collections(w, input):
 
 def choosing_precision(w):
     """The comparison of these scores with those in float32."""
-    return PRECISION.format(**{**dict(w.items()), "tested": GRID.chosen_on(w.tested)})
+    return of_choosing(PRECISION, w)
 
 
 def choosing_qrels(w):

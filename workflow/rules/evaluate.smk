@@ -29,7 +29,7 @@ rule evaluate:
 
 rule calibrate:
     input:
-        dev=lambda w: SCORES.format(**{**dict(w.items()), "tested": GRID.chosen_on(w.tested), "split": "dev"}),
+        dev=lambda w: of_choosing(SCORES, w),
         test=SCORES.replace("{split}", "test"),
         fusion=FUSION_IF_ANY,
         dev_qrels=choosing_qrels,

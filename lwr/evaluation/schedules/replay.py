@@ -16,7 +16,9 @@ import pandas as pd
 from lwr.common.errors import BadInput
 from lwr.common.exits import FIRST_STAGE, compression_steps, fused_name, layer_of, layers_in, model_exits_in
 from lwr.common.hashing import hash_share
+from lwr.evaluation.measures import RankMeasure
 from lwr.formats import parquet
+from lwr.formats.beir import Qrels
 from lwr.formats.fusion import CrossFittedFusion, Fusion, fold_of, fuse_scores, normalize_first_stage
 from lwr.formats.trec import Run, scores_by_rank
 from lwr.model.cascade_schedule import Schedule
@@ -46,6 +48,14 @@ class Candidates:
     def deepest(self) -> int:
         """The last layer that has an exit."""
         return self.layers[-1]
+
+
+def candidates_of(scores: pd.DataFrame) -> Run:
+    """Return the candidates of a table that `lwr score` wrote, with the first stage's scores."""
+    return {
+        query: list(zip(ranked["doc_id"], ranked[FIRST_STAGE], strict=True))
+        for query, ranked in scores.groupby("query_id", sort=False)
+    }
 
 
 def read_scores(path: Path) -> pd.DataFrame:
@@ -100,6 +110,32 @@ def read_candidates(
         places.fill(scores["windows"].to_numpy(np.float64)) if has_windows else None,
         places.fill(scores["last_tokens"].to_numpy(np.float64)) if has_windows else None,
     )
+
+
+def measure_exits(
+    seeds: Sequence[pd.DataFrame],
+    qrels: Qrels,
+    measure: str,
+    fusion: Fusion | CrossFittedFusion | None = None,
+) -> dict[str, np.ndarray]:
+    """Measure every exit on the judged queries.
+
+    Args:
+        seeds: The table of scores of each seed; all have the same exits.
+        qrels: The judgements.
+        measure: The measure.
+        fusion: As for `read_candidates`.
+
+    Returns:
+        Name of an exit, or `first_stage` if it ranks -> float64 [seeds, queries], the queries sorted.
+    """
+    by_exit: dict[str, list[np.ndarray]] = {}
+    for scores in seeds:
+        candidates = read_candidates(scores, sorted(qrels), fusion)
+        ranked = RankMeasure.of(measure, candidates.queries, candidates.docs, qrels)
+        for exit, ranks in candidates.ranks.items():
+            by_exit.setdefault(exit, []).append(ranked.compute(ranks))
+    return {exit: np.stack(of_seeds) for exit, of_seeds in by_exit.items()}
 
 
 def _fused_column(exit: str) -> str:
