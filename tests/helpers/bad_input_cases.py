@@ -31,6 +31,7 @@ from bad_input_world import (
     RERANK,
     RETRIEVE,
     SCORE,
+    SERVE,
     TEACH,
     TRAIN,
     TRAINING,
@@ -283,6 +284,8 @@ SETTINGS = [
     Case("wrong type", CHECK, replace("grid.yaml", "steps: 4", "steps: many"), ("grid.yaml:6", "train.steps", "'many'")),
     Case("out of range", CHECK, replace("grid.yaml", "steps: 4", "steps: 0"), ("grid.yaml:6", "train.steps", "0")),
     Case("compression after the last block", CHECK, append("grid.yaml", "score: {widths: [[2, 2], [4, 2]]}\n"), ("grid.yaml:8", "score.widths", "layer 4")),
+    Case("choices made on a data set that is not there", CHECK, replace("grid.yaml", "path: data}}", "path: data}, chosen_on: doks}"), ("grid.yaml:2", "datasets.docs.chosen_on", "doks", "docs")),
+    Case("choices made on a data set that makes none", CHECK, replace("grid.yaml", "path: data}}", "path: data}, chosen_on: docs}"), ("grid.yaml:2", "datasets.docs.chosen_on", "dev queries")),
     Case("windows that their overlap fills", CHECK, append("grid.yaml", "score: {windows: {overlap: 500}}\n"), ("grid.yaml:8", "score.windows.overlap", "500", "224")),
     Case("key that is a mapping", CHECK, replace("grid.yaml", "{steps: 4}", "{ {steps: 4}}"), ("grid.yaml:6", "key")),
     Case("key twice", CHECK, append("grid.yaml", "train: {}\n"), ("grid.yaml:8", "train", "6 and 8")),
@@ -429,6 +432,13 @@ USE = [
     Case("rerank: windows that their overlap fills", [*RERANK, "--windows", "{overlap: 60}"], no_damage, ("overlap by 60", "passage_max_len")),
     Case("windows that are pooled otherwise", [*RERANK, "--windows", "{pool: sum}"], no_damage, ("pool", "max", "mean")),
     Case("layer without a head", with_option(RERANK, "--layer", "1"), no_damage, ("[1]", "3..4")),
+    Case("budget of no time", [*SERVE, "--budget-ms", "0"], no_damage, ("--budget-ms", "0.001"), code=2),
+    Case("budget without an end", [*SERVE, "--budget-ms", "inf"], no_damage, ("--budget-ms inf", "milliseconds")),
+    Case("budget beside a layer", [*SERVE, "--budget-ms", "50", "--layer", "3"], no_damage, ("--budget-ms 50", "--layer")),
+    Case("serve: windows that their overlap fills", [*SERVE, "--windows", "{overlap: 60}"], no_damage, ("overlap by 60", "passage_max_len")),
+    Case("serve: layer without a head", [*SERVE, "--layer", "1"], no_damage, ("[1]", "3..4")),
+    Case("serve: key that is not set", [*SERVE, "--api-key-env", "LWR_NO_SUCH_KEY"], no_damage, ("LWR_NO_SUCH_KEY", "not set")),
+    Case("serve: calibration cut short", SERVE, write("model/calibration.json", "{"), ("calibration.json", "JSON")),
 ]  # fmt: skip
 
 OUTPUTS = [

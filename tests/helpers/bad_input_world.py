@@ -83,6 +83,7 @@ COST += [*"--scoring {} --settings".split(), "{queries: 1}", "--out", "out.json"
 CHECK = ["check", "grid.yaml"]
 EXPORT = [*"export --model model --layer 3 --out out".split()]
 RERANK = [*"rerank --model model --query decode --passages passages.txt --layer 3 --out out.trec".split()]
+SERVE = "serve --model model --port 0".split()
 
 
 def build(folder: Path) -> Path:
