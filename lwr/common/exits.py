@@ -165,7 +165,12 @@ def sort_key(name: str) -> tuple[int, int, int, list[tuple[int, int]]]:
 
 
 def label(name: str) -> str:
-    """Return an exit's name for display: `first stage`, `layer 4`, `layer 4, fused` or `layer 6, compressed 3/2`."""
-    if steps := compression_steps(name):
-        return f"layer {layer_of(name)}, compressed {' '.join(f'{layer}/{ratio}' for layer, ratio in steps)}"
-    return name.replace("_", " ") if name in CASCADES else name.replace("_fused", ", fused").replace("_", " ")
+    """Return an exit's name for display: `first stage`, `layer 4, fused` or `layer 6, compressed 3/2, fused`."""
+    if name in CASCADES:
+        return name.replace("_", " ")
+    plain = name.removesuffix("_fused")
+    if steps := compression_steps(plain):
+        text = f"layer {layer_of(plain)}, compressed {' '.join(f'{layer}/{ratio}' for layer, ratio in steps)}"
+    else:
+        text = plain.replace("_", " ")
+    return text if plain == name else f"{text}, fused"

@@ -19,7 +19,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from lwr.common.atomic import atomic
-from lwr.common.exits import ARM_COLUMNS, CASCADES, FIRST_STAGE, compression_steps, is_fused, is_layer, label
+from lwr.common.exits import ARM_COLUMNS, CASCADES, FIRST_STAGE, compression_steps, is_layer, label
 from lwr.common.json_lines import read_json
 from lwr.common.results_tree import FIGURES, TABLES, ResultsTree, cell_of_model
 from lwr.evaluation.arm_files import CHOICE_COLUMNS, CHOICE_FOR_FUSED_COLUMNS
@@ -141,7 +141,8 @@ def _format_column(column: pd.Series) -> pd.Series:
 
 
 def _format_word(word: str) -> str:
-    if word in (FIRST_STAGE, *CASCADES) or is_layer(word) or is_fused(word) or compression_steps(word):
+    plain = word.removesuffix("_fused")
+    if word in (FIRST_STAGE, *CASCADES) or is_layer(plain) or compression_steps(plain):
         return label(word)
     return {"True": "yes", "False": "no"}.get(word, word)
 

@@ -19,6 +19,7 @@ from lwr.common.exits import (
     describe_layers,
     exit_name,
     exits_in,
+    fused_name,
     is_layer,
     label,
     layer_of,
@@ -82,6 +83,8 @@ def test_compressed_exits_come_after_their_layer_and_have_a_label():
     ]
     assert all_exits_in([*columns, "query_id", "tokens"]) == expected
     assert label(compressed_name(6, [(2, 2), (4, 3)])) == "layer 6, compressed 2/2 4/3"
+    assert label(fused_name(6, [(2, 2)])) == "layer 6, compressed 2/2, fused"
+    assert label("layer_6_fused") == "layer 6, fused"
 
 
 def test_names_that_are_not_exits_cannot_be_sorted():

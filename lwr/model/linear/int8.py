@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from lwr.common.progress import log
+
 LARGEST = 127
 """The largest magnitude of an activation. Zero is 128: oneDNN has no fast kernel of signed ones on CPUs without AMX."""
 WEIGHT_LIMITS = (127, 63)
@@ -110,6 +112,8 @@ def multiply(integers: Tensor, packed: Tensor, scales: Tensor, zeros: Tensor) ->
 def quantise_blocks(blocks: nn.ModuleList) -> None:
     """Replace each linear layer in the blocks of a backbone, in place.
 
+    How many weights are in no linear layer, such as those of experts that are one tensor, is logged; they stay float32.
+
     Raises:
         ValueError: There is none, or this machine's PyTorch has no int8 products.
     """
@@ -126,6 +130,12 @@ def quantise_blocks(blocks: nn.ModuleList) -> None:
     if not replacements:
         raise ValueError(
             f"precision int8: the blocks of {type(blocks[0]).__name__} have no linear layers; use float32"
+        )
+    float32 = sum(weight.numel() for weight in blocks.parameters() if weight.ndim > 1)
+    if float32:
+        total = float32 + sum(layer.in_features * layer.out_features for layer in replacements.values())
+        log(
+            f"precision int8: {float32 / total:.0%} of the blocks' weights are in no linear layer, and stay float32"
         )
 
 

@@ -269,3 +269,16 @@ def test_another_precision_afterwards_and_saving_are_refused(tmp_path):
 def test_blocks_without_linear_layers_are_refused():
     with pytest.raises(ValueError, match="the blocks of LayerNorm have no linear layers; use float32"):
         quantise_blocks(nn.ModuleList([nn.LayerNorm(4)]))
+
+
+def test_weights_outside_linear_layers_are_told(capsys):
+    block = nn.Module()
+    block.router = nn.Linear(16, 4, bias=False)
+    block.experts = nn.Parameter(torch.zeros(4, 16, 3))
+    quantise_blocks(nn.ModuleList([block]))
+    assert "192 of the blocks' 256 weights" in capsys.readouterr().err
+
+
+def test_nothing_is_told_where_all_weights_are_in_linear_layers(capsys):
+    build("bert")
+    assert "precision int8" not in capsys.readouterr().err
