@@ -25,6 +25,10 @@ IN_CONTAINER = "apptainer" in [str(method) for method in workflow.deployment_set
 OWN_PATH = f'PATH={quote(str(Path(sys.executable).parent))}:"$PATH"; '
 shell.prefix("set -euo pipefail; " + ("" if IN_CONTAINER else OWN_PATH))
 
+# Where results lie: a bucket (`default-storage-prefix` in a profile), or this disk. What the config names by a path lies
+# on the disk of every job, and is marked as `local` where it is an input.
+BUCKET = workflow.storage_settings.default_storage_prefix
+
 # Patterns of paths. {dataset} is the data set that a cell is trained on, {tested} the one that it ranks: most often the
 # same. An arm is a cell without its seed.
 TREE = ResultsTree(Path(GRID.results))
@@ -194,7 +198,7 @@ def mining_teacher(w):
     """The run of the teacher whose scores mining uses; none without one."""
     mining = GRID.datasets[w.dataset].mining
     named = [] if mining.teacher is None else [TEACHER_RUN.format(dataset=w.dataset, teacher=mining.teacher)]
-    return [mining.teacher_run] if mining.teacher_run else named
+    return [local(mining.teacher_run)] if mining.teacher_run else named
 
 
 def cell_teacher(w):
@@ -239,6 +243,11 @@ def failures(text):
     """(rule, log file) of each job that failed, once, from what Snakemake printed."""
     found = re.findall(r"^Error in rule\s(\w+):.*?^    log: (\S+)", text, re.MULTILINE | re.DOTALL)
     return list(dict.fromkeys(found))
+
+
+def place_of(path):
+    """Where people find a file of the results: its address in the bucket, or its path."""
+    return f"{BUCKET.rstrip('/')}/{path}" if BUCKET else str(path)
 
 
 def folder_of(path):

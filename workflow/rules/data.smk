@@ -60,7 +60,7 @@ rule retrieve:
         queries=QUERIES,
         qrels=QRELS,
         embeddings=embeddings_of,
-        given=lambda w: GRID.datasets[w.dataset].first_stage.runs.get(w.split, []),
+        given=lambda w: local(GRID.datasets[w.dataset].first_stage.runs.get(w.split, [])),
     output:
         RUN,
     log:
@@ -106,7 +106,7 @@ rule mine:
 
 rule groups:
     input:
-        lambda w: GRID.datasets[w.dataset].source.files(),
+        lambda w: local([str(file) for file in GRID.datasets[w.dataset].source.files()]),
     output:
         GROUPS,
     log:
