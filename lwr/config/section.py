@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # part of a path in results/
 Precision = Literal["float32", "bfloat16"]
+TrainingPrecision = Literal["float32", "bfloat16", "float16"]
 ScoringPrecision = Literal["float32", "bfloat16", "float16", "int8"]
 Share = Annotated[float, Field(ge=0, lt=1, json_schema_extra={"unit": "share"})]
 Count = Annotated[int, Field(ge=1)]

@@ -12,12 +12,12 @@ from lwr.config.section import (
     Layers,
     Name,
     Passages,
-    Precision,
     Queries,
     Section,
     Share,
     Steps,
     Tokens,
+    TrainingPrecision,
 )
 
 Recompute = Literal["nothing", "cheap", "blocks"]
@@ -110,9 +110,10 @@ class TrainingConfig(Section):
         default=224,
         description="maximum length of the passage; a pair has at most `query_max_len` + `passage_max_len`",
     )
-    precision: Precision = Field(
+    precision: TrainingPrecision = Field(
         default="float32",
-        description="data type of the computation; bfloat16: autocast, with trained weights and heads in float32",
+        description="data type of the computation; bfloat16: autocast, with trained weights and heads in float32; "
+        "float16: the same with scaled gradients, for GPUs without bfloat16 (T4, V100)",
     )
     dropout: Share | None = Field(
         default=None,

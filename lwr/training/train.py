@@ -73,7 +73,7 @@ def train(
         teacher_run: TREC run with the scores of the teacher that `distillation.external` names; None: it names none.
 
     Raises:
-        BadInput: A file is malformed.
+        BadInput: A file is malformed, or the precision is float16 without a GPU.
         ValueError: The base model cannot be trained with these settings; raised before the first step.
         FloatingPointError: A loss or a gradient is not finite.
         MemoryError: A batch does not fit into memory.
@@ -82,6 +82,7 @@ def train(
     check_writable(out)
     if cell is not None and (cell.start_layer, cell.seed) != (start_layer, seed):
         raise ValueError(f"cell {cell} is not of start layer {start_layer} and seed {seed}; make them agree")
+    _check_device(settings)
     _check_teacher_scores(settings, groups, teacher_run)
     set_seed(seed)
     reranker = build_reranker(base, start_layer, settings)
@@ -99,6 +100,11 @@ def train(
     arguments = _trainer_arguments(settings, reranker.exits, seed, checkpoints)
     trainer = LayerwiseTrainer(reranker, training_groups, settings, arguments, dev_evaluation, label)
     _train_or_resume(trainer, checkpoints, label)
+    if skipped := sum(line.get("skipped_steps", 0) for line in trainer.state.log_history):
+        steps = trainer.state.global_step
+        log(
+            f"{label}: {skipped:g} of {steps} steps changed nothing: their gradients were beyond the range of float16"
+        )
     if trainer.is_world_process_zero():
         with atomic(out) as draft:
             reranker.save_pretrained(draft)
@@ -106,6 +112,12 @@ def train(
             _write_provenance(draft, meter, cell, facts)
         shutil.rmtree(checkpoints, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
+
+
+def _check_device(settings: TrainingConfig) -> None:
+    """Raise BadInput for float16 without a GPU, where accelerate would train in float32 without a word."""
+    if settings.precision == "float16" and not torch.cuda.is_available():
+        raise BadInput("train.precision: float16 needs a GPU, and there is none; use float32 or bfloat16")
 
 
 def _check_teacher_scores(settings: TrainingConfig, groups: Path, teacher_run: Path | None) -> None:
@@ -283,6 +295,7 @@ def _trainer_arguments(
         warmup_steps=settings.warmup,  # a share of the steps, because it is below 1
         max_grad_norm=settings.max_grad_norm,
         bf16=settings.precision == "bfloat16",
+        fp16=settings.precision == "float16",
         use_cpu=not torch.cuda.is_available(),
         seed=seed,
         logging_steps=settings.log_steps,

@@ -22,7 +22,7 @@ from lwr.config.training import TrainingConfig
 from lwr.evaluation.flops import derive_shape
 from lwr.model.batching import out_of_memory_hint
 from lwr.model.cascade_schedule import Compression
-from lwr.model.reranker import LayerwiseReranker
+from lwr.model.reranker import HALF, LayerwiseReranker
 from lwr.model.storage import convert_write_errors
 from lwr.training.dataset import Batch, TrainingGroup, collate
 from lwr.training.dev_evaluation import DevEvaluation
@@ -110,10 +110,11 @@ class LayerwiseTrainer(Trainer):
         # per batch since the last log, of those that were compressed
         self.compression_terms: list[Tensor] = []
         self.group_names: list[str] = []  # of the batches since the last step of the optimiser
+        self.skipped_steps = 0  # since the last log, by the scaler of float16
         self.throughput = Throughput(
             derive_shape(reranker.backbone),
             arguments.device,
-            torch.bfloat16 if settings.precision == "bfloat16" else torch.float32,
+            HALF.get(settings.precision, torch.float32),
             frozen_backbone=settings.lora is not None,
         )
 
@@ -184,13 +185,18 @@ class LayerwiseTrainer(Trainer):
         """Clip the gradients, and raise FloatingPointError if one is not finite.
 
         Overridden because no public hook sees the norm before the step of the optimiser. A gradient that is not finite
-        would spoil the weights, and after the last step nothing would show it.
+        would spoil the weights, and after the last step nothing would show it. In float16, such a gradient may come
+        from the factor that losses are scaled by: the optimiser then skips the step, and the factor is halved. Only
+        without such a factor is it an error.
         """
         gradients = {layer: self.reranker.head(layer).grad for layer in self.reranker.exits}
         # computed before clipping, which spreads NaN to every gradient; read only if needed, as reading waits for a GPU
         is_finite = {layer: grad.isfinite().all() for layer, grad in gradients.items() if grad is not None}
         norm: Any = super()._clip_grad_norm(model)
-        if not math.isfinite(norm):
+        scaler = self.accelerator.scaler  # None but in float16
+        if scaler is not None and scaler.get_scale() > 1:
+            self.skipped_steps += not math.isfinite(norm)
+        elif not math.isfinite(norm):
             exits = [layer for layer, fine in is_finite.items() if not fine]
             source = f"exits {exits}" if exits else "the backbone"
             raise self._not_finite(f"gradient of {source}", self.group_names)
@@ -218,6 +224,10 @@ class LayerwiseTrainer(Trainer):
                 logs["compression"] = torch.stack(self.compression_terms).mean().item()
                 self.compression_terms.clear()
             logs |= self.throughput.pop_rates()
+            if self.accelerator.scaler is not None:
+                logs["skipped_steps"], self.skipped_steps = self.skipped_steps, 0
+                if not math.isfinite(logs["grad_norm"]):  # that of a skipped step
+                    del logs["grad_norm"]
         super().log(logs, start_time)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+import lwr.training.train
 import lwr.training.trainer
 from lwr.common.errors import BadInput
 from lwr.common.exits import Cell
@@ -32,6 +33,7 @@ from lwr.model.linear.lora import merge_lora
 from lwr.model.reranker import LayerwiseReranker
 from lwr.scoring.score import score
 from lwr.training.train import build_reranker, train
+from lwr.training.trainer import LayerwiseTrainer
 
 GROUPS, DEV = 32, 6
 SETTINGS = {"steps": 3, "groups_per_batch": 8, "group_size": 3, "query_max_len": 16, "passage_max_len": 48}
@@ -528,3 +530,61 @@ def test_every_exit_overfits_a_few_groups(data, tmp_path, architecture):
     lwr_command(*step)
     last = logs(tmp_path / "model")[-1]
     assert max(last[f"contrastive_layer_{k}"] for k in (2, 3, 4)) < 0.1
+
+
+@pytest.fixture
+def float16_on_a_cpu(monkeypatch):
+    """Return a function that sets the initial factor of losses in the trainings that follow.
+
+    accelerate gives CPUs no scaler, so the trainer gets that of PyTorch, which is the same on GPUs.
+    """
+
+    def set_scale(scale: float) -> None:
+        class WithScaler(LayerwiseTrainer):
+            def __init__(self, *arguments):
+                super().__init__(*arguments)
+                self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+                self.accelerator.native_amp = True
+
+        monkeypatch.setattr(lwr.training.train, "_check_device", lambda _: None)
+        monkeypatch.setattr(lwr.training.train, "LayerwiseTrainer", WithScaler)
+
+    return set_scale
+
+
+def losses(model: Path) -> list[float]:
+    return [line["loss"] for line in logs(model)]
+
+
+def test_float16_learns_as_float32(data, tmp_path, float16_on_a_cpu, capsys):
+    expected = losses(run(data, tmp_path / "float32"))
+    float16_on_a_cpu(2.0**10)
+    half = run(data, tmp_path / "float16", precision="float16")
+    assert losses(half) == pytest.approx(expected, abs=0.02)
+    assert losses(half) != expected
+    assert [line["skipped_steps"] for line in logs(half)] == [0] * 3
+    assert "changed nothing" not in capsys.readouterr().err
+    assert all(tensor.dtype == torch.float32 for tensor in load_file(half / "model.safetensors").values())
+
+
+def test_steps_that_overflow_are_skipped_and_counted(data, tmp_path, float16_on_a_cpu, capsys):
+    float16_on_a_cpu(2.0**24)
+    model = run(data, tmp_path / "model", steps=8, precision="float16")
+    skipped = [line["skipped_steps"] for line in logs(model)]
+    assert skipped[0] == 1
+    assert skipped[-1] == 0
+    assert f"{sum(skipped)} of 8 steps changed nothing" in capsys.readouterr().err
+    assert all(math.isfinite(line.get("grad_norm", 0)) for line in logs(model))
+
+
+def test_overflow_without_a_factor_is_an_error(data, tmp_path, float16_on_a_cpu):
+    float16_on_a_cpu(1.0)
+    with pytest.raises(FloatingPointError, match=r"gradient of .* not finite after step 0"):
+        run(data, tmp_path / "model", precision="float16", exit_weights={2: 1e7, 3: 1e7, 4: 1e7})
+
+
+def test_float16_without_a_gpu_is_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BadInput, match="float16 needs a GPU"):
+        run(data, tmp_path / "model", precision="float16")
+    assert not (tmp_path / "model").exists()
