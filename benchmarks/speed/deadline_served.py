@@ -62,7 +62,7 @@ def main() -> None:
         with served(model) as address, httpx2.Client(base_url=address, timeout=600) as client:
             requests = make_requests(random.Random(0), 30)
             idle = median(send(client, request, time.perf_counter())[0] for request in requests)
-            print(f"{device_name()}, 1 thread; a request takes {1000 * idle:.0f} ms when idle\n")
+            print(f"{device_name()}; a request takes {1000 * idle:.0f} ms when idle\n")
             print("| load | budget | requests | median | 95% | 99% | late | exits |")
             print("|--:|:--|--:|--:|--:|--:|--:|:--|")
             for load in LOADS:

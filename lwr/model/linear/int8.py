@@ -135,7 +135,7 @@ def quantise_blocks(blocks: nn.ModuleList) -> None:
     if float32:
         total = float32 + sum(layer.in_features * layer.out_features for layer in replacements.values())
         log(
-            f"precision int8: {float32 / total:.0%} of the blocks' weights are in no linear layer, and stay float32"
+            f"precision int8: {float32:,} of the blocks' {total:,} weights are in no linear layer and stay float32"
         )
 
 
