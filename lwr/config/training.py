@@ -22,6 +22,8 @@ from lwr.config.section import (
 
 Recompute = Literal["nothing", "cheap", "blocks"]
 
+Parallel = Literal["ddp", "fsdp"]
+
 Teacher = Literal["deepest", "next", "anchors", "none"]
 
 Loss = Literal["contrastive", "mse", "margin_mse", "ranknet", "listnet"]
@@ -127,6 +129,11 @@ class TrainingConfig(Section):
         "third more time)",
     )
     lora: LoraConfig | None = Field(default=None, description="low-rank adapter; null: full fine-tuning")
+    parallel: Parallel = Field(
+        default="ddp",
+        description="what each of several processes holds; `ddp`: the complete model; `fsdp`: its share of weights, "
+        "gradients and optimiser state, for full fine-tuning of models that one GPU cannot hold",
+    )
     heads: Literal["per_exit", "shared"] = Field(
         default="per_exit", description="`per_exit`: one head for each exit; `shared`: one head for all"
     )
@@ -183,6 +190,17 @@ class TrainingConfig(Section):
     report_to: list[Literal["tensorboard", "wandb"]] = Field(
         default=[], description="services that also receive the training log"
     )
+
+    @field_validator("parallel")
+    @classmethod
+    def _is_sharding_possible(cls, parallel: Parallel, info: ValidationInfo) -> Parallel:
+        if parallel == "fsdp" and info.data.get("lora") is not None:
+            raise ValueError("`fsdp` is for full fine-tuning: set `lora: null`, or use `parallel: ddp`")
+        if parallel == "fsdp" and info.data.get("precision") == "float16":
+            raise ValueError(
+                "`fsdp` does not train in float16: use `precision: float32` or `bfloat16`, or `parallel: ddp`"
+            )
+        return parallel
 
     @field_validator("keep")
     @classmethod

@@ -84,6 +84,7 @@ def train(
         raise ValueError(f"cell {cell} is not of start layer {start_layer} and seed {seed}; make them agree")
     _check_device(settings)
     _check_teacher_scores(settings, groups, teacher_run)
+    _check_parallel(settings, base)
     set_seed(seed)
     reranker = build_reranker(base, start_layer, settings)
     training_groups = read_groups(groups, reranker.prompt, settings.group_size, seed, teacher_run)
@@ -97,7 +98,7 @@ def train(
         facts["teacher_sha256"] = {str(settings.distillation.external): sha256(teacher_run)}
     facts["dev_measure"] = None if dev_evaluation is None else measure
     checkpoints = _checkpoint_folder(out, facts)
-    arguments = _trainer_arguments(settings, reranker.exits, seed, checkpoints)
+    arguments = _trainer_arguments(settings, reranker, seed, checkpoints)
     trainer = LayerwiseTrainer(reranker, training_groups, settings, arguments, dev_evaluation, label)
     _train_or_resume(trainer, checkpoints, label)
     if skipped := sum(line.get("skipped_steps", 0) for line in trainer.state.log_history):
@@ -105,7 +106,13 @@ def train(
         log(
             f"{label}: {skipped:g} of {steps} steps changed nothing: their gradients were beyond the range of float16"
         )
+    is_sharded = settings.parallel == "fsdp"
+    # complete, on the CPU of the first process; the others get nothing, but must take part
+    gathered = trainer.accelerator.get_state_dict(trainer.model) if is_sharded else {}
     if trainer.is_world_process_zero():
+        if is_sharded:
+            reranker = build_reranker(base, start_layer, settings)
+            reranker.load_state_dict(gathered)
         with atomic(out) as draft:
             reranker.save_pretrained(draft)
             write_jsonl(draft / "training.jsonl", trainer.state.log_history)
@@ -135,6 +142,19 @@ def _check_teacher_scores(settings: TrainingConfig, groups: Path, teacher_run: P
             f"{groups}:1: no teacher scores, but loss: {settings.loss} needs them; add pos_scores and neg_scores, set "
             "mining.teacher_run, name a teacher by distillation.external, or use loss: contrastive"
         )
+
+
+def _check_parallel(settings: TrainingConfig, base: BaseModelConfig) -> None:
+    """Raise ValueError if a training that shards its model has one process, or weights of two dtypes."""
+    if settings.parallel == "ddp":
+        return
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        raise ValueError(
+            "parallel: fsdp shares a model among processes, but there is one; start more by `lwr launch --processes "
+            "2 -- train …` (in a profile, `processes: 2`), or use parallel: ddp"
+        )
+    if base.dtype != "float32":
+        raise ValueError(f"parallel: fsdp trains float32 weights, not {base.dtype}; set dtype: float32")
 
 
 def _list_inputs(
@@ -279,11 +299,12 @@ def _check_continued(base: BaseModelConfig, loaded: LoadedBaseModel, reranker: L
 
 
 def _trainer_arguments(
-    settings: TrainingConfig, exits: list[int], seed: int, checkpoints: Path
+    settings: TrainingConfig, reranker: LayerwiseReranker, seed: int, checkpoints: Path
 ) -> TrainingArguments:
     """Translate the settings of a training into the Trainer's arguments."""
     keeps_best = settings.keep == "best"
     checkpoint_steps = settings.eval_steps if keeps_best else settings.checkpoint_steps
+    block_classes = sorted({type(block).__name__ for block in reranker.stack.blocks})
     return TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=settings.steps or -1,
@@ -306,10 +327,16 @@ def _trainer_arguments(
         save_steps=checkpoint_steps or 500,  # not used if save_strategy is "no"
         save_total_limit=2,
         load_best_model_at_end=keeps_best,
-        metric_for_best_model=_metric_to_keep_by(settings, exits) if keeps_best else None,
+        metric_for_best_model=_metric_to_keep_by(settings, reranker.exits) if keeps_best else None,
         greater_is_better=True if keeps_best else None,
         remove_unused_columns=False,
         report_to=list(settings.report_to),
+        fsdp=True if settings.parallel == "fsdp" else None,  # pyright: ignore[reportArgumentType]
+        fsdp_config={
+            "version": 2,
+            "transformer_layer_cls_to_wrap": block_classes,
+            "state_dict_type": "SHARDED_STATE_DICT",  # checkpoints: each process writes and reads its share
+        },
         ddp_find_unused_parameters=False,  # parameters that no head depends on are frozen
         disable_tqdm=True,
     )

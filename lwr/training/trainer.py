@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from lwr.common.exits import exit_name
@@ -22,6 +26,7 @@ from lwr.config.training import TrainingConfig
 from lwr.evaluation.flops import derive_shape
 from lwr.model.batching import out_of_memory_hint
 from lwr.model.cascade_schedule import Compression
+from lwr.model.linear.half import warn_if_slow
 from lwr.model.reranker import HALF, LayerwiseReranker
 from lwr.model.storage import convert_write_errors
 from lwr.training.dataset import Batch, TrainingGroup, collate
@@ -48,6 +53,12 @@ def make_optimizer(reranker: LayerwiseReranker, settings: TrainingConfig) -> tor
         ],
         lr=settings.lr,
     )
+
+
+def _has_finite_gradient(head: Tensor) -> Tensor:
+    """Return whether the gradient of a head, or this process's shard of it, is finite: bool []."""
+    gradient = torch.zeros_like(head) if head.grad is None else head.grad
+    return (gradient.to_local() if isinstance(gradient, DTensor) else gradient).isfinite().all()
 
 
 class LayerwiseTrainer(Trainer):
@@ -85,7 +96,6 @@ class LayerwiseTrainer(Trainer):
                 num_embeddings=reranker.num_embeddings,
                 mark_passages=settings.compression is not None,
             ),
-            optimizers=(make_optimizer(reranker, settings), None),
             callbacks=[
                 ProgressCallback(
                     self.progress,
@@ -96,7 +106,9 @@ class LayerwiseTrainer(Trainer):
                 )
             ],
         )
-        reranker.set_precision(settings.precision)  # of the evaluations; on the device by now
+        reranker.precision = settings.precision  # of the evaluations
+        if settings.precision in HALF:
+            warn_if_slow(arguments.device, HALF[settings.precision])
         self.remove_callback(PrinterCallback)
         self.reranker, self.settings, self.dev_evaluation = reranker, settings, dev_evaluation
         self.teachers = assign_teachers(
@@ -117,6 +129,28 @@ class LayerwiseTrainer(Trainer):
             HALF.get(settings.precision, torch.float32),
             frozen_backbone=settings.lora is not None,
         )
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Make the accelerator, and let FSDP shard float32 weights, on CPUs, too.
+
+        Overridden because accelerate leaves out FSDP on CPUs, and because it would gather weights in bfloat16 under
+        autocast, heads and norms as well.
+        """
+        super().create_accelerator_and_postprocess()
+        arguments: dict[str, Any] | None = self.args.fsdp_plugin_args
+        if arguments is None:
+            return
+        state = self.accelerator.state
+        # of which every new state is a copy
+        state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
+        state.fsdp_plugin = FullyShardedDataParallelPlugin(**arguments)
+        self.is_fsdp_enabled = True
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """Return the optimiser. Overridden because a Trainer that shards its model takes none as an argument."""
+        if self.optimizer is None:
+            self.optimizer = make_optimizer(self.reranker, self.settings)
+        return self.optimizer
 
     def training_step(self, model, inputs: Batch, num_items_in_batch=None):
         """Do one forward and backward pass. Raises MemoryError with the shape of the batch if memory runs out."""
@@ -189,15 +223,17 @@ class LayerwiseTrainer(Trainer):
         from the factor that losses are scaled by: the optimiser then skips the step, and the factor is halved. Only
         without such a factor is it an error.
         """
-        gradients = {layer: self.reranker.head(layer).grad for layer in self.reranker.exits}
+        heads = [self.reranker.head(layer) for layer in self.reranker.exits]
         # computed before clipping, which spreads NaN to every gradient; read only if needed, as reading waits for a GPU
-        is_finite = {layer: grad.isfinite().all() for layer, grad in gradients.items() if grad is not None}
+        is_finite = torch.stack([_has_finite_gradient(head) for head in heads])  # [exits]
         norm: Any = super()._clip_grad_norm(model)
         scaler = self.accelerator.scaler  # None but in float16
         if scaler is not None and scaler.get_scale() > 1:
             self.skipped_steps += not math.isfinite(norm)
         elif not math.isfinite(norm):
-            exits = [layer for layer, fine in is_finite.items() if not fine]
+            of_processes: Any = self.accelerator.gather(is_finite[None])  # [processes, exits]
+            fine = of_processes.all(dim=0).tolist()
+            exits = [layer for layer, is_fine in zip(self.reranker.exits, fine, strict=True) if not is_fine]
             source = f"exits {exits}" if exits else "the backbone"
             raise self._not_finite(f"gradient of {source}", self.group_names)
         self.group_names.clear()
@@ -241,7 +277,11 @@ class LayerwiseTrainer(Trainer):
             scored += scored_now
             self.progress.current = f"dev evaluation: {scored}/{pairs} pairs"
 
+        if self.is_fsdp_enabled:  # blocks gather their weights themselves, heads and norms only in `forward`
+            cast(FSDPModule, self.reranker).unshard()
         by_layer = self.dev_evaluation.evaluate(self.reranker, show_pairs)
+        if self.is_fsdp_enabled:
+            cast(FSDPModule, self.reranker).reshard()
         self.progress.current = ""
         metrics = {f"eval_{exit_name(layer)}": value for layer, value in by_layer.items()}
         metrics["eval_mean"] = sum(by_layer.values()) / len(by_layer)
@@ -250,7 +290,7 @@ class LayerwiseTrainer(Trainer):
         return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Save the trained parameters alone.
+        """Save the trained parameters alone. Under FSDP the Trainer does not call this.
 
         Overridden because the Trainer has no option for it, and under LoRA a checkpoint would contain the frozen
         backbone.

@@ -451,6 +451,9 @@ OUTPUTS = [
 FAULTS = [
     Case("training in float16 without a GPU", with_option(TRAIN, "--settings", "{precision: float16}"), no_damage, ("float16", "GPU", "bfloat16")),
     Case("training in int8", with_option(TRAIN, "--settings", "{precision: int8}"), no_damage, ("precision", "float32", "bfloat16")),
+    Case("sharded training in one process", with_option(TRAIN, "--settings", "{parallel: fsdp}"), no_damage, ("parallel: fsdp", "--processes 2", "ddp")),
+    Case("sharded training in float16", with_option(TRAIN, "--settings", "{parallel: fsdp, precision: float16}"), no_damage, ("parallel", "fsdp", "float32")),
+    Case("sharded training of an adapter", with_option(TRAIN, "--settings", "{parallel: fsdp, lora: {}}"), no_damage, ("parallel", "fsdp", "lora: null")),
     Case("loss that is not finite", with_option(TRAIN, "--settings", f"{TRAINING[:-1]}, exit_weights: {{3: 1.0e+300}}}}"), no_damage, ("loss", "[3, 4]", "step 0", "groups.jsonl:")),
     Case("gradient that is not finite", with_option(TRAIN, "--settings", "{steps: 9, lr: 1.0e+30, warmup: 0, group_size: 3, groups_per_batch: 2, query_max_len: 8, passage_max_len: 40}"), no_damage, ("gradient", "backbone", "step 1", "groups.jsonl:", "lr")),
     Case("base model of NaN", TRAIN, edit_weights("base/model.safetensors", not_a_number), ("finite", "damaged")),

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -220,6 +221,35 @@ def test_two_processes_equal_one(data, tmp_path, compression):
     assert trajectory(tmp_path / "two") == pytest.approx(trajectory(one), abs=1e-5)
     ndcg = [[line["eval_mean"] for line in logs(model, "eval_mean")] for model in (one, tmp_path / "two")]
     assert ndcg[1] == pytest.approx(ndcg[0])
+
+
+@pytest.mark.slow
+def test_sharded_model_that_was_stopped_equals_one_process(data, tmp_path):
+    settings = {"steps": 16, "max_grad_norm": 0.1, "recompute": "blocks", "eval_steps": 8}
+    settings |= {"compression": {"layers": [2, 3], "ratios": [1, 2, 4]}}
+    one = run(data, tmp_path / "one", groups_per_batch=8, **settings)
+    sharded = {"groups_per_batch": 2, "accumulation": 2, "parallel": "fsdp", "checkpoint_steps": 2} | settings
+    step = ["launch", "--gpus", "0", "--processes", "2", "--"]
+    step += command(data, tmp_path / "two", "llama", **sharded)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lwr.cli", *step], env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    while not list(tmp_path.glob("two.checkpoints-*/checkpoint-*/whole")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    process.wait()
+    assert not (tmp_path / "two").exists(), "it ended before it was stopped"
+    (checkpoint,) = {marker.parent for marker in tmp_path.glob("two.checkpoints-*/checkpoint-2/whole")}
+    assert len(list(checkpoint.glob("pytorch_model_fsdp_0/*.distcp"))) == 2, "not sharded"
+
+    lwr_command(*step)
+    assert distance(one, tmp_path / "two") < 1e-5
+    for key in ("grad_norm", "eval_mean"):
+        logged = [[line[key] for line in logs(model, key)] for model in (one, tmp_path / "two")]
+        assert logged[1] == pytest.approx(logged[0], rel=1e-4)
+    assert min(line["grad_norm"] for line in logs(one)) > 0.1, "no gradient was clipped"
+    assert LayerwiseReranker.from_pretrained(tmp_path / "two").exits == [2, 3, 4]
 
 
 # --- logs and files ------------------------------------------------------------------------------------
