@@ -41,6 +41,11 @@ class LoraConfig(Section):
     )
     dropout: Share = Field(default=0.0, description="dropout of the adapter's inputs during training")
     targets: str | list[str] = Field(default="all-linear", description="module names, or `all-linear`")
+    base_precision: Literal["int8", "nf4"] | None = Field(
+        default=None,
+        description="precision in which the frozen linear layers of blocks are held during training, by bitsandbytes; "
+        "null: `dtype` of the base model. The trained adapter runs on the base model as it is",
+    )
 
 
 class DistillationConfig(Section):

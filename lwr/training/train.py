@@ -27,6 +27,7 @@ from lwr.config.model import BaseModelConfig
 from lwr.config.training import NEED_SCORES, TrainingConfig
 from lwr.formats.checkpoint import fetch_checkpoint, weights_fingerprint
 from lwr.formats.training_groups import have_teacher_scores
+from lwr.model.linear.frozen import check_base_precision
 from lwr.model.linear.lora import add_lora
 from lwr.model.loading import LoadedBaseModel, StockHead, load_base_model, set_dropout
 from lwr.model.reranker import LayerwiseReranker
@@ -73,7 +74,7 @@ def train(
         teacher_run: TREC run with the scores of the teacher that `distillation.external` names; None: it names none.
 
     Raises:
-        BadInput: A file is malformed, or the precision is float16 without a GPU.
+        BadInput: A file is malformed, the precision is float16 without a GPU, or bitsandbytes is missing.
         ValueError: The base model cannot be trained with these settings; raised before the first step.
         FloatingPointError: A loss or a gradient is not finite.
         MemoryError: A batch does not fit into memory.
@@ -83,6 +84,7 @@ def train(
     if cell is not None and (cell.start_layer, cell.seed) != (start_layer, seed):
         raise ValueError(f"cell {cell} is not of start layer {start_layer} and seed {seed}; make them agree")
     _check_device(settings)
+    check_base_precision(settings.lora)
     _check_teacher_scores(settings, groups, teacher_run)
     _check_parallel(settings, base)
     set_seed(seed)

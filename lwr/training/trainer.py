@@ -83,6 +83,9 @@ class LayerwiseTrainer(Trainer):
             dev_evaluation: The evaluation that `evaluate` runs; None if the arguments ask for no evaluation.
             label: Prefix of the progress lines.
         """
+        shape = derive_shape(
+            reranker.backbone
+        )  # before 4-bit weights, which are packed, are moved to the device
         self.progress = Progress(label, unit="steps", only_if_long=True, hidden=arguments.process_index > 0)
         super().__init__(
             reranker,
@@ -124,7 +127,7 @@ class LayerwiseTrainer(Trainer):
         self.group_names: list[str] = []  # of the batches since the last step of the optimiser
         self.skipped_steps = 0  # since the last log, by the scaler of float16
         self.throughput = Throughput(
-            derive_shape(reranker.backbone),
+            shape,
             arguments.device,
             HALF.get(settings.precision, torch.float32),
             frozen_backbone=settings.lora is not None,

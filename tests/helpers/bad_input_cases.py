@@ -451,6 +451,7 @@ OUTPUTS = [
 FAULTS = [
     Case("training in float16 without a GPU", with_option(TRAIN, "--settings", "{precision: float16}"), no_damage, ("float16", "GPU", "bfloat16")),
     Case("training in int8", with_option(TRAIN, "--settings", "{precision: int8}"), no_damage, ("precision", "float32", "bfloat16")),
+    Case("adapter on a base model in unknown bits", with_option(TRAIN, "--settings", "{lora: {base_precision: fp4}}"), no_damage, ("lora.base_precision", "int8", "nf4")),
     Case("sharded training in one process", with_option(TRAIN, "--settings", "{parallel: fsdp}"), no_damage, ("parallel: fsdp", "--processes 2", "ddp")),
     Case("sharded training in float16", with_option(TRAIN, "--settings", "{parallel: fsdp, precision: float16}"), no_damage, ("parallel", "fsdp", "float32")),
     Case("sharded training of an adapter", with_option(TRAIN, "--settings", "{parallel: fsdp, lora: {}}"), no_damage, ("parallel", "fsdp", "lora: null")),

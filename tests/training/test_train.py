@@ -252,6 +252,42 @@ def test_sharded_model_that_was_stopped_equals_one_process(data, tmp_path):
     assert LayerwiseReranker.from_pretrained(tmp_path / "two").exits == [2, 3, 4]
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("int8", 5e-3), ("nf4", 2e-2)])
+def test_adapter_on_a_quantised_base(data, tmp_path, precision, tolerance):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    settings = {"steps": 12, "lr": 1e-2, "eval_steps": 4, "keep": "best"}
+    lora = {"rank": 4, "alpha": 8}
+    quantised = {"lora": lora | {"base_precision": precision}}
+    reranker = build_reranker(base(data, "llama"), 2, TrainingConfig.model_validate(SETTINGS | quantised)).to(
+        "cpu"
+    )
+    layers = {"int8": bitsandbytes.nn.Linear8bitLt, "nf4": bitsandbytes.nn.Linear4bit}
+    frozen = [m.weight for m in reranker.stack.blocks.modules() if isinstance(m, layers[precision])]
+    assert len(frozen) == 4 * 7
+    assert {(weight.element_size(), weight.requires_grad) for weight in frozen} == {(1, False)}
+
+    plain = run(data, tmp_path / "plain", lora=lora, steps=1)
+    model = run(data, tmp_path / "model", **settings, **quantised)
+    losses = [line["loss"] for line in logs(model)]
+    assert losses[0] == pytest.approx(trajectory(plain)[0], rel=tolerance)
+    assert losses[0] != trajectory(plain)[0], "not quantised"
+    assert losses[-1] < losses[0]
+    assert sorted(path.name for path in model.glob("*.safetensors")) == [
+        "adapter_model.safetensors",
+        "heads.safetensors",
+    ]
+    assert "quantization_config" not in (model / "config.json").read_text()
+    loaded = LayerwiseReranker.from_pretrained(model)
+    assert {type(m) for m in loaded.stack.blocks.modules()}.isdisjoint(layers.values())
+    assert math.isfinite(loaded.score([("decode the number 4", passage(2))])[0])
+
+
+def test_quantised_base_without_bitsandbytes(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("lwr.model.linear.frozen.find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r"lora.base_precision: nf4 .*bitsandbytes.*pip install"):
+        run(data, tmp_path / "model", lora={"base_precision": "nf4"})
+
+
 # --- logs and files ------------------------------------------------------------------------------------
 
 

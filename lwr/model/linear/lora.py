@@ -9,15 +9,18 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lwr.config.training import LoraConfig
+from lwr.model.linear.frozen import quantise_frozen
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import merge_adapter
 
 
 def add_lora(reranker: LayerwiseReranker, lora: LoraConfig) -> None:
-    """Freeze the backbone of `reranker` and add trainable low-rank adapters to its blocks."""
+    """Freeze the backbone of `reranker`, quantise it if asked, and add trainable low-rank adapters to its blocks."""
     from peft import LoraConfig as PeftLoraConfig
     from peft import get_peft_model
 
+    if lora.base_precision is not None:
+        quantise_frozen(reranker.backbone, reranker.stack.blocks, lora)
     targets = lora.targets
     if targets == "all-linear":
         in_blocks = set(reranker.stack.blocks.modules())
