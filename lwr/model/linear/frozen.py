@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from lwr.common.errors import missing_extra
 from lwr.config.training import LoraConfig
+from lwr.model.linear.replacement import replace_linear_layers
 
 
 def check_base_precision(lora: LoraConfig | None) -> None:
@@ -36,17 +37,8 @@ def quantise_frozen(backbone: PreTrainedModel, blocks: nn.ModuleList, lora: Lora
 
     # it would say for each layer that int8 layers take inputs in float16
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    linears = [
-        (parent, name, child)
-        for parent in blocks.modules()
-        for name, child in parent.named_children()
-        if type(child) is nn.Linear
-    ]
-    if not linears:
-        raise ValueError(
-            f"lora.base_precision: the blocks of {type(blocks[0]).__name__} have no linear layers; leave it out"
-        )
-    for parent, name, linear in linears:
+
+    def quantise(linear: nn.Linear) -> nn.Module:
         inputs, outputs, weights = linear.in_features, linear.out_features, linear.weight.data
         if lora.base_precision == "nf4":
             quantised = bitsandbytes.nn.Linear4bit(inputs, outputs, quant_type="nf4", device="meta")
@@ -55,7 +47,13 @@ def quantise_frozen(backbone: PreTrainedModel, blocks: nn.ModuleList, lora: Lora
             quantised = bitsandbytes.nn.Linear8bitLt(inputs, outputs, has_fp16_weights=False, device="meta")
             quantised.weight = bitsandbytes.nn.Int8Params(weights, requires_grad=False)
         quantised.bias = linear.bias
-        setattr(parent, name, quantised.train(linear.training))
-    # by these peft chooses its layers
+        return quantised
+
+    setting = f"lora.base_precision: {lora.base_precision}"
+    if replace_linear_layers(blocks, lambda module: type(module) is nn.Linear, quantise, setting) == 0:
+        raise ValueError(
+            f"lora.base_precision: the blocks of {type(blocks[0]).__name__} have no linear layers; leave it out"
+        )
+    # peft reads these to choose the class of its layers
     vars(backbone)["is_loaded_in_4bit"] = lora.base_precision == "nf4"
     vars(backbone)["is_loaded_in_8bit"] = lora.base_precision == "int8"

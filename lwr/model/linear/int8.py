@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lwr.common.progress import log
+from lwr.model.linear.replacement import replace_linear_layers
 
 LARGEST = 127
 """The largest magnitude of an activation. Zero is 128: oneDNN has no fast kernel of signed ones on CPUs without AMX."""
@@ -112,30 +112,19 @@ def multiply(integers: Tensor, packed: Tensor, scales: Tensor, zeros: Tensor) ->
 def quantise_blocks(blocks: nn.ModuleList) -> None:
     """Replace each linear layer in the blocks of a backbone, in place.
 
-    How many weights are in no linear layer, such as those of experts that are one tensor, is logged; they stay float32.
-
     Raises:
         ValueError: There is none, or this machine's PyTorch has no int8 products.
     """
     limit = find_weight_limit()
-    parents = [
-        (parent, name, child) for parent in blocks.modules() for name, child in parent.named_children()
-    ]
-    replacements: dict[nn.Module, Int8Linear] = {}
-    for parent, name, child in parents:
-        if isinstance(child, nn.Linear | Conv1D):
-            if child not in replacements:
-                replacements[child] = Int8Linear(child, limit).train(child.training)
-            setattr(parent, name, replacements[child])
-    if not replacements:
+    replaced = replace_linear_layers(
+        blocks,
+        lambda module: isinstance(module, nn.Linear | Conv1D),
+        lambda layer: Int8Linear(layer, limit),
+        "precision int8",
+    )
+    if replaced == 0:
         raise ValueError(
             f"precision int8: the blocks of {type(blocks[0]).__name__} have no linear layers; use float32"
-        )
-    float32 = sum(weight.numel() for weight in blocks.parameters() if weight.ndim > 1)
-    if float32:
-        total = float32 + sum(layer.in_features * layer.out_features for layer in replacements.values())
-        log(
-            f"precision int8: {float32:,} of the blocks' {total:,} weights are in no linear layer and stay float32"
         )
 
 
