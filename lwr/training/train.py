@@ -103,7 +103,8 @@ def train(
     arguments = _trainer_arguments(settings, reranker, seed, checkpoints)
     trainer = LayerwiseTrainer(reranker, training_groups, settings, arguments, dev_evaluation, label)
     _train_or_resume(trainer, checkpoints, label)
-    if skipped := sum(line.get("skipped_steps", 0) for line in trainer.state.log_history):
+    logged = sum(line.get("skipped_steps", 0) for line in trainer.state.log_history)
+    if skipped := logged + trainer.skipped_steps:  # those after the last log are in no line
         steps = trainer.state.global_step
         log(
             f"{label}: {skipped:g} of {steps} steps changed nothing: their gradients were beyond the range of float16"

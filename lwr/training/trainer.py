@@ -83,9 +83,8 @@ class LayerwiseTrainer(Trainer):
             dev_evaluation: The evaluation that `evaluate` runs; None if the arguments ask for no evaluation.
             label: Prefix of the progress lines.
         """
-        shape = derive_shape(
-            reranker.backbone
-        )  # before 4-bit weights, which are packed, are moved to the device
+        # before the Trainer moves the model to its device, where 4-bit weights are packed and lose their shape
+        shape = derive_shape(reranker.backbone)
         self.progress = Progress(label, unit="steps", only_if_long=True, hidden=arguments.process_index > 0)
         super().__init__(
             reranker,
@@ -109,7 +108,8 @@ class LayerwiseTrainer(Trainer):
                 )
             ],
         )
-        reranker.precision = settings.precision  # of the evaluations
+        # of the evaluations; `set_precision` would ask the heads for the device, to which FSDP moves them later
+        reranker.precision = settings.precision
         if settings.precision in HALF:
             warn_if_slow(arguments.device, HALF[settings.precision])
         self.remove_callback(PrinterCallback)

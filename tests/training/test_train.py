@@ -643,6 +643,13 @@ def test_steps_that_overflow_are_skipped_and_counted(data, tmp_path, float16_on_
     assert all(math.isfinite(line.get("grad_norm", 0)) for line in logs(model))
 
 
+def test_skipped_steps_after_the_last_log_are_counted(data, tmp_path, float16_on_a_cpu, capsys):
+    float16_on_a_cpu(2.0**24)
+    model = run(data, tmp_path / "model", steps=3, log_steps=2, precision="float16")
+    assert sum(line["skipped_steps"] for line in logs(model)) == 2
+    assert "3 of 3 steps changed nothing" in capsys.readouterr().err
+
+
 def test_overflow_without_a_factor_is_an_error(data, tmp_path, float16_on_a_cpu):
     float16_on_a_cpu(1.0)
     with pytest.raises(FloatingPointError, match=r"gradient of .* not finite after step 0"):
