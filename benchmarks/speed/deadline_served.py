@@ -6,8 +6,8 @@
 A request has 10 passages of 60 random words behind a query of 8. The model is all-MiniLM-L6-v2 with random heads at
 each of its 6 layers, in float32; how good its exits would be is not measured here. The load is the number of requests
 per second as a share of what the deepest exit answers one after the other. A time counts from when a request is
-due, not from when a client is free to send it. The budget is the given multiple of the median time of a request on the
-idle server at the deepest exit.
+due, not from when a client is free to send it; it is late if it exceeds the budget. The budget is the given multiple of
+the median time of a request on the idle server at the deepest exit.
 """
 
 from __future__ import annotations
@@ -112,10 +112,12 @@ def served(model: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "lwr.cli", "serve", "--model", str(model), "--port", str(port)]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
     address = f"http://127.0.0.1:{port}"
     try:
-        while process.poll() is None:
+        while True:
+            if process.poll() is not None:
+                raise RuntimeError("the server ended; the reason is above")
             try:
                 httpx2.get(f"{address}/health").raise_for_status()
                 break
