@@ -2,7 +2,8 @@
 
     python benchmarks/speed/deadline_served.py
 
-64 clients send requests to `lwr serve` at random times, from below to above the rate that the deepest exit can answer.
+64 clients send requests to `lwr serve` at random times, from below to above the rate that the deepest exit can answer;
+each request is sent by the client that is free first.
 A request has 10 passages of 60 random words behind a query of 8. The model is all-MiniLM-L6-v2 with random heads at
 each of its 6 layers, in float32; how good its exits would be is not measured here. The load is the number of requests
 per second as a share of what the deepest exit answers one after the other. A time counts from when a request is
@@ -24,6 +25,8 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from itertools import accumulate, count, takewhile
 from pathlib import Path
 from statistics import median
 
@@ -90,19 +93,15 @@ def send(client: httpx2.Client, body: dict, due: float) -> Answer:
 
 
 def send_at_random_times(address: str, rate: float, seconds: float, budget: float | None) -> list[Answer]:
-    """Send requests at `rate` per second, shared by the clients; each client waits for an answer before its next."""
+    """Send requests at `rate` per second on average, each by the client that is free first."""
+    rng = random.Random(0)
+    gaps = (rng.expovariate(rate) for _ in count())
+    offsets = list(takewhile(lambda offset: offset < seconds, accumulate(gaps)))
+    bodies = make_requests(rng, len(offsets), budget)
     begin = time.perf_counter()
-
-    def send_all(number: int) -> list[Answer]:
-        rng, due, answers = random.Random(number), begin, []
-        [body] = make_requests(rng, 1, budget)
-        with httpx2.Client(base_url=address, timeout=600) as client:
-            while (due := due + rng.expovariate(rate / CLIENTS)) < begin + seconds:
-                answers.append(send(client, body, due))
-        return answers
-
-    with ThreadPoolExecutor(CLIENTS) as threads:
-        return [answer for of_one in threads.map(send_all, range(CLIENTS)) for answer in of_one]
+    dues = [begin + offset for offset in offsets]
+    with httpx2.Client(base_url=address, timeout=600) as client, ThreadPoolExecutor(CLIENTS) as threads:
+        return list(threads.map(partial(send, client), bodies, dues))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import cast
@@ -57,6 +57,19 @@ class Job:
         return [len(window) for row in self.rows if row is not None for window in row.windows]
 
 
+def share_time(timed: TimedPass, behind: Sequence[Job]) -> TimedPass:
+    """Return a pass with an earlier deadline, which leaves as much time to each job behind it that has a deadline, too.
+
+    A job behind whose deadline has passed takes no share: it will be answered by the first exit.
+    """
+    deadline = timed.deadline
+    now = deadline.clock()
+    waiting = [job.exits for job in behind if isinstance(job.exits, TimedPass) and not job.answer.cancelled()]
+    moments = [other.deadline.moment for other in waiting if other.deadline.moment > now]
+    share = min((moment - now) / place for place, moment in enumerate([deadline.moment, *moments], start=1))
+    return replace(timed, deadline=replace(deadline, moment=now + share))
+
+
 class WorkerEnded(RuntimeError):
     """The thread has ended, so that a job is not answered."""
 
@@ -66,7 +79,8 @@ class Worker:
 
     The jobs that wait when the thread is free share one call of `score_rows`, up to the deepest layer that one of them
     needs, until their tokens fill a batch. A cascade, compressed passages, and a deadline have a pass of their own. In
-    float32, a job's scores equal those of the job scored alone, to 1e-5.
+    float32, a job's scores equal those of the job scored alone, to 1e-5. Jobs with deadlines that wait together share
+    the time: each reads less deep, so that those behind it are in time, too.
     """
 
     def __init__(self, reranker: LayerwiseReranker, scoring: ScoringConfig):
@@ -78,7 +92,9 @@ class Worker:
         """
         self.reranker, self.scoring = reranker, scoring
         self._waiting: SimpleQueue[Job | None] = SimpleQueue()  # None: close
-        self._taken: list[Job] = []  # from `_waiting`, for the next batch
+        self._queue: list[Job] = []  # from `_waiting`, in order
+        self._batch: list[Job] = []  # from `_queue`, being answered
+        self._is_closing = False
         self._ended = Event()
         self._thread = Thread(target=self._run, name="lwr-worker", daemon=True)
         self._thread.start()
@@ -129,43 +145,48 @@ class Worker:
     def _refuse_jobs(self) -> None:
         """Answer the jobs that wait, or were taken, by WorkerEnded."""
         error = WorkerEnded("the thread that scores has ended; restart the server")
-        while job := self._next_waiting():
-            self._taken.append(job)
-        for job in self._taken:
+        self._receive()
+        for job in (*self._batch, *self._queue):
             with suppress(InvalidStateError):  # answered, or cancelled
                 job.answer.set_exception(error)
 
     def _answer_all(self) -> None:
-        while (job := self._waiting.get()) is not None:
-            batch = self._fill_batch(job)
-            self._answer([job for job in batch if not isinstance(job.exits, RankingPlan | TimedPass)])
-            for job in batch:
+        while True:
+            self._receive(wait=not self._queue and not self._is_closing)
+            if not self._queue:
+                return  # as the worker is closing
+            jobs = self._fill_batch()
+            self._answer([job for job in jobs if not isinstance(job.exits, RankingPlan | TimedPass)])
+            for place, job in enumerate(jobs):
+                if isinstance(job.exits, TimedPass):
+                    self._receive()
+                    job.exits = share_time(job.exits, [*jobs[place + 1 :], *self._queue])
                 if isinstance(job.exits, RankingPlan | TimedPass):
                     self._answer([job])
 
-    def _fill_batch(self, first: Job) -> list[Job]:
-        """Tokenise the first job and those that wait, until their tokens fill a batch, and return them."""
-        budget = self.scoring.tokens_per_batch or self.reranker.default_tokens_per_batch
-        batch: list[Job] = []
-        self._taken = []
-        tokens, job = 0, first
-        while job is not None:
-            self._taken.append(job)
-            if self._tokenise(job):
-                batch.append(job)
-                tokens += sum(job.lengths)
-            job = self._next_waiting() if tokens < budget else None
-        return batch
+    def _receive(self, wait: bool = False) -> None:
+        """Move the jobs that wait into the queue; `wait`: wait for one first."""
+        with suppress(Empty):
+            while True:
+                job = self._waiting.get(wait)
+                wait = False
+                if job is None:
+                    self._is_closing = True
+                else:
+                    self._queue.append(job)
 
-    def _next_waiting(self) -> Job | None:
-        """Return a job that waits already, or None if there is none or the worker is closing."""
-        try:
-            job = self._waiting.get_nowait()
-        except Empty:
-            return None
-        if job is None:
-            self._waiting.put(None)  # for `_run`
-        return job
+    def _fill_batch(self) -> list[Job]:
+        """Take jobs from the queue and tokenise them, until their tokens fill a batch, and return them."""
+        budget = self.scoring.tokens_per_batch or self.reranker.default_tokens_per_batch
+        self._batch, jobs, tokens = [], [], 0
+        while self._queue and tokens < budget:
+            job = self._queue.pop(0)
+            self._batch.append(job)
+            if self._tokenise(job):
+                jobs.append(job)
+                tokens += sum(job.lengths)
+            self._receive()
+        return jobs
 
     def _tokenise(self, job: Job) -> bool:
         """Fill a job's rows. Returns False if it was cancelled or could not be tokenised."""

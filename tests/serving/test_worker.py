@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from threading import Event
 
@@ -93,6 +94,55 @@ def test_passages_are_read_in_windows(offline, exits):
         layers = exits if isinstance(exits, list) else [4]
         expected = offline.score_rows(rows, layers, compression=schedule.compression)
         np.testing.assert_allclose(scored.scores, expected, rtol=1e-5, atol=1e-5)
+
+
+def timed(moment: float, clock) -> worker_module.TimedPass:
+    return worker_module.TimedPass(Deadline(moment, clock), None, False)
+
+
+@pytest.mark.parametrize(
+    ("moment", "behind", "ends"),
+    [
+        (8, [], 8),
+        (8, [9, 9], 3),  # a third of the time to the last
+        (8, [4], 2),  # half of the time to the one behind, whose deadline is earlier
+        (8, [0, -5, 9], 4.5),  # two are late already
+        (8, [None], 8),  # without a deadline
+        (-1, [6], -1),  # late itself
+    ],
+)
+def test_jobs_with_deadlines_share_the_time(moment, behind, ends):
+    def clock() -> float:
+        return 0.0
+
+    jobs = [
+        worker_module.Job(QUERY, TEXTS, [4] if of_one is None else timed(of_one, clock)) for of_one in behind
+    ]
+    assert worker_module.share_time(timed(moment, clock), jobs).deadline.moment == ends
+
+
+def test_a_cancelled_job_takes_no_share_of_the_time():
+    gone = worker_module.Job(QUERY, TEXTS, timed(4, lambda: 0.0))
+    gone.answer.cancel()
+    assert worker_module.share_time(timed(8, lambda: 0.0), [gone]).deadline.moment == 8
+
+
+@pytest.mark.parametrize(("number", "layer"), [(1, 4), (3, 3)])
+def test_waiting_jobs_with_deadlines_read_less_deep(monkeypatch, number, layer):
+    """With 17 ticks of the clock, one job is read to layer 4, and each of three that wait together to layer 3."""
+    ticks, go = itertools.count(), Event()
+
+    def clock() -> float:
+        return float(next(ticks))
+
+    real = LayerwiseReranker.score_rows
+    monkeypatch.setattr(LayerwiseReranker, "score_rows", lambda *args: (go.wait(10), real(*args))[1])
+    worker = worker_module.Worker(build(), ScoringConfig())
+    answers = [worker.submit(QUERY, TEXTS[:1], [4])]
+    answers += [worker.submit(QUERY, TEXTS, timed(17, clock)) for _ in range(number)]
+    go.set()
+    worker.close()
+    assert [answer.result(0).layer for answer in answers] == [None] + [layer] * number
 
 
 def test_shared_pass_is_limited_by_tokens_per_batch(monkeypatch):
