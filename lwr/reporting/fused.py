@@ -140,8 +140,9 @@ class CascadeChoice:
         return ", out of fold" if self.row["fused"] or self.for_fused else ""
 
     def kept(self, split: str) -> float:
-        """Return the share of the reference's quality on a split."""
-        return self.row[split] / self.reference[split]
+        """Return the share of the reference's quality on a split: 1 where the reference has a quality of 0."""
+        reference = self.reference[split]
+        return self.row[split] / reference if reference else 1.0
 
     def missing(self) -> str:
         """Say why no cascade was chosen, and whether more dev queries would help."""

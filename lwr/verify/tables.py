@@ -54,7 +54,7 @@ def _table_faults(tree: ResultsTree, name: str, path: Path, means: LayerMeans) -
     if path.suffix != ".csv":
         return
     if name == "layers":
-        yield from _layer_faults(path, means)
+        yield from layer_faults(path, means)
     elif name == "cost":
         costs = tree.cost("*")
         yield from _row_faults(path, read_costs(tree.existing(costs)), costs)
@@ -81,7 +81,7 @@ def _row_faults(path: Path, expected: pd.DataFrame, sources: Path) -> Iterator[s
         yield f"holds other rows than {sources}; {REMAKE}"
 
 
-def _layer_faults(path: Path, means: LayerMeans) -> Iterator[str]:
+def layer_faults(path: Path, means: LayerMeans) -> Iterator[str]:
     """Compare layers.csv with the means over seeds."""
     text_columns = {name: str for name in ARM_COLUMNS if name != "start_layer"}
     table = pd.read_csv(path, keep_default_na=False, dtype=text_columns)
@@ -96,7 +96,7 @@ def _layer_faults(path: Path, means: LayerMeans) -> Iterator[str]:
         for column in sorted(columns):
             of_seeds = list(means.by_row[key].get(column, {}).values())
             expected = float(np.mean(of_seeds)) if of_seeds else np.nan
-            value = float(row[column] or "nan")  # not all data sets have all measures
+            value = float(row[column]) if row[column] != "" else np.nan  # not all data sets have all measures
             if not np.isclose(expected, value, rtol=0, atol=2e-6, equal_nan=True):
                 yield f"{column} of {about} is {value}, by its measures {expected:.6f}; {REMAKE}"
     for key in written.keys() - means.by_row.keys():

@@ -17,6 +17,7 @@ from lwr.common.errors import BadInput
 from lwr.common.hashing import sha256
 from lwr.common.json_lines import read_json, write_json, write_jsonl
 from lwr.formats import parquet
+from lwr.verify.tables import LayerMeans, layer_faults
 from lwr.verify.verify import verify
 
 ARM = "cells/docs/tiny/start3/default"
@@ -48,6 +49,25 @@ def test_unchanged_tree_has_no_faults(made):
     shown = CliRunner().invoke(app, ["verify", str(made)])
     assert shown.exit_code == 0
     assert f"{len(written)} files" in shown.output
+
+
+@pytest.mark.parametrize(("written", "faults"), [("0.000000", 0), ("", 1), ("0.100000", 1)])
+def test_a_mean_of_zero_is_a_number(tmp_path, written, faults):
+    """A column of the table without an empty cell is read as numbers, of which 0 is false."""
+    arm = {
+        "dataset": "docs",
+        "trained_on": "docs",
+        "base_model": "tiny",
+        "start_layer": 3,
+        "variant": "default",
+    }
+    means = LayerMeans()
+    measured = {**arm, "seed": 1, "exit": "layer_3", "measure": "RR@10", "value": 0.0}
+    means.add(pd.DataFrame([measured]), "test")
+    (tmp_path / "layers.csv").write_text(
+        ",".join([*arm, "exit", "RR@10"]) + f"\ndocs,docs,tiny,3,default,layer_3,{written}\n"
+    )
+    assert len(list(layer_faults(tmp_path / "layers.csv", means))) == faults
 
 
 def edit_cell(path: Path, column: str, value: object) -> None:
