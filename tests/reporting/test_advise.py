@@ -26,7 +26,7 @@ from lwr.reporting.advise import (
     describe_schedule,
     read_evidence,
 )
-from lwr.reporting.fused import name_schedule
+from lwr.reporting.fused import CascadeChoice, name_schedule
 
 ARMS = {"one": ("d", "d", "one", 2, "v"), "two": ("d", "d", "two", 3, "v")}
 ONE = {2: (0.30, 0.35), 3: (0.49, 0.44), 4: (0.50, 0.45)}
@@ -797,3 +797,10 @@ def test_advise_writes_advice_text(grid, tmp_path):
     advise(folder, tmp_path / "new/recommendation.md", 15, 20)
     assert (tmp_path / "new/recommendation.md").read_text(encoding="utf-8") == advice_text(folder, 15, 20)
     assert advice_text(folder, 15, 20) != advice_text(folder)
+
+
+def test_a_quality_of_zero_is_kept_by_any_schedule():
+    choice = CascadeChoice(
+        "cascade", pd.Series({"dev": 0.2, "test": 0.0}), pd.Series({"dev": 0.4, "test": 0.0})
+    )
+    assert (choice.kept("dev"), choice.kept("test")) == (0.5, 1)
