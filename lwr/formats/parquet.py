@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,17 @@ def add_inputs(schema: pa.Schema, inputs: Mapping[str, str]) -> pa.Schema:
     return schema.with_metadata({INPUTS_KEY: json.dumps(dict(inputs)).encode()})
 
 
-def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """Open a Parquet file for writing, with a checksum per page so that a flipped bit is detected."""
-    return pq.ParquetWriter(path, schema, write_page_checksum=True)
+@contextmanager
+def open_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """Open a Parquet file for writing, with a checksum per page so that a flipped bit is detected.
+
+    The file is closed here, because a writer that fails as the disk is full leaves its own file open.
+    """
+    with (
+        pa.OSFile(str(path), "wb") as file,
+        pq.ParquetWriter(file, schema, write_page_checksum=True) as writer,
+    ):
+        yield writer
 
 
 def write(path: Path, table: pd.DataFrame, inputs: Mapping[str, str]) -> None:

@@ -128,6 +128,7 @@ def test_nothing_runs_again(project_with_bucket):
 
 def test_edited_given_run_is_read_from_this_disk(project_with_bucket):
     given = project_with_bucket.folder / "given.trec"
-    given.write_text(given.read_text(encoding="utf-8"), encoding="utf-8")
+    lines = given.read_text(encoding="utf-8").splitlines(keepends=True)
+    given.write_text("".join(lines[:-1]), encoding="utf-8")  # as Snakemake compares checksums, too
     retrieved = [w["split"] for rule, w in project_with_bucket.plan() if rule == "retrieve"]
     assert retrieved == ["test"]
