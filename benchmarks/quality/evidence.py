@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from lwr.common.exits import (
+    CASCADES,
     Arm,
     compression_steps,
     exit_name,
@@ -154,7 +155,7 @@ def cost_rows(costs: pd.DataFrame) -> Iterator[dict[str, str]]:
             is_timed = pd.notna(row["time"])
             yield {
                 "model": f"{model}, {variant}",
-                "exit": label(row["exit"]) if pd.isna(row["schedule"]) else f"`{row['schedule']}`",
+                "exit": f"`{row['schedule']}`" if row["exit"] in CASCADES else label(row["exit"]),
                 "FLOPs": f"{row['flops']:.0%}",
                 "time": f"{row['time']:.0%}" if is_timed else "",
                 "p50": f"{row['p50 ms']:,.0f} ms" if is_timed else "",
