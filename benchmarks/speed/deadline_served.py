@@ -3,12 +3,11 @@
     python benchmarks/speed/deadline_served.py
 
 64 clients send requests to `lwr serve` at random times, from below to above the rate that the deepest exit can answer;
-each request is sent by the client that is free first.
-A request has 10 passages of 60 random words behind a query of 8. The model is all-MiniLM-L6-v2 with random heads at
-each of its 6 layers, in float32; how good its exits would be is not measured here. The load is the number of requests
-per second as a share of what the deepest exit answers one after the other. A time counts from when a request is
-due, not from when a client is free to send it; it is late if it exceeds the budget. The budget is the given multiple of
-the median time of a request on the idle server at the deepest exit.
+each request is sent by the client that is free first. A request has 10 passages of 60 random words behind a query of 8.
+The model is all-MiniLM-L6-v2 with random heads at each of its 6 layers, in float32; how good its exits would be is not
+measured here. The load is the number of requests per second as a share of what the deepest exit answers one after the
+other. A time counts from when a request is due, not from when a client is free to send it; it is late if it exceeds the
+budget. The budget is the given multiple of the median time of a request on the idle server at the deepest exit.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 Each corpus is synthetic: passages of 60 words from a Zipf vocabulary, and queries of five words, each taken from one
 passage, with 20 candidates. `lwr score` scores one shard of 200 queries, by a tiny untrained BERT, so that the memory
-of the step shows and not a model's. The seconds of each step are fitted by a·1 + b·passages + c·queries +
+of the step shows and not a model's. The seconds of each step are fitted by a + b·passages + c·queries +
 d·passages·queries with coefficients of at least 0 and equal weight for each relative error. The largest data that were
 measured take no part in the fit, and are compared with it.
 """
@@ -50,7 +50,11 @@ def main() -> None:
     options.add_argument("--queries", type=int, nargs="+", default=[200, 2000])
     options.add_argument("--to", type=int, nargs=2, default=[10_000_000, 100_000], help="passages, queries")
     arguments = options.parse_args()
+    if uneven := [number for number in arguments.queries if number < SHARD or number % SHARD]:
+        options.error(f"--queries {uneven[0]}: give multiples of {SHARD}, the queries of a shard")
     sizes = list(product(sorted(arguments.passages), sorted(arguments.queries)))
+    if len(sizes) < 2:
+        options.error("one size cannot be extrapolated: give several numbers of passages or queries")
     usage: dict[str, list[Usage]] = {}
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", ".")) as name:
         folder = Path(name)

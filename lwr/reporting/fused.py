@@ -80,6 +80,11 @@ def name_schedule(schedule: str, fused: bool) -> str:
     return f"{name}, fused" if fused else name
 
 
+def kept_share(quality: float, reference: float) -> float:
+    """Return the share of a reference's quality that is kept: 1 where the reference has a quality of 0."""
+    return quality / reference if reference else 1.0
+
+
 @dataclass(frozen=True)
 class CascadeChoice:
     """A schedule that dev chose for an arm, and the shares of the deepest exit's quality that it keeps.
@@ -140,9 +145,8 @@ class CascadeChoice:
         return ", out of fold" if self.row["fused"] or self.for_fused else ""
 
     def kept(self, split: str) -> float:
-        """Return the share of the reference's quality on a split: 1 where the reference has a quality of 0."""
-        reference = self.reference[split]
-        return self.row[split] / reference if reference else 1.0
+        """Return the share of the reference's quality on a split."""
+        return kept_share(self.row[split], self.reference[split])
 
     def missing(self) -> str:
         """Say why no cascade was chosen, and whether more dev queries would help."""

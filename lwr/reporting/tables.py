@@ -29,6 +29,7 @@ from lwr.reporting.fused import (
     complete_cascades,
     complete_layers,
     is_deepest_alone,
+    kept_share,
 )
 
 TIES_SHOWN_FROM = 0.001
@@ -347,7 +348,8 @@ def format_cascades(cascades: pd.DataFrame) -> pd.DataFrame:
     for split in ("dev", "test"):
         rows[f"{split} FLOPs"] = cascades[f"{split} flops"].map(format_percent)
         rows[f"{split} {cascades['measure'].iloc[0]}"] = cascades[split].map("{:.3f}".format)
-        rows[f"{split} kept"] = (cascades[split] / full[split].to_numpy()).map("{:.1%}".format)
+        kept = map(kept_share, cascades[split], full[split])
+        rows[f"{split} kept"] = [f"{share:.1%}" for share in kept]
     return rows
 
 

@@ -58,9 +58,9 @@ class Job:
 
 
 def share_time(timed: TimedPass, behind: Sequence[Job]) -> TimedPass:
-    """Return a pass with an earlier deadline, which leaves as much time to each job behind it that has a deadline, too.
+    """Return a pass with an earlier deadline, so that each job behind it that has a deadline, too, gets as much time.
 
-    A job behind whose deadline has passed takes no share: it will be answered by the first exit.
+    A job whose deadline has passed gets none: it will be answered by the first exit.
     """
     deadline = timed.deadline
     now = deadline.clock()
