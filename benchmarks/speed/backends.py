@@ -3,6 +3,7 @@
     pip install 'lwr[onnx,openvino,sentence-transformers]'
     python benchmarks/speed/backends.py results scifact --arm minilm/start2/default
     python benchmarks/speed/backends.py results scifact --candidates 10 --words 35    # small lists of short passages
+    python benchmarks/speed/backends.py results scifact --passage-tokens 480          # complete passages
 
 For a grid whose models are trained and whose cascades are chosen. The peers get the deepest exit by `lwr export`: the
 CrossEncoder of sentence-transformers, onnxruntime after optimisation O3 and in int8, OpenVINO in float32 and with
@@ -19,6 +20,8 @@ padding, with what a product of large matrices reaches on the same machine: in i
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,7 +40,7 @@ from lwr.common.progress import show_progress
 from lwr.common.results_tree import ResultsTree
 from lwr.evaluation.arm_files import read_chosen_cascades
 from lwr.evaluation.cost import device_name
-from lwr.evaluation.flops import count_flops, derive_shape
+from lwr.evaluation.flops import BackboneShape, count_flops, derive_shape
 from lwr.evaluation.measures import measures_per_query
 from lwr.evaluation.statistics.paired_tests import interval
 from lwr.evaluation.statistics.timing import relative_times, time_in_turns
@@ -102,6 +105,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="how often each of them is timed")
     parser.add_argument("--candidates", type=int, help="only the best of the first stage")
     parser.add_argument("--words", type=int, help="cut passages after so many words")
+    parser.add_argument("--passage-tokens", type=int, help="passage_max_len, instead of that of the training")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -112,6 +116,8 @@ def main() -> None:
     model = tree.arm(arm) / f"seed{options.seed}" / "model"
     lists = read_lists(tree.collection(options.dataset), options.queries, options.candidates, options.words)
     with TemporaryDirectory() as folder:
+        if options.passage_tokens is not None:
+            model = copy_with_length(model, options.passage_tokens, Path(folder) / "model")
         ours = our_contenders(model, tree.cascade(arm, options.dataset), tree.fusion(arm, options.dataset))
         peers = [
             fastest_batches(name, rank, int8, lists[:SEARCHED_LISTS])
@@ -131,18 +137,38 @@ def main() -> None:
             options.rounds,
             clock,
         )
+        reranker = LayerwiseReranker.from_pretrained(model, device="cpu")
+    tokens = [count_tokens(reranker, each) for each in lists]
     peaks = {False: float32_peak(), True: int8_peak()}
     qrels = read_qrels(tree.collection(options.dataset), "test")
-    table = make_table(contenders, lists, ranked, seconds, qrels, model, peaks)
+    shape = derive_shape(reranker.backbone)
+    table = make_table(contenders, lists, ranked, seconds, qrels, shape, tokens, peaks)
     passages = round(np.median([len(each.passages) for each in lists]))
+    shortest, median, longest = np.quantile(np.concatenate(tokens), [0.1, 0.5, 0.9]).round().astype(int)
     print(
         f"\n{options.dataset}, {options.arm}: {passages} candidates; {device_name()}, {instruction_sets()}\n"
+        f"Tokens of a pair: {median}, of the middle 80% {shortest} to {longest}.\n"
     )
     print(table.to_markdown(index=False))
     reached = [
         f"{peaks[is_int8] / 1e9:.0f} in {name}" for is_int8, name in ((False, "float32"), (True, "int8"))
     ]
     print(f"\nProducts of large matrices, billion operations a second: {', '.join(reached)}.")
+
+
+def copy_with_length(model: Path, passage_tokens: int, folder: Path) -> Path:
+    """Copy the folder of a reranker, which then reads passages of so many tokens; return the copy."""
+    shutil.copytree(model, folder)
+    description = json.loads((folder / "lwr.json").read_text(encoding="utf-8"))
+    description["passage_max_len"] = passage_tokens
+    (folder / "lwr.json").write_text(json.dumps(description), encoding="utf-8")
+    return folder
+
+
+def count_tokens(reranker: LayerwiseReranker, each: CandidateList) -> np.ndarray:
+    """Count the tokens of each pair of a list, int64 [candidates]."""
+    rows = reranker.prompt.rows([(each.query, passage) for passage in each.passages])
+    return np.array([len(row) for row in rows])
 
 
 def read_lists(
@@ -326,7 +352,8 @@ def make_table(
     ranked: Sequence[Sequence[Ranked]],
     seconds: np.ndarray,
     qrels: dict[str, dict[str, int]],
-    model: Path,
+    shape: BackboneShape,
+    tokens: Sequence[np.ndarray],
     peaks: dict[bool, float],
 ) -> pd.DataFrame:
     """Return a row per contender.
@@ -337,18 +364,12 @@ def make_table(
         ranked: What each contender made of each list.
         seconds: [contenders, rounds, timed lists].
         qrels: The judgements.
-        model: The folder of the reranker.
+        shape: The shapes of the backbone.
+        tokens: Those of the pairs of each list, each [candidates].
         peaks: Operations per second of products of large matrices, in float32 and (True) in int8.
     """
-    reranker = LayerwiseReranker.from_pretrained(model, device="cpu")
-    timed = lists[: seconds.shape[2]]
-    flops = [
-        count_flops(
-            derive_shape(reranker.backbone),
-            np.array([len(row) for row in reranker.prompt.rows([(each.query, p) for p in each.passages])]),
-        )
-        for each in timed
-    ]  # each [layers, candidates]
+    timed = range(seconds.shape[2])
+    flops = [count_flops(shape, tokens[i]) for i in timed]  # each [layers, candidates]
     judged = {each.query_id: qrels[each.query_id] for each in lists}
     quality = [measure(judged, lists, of_contender) for of_contender in ranked]
     ratios = relative_times(seconds, 0)  # [3, contenders]
