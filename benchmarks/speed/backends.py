@@ -9,6 +9,8 @@ For a grid whose models are trained and whose cascades are chosen. The peers get
 CrossEncoder of sentence-transformers, onnxruntime after optimisation O3 and in int8, OpenVINO in float32 and with
 weights in int8. They sort pairs by length, as sentence-transformers does, and compute the fastest of three batch sizes.
 Ours are the deepest exit, all exits, half of the depth, and the schedules that `lwr cascade` chose, in both precisions.
+`--passage-tokens` changes what all programs read, but neither schedules nor weights of fused scores, which were chosen
+for passages as the grid reads them.
 
 Quality is that of a sample of test queries, chosen by hash; differences to our deepest exit in float32 are paired by
 query, with 95% bootstrap intervals. Times, from texts to ranking, are ratios to that exit on the same list in the same
@@ -20,7 +22,6 @@ padding, with what a product of large matrices reaches on the same machine: in i
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +37,7 @@ import torch
 from transformers import AutoTokenizer
 
 from lwr.common.exits import Arm
+from lwr.common.json_lines import read_json, write_json
 from lwr.common.progress import show_progress
 from lwr.common.results_tree import ResultsTree
 from lwr.evaluation.arm_files import read_chosen_cascades
@@ -147,7 +149,7 @@ def main() -> None:
     shortest, median, longest = np.quantile(np.concatenate(tokens), [0.1, 0.5, 0.9]).round().astype(int)
     print(
         f"\n{options.dataset}, {options.arm}: {passages} candidates; {device_name()}, {instruction_sets()}\n"
-        f"Tokens of a pair: {median}, of the middle 80% {shortest} to {longest}.\n"
+        f"Tokens of a pair: median {median}; 80% of the pairs have {shortest} to {longest}.\n"
     )
     print(table.to_markdown(index=False))
     reached = [
@@ -159,9 +161,8 @@ def main() -> None:
 def copy_with_length(model: Path, passage_tokens: int, folder: Path) -> Path:
     """Copy the folder of a reranker, which then reads passages of so many tokens; return the copy."""
     shutil.copytree(model, folder)
-    description = json.loads((folder / "lwr.json").read_text(encoding="utf-8"))
-    description["passage_max_len"] = passage_tokens
-    (folder / "lwr.json").write_text(json.dumps(description), encoding="utf-8")
+    description = read_json(folder / "lwr.json", {"passage_max_len": int})
+    write_json(folder / "lwr.json", description | {"passage_max_len": passage_tokens})
     return folder
 
 
