@@ -38,7 +38,8 @@ def teach(
     """Write a teacher's scores of the train candidates and positives as a TREC run.
 
     `lwr mine` takes it as `mining.teacher_run`, `lwr train` as `--teacher-run`. Positives that the first stage did not
-    find are scored, too. Memory holds the texts that are scored, not the corpus.
+    find are scored, too. The first stage's scores, times `first_stage_weight`, are added. Memory holds the texts that
+    are scored, not the corpus.
 
     Args:
         teacher: The teacher.
@@ -61,12 +62,13 @@ def teach(
         for chunk, scores in _score(teacher, candidates, progress.advance):
             ends = np.cumsum([len(query.doc_ids) for query in chunk])
             for query, its_scores in zip(chunk, np.split(scores, ends[:-1]), strict=True):
-                taught[query.query_id] = _rank(query, its_scores)
+                from_first_stage = teacher.first_stage_weight * np.array(query.first_stage)
+                taught[query.query_id] = _rank(query, its_scores + from_first_stage)
     write_run(out, taught, name)
 
 
 def _add_positives(run: Path, qrels: dict[str, dict[str, int]]) -> Run:
-    """Read a run, and add the positives that it lacks to its queries."""
+    """Read a run, and add the positives that it lacks, with the lowest score of the query's candidates."""
     candidates = read_run(run)
     if not candidates:
         raise BadInput(f"{run}: has no candidates; retrieve again")
@@ -74,8 +76,9 @@ def _add_positives(run: Path, qrels: dict[str, dict[str, int]]) -> Run:
         raise BadInput(f"{run}: query {min(unknown)!r} is not judged for train; give the run of train")
     for query_id, ranked in candidates.items():
         found = {doc_id for doc_id, _ in ranked}
+        lowest = min(score for _, score in ranked)
         ranked += [
-            (doc_id, 0.0) for doc_id, grade in qrels[query_id].items() if grade > 0 and doc_id not in found
+            (doc_id, lowest) for doc_id, grade in qrels[query_id].items() if grade > 0 and doc_id not in found
         ]
     return candidates
 

@@ -131,14 +131,22 @@ def test_loss_of_teacher_scores_accepts_a_named_teacher():
 
 def test_cell_becomes_the_reranker_that_was_trained_for_it():
     mining = GRID.replace("negatives: 3", "negatives: 3, teacher: cosine")
-    teachers = {"cosine": COSINE, "big": cell("alone", fused=True, precision="bfloat16")}
+    teachers = {
+        "cosine": COSINE,
+        "big": cell("alone", fused=True, precision="bfloat16", first_stage_weight=2),
+    }
     config = grid_with(teachers, {"taught": "big"}, mining)
     assert config.taught() == [("docs", "cosine"), ("docs", "big")]
     big = config.teachers["big"]
     assert isinstance(big, CellTeacher)
     assert big.cell_of("docs") == Cell("docs", "minilm", 2, "alone", 1)
     assert big.as_layerwise(Path("model"), Path("fusion.json")) == LayerwiseTeacher(
-        kind="layerwise", model="model", layer=6, fusion="fusion.json", precision="bfloat16"
+        kind="layerwise",
+        model="model",
+        layer=6,
+        fusion="fusion.json",
+        precision="bfloat16",
+        first_stage_weight=2,
     )
     with pytest.raises(BadInput, match=r"fused: True, and --fusion is None"):
         big.as_layerwise(Path("model"), None)

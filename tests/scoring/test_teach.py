@@ -163,6 +163,22 @@ def bi_encoder(models: Path) -> BiEncoderTeacher:
     return BiEncoderTeacher(kind="bi_encoder", model=str(models / "bert"))
 
 
+def test_first_stage_scores_are_added_with_their_weight(models, collection):
+    alone, together = bi_encoder(models), bi_encoder(models).model_copy(update={"first_stage_weight": 0.5})
+    cosines = {query: dict(docs) for query, docs in taught(alone, collection).items()}
+    for query, docs in taught(together, collection).items():
+        first_stage = dict(read_run(collection / "train.trec")[query])
+        lowest = min(first_stage.values())
+        expected = {
+            doc: cosine + 0.5 * first_stage.get(doc, lowest) for doc, cosine in cosines[query].items()
+        }
+        assert dict(docs) == pytest.approx(expected, abs=1e-5)
+        assert [score for _, score in docs] == pytest.approx(
+            sorted(expected.values(), reverse=True), abs=1e-5
+        )
+    assert NOT_FOUND in cosines["q0"]
+
+
 def test_candidates_and_positives_are_scored_once(models, collection):
     candidates = read_run(collection / "train.trec")
     expected = {query: {doc for doc, _ in docs} for query, docs in candidates.items()}

@@ -27,7 +27,18 @@ QWEN3_RERANKER_TEMPLATE = PromptTemplate(
 )
 
 
-class PairTeacher(CheckpointSection):
+class TeacherSection(Section):
+    """The keys that all teachers share."""
+
+    first_stage_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="factor of the first stage's score, which is added to the teacher's; a positive that the first "
+        "stage did not find counts as the query's lowest candidate; 0: the teacher's score alone",
+    )
+
+
+class PairTeacher(CheckpointSection, TeacherSection):
     """The keys that teachers share which read query and passage together."""
 
     query_max_len: Tokens = Field(
@@ -91,7 +102,7 @@ class YesNoTeacher(PairTeacher):
         ]
 
 
-class LayerwiseTeacher(CheckpointSection):
+class LayerwiseTeacher(CheckpointSection, TeacherSection):
     """A layerwise reranker: a folder that `lwr train` wrote, or an upstream layerwise checkpoint, at one layer."""
 
     kind: Literal["layerwise"]
@@ -117,7 +128,7 @@ class LayerwiseTeacher(CheckpointSection):
         return []
 
 
-class BiEncoderTeacher(BiEncoderSection):
+class BiEncoderTeacher(BiEncoderSection, TeacherSection):
     """A bi-encoder: the score is `scale` times the cosine of the embeddings of query and passage."""
 
     kind: Literal["bi_encoder"]
@@ -137,7 +148,7 @@ class TeachingCell(Section):
     seed: int = Field(description="its seed")
 
 
-class CellTeacher(ComputingSection):
+class CellTeacher(ComputingSection, TeacherSection):
     """Another cell of the same grid at one layer: born-again training, or a large model that teaches a small one."""
 
     kind: Literal["cell"]
@@ -145,8 +156,7 @@ class CellTeacher(ComputingSection):
     layer: Layers = Field(description="layer whose scores teach")
     fused: bool = Field(
         default=False,
-        description="whether the scores are fused; the first stage's score is left out, as positives that it did not "
-        "find have none",
+        description="whether the scores are fused, by the weights that were fitted without the first stage's score",
     )
 
     def cell_of(self, dataset: str) -> Cell:
@@ -163,7 +173,8 @@ class CellTeacher(ComputingSection):
             raise BadInput(
                 f"the teacher has fused: {self.fused}, and --fusion is {fusion}: give both or neither"
             )
-        shared = self.model_dump(include=set(ComputingSection.model_fields), exclude_unset=True)
+        common = ComputingSection.model_fields.keys() | TeacherSection.model_fields.keys()
+        shared = self.model_dump(include=set(common), exclude_unset=True)
         file = None if fusion is None else str(fusion)
         return LayerwiseTeacher(kind="layerwise", model=str(model), layer=self.layer, fusion=file, **shared)
 
