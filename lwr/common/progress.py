@@ -119,7 +119,7 @@ class Progress:
         done, total, unit = self.done, self.total, f" {self.unit}" if self.unit else ""
         parts = [f"{self.label}: {done:,}{unit}" if total is None else f"{self.label}: {done}/{total}{unit}"]
         if total:
-            parts[0] += f" ({done / total:.0%})"
+            parts[0] += f" ({format_share(done, total)})"
         parts.append(f"{format_duration(passed)} passed")
         if total and done > self._done_before:
             parts.append(f"{format_duration(passed * (total - done) / (done - self._done_before))} left")
@@ -143,6 +143,12 @@ def format_duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def format_share(part: int, whole: int) -> str:
+    """Format a share in percent: `0%` only of nothing, and `100%` only of all."""
+    percent = round(100 * part / max(1, whole))
+    return f"{min(max(percent, 1), 99) if 0 < part < whole else percent}%"
 
 
 def log(line: str) -> None:

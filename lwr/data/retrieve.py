@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from lwr.common.errors import BadInput
-from lwr.common.progress import log
+from lwr.common.progress import format_share, log
 from lwr.config.data.first_stage import Bm25Section, EmbeddingFirstStage, FirstStage
 from lwr.data import bm25, dense
 from lwr.data.words import tokenizer_of
@@ -151,7 +151,7 @@ def _check_candidates(
     without = [query_id for query_id in query_ids if query_id not in run]
     if not without:
         return
-    count = f"{len(without)} of the {len(query_ids)} queries of {split} ({len(without) / len(query_ids):.0%})"
+    count = f"{len(without)} of the {len(query_ids)} queries of {split} ({format_share(len(without), len(query_ids))})"
     problem = f"{count} have no candidate, such as {', '.join(map(repr, without[:3]))}"
     given = first_stage.runs.get(split)
     if given and not run:

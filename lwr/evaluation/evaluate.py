@@ -10,7 +10,7 @@ import pandas as pd
 from lwr.common.atomic import atomic
 from lwr.common.exits import all_exits_in, layers_in, model_exits_in
 from lwr.common.hashing import sha256
-from lwr.common.progress import log
+from lwr.common.progress import format_share, log
 from lwr.evaluation.arm_files import check_weights, read_arm_fusion, read_chosen_cascades
 from lwr.evaluation.measures import measures_per_query, rankings, tie_shares
 from lwr.evaluation.schedules.replay import add_fused, read_scores, replay_run
@@ -87,7 +87,7 @@ def _log_queries_without_candidates(qrels: Qrels, split: Split, ranked: set[str]
     """Log how many queries with a relevant passage have no candidate; their measures are 0 at every exit."""
     judged = answerable_queries(qrels).keys()
     if without := sorted(judged - ranked):
-        count = f"{len(without)} of the {len(judged)} queries of {split} ({len(without) / len(judged):.0%})"
+        count = f"{len(without)} of the {len(judged)} queries of {split} ({format_share(len(without), len(judged))})"
         log(
             f"evaluate: WARNING: {count} have no candidate, such as {without[0]!r}; every measure counts them as 0"
         )

@@ -17,6 +17,7 @@ from typing import Any, Self, cast
 from transformers import PreTrainedTokenizerBase
 
 from lwr.common.errors import BadInput, shorten
+from lwr.common.progress import format_share
 from lwr.common.texts import check_text
 from lwr.config.evaluation import WindowPool, Windows
 from lwr.config.model import PromptTemplate
@@ -394,7 +395,7 @@ class Prompt:
 
     def describe_cut(self, cut: int, pairs: int, windows: Windows | None = None) -> str:
         """Say how many of some pairs `count_cut` has counted."""
-        share = f"{cut:,} of {pairs:,} pairs ({cut / max(1, pairs):.0%})"
+        share = f"{cut:,} of {pairs:,} pairs ({format_share(cut, pairs)})"
         if cut == 0:
             return f"{share} are cut"
         if windows is not None:

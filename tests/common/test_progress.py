@@ -11,7 +11,7 @@ import pytest
 from fake_clock import Clock
 
 from lwr.common import progress as progress_module
-from lwr.common.progress import LONGEST_SILENCE, Progress, format_duration, show_progress
+from lwr.common.progress import LONGEST_SILENCE, Progress, format_duration, format_share, show_progress
 
 
 @pytest.fixture
@@ -30,6 +30,14 @@ def lines(capsys) -> list[str]:
 )
 def test_duration_has_hours_only_if_needed(seconds, text):
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "text"),
+    [(0, 9, "0%"), (1, 900, "1%"), (2, 5, "40%"), (6_779, 6_792, "99%"), (9, 9, "100%"), (0, 0, "0%")],
+)
+def test_format_share_is_0_or_100_percent_only_of_nothing_or_all(part, whole, text):
+    assert format_share(part, whole) == text
 
 
 def test_progress_yields_all_items_and_reports_the_last(capsys):
