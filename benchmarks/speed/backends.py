@@ -8,7 +8,8 @@
 For a grid whose models are trained and whose cascades are chosen. The peers get the deepest exit by `lwr export`: the
 CrossEncoder of sentence-transformers, onnxruntime after optimisation O3 and in int8, OpenVINO in float32 and with
 weights in int8. They sort pairs by length, as sentence-transformers does, and compute the fastest of three batch sizes.
-Ours are the deepest exit, all exits, half of the depth, and the schedules that `lwr cascade` chose, in both precisions.
+Ours are the deepest exit, all exits, half of the depth, and the schedules that `lwr cascade` chose, in float32 and
+int8. Where the CPU is faster in bfloat16, ours and OpenVINO, whose default it then is, compute in it, too.
 `--passage-tokens` changes what all programs read, but neither schedules nor weights of fused scores, which were chosen
 for passages as the grid reads them.
 
@@ -16,7 +17,7 @@ Quality is that of a sample of test queries, chosen by hash; differences to our 
 query, with 95% bootstrap intervals. Times, from texts to ranking, are ratios to that exit on the same list in the same
 round; all contenders rank a list before the next list comes. With one thread, processor time counts, which other
 programs on the machine do not lengthen by their turns. The last column compares the FLOPs of the tokens, without
-padding, with what a product of large matrices reaches on the same machine: in int8 for those that compute so.
+padding, with what a product of large matrices reaches on the same machine in the same precision.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -46,10 +47,11 @@ from lwr.evaluation.flops import BackboneShape, count_flops, derive_shape
 from lwr.evaluation.measures import measures_per_query
 from lwr.evaluation.statistics.paired_tests import interval
 from lwr.evaluation.statistics.timing import relative_times, time_in_turns
-from lwr.export.export import export
+from lwr.export.export import GraphPrecision, Layout, Optimization, export
 from lwr.formats.beir import read_candidate_texts, read_qrels, read_queries, sample_queries
 from lwr.formats.trec import read_run
 from lwr.model.cascade_schedule import Schedule
+from lwr.model.linear.half import time_ratio
 from lwr.model.linear.int8 import find_weight_limit, multiply
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import read_fusion_of
@@ -59,6 +61,8 @@ BATCH_SIZES = (8, 32, 128)
 """Of the peers, which compute padded batches; the fastest is taken."""
 SEARCHED_LISTS = 3
 """The number of lists by which it is found."""
+
+Precision = Literal["float32", "bfloat16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,11 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Contender:
-    """A program in a precision. `rank` takes a list from texts to a ranking."""
+    """A program, and the precision of its products. `rank` takes a list from texts to a ranking."""
 
     name: str
     rank: Callable[[CandidateList], Ranked]
-    int8: bool = False  # whether its products are compared with the peak of int8
+    precision: Precision
 
 
 def main() -> None:
@@ -122,8 +126,10 @@ def main() -> None:
             model = copy_with_length(model, options.passage_tokens, Path(folder) / "model")
         ours = our_contenders(model, tree.cascade(arm, options.dataset), tree.fusion(arm, options.dataset))
         peers = [
-            fastest_batches(name, rank, int8, lists[:SEARCHED_LISTS])
-            for name, rank, int8 in peer_programs(model, Path(folder), options.threads)
+            fastest_batches(*program, lists[:SEARCHED_LISTS])
+            for program in show_progress(
+                peer_programs(model, Path(folder), options.threads), None, "backends, sizes of batches"
+            )
         ]
         contenders = [*ours, *peers]
         timed = lists[: options.timed]
@@ -141,7 +147,11 @@ def main() -> None:
         )
         reranker = LayerwiseReranker.from_pretrained(model, device="cpu")
     tokens = [count_tokens(reranker, each) for each in lists]
-    peaks = {False: float32_peak(), True: int8_peak()}
+    peaks: dict[Precision, float] = {
+        "float32": matrix_peak(torch.float32),
+        "bfloat16": matrix_peak(torch.bfloat16),
+        "int8": int8_peak(),
+    }
     qrels = read_qrels(tree.collection(options.dataset), "test")
     shape = derive_shape(reranker.backbone)
     table = make_table(contenders, lists, ranked, seconds, qrels, shape, tokens, peaks)
@@ -152,9 +162,7 @@ def main() -> None:
         f"Tokens of a pair: median {median}; 80% of the pairs have {shortest} to {longest}.\n"
     )
     print(table.to_markdown(index=False))
-    reached = [
-        f"{peaks[is_int8] / 1e9:.0f} in {name}" for is_int8, name in ((False, "float32"), (True, "int8"))
-    ]
+    reached = [f"{peak / 1e9:.0f} in {precision}" for precision, peak in peaks.items()]
     print(f"\nProducts of large matrices, billion operations a second: {', '.join(reached)}.")
 
 
@@ -198,7 +206,7 @@ def read_lists(
 def our_contenders(model: Path, cascade: Path, fusion: Path) -> list[Contender]:
     """Return our contenders; the first is the deepest exit in float32."""
     contenders = []
-    for precision in ("float32", "int8"):
+    for precision in precisions():
         reranker = LayerwiseReranker.from_pretrained(model, device="cpu", precision=precision)
         reranker.fusion = read_fusion_of(fusion, reranker.exits)
         deepest = reranker.exits[-1]
@@ -215,9 +223,14 @@ def our_contenders(model: Path, cascade: Path, fusion: Path) -> list[Contender]:
             name = f"`{chosen.schedule}`{', fused' if chosen.fused else ''}"
             by_name[name] = partial(rank, chosen.schedule, chosen.fused)
         contenders += [
-            Contender(f"ours, {precision}, {name}", run, precision == "int8") for name, run in by_name.items()
+            Contender(f"ours, {precision}, {name}", run, precision) for name, run in by_name.items()
         ]
     return contenders
+
+
+def precisions() -> tuple[Precision, ...]:
+    """Return the precisions that a user of this CPU would take."""
+    return ("float32", "bfloat16", "int8") if time_ratio(torch.bfloat16) < 1 else ("float32", "int8")
 
 
 def rank_by_schedule(
@@ -239,12 +252,14 @@ def rank_by_all(reranker: LayerwiseReranker, each: CandidateList) -> Ranked:
 
 # --- Peers ---
 
+GraphSession = Callable[[dict[str, np.ndarray]], np.ndarray]
+"""Features, int64 [pairs, tokens] each -> float32 [pairs]."""
 PairScorer = Callable[[Sequence[tuple[str, str]], int], np.ndarray]
 """Pairs, size of a batch -> float32 [pairs]."""
 
 
-def peer_programs(model: Path, folder: Path, threads: int) -> list[tuple[str, PairScorer, bool]]:
-    """Export the deepest exit for each program; return name, function, and whether it computes in int8."""
+def peer_programs(model: Path, folder: Path, threads: int) -> list[tuple[str, PairScorer, Precision]]:
+    """Export the deepest exit for each program; return name, function, and the precision of its products."""
     from sentence_transformers import CrossEncoder
 
     deepest = LayerwiseReranker.from_pretrained(model, device="cpu").exits[-1]
@@ -255,26 +270,39 @@ def peer_programs(model: Path, folder: Path, threads: int) -> list[tuple[str, Pa
     def predict(pairs: Sequence[tuple[str, str]], batch_size: int) -> np.ndarray:
         return np.asarray(cross_encoder.predict(list(pairs), batch_size=batch_size, show_progress_bar=False))
 
-    programs: list[tuple[str, PairScorer, bool]] = [("sentence-transformers, torch", predict, False)]
-    for name, layout, precision, optimization in (
+    programs: list[tuple[str, PairScorer, Precision]] = [("sentence-transformers, torch", predict, "float32")]
+    graphs: tuple[tuple[str, Layout, GraphPrecision, Optimization | None], ...] = (
         ("ONNX, O3", "onnx", "float32", "O3"),
         ("ONNX, int8", "onnx", "int8", None),
         ("ONNX, O3, int8", "onnx", "int8", "O3"),
         ("OpenVINO", "openvino", "float32", None),
         ("OpenVINO, weights in int8", "openvino", "int8", None),
-    ):
+    )
+    for name, layout, precision, optimization in graphs:
         out = folder / name
         export(model, deepest, out, layout, precision, optimization)
-        run = (onnx_session if layout == "onnx" else openvino_session)(out, threads)
         tokenizer = AutoTokenizer.from_pretrained(out)
-        # OpenVINO computes with weights in int8 in float32
-        programs.append(
-            (name, partial(score_by_graph, run, tokenizer), name.endswith(", int8") and layout == "onnx")
-        )
+        for session_name, run, products in graph_sessions(name, layout, precision, out, threads):
+            programs.append((session_name, partial(score_by_graph, run, tokenizer), products))
     return programs
 
 
-def onnx_session(folder: Path, threads: int) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+def graph_sessions(
+    name: str, layout: Layout, precision: GraphPrecision, folder: Path, threads: int
+) -> Iterator[tuple[str, GraphSession, Precision]]:
+    """Yield name, function, and precision of products of the programs that compute an exported graph."""
+    if layout == "onnx":
+        yield name, onnx_session(folder, threads), precision
+        return
+    # OpenVINO makes int8 of activations, too, on a CPU with instructions for it
+    in_int8 = precision == "int8" and "vnni" in instruction_sets()
+    yield name, openvino_session(folder, threads, "f32"), "int8" if in_int8 else "float32"
+    if "bfloat16" in precisions():
+        run = openvino_session(folder, threads, "bf16")
+        yield f"{name}, bfloat16", run, "int8" if in_int8 else "bfloat16"
+
+
+def onnx_session(folder: Path, threads: int) -> GraphSession:
     """Return the function that computes a graph by onnxruntime."""
     import onnxruntime
 
@@ -289,12 +317,12 @@ def onnx_session(folder: Path, threads: int) -> Callable[[dict[str, np.ndarray]]
     return lambda features: np.asarray(session.run(["logits"], features)[0])[:, 0]
 
 
-def openvino_session(folder: Path, threads: int) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
-    """Return the function that computes a graph by OpenVINO in float32, also on CPUs that have bfloat16."""
+def openvino_session(folder: Path, threads: int, precision: Literal["f32", "bf16"]) -> GraphSession:
+    """Return the function that computes a graph by OpenVINO, what is not in int8 in float32 or bfloat16."""
     import openvino
 
     settings = {
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
     }
@@ -303,7 +331,7 @@ def openvino_session(folder: Path, threads: int) -> Callable[[dict[str, np.ndarr
 
 
 def score_by_graph(
-    run: Callable[[dict[str, np.ndarray]], np.ndarray],
+    run: GraphSession,
     tokenizer: Any,
     pairs: Sequence[tuple[str, str]],
     batch_size: int,
@@ -321,7 +349,9 @@ def score_by_graph(
     return scores
 
 
-def fastest_batches(name: str, score: PairScorer, int8: bool, lists: Sequence[CandidateList]) -> Contender:
+def fastest_batches(
+    name: str, score: PairScorer, precision: Precision, lists: Sequence[CandidateList]
+) -> Contender:
     """Return the contender that computes the batch size which takes the least time for some lists."""
 
     def rank(batch_size: int, each: CandidateList) -> Ranked:
@@ -336,7 +366,7 @@ def fastest_batches(name: str, score: PairScorer, int8: bool, lists: Sequence[Ca
             rank(batch_size, each)
         seconds[batch_size] = clock() - began
     best = min(seconds, key=seconds.__getitem__)
-    return Contender(f"{name}, batches of {best}", partial(rank, best), int8)
+    return Contender(f"{name}, batches of {best}", partial(rank, best), precision)
 
 
 def best_first(scores: np.ndarray) -> list[int]:
@@ -355,7 +385,7 @@ def make_table(
     qrels: dict[str, dict[str, int]],
     shape: BackboneShape,
     tokens: Sequence[np.ndarray],
-    peaks: dict[bool, float],
+    peaks: dict[Precision, float],
 ) -> pd.DataFrame:
     """Return a row per contender.
 
@@ -367,7 +397,7 @@ def make_table(
         qrels: The judgements.
         shape: The shapes of the backbone.
         tokens: Those of the pairs of each list, each [candidates].
-        peaks: Operations per second of products of large matrices, in float32 and (True) in int8.
+        peaks: Operations per second of products of large matrices.
     """
     timed = range(seconds.shape[2])
     flops = [count_flops(shape, tokens[i]) for i in timed]  # each [layers, candidates]
@@ -387,7 +417,7 @@ def make_table(
                 "ms a list": f"{1000 * np.median(seconds[c]):.1f}",
                 MEASURE: f"{quality[c].mean():.3f}",
                 "difference": "" if c == 0 else f"{differences.mean():+.3f} [{low:+.3f}, {high:+.3f}]",
-                "of the peak": f"{reached / peaks[contender.int8]:.0%}",
+                "of the peak": f"{reached / peaks[contender.precision]:.0%}",
             }
         )
     return pd.DataFrame(rows)
@@ -417,9 +447,9 @@ def clock() -> float:
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
-def float32_peak() -> float:
-    """Return the FLOP/s of a product of large matrices in float32."""
-    a, b = torch.randn(2048, 1024), torch.randn(1024, 1024)
+def matrix_peak(dtype: torch.dtype) -> float:
+    """Return the FLOP/s of a product of large matrices."""
+    a, b = torch.randn(2048, 1024, dtype=dtype), torch.randn(1024, 1024, dtype=dtype)
     return 2 * 2048 * 1024 * 1024 / _best_seconds(lambda: a @ b)
 
 
