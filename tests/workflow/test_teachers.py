@@ -148,6 +148,7 @@ def test_only_a_changed_teacher_teaches_again(taught):
     assert change("variants", "taught", lr=1e-3) == {"train four"}
     assert change("teachers", "six", layer=4) == six
     assert change("teachers", "six", fused=False) == six
+    assert change("teachers", "six", first_stage_weight=0.5) == six
     assert change("variants", "alone", lr=1e-3) >= {"train six", *six}
     assert {"teach cosine"}.isdisjoint(change("variants", "alone", lr=1e-3))
     again = change("teachers", "cosine", scale=10)
