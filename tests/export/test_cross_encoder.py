@@ -41,7 +41,7 @@ def test_exit_scores_the_same_without_an_additional_block(architecture, pooling,
     expected = reranker_scores(model, 3, PAIRS[:2])
     assert expected.std() > 0.1, "the pairs must differ for this test to mean anything"
     torch.testing.assert_close(
-        cross_encoder_scores(tmp_path / "out", PAIRS[:2]), expected, atol=1e-5, rtol=1e-5
+        cross_encoder_scores(tmp_path / "out", PAIRS[:2]), expected, atol=1e-4, rtol=1e-5
     )
     assert json.loads((tmp_path / "out" / "config.json").read_text())["num_hidden_layers"] == 3
 
@@ -50,7 +50,7 @@ def test_a_long_pair_is_cut_as_in_training(tmp_path):
     model = save_reranker_and_base(tmp_path, "llama")
     export(model, 3, tmp_path / "out", LAYOUT)
     torch.testing.assert_close(
-        cross_encoder_scores(tmp_path / "out"), reranker_scores(model, 3), atol=1e-5, rtol=1e-5
+        cross_encoder_scores(tmp_path / "out"), reranker_scores(model, 3), atol=1e-4, rtol=1e-5
     )
 
 
@@ -60,7 +60,7 @@ def test_capped_scores_are_exported(tmp_path):
     export(model, 3, tmp_path / "out", LAYOUT)
     expected = reranker_scores(model, 3)
     assert not torch.allclose(expected, 2 * torch.atanh(expected / 2), atol=0.1), "the cap must matter"
-    torch.testing.assert_close(cross_encoder_scores(tmp_path / "out"), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(cross_encoder_scores(tmp_path / "out"), expected, atol=1e-4, rtol=1e-5)
 
 
 def test_readme_has_a_score_to_compare_with(tmp_path):
