@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from exported import PAIRS, reranker_scores, save_reranker, save_reranker_and_base
+from exported import PAIRS, assert_scores_close, reranker_scores, save_reranker, save_reranker_and_base
 
 from lwr.export import cross_encoder
 from lwr.export.export import export
@@ -40,18 +40,14 @@ def test_exit_scores_the_same_without_an_additional_block(architecture, pooling,
     # pairs that fit into a row: longer ones are cut elsewhere
     expected = reranker_scores(model, 3, PAIRS[:2])
     assert expected.std() > 0.1, "the pairs must differ for this test to mean anything"
-    torch.testing.assert_close(
-        cross_encoder_scores(tmp_path / "out", PAIRS[:2]), expected, atol=1e-4, rtol=1e-5
-    )
+    assert_scores_close(cross_encoder_scores(tmp_path / "out", PAIRS[:2]), expected)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["num_hidden_layers"] == 3
 
 
 def test_a_long_pair_is_cut_as_in_training(tmp_path):
     model = save_reranker_and_base(tmp_path, "llama")
     export(model, 3, tmp_path / "out", LAYOUT)
-    torch.testing.assert_close(
-        cross_encoder_scores(tmp_path / "out"), reranker_scores(model, 3), atol=1e-4, rtol=1e-5
-    )
+    assert_scores_close(cross_encoder_scores(tmp_path / "out"), reranker_scores(model, 3))
 
 
 def test_capped_scores_are_exported(tmp_path):
@@ -60,7 +56,7 @@ def test_capped_scores_are_exported(tmp_path):
     export(model, 3, tmp_path / "out", LAYOUT)
     expected = reranker_scores(model, 3)
     assert not torch.allclose(expected, 2 * torch.atanh(expected / 2), atol=0.1), "the cap must matter"
-    torch.testing.assert_close(cross_encoder_scores(tmp_path / "out"), expected, atol=1e-4, rtol=1e-5)
+    assert_scores_close(cross_encoder_scores(tmp_path / "out"), expected)
 
 
 def test_readme_has_a_score_to_compare_with(tmp_path):

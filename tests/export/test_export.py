@@ -10,7 +10,14 @@ import minicpm_checkpoint as minicpm
 import pytest
 import tiny
 import torch
-from exported import LONG_PASSAGE, PAIRS, reranker_scores, save_reranker, save_reranker_and_base
+from exported import (
+    LONG_PASSAGE,
+    PAIRS,
+    assert_scores_close,
+    reranker_scores,
+    save_reranker,
+    save_reranker_and_base,
+)
 from huggingface_hub import ModelCardData
 from jinja2 import UndefinedError
 from safetensors.torch import load_file, save_file
@@ -60,9 +67,7 @@ def test_decoder_exit_scores_the_same(architecture, layer, tmp_path):
     model = save_reranker_and_base(tmp_path, architecture)
     export(model, layer, tmp_path / "out")
     assert read(tmp_path / "out" / "config.json")["num_hidden_layers"] == layer
-    torch.testing.assert_close(
-        export_scores(tmp_path / "out"), reranker_scores(model, layer), atol=1e-4, rtol=1e-5
-    )
+    assert_scores_close(export_scores(tmp_path / "out"), reranker_scores(model, layer))
 
 
 @pytest.mark.parametrize("architecture", list(tiny.ENCODERS))
@@ -93,9 +98,7 @@ def test_minicpm_is_exported_as_llama(tmp_path):
     folder = minicpm.write(tmp_path / "in", tensors, start_layer=2, head_multi=True, head_type="simple")
     export(folder, 3, tmp_path / "out")
     assert read(tmp_path / "out" / "config.json")["architectures"] == ["LlamaForSequenceClassification"]
-    torch.testing.assert_close(
-        export_scores(tmp_path / "out"), reranker_scores(folder, 3), atol=1e-4, rtol=1e-5
-    )
+    assert_scores_close(export_scores(tmp_path / "out"), reranker_scores(folder, 3))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "bert"])
@@ -167,9 +170,7 @@ def test_language_model_of_a_multimodal_backbone_is_exported(architecture, tmp_p
     config = read(tmp_path / "out" / "config.json")
     assert config["num_hidden_layers"] == 3
     assert "vision_config" not in config
-    torch.testing.assert_close(
-        export_scores(tmp_path / "out"), reranker_scores(model, 3), atol=1e-4, rtol=1e-5
-    )
+    assert_scores_close(export_scores(tmp_path / "out"), reranker_scores(model, 3))
 
 
 def test_multimodal_backbone_without_text_classifier_is_refused(tmp_path):
@@ -182,9 +183,7 @@ def test_multimodal_backbone_without_text_classifier_is_refused(tmp_path):
 def test_shared_head_is_exported(tmp_path):
     model = save_reranker_and_base(tmp_path, "llama", shared_head=True)
     export(model, 2, tmp_path / "out")
-    torch.testing.assert_close(
-        export_scores(tmp_path / "out"), reranker_scores(model, 2), atol=1e-4, rtol=1e-5
-    )
+    assert_scores_close(export_scores(tmp_path / "out"), reranker_scores(model, 2))
 
 
 def save_with_own_norms(folder: Path, architecture: str, lora: bool = False) -> Path:
@@ -281,9 +280,7 @@ def test_readme_names_texts_where_tokenizer_cannot_write_the_prompt(architecture
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"A query written as 'A: {{query}}' and a passage written as {template.passage!r}" in card
     written = [(f"A: {query}", template.passage.replace("{passage}", passage)) for query, passage in PAIRS]
-    torch.testing.assert_close(
-        export_scores(tmp_path / "out", written), reranker_scores(model, 3), atol=1e-4, rtol=1e-5
-    )
+    assert_scores_close(export_scores(tmp_path / "out", written), reranker_scores(model, 3))
 
 
 def without_pad() -> PreTrainedTokenizerBase:
@@ -300,9 +297,7 @@ def test_tokenizer_without_pad_token_pads_with_eos(tmp_path):
     model = save_reranker(tmp_path / "model", tiny.backbone("llama"), without_pad())
     export(model, 3, tmp_path / "out")
     assert read(tmp_path / "out" / "config.json")["pad_token_id"] == 2
-    torch.testing.assert_close(
-        export_scores(tmp_path / "out"), reranker_scores(model, 3), atol=1e-4, rtol=1e-5
-    )
+    assert_scores_close(export_scores(tmp_path / "out"), reranker_scores(model, 3))
 
 
 @pytest.mark.parametrize("layout", ["huggingface", "upstream"])
@@ -313,7 +308,7 @@ def test_pad_token_without_embedding_is_replaced_by_eos(layout, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "out").pad_token_id == 2
     if layout == "huggingface":
         expected = reranker_scores(model, 3)
-        torch.testing.assert_close(export_scores(tmp_path / "out"), expected, atol=1e-4, rtol=1e-5)
+        assert_scores_close(export_scores(tmp_path / "out"), expected)
 
 
 def test_rows_ending_in_the_pad_token_are_refused(tmp_path):
@@ -334,9 +329,7 @@ def test_upstream_layout_scores_the_same(shared_head, tmp_path):
     assert again.exits == [2, 3]
     assert again.shared_head == shared_head
     for layer in (2, 3):
-        torch.testing.assert_close(
-            reranker_scores(tmp_path / "out", layer), reranker_scores(model, layer), atol=1e-4, rtol=1e-5
-        )
+        assert_scores_close(reranker_scores(tmp_path / "out", layer), reranker_scores(model, layer))
 
 
 def test_minicpm_round_trip_through_upstream_layout(tmp_path):
@@ -348,9 +341,7 @@ def test_minicpm_round_trip_through_upstream_layout(tmp_path):
     export(folder, 4, tmp_path / "out", "upstream")
     config = read(tmp_path / "out" / "config.json")
     assert (config["rope_theta"], config["rope_scaling"]) == (1000.0, scaling)
-    torch.testing.assert_close(
-        reranker_scores(tmp_path / "out", 4), reranker_scores(folder, 4), atol=1e-4, rtol=1e-5
-    )
+    assert_scores_close(reranker_scores(tmp_path / "out", 4), reranker_scores(folder, 4))
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,12 @@ def save_reranker(folder: Path, backbone, tokenizer, lora: bool = False, **optio
     return folder
 
 
+def assert_scores_close(actual: Tensor, expected: Tensor, rtol: float = 1e-5) -> None:
+    """Compare scores, float32 [pairs], within 1e-5, or 1e-5 times the largest: float32 rounds in proportion to it."""
+    largest = max(1.0, expected.abs().max().item())
+    torch.testing.assert_close(actual, expected, atol=1e-5 * largest, rtol=rtol)
+
+
 @torch.no_grad()
 def reranker_scores(folder: str | Path, layer: int, pairs=PAIRS, **options) -> Tensor:
     """Return the scores of exit `layer`, float32 [pairs]."""
