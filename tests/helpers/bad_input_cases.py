@@ -348,7 +348,7 @@ ARTEFACTS = [
     Case("scores without a column", EVALUATE, edit_table("test.parquet", lambda t: t.drop(columns="doc_id")), ("test.parquet", "'doc_id'")),
     Case("scores with a NaN", EVALUATE, edit_table("test.parquet", lambda t: t.assign(layer_4=t["layer_4"].where(t.index != 2))), ("test.parquet", "layer_4", "row 3", "nan")),
     Case("scores of an exit that are text", EVALUATE, edit_table("test.parquet", lambda t: t.assign(layer_4="much")), ("test.parquet", "layer_4", "row 1", "'much'")),
-    Case("scores of an exit that are text, for a cascade", CASCADE, edit_table("dev.parquet", lambda t: t.assign(layer_3=t["layer_3"].astype(str))), ("dev.parquet", "layer_3", "row 1", "number")),
+    Case("scores of an exit that are text, for a cascade", CASCADE, edit_table("dev.parquet", lambda t: t.assign(layer_3="0.5")), ("dev.parquet", "layer_3", "row 1", "number")),
     Case("scores with a candidate twice", EVALUATE, edit_table("test.parquet", lambda t: t.assign(doc_id="d6")), ("test.parquet", "candidate")),
     Case("scores with a NaN, for a cascade", CASCADE, edit_table("dev.parquet", lambda t: t.assign(layer_3=float("inf"))), ("dev.parquet", "layer_3", "row 1", "inf")),
     Case("no judged query has a candidate", CASCADE, edit_table("dev.parquet", lambda t: t.assign(query_id=t["query_id"] + "x")), ("dev.parquet", "query", "dev")),
