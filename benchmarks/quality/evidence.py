@@ -31,7 +31,7 @@ from lwr.config.teachers.sections import BiEncoderTeacher
 from lwr.evaluation.arm_files import CHOSEN_COLUMNS
 from lwr.evaluation.compare import ARM_FAMILIES, DEEPEST_FAMILIES
 from lwr.evaluation.measures import measures_per_query
-from lwr.formats.beir import answerable_queries, read_candidate_texts, read_qrels, read_queries
+from lwr.formats.beir import Split, answerable_queries, read_candidate_texts, read_qrels, read_queries
 from lwr.formats.trec import best_first, read_run
 from lwr.reporting.advise import format_difference
 from lwr.reporting.fused import complete_cascades, is_deepest_alone, is_deepest_fused, kept_share
@@ -53,6 +53,15 @@ def main() -> None:
     )
     options.add_argument("results", type=Path, help="the results folder of the grid")
     options.add_argument("--untrained", help="bi-encoder whose cosines rank the same candidates")
+    options.add_argument(
+        "--first-stage-weight",
+        type=float,
+        default=0.0,
+        help="factor of the first stage's scores, added to 20 times the cosine",
+    )
+    options.add_argument(
+        "--untrained-split", choices=("dev", "test"), default="test", help="split of the bi-encoder's row"
+    )
     given = options.parse_args()
     tables = given.results / "tables"
     layers, cascades, comparisons = (
@@ -61,8 +70,11 @@ def main() -> None:
     )
     cascades = complete_cascades(cascades)
     for dataset, rows in layers.groupby("dataset", sort=False):
-        untrained = given.untrained and measure_untrained(
-            given.results / "collections" / dataset, given.untrained
+        untrained = given.untrained and untrained_row(
+            given.results / "collections" / dataset,
+            given.untrained,
+            given.first_stage_weight,
+            given.untrained_split,
         )
         print(f"\n## {dataset}\n")
         print(to_markdown(quality_rows(rows, untrained)))
@@ -76,26 +88,34 @@ def main() -> None:
             print(f"\n{to_markdown(width_rows(cascades[cascades['dataset'] == dataset]))}")
 
 
-def measure_untrained(collection: Path, model: str) -> float:
-    """Rank the test candidates by the cosine of mean embeddings; return the mean measure over queries."""
-    queries, run = read_queries(collection), read_run(collection / "runs/test.trec")
-    qrels = answerable_queries(read_qrels(collection, "test"))
+def untrained_row(collection: Path, model: str, first_stage_weight: float, split: Split) -> dict[str, str]:
+    """Return the row of a bi-encoder's ranking; its name has the weight if it is not 0, and the split if it is dev."""
+    added = f" + {first_stage_weight:g} x first stage" if first_stage_weight else ""
+    name = f"untrained, cosine{added}{'' if split == 'test' else f', {split}'}"
+    return {"model": name, "": f"{measure_untrained(collection, model, first_stage_weight, split):.3f}"}
+
+
+def measure_untrained(collection: Path, model: str, first_stage_weight: float, split: Split) -> float:
+    """Rank candidates by the cosine of mean embeddings and the first stage; return the mean measure over queries."""
+    queries, run = read_queries(collection), read_run(collection / f"runs/{split}.trec")
+    qrels = answerable_queries(read_qrels(collection, split))
     run = {query: ranked for query, ranked in run.items() if query in qrels}
-    candidates = join_texts(run, queries, read_candidate_texts(collection, "test", run))
+    candidates = join_texts(run, queries, read_candidate_texts(collection, split, run))
     teacher = BiEncoderTeacher(kind="bi_encoder", model=model, max_len=TOKENS)
     ranked: dict[str, dict[str, float]] = {}
     for chunk, scores in score_with_bi_encoder(teacher, candidates, lambda pairs: None):
         scored = iter(scores.tolist())
         for query in chunk:
-            ranked[query.query_id] = dict(best_first((doc_id, next(scored)) for doc_id in query.doc_ids))
+            sums = [next(scored) + first_stage_weight * score for score in query.first_stage or ()]
+            ranked[query.query_id] = dict(best_first(zip(query.doc_ids, sums, strict=True)))
     return measures_per_query(qrels, ranked, [MEASURE])["value"].mean()
 
 
-def quality_rows(layers: pd.DataFrame, untrained: float | None) -> Iterator[dict[str, str]]:
+def quality_rows(layers: pd.DataFrame, untrained: dict[str, str] | None) -> Iterator[dict[str, str]]:
     """Yield a row per variant, alone and fused, with a column per layer."""
     yield {"model": "first stage", "": _interval(layers.iloc[0], MEASURE)}
     if untrained is not None:
-        yield {"model": "untrained, cosine", "": f"{untrained:.3f}"}
+        yield untrained
     exits = layers[layers["layer"] > 0]
     for (model, variant), arm in exits.groupby(["base_model", "variant"], sort=False):
         for kind, chosen in (("", is_layer), (", fused", is_fused)):

@@ -125,11 +125,10 @@ def main() -> None:
         if options.passage_tokens is not None:
             model = copy_with_length(model, options.passage_tokens, Path(folder) / "model")
         ours = our_contenders(model, tree.cascade(arm, options.dataset), tree.fusion(arm, options.dataset))
+        programs = peer_programs(model, Path(folder), options.threads)
         peers = [
             fastest_batches(*program, lists[:SEARCHED_LISTS])
-            for program in show_progress(
-                peer_programs(model, Path(folder), options.threads), None, "backends, sizes of batches"
-            )
+            for program in show_progress(programs, len(programs), "backends, sizes of batches")
         ]
         contenders = [*ours, *peers]
         timed = lists[: options.timed]
