@@ -105,9 +105,10 @@ def cost(
         reranker = LayerwiseReranker.from_pretrained(files.model)
         schedules = _schedules(files, reranker.exits, scoring.widths)
         if settings.queries:
-            reranker.set_precision(scoring.precision)
             contenders += _contenders(files, reranker, schedules)
-        records.append(_describe_arm(files, reranker, schedules))
+        records.append(_describe_arm(files, reranker, schedules))  # counts weights, which int8 replaces
+        if settings.queries:
+            reranker.set_precision(scoring.precision)
     reference = None
     if settings.queries:
         lists = read_lists(collection, candidates, settings.queries)

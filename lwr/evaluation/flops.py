@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lwr.model.cascade_schedule import Compression
 from lwr.model.layer_hooks import find_blocks
+from lwr.model.linear.replacement import InferenceLinear
 
 SOFTMAX_ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")
 
@@ -33,12 +34,16 @@ def derive_shape(backbone: PreTrainedModel) -> BackboneShape:
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(blocks)
     width = config.num_attention_heads * head_size
     return BackboneShape(
-        tuple(
-            sum(m.weight.numel() for m in block.modules() if isinstance(m, nn.Linear | Conv1D))
-            for block in blocks
-        ),
+        tuple(sum(_count_weights(module) for module in block.modules()) for block in blocks),
         tuple(width if kind in SOFTMAX_ATTENTION else 0 for kind in kinds),
     )
+
+
+def _count_weights(module: nn.Module) -> int:
+    """Return the numbers in the matrix of a linear layer, 0 for any other module."""
+    if isinstance(module, InferenceLinear):
+        return module.in_features * module.out_features
+    return module.weight.numel() if isinstance(module, nn.Linear | Conv1D) else 0
 
 
 def read_shape(model: Path) -> BackboneShape:

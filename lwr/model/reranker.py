@@ -52,6 +52,7 @@ from lwr.model.layer_hooks import (
 )
 from lwr.model.linear.half import warn_if_slow
 from lwr.model.linear.int8 import quantise_blocks
+from lwr.model.linear.onednn import restore_linear_layers, use_onednn
 from lwr.model.loading import (
     check_row_limit,
     copy_norm,
@@ -770,18 +771,21 @@ class LayerwiseReranker(nn.Module):
     def set_precision(self, precision: ScoringPrecision) -> None:
         """Set the data type in which blocks compute when texts are scored or ranked; heads and norms keep float32.
 
+        On a CPU, call it after the reranker was moved there: in evaluation mode, linear layers without an adapter are
+        replaced by those that take the least time (`lwr.model.linear`). They compute no gradients.
+
         Args:
             precision: `float32`, as loaded; `bfloat16` or `float16`, by autocast, with a warning where a CPU is slower
-                with it; or `int8`, which replaces the linear layers of the blocks for good (`lwr.model.linear.int8`)
-                and merges adapters before.
+                with it; or `int8`, which quantises the weights for good and merges adapters before.
 
         Raises:
             ValueError: `int8` on a GPU, of weights that are not float32, or in training; the blocks have no linear
                 layers; PyTorch has no int8 products; or another precision after `int8`.
         """
-        device = self.heads[0].device
+        device, blocks = self.heads[0].device, self.stack.blocks
         if self.precision == "int8" != precision:
             raise ValueError(f"precision {precision}: the weights are int8 already; load the reranker again")
+        restore_linear_layers(blocks)
         if precision in HALF:
             warn_if_slow(device, HALF[precision])
         if precision == "int8" != self.precision:
@@ -800,7 +804,9 @@ class LayerwiseReranker(nn.Module):
                 )
             self.backbone = storage.merge_adapter(self.backbone)
             _ = self.can_compress  # tried once, on float32 layers
-            quantise_blocks(self.stack.blocks)
+            quantise_blocks(blocks)
+        elif device.type == "cpu" and not self.training and not storage.has_adapter(self.backbone):
+            use_onednn(blocks, HALF.get(precision, torch.float32))
         self.precision = precision
 
     def _autocast(self) -> torch.autocast:
@@ -812,13 +818,15 @@ class LayerwiseReranker(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights or adapter, heads, tokenizer, lwr.json, and fusion.json and calibration.json if there are any.
 
-        That is all `from_pretrained` needs, except for the base model that an adapter names.
+        That is all `from_pretrained` needs, except for the base model that an adapter names. Linear layers that
+        `set_precision` replaced are put back, and stay so.
 
         Raises:
             ValueError: The backbone has an adapter, but `base` is not known; or its layers are int8.
         """
         if self.precision == "int8":
             raise ValueError("int8 layers are not saved: save the reranker in float32, and load it in int8")
+        restore_linear_layers(self.stack.blocks)
         template = self.prompt.template
         options = {
             "depth": self.stack.num_layers,
@@ -857,7 +865,7 @@ class LayerwiseReranker(nn.Module):
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         attention: Attention | None = None,
-        precision: ScoringPrecision = "float32",
+        precision: ScoringPrecision | None = None,
     ) -> Self:
         """Load a saved reranker or an upstream layerwise checkpoint, in evaluation mode.
 
@@ -867,7 +875,8 @@ class LayerwiseReranker(nn.Module):
             device: None: a GPU if there is one.
             dtype: The dtype of the backbone. Heads stay float32.
             attention: The name of an attention function of transformers; None: that of the training.
-            precision: How texts are scored and ranked; see `set_precision`.
+            precision: How texts are scored and ranked; see `set_precision`. None: in float32, by layers that can be
+                trained.
 
         Raises:
             ValueError: The precision is refused, a part is missing or damaged, or an adapter's base has other weights
@@ -880,7 +889,9 @@ class LayerwiseReranker(nn.Module):
         if stored.adapter is not None:
             reranker.backbone = storage.load_adapter(stored.backbone, stored.adapter).to(dtype)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        reranker.to(device).eval().set_precision(precision)
+        reranker.to(device).eval()
+        if precision is not None:
+            reranker.set_precision(precision)
         return reranker
 
 

@@ -164,6 +164,16 @@ def test_flops_count_the_rows_of_windows(scored, tmp_path, arm_files):
     assert flops.sum(axis=(1, 2)) / len(rows) / 1e9 == pytest.approx(full)
 
 
+def test_flops_and_parameters_do_not_depend_on_precision(scored, costs, arm_files, tmp_path):
+    (expected,) = costs()["arms"]
+    out, settings = tmp_path / "int8.json", ScoringConfig(precision="int8")
+    cost([arm_files(SCHEDULE)], scored, settings, CostConfig(queries=1), out)
+    (arm,) = json.loads(out.read_text(encoding="utf-8"))["arms"]
+    for name in ("gflops_per_pair", "parameters"):
+        assert [exit[name] for exit in arm["exits"]] == [exit[name] for exit in expected["exits"]]
+    assert arm["flops_by_torch_over_formula"] == expected["flops_by_torch_over_formula"]
+
+
 def test_no_cascade_where_deepest_exit_is_chosen(costs):
     assert [exit["exit"] for exit in exits_of(costs(chosen="4"))] == ["layer_2", "layer_3", "layer_4"]
 

