@@ -4,6 +4,7 @@
     python benchmarks/speed/backends.py results scifact --arm minilm/start2/default
     python benchmarks/speed/backends.py results scifact --candidates 10 --words 35    # small lists of short passages
     python benchmarks/speed/backends.py results scifact --passage-tokens 480          # complete passages
+    python benchmarks/speed/backends.py results scifact --only 'all exits' 'OpenVINO' # fewer contenders
 
 For a grid whose models are trained and whose cascades are chosen. The peers get the deepest exit by `lwr export`: the
 CrossEncoder of sentence-transformers, onnxruntime after optimisation O3 and in int8, OpenVINO in float32 and with
@@ -17,7 +18,9 @@ Quality is that of a sample of test queries, chosen by hash; differences to our 
 query, with 95% bootstrap intervals. Times, from texts to ranking, are ratios to that exit on the same list in the same
 round; all contenders rank a list before the next list comes. With one thread, processor time counts, which other
 programs on the machine do not lengthen by their turns. The last column compares the FLOPs of the tokens, without
-padding, with what a product of large matrices reaches on the same machine in the same precision.
+padding, with what a product of large matrices reaches on the same machine in the same precision. A second table says
+what part of our time on the first list goes into products of linear layers, attention, other operations, and the rest,
+such as tokenising.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers import AutoTokenizer
 
 from lwr.common.exits import Arm
@@ -61,6 +65,12 @@ BATCH_SIZES = (8, 32, 128)
 """Of the peers, which compute padded batches; the fastest is taken."""
 SEARCHED_LISTS = 3
 """The number of lists by which it is found."""
+
+OPERATIONS = {
+    "products": ("aten::addmm", "aten::mm", "mkldnn::_linear_pointwise", "onednn::qlinear_pointwise"),
+    "attention": ("aten::_scaled_dot_product",),
+}
+"""Kind of operation -> how their names begin in PyTorch's profiler."""
 
 Precision = Literal["float32", "bfloat16", "int8"]
 
@@ -112,6 +122,11 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, help="only the best of the first stage")
     parser.add_argument("--words", type=int, help="cut passages after so many words")
     parser.add_argument("--passage-tokens", type=int, help="passage_max_len, instead of that of the training")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        help="only contenders whose names have one of these in them; and the one compared with",
+    )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -124,8 +139,15 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         if options.passage_tokens is not None:
             model = copy_with_length(model, options.passage_tokens, Path(folder) / "model")
-        ours = our_contenders(model, tree.cascade(arm, options.dataset), tree.fusion(arm, options.dataset))
-        programs = peer_programs(model, Path(folder), options.threads)
+        first, *others = our_contenders(
+            model, tree.cascade(arm, options.dataset), tree.fusion(arm, options.dataset)
+        )
+        ours = [first, *(each for each in others if is_wanted(each.name, options.only))]
+        programs = [
+            program
+            for program in peer_programs(model, Path(folder), options.threads)
+            if is_wanted(program[0], options.only)
+        ]
         peers = [
             fastest_batches(*program, lists[:SEARCHED_LISTS])
             for program in show_progress(programs, len(programs), "backends, sizes of batches")
@@ -144,6 +166,11 @@ def main() -> None:
             options.rounds,
             clock,
         )
+        shares = {
+            contender.name: time_shares(partial(contender.rank, lists[0]))
+            for contender in ours
+            if contender.name.endswith("deepest exit")
+        }
         reranker = LayerwiseReranker.from_pretrained(model, device="cpu")
     tokens = [count_tokens(reranker, each) for each in lists]
     peaks: dict[Precision, float] = {
@@ -162,7 +189,13 @@ def main() -> None:
     )
     print(table.to_markdown(index=False))
     reached = [f"{peak / 1e9:.0f} in {precision}" for precision, peak in peaks.items()]
-    print(f"\nProducts of large matrices, billion operations a second: {', '.join(reached)}.")
+    print(f"\nProducts of large matrices, billion operations a second: {', '.join(reached)}.\n")
+    print(pd.DataFrame(shares).T.map("{:.0%}".format).to_markdown())
+
+
+def is_wanted(name: str, only: Sequence[str] | None) -> bool:
+    """Return whether a contender is among those that --only names."""
+    return only is None or any(text in name for text in only)
 
 
 def copy_with_length(model: Path, passage_tokens: int, folder: Path) -> Path:
@@ -439,6 +472,22 @@ def measure(
         for each, of_list in zip(lists, ranked, strict=True)
     }
     return measures_per_query(judged, run, [MEASURE]).sort_values("query_id")["value"].to_numpy()
+
+
+def time_shares(run: Callable[[], object], repeats: int = 3) -> dict[str, float]:
+    """Return what part of the time of a function of PyTorch each kind of operation takes, by PyTorch's profiler."""
+    run()  # warms up
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        began = time.perf_counter()
+        for _ in range(repeats):
+            run()
+        total = time.perf_counter() - began
+    seconds = dict.fromkeys(("products", "attention", "other operations"), 0.0)
+    for event in profiled.key_averages():
+        kind = next((kind for kind, names in OPERATIONS.items() if event.key.startswith(names)), None)
+        seconds[kind or "other operations"] += event.self_cpu_time_total / 1e6
+    shares = {kind: of_kind / total for kind, of_kind in seconds.items()}
+    return shares | {"the rest": 1 - sum(shares.values())}
 
 
 def clock() -> float:

@@ -34,7 +34,7 @@ if what == "train":
 
     serve(training(folder, loss, reranker.parameters()))
 else:
-    reranker = LayerwiseReranker.from_pretrained(folder / what, device="cpu")
+    reranker = LayerwiseReranker.from_pretrained(folder / what, device="cpu", precision="float32")
     lists = json.loads((folder / "lists.json").read_text())
 
     def score(lists_from: int, lists_to: int, layers: list[int], cascade: str | None = None):
