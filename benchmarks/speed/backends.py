@@ -21,6 +21,8 @@ programs on the machine do not lengthen by their turns. The last column compares
 padding, with what a product of large matrices reaches on the same machine in the same precision. A second table says
 what part of our time on the first list goes into products of linear layers, attention, other operations, and the rest,
 such as tokenising.
+
+As in the commands of lwr, the process keeps freed memory (`lwr.cli.allocator`), from which all contenders gain.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoTokenizer
 
+from lwr.cli.allocator import keep_freed_memory
 from lwr.common.exits import Arm
 from lwr.common.json_lines import read_json, write_json
 from lwr.common.progress import show_progress
@@ -130,6 +133,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
 
     base_model, start, variant = options.arm.split("/")
     arm = Arm(options.dataset, base_model, int(start.removeprefix("start")), variant)

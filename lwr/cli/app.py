@@ -9,6 +9,7 @@ import typer
 from safetensors import SafetensorError
 
 from lwr.cli import data, deployment, evaluation, init, reporting, training
+from lwr.cli.allocator import keep_freed_memory
 
 app = typer.Typer(
     name="lwr",
@@ -45,6 +46,7 @@ def configure(
 
 def main() -> None:
     """Run the command line; an error that a user can fix becomes one message without a traceback."""
+    keep_freed_memory()
     try:
         app(prog_name="lwr")
     except (ValueError, OSError, FloatingPointError, MemoryError, SafetensorError) as error:
