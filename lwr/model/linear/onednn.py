@@ -56,6 +56,11 @@ class OneDnnLinear(InferenceLinear):
             states.to(self.dtype), self.packed, self.bias, *nothing_after
         )
 
+    @property
+    def weight(self) -> Tensor:
+        """The weights as PyTorch lays them out, float32 [O, I], for models that read them, such as Mamba."""
+        return self.original().weight
+
     def original(self) -> nn.Linear:
         """Return the layer that it was made of, or one with equal weights."""
         if self._linear:

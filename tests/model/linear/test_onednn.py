@@ -74,7 +74,9 @@ def test_a_layer_in_bfloat16_computes_as_autocast_does():
 @precisions
 def test_the_original_layer_comes_back(precision):
     linear = nn.Linear(96, 40)
-    original = OneDnnLinear(linear, getattr(torch, precision)).original()
+    laid_out = OneDnnLinear(linear, getattr(torch, precision))
+    original = laid_out.original()
+    assert torch.equal(laid_out.weight, linear.weight)
     assert torch.equal(original.weight, linear.weight)
     assert torch.equal(original.bias, linear.bias)
     assert original.weight.requires_grad
