@@ -10,7 +10,8 @@ For a grid whose models are trained and whose cascades are chosen. The peers get
 CrossEncoder of sentence-transformers, onnxruntime after optimisation O3 and in int8, OpenVINO in float32 and with
 weights in int8. They sort pairs by length, as sentence-transformers does, and compute the fastest of three batch sizes.
 Ours are the deepest exit, all exits, half of the depth, and the schedules that `lwr cascade` chose, in float32 and
-int8. Where the CPU is faster in bfloat16, ours and OpenVINO, whose default it then is, compute in it, too.
+int8; and the deepest exit by layers as loaded, which `lwr.model.linear.onednn` has not replaced. Where the CPU is
+faster in bfloat16, ours and OpenVINO, whose default it then is, compute in it, too.
 `--passage-tokens` changes what all programs read, but neither schedules nor weights of fused scores, which were chosen
 for passages as the grid reads them.
 
@@ -19,8 +20,8 @@ query, with 95% bootstrap intervals. Times, from texts to ranking, are ratios to
 round; all contenders rank a list before the next list comes. With one thread, processor time counts, which other
 programs on the machine do not lengthen by their turns. The last column compares the FLOPs of the tokens, without
 padding, with what a product of large matrices reaches on the same machine in the same precision. A second table says
-what part of our time on the first list goes into products of linear layers, attention, other operations, and the rest,
-such as tokenising.
+what part of our time on the first list goes into products of linear layers, attention, other operations, and the rest:
+tokenising, Python, and the profiler itself.
 
 As in the commands of lwr, the process keeps freed memory (`lwr.cli.allocator`), from which all contenders gain.
 """
@@ -60,6 +61,7 @@ from lwr.formats.trec import read_run
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.linear.half import time_ratio
 from lwr.model.linear.int8 import find_weight_limit, multiply
+from lwr.model.linear.onednn import OneDnnLinear, is_faster
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import read_fusion_of
 
@@ -147,11 +149,7 @@ def main() -> None:
             model, tree.cascade(arm, options.dataset), tree.fusion(arm, options.dataset)
         )
         ours = [first, *(each for each in others if is_wanted(each.name, options.only))]
-        programs = [
-            program
-            for program in peer_programs(model, Path(folder), options.threads)
-            if is_wanted(program[0], options.only)
-        ]
+        programs = peer_programs(model, Path(folder), options.threads, options.only)
         peers = [
             fastest_batches(*program, lists[:SEARCHED_LISTS])
             for program in show_progress(programs, len(programs), "backends, sizes of batches")
@@ -258,6 +256,12 @@ def our_contenders(model: Path, cascade: Path, fusion: Path) -> list[Contender]:
         for chosen in read_chosen_cascades(cascade, reranker.exits).values():
             name = f"`{chosen.schedule}`{', fused' if chosen.fused else ''}"
             by_name[name] = partial(rank, chosen.schedule, chosen.fused)
+        if precision != "int8":
+            as_loaded = LayerwiseReranker.from_pretrained(model, device="cpu")
+            as_loaded.precision = precision  # without set_precision, which replaces layers
+            by_name["deepest exit, layers as loaded"] = partial(
+                rank_by_schedule, as_loaded, Schedule.single(deepest), False
+            )
         contenders += [
             Contender(f"ours, {precision}, {name}", run, precision) for name, run in by_name.items()
         ]
@@ -294,8 +298,10 @@ PairScorer = Callable[[Sequence[tuple[str, str]], int], np.ndarray]
 """Pairs, size of a batch -> float32 [pairs]."""
 
 
-def peer_programs(model: Path, folder: Path, threads: int) -> list[tuple[str, PairScorer, Precision]]:
-    """Export the deepest exit for each program; return name, function, and the precision of its products."""
+def peer_programs(
+    model: Path, folder: Path, threads: int, only: Sequence[str] | None
+) -> list[tuple[str, PairScorer, Precision]]:
+    """Export the deepest exit for each program that is wanted; return name, function, and precision of products."""
     from sentence_transformers import CrossEncoder
 
     deepest = LayerwiseReranker.from_pretrained(model, device="cpu").exits[-1]
@@ -315,12 +321,14 @@ def peer_programs(model: Path, folder: Path, threads: int) -> list[tuple[str, Pa
         ("OpenVINO, weights in int8", "openvino", "int8", None),
     )
     for name, layout, precision, optimization in graphs:
+        if not is_wanted(f"{name}, bfloat16", only):  # the longest name of its sessions
+            continue
         out = folder / name
         export(model, deepest, out, layout, precision, optimization)
         tokenizer = AutoTokenizer.from_pretrained(out)
         for session_name, run, products in graph_sessions(name, layout, precision, out, threads):
             programs.append((session_name, partial(score_by_graph, run, tokenizer), products))
-    return programs
+    return [program for program in programs if is_wanted(program[0], only)]
 
 
 def graph_sessions(
@@ -486,10 +494,10 @@ def time_shares(run: Callable[[], object], repeats: int = 3) -> dict[str, float]
         for _ in range(repeats):
             run()
         total = time.perf_counter() - began
-    seconds = dict.fromkeys(("products", "attention", "other operations"), 0.0)
+    seconds: dict[str, float] = dict.fromkeys((*OPERATIONS, "other operations"), 0.0)
     for event in profiled.key_averages():
-        kind = next((kind for kind, names in OPERATIONS.items() if event.key.startswith(names)), None)
-        seconds[kind or "other operations"] += event.self_cpu_time_total / 1e6
+        kinds = (kind for kind, names in OPERATIONS.items() if event.key.startswith(names))
+        seconds[next(kinds, "other operations")] += event.self_cpu_time_total / 1e6
     shares = {kind: of_kind / total for kind, of_kind in seconds.items()}
     return shares | {"the rest": 1 - sum(shares.values())}
 
@@ -500,9 +508,13 @@ def clock() -> float:
 
 
 def matrix_peak(dtype: torch.dtype) -> float:
-    """Return the FLOP/s of a product of large matrices."""
-    a, b = torch.randn(2048, 1024, dtype=dtype), torch.randn(1024, 1024, dtype=dtype)
-    return 2 * 2048 * 1024 * 1024 / _best_seconds(lambda: a @ b)
+    """Return the FLOP/s of a product of large matrices: PyTorch's or, if it is faster, that by laid-out weights."""
+    states, linear = torch.randn(2048, 1024, dtype=dtype), torch.nn.Linear(1024, 1024, bias=False).eval()
+    laid_out = [OneDnnLinear(linear, dtype).eval()] if is_faster(dtype) else []
+    products = [*laid_out, linear.to(dtype)]
+    with torch.inference_mode():
+        seconds = min(_best_seconds(partial(product, states)) for product in products)
+    return 2 * 2048 * 1024 * 1024 / seconds
 
 
 def int8_peak() -> float:

@@ -1,8 +1,7 @@
 """Let the process keep the memory that it frees, so that each block of a model need not ask the system for it again.
 
 By default, glibc gives large pieces back when they are freed; the next tensor then gets pages that the system has to
-clear. On a CPU that costs scoring in int8 up to a tenth of its time (docs/performance.md). `mallopt` and the variables
-are described in https://man7.org/linux/man-pages/man3/mallopt.3.html.
+clear first. `mallopt` and the variables are described in https://man7.org/linux/man-pages/man3/mallopt.3.html.
 """
 
 from __future__ import annotations

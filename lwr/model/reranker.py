@@ -772,7 +772,7 @@ class LayerwiseReranker(nn.Module):
         """Set the data type in which blocks compute when texts are scored or ranked; heads and norms keep float32.
 
         On a CPU, call it after the reranker was moved there: in evaluation mode, linear layers without an adapter are
-        replaced by those that take the least time (`lwr.model.linear`). They compute no gradients.
+        replaced by those of `lwr.model.linear.onednn` where these are faster, or of int8. They compute no gradients.
 
         Args:
             precision: `float32`, as loaded; `bfloat16` or `float16`, by autocast, with a warning where a CPU is slower
@@ -805,7 +805,12 @@ class LayerwiseReranker(nn.Module):
             self.backbone = storage.merge_adapter(self.backbone)
             _ = self.can_compress  # tried once, on float32 layers
             quantise_blocks(blocks)
-        elif device.type == "cpu" and not self.training and not storage.has_adapter(self.backbone):
+        elif (
+            precision != "int8"
+            and device.type == "cpu"
+            and not self.training
+            and not storage.has_adapter(self.backbone)
+        ):
             use_onednn(blocks, HALF.get(precision, torch.float32))
         self.precision = precision
 

@@ -96,7 +96,11 @@ def restore_linear_layers(blocks: nn.ModuleList) -> None:
 
 @cache
 def is_faster(dtype: torch.dtype) -> bool:
-    """Return whether laid-out weights take less time on this CPU, as far as that was measured."""
+    """Return whether laid-out weights are expected to take less time on this CPU.
+
+    In float32: on CPUs of AMD, where it was measured; others were not. In bfloat16: wherever oneDNN computes in it,
+    because PyTorch then calls the same products; measured on AMD alone.
+    """
     if not torch.backends.mkldnn.is_available():
         return False
     if dtype == torch.float32:
