@@ -104,9 +104,10 @@ def deepest_exit(evidence: Evidence, arm: pd.Series) -> pd.Series:
 def cascade_choices(evidence: Evidence, arm: pd.Series) -> list[CascadeChoice]:
     """Return the schedules that dev chose for an arm, the one to deploy first.
 
-    The one to deploy keeps the quality of the deepest exit alone. If on dev it ranks worse than the deepest fused exit,
-    by more than the margin of non-inferiority, the one that keeps the quality of that exit comes first. There is one
-    choice if both are the same schedule, or if the grid has no second one.
+    The one to deploy keeps the quality of the deepest exit alone. The one that keeps the quality of the deepest fused
+    exit comes first if, on dev, the other ranks worse than that exit by more than the margin of non-inferiority, or
+    takes no fewer FLOPs and ranks no better. There is one choice if both are the same schedule, or if the grid has no
+    second one.
     """
     schedules = rows_of_arm(evidence.cascades, arm)
     is_reference = {CASCADE: is_deepest_alone, CASCADE_FOR_FUSED: is_deepest_fused}
@@ -119,5 +120,7 @@ def cascade_choices(evidence: Evidence, arm: pd.Series) -> list[CascadeChoice]:
     ]
     if len(chosen) == 1 or chosen[0].row.name == chosen[1].row.name:
         return chosen[:1]
-    is_worse = chosen[0].row["dev"] < chosen[1].reference["dev"] - evidence.margin
-    return chosen[::-1] if is_worse else chosen
+    alone, fused = (choice.row for choice in chosen)
+    is_worse = alone["dev"] < chosen[1].reference["dev"] - evidence.margin
+    is_beaten = alone["dev flops"] >= fused["dev flops"] and alone["dev"] <= fused["dev"]
+    return chosen[::-1] if is_worse or is_beaten else chosen

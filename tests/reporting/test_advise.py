@@ -550,6 +550,24 @@ def test_first_choice_is_recommended_within_the_margin(grid, worth):
     assert ("Cheaper:" in recommended(text)) == (worth[0] < 0.51)
 
 
+@pytest.mark.parametrize(
+    ("second", "is_first"),
+    [
+        ({"worth": (0.529, 0.468), "flops": (0.2, 0.61)}, True),  # cheaper on dev and better
+        ({"worth": (0.52, 0.468), "flops": (0.3, 0.61)}, True),  # neither costs more nor ranks worse
+        ({"worth": (0.529, 0.468), "flops": (0.31, 0.1)}, False),  # dearer on dev
+        ({"worth": (0.519, 0.468), "flops": (0.2, 0.61)}, False),  # worse
+    ],
+)
+def test_second_choice_is_recommended_where_the_first_costs_no_less_and_ranks_no_better(
+    grid, second, is_first
+):
+    within_margin = CHEAP | {"worth": (0.52, 0.448)}
+    folder = grid(rows(**within_margin, fused=FUSED, second=KEEPS_FUSED | second), first_stage=0.49)
+    expected = "`0:9 4`" if is_first else "`0:5 2:3 4`"
+    assert f"rerank with cascade {expected}, fused" in recommended(advice_text(folder))
+
+
 def test_choices_that_agree_are_told_once(grid):
     worth = (0.528, 0.47)
     agree = rows(**CHEAP | {"worth": worth}, fused=FUSED, second={"schedule": "0:5 2:3 4"})
