@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +16,9 @@ from lwr.formats.trec import Run
 from lwr.model.cascade_schedule import Compression
 from lwr.model.prompt import LinePrompts, Prompt, PromptTooLong, Row
 from lwr.model.reranker import LayerwiseReranker
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 QUERIES_PER_CHUNK = 64  # the pairs of a chunk are sorted by length together, and held in memory together
 
@@ -68,8 +74,7 @@ def score_in_chunks(
     Raises:
         FloatingPointError: A score is not finite.
     """
-    for chunk in split_into_chunks(queries):
-        rows = tokenize_pairs(reranker.prompt, chunk, settings.windows)
+    for chunk, rows in tokenize_ahead(reranker.prompt, queries, settings.windows):
         scores = reranker.score_rows(rows, layers, settings.tokens_per_batch, on_scored, compression)
         check_finite(scores, chunk, layers)
         yield chunk, rows, scores
@@ -105,3 +110,25 @@ def tokenize_pairs(
     """Return a row per pair, query by query, with the windows of its passage; each distinct text is tokenised once."""
     groups = [(query.query, query.passages, query.prompts) for query in queries]
     return [row for rows in prompt.group_rows(groups, windows) for row in rows]
+
+
+def tokenize_ahead(
+    prompt: Prompt, queries: Sequence[QueryCandidates], windows: Windows | None = None
+) -> Iterator[tuple[Sequence[QueryCandidates], list[Row]]]:
+    """Yield chunks of queries with the rows of their pairs, query by query; the next chunk's are made meanwhile."""
+    return compute_ahead(partial(tokenize_pairs, prompt, windows=windows), split_into_chunks(queries))
+
+
+def compute_ahead(compute: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+    """Yield each item with its result; while the caller uses one, a thread computes the next.
+
+    So texts are tokenised while a device computes. Memory holds two results. If `compute` uses a tokenizer, the caller
+    must not use it meanwhile.
+    """
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        started = ((item, executor.submit(compute, item)) for item in items)
+        present = next(started, None)
+        while present is not None:
+            item, result = present[0], present[1].result()
+            present = next(started, None)
+            yield item, result

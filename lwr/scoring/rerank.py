@@ -9,7 +9,7 @@ two scores of a query differ by no more than rounding, about 1e-6.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from lwr.model.cascade_schedule import Schedule, plan_ranking
 from lwr.model.prompt import Row
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import read_stored_exits, read_stored_fusion
-from lwr.scoring.query_candidates import QueryCandidates, check_windows, score_in_chunks
+from lwr.scoring.query_candidates import QueryCandidates, check_windows, compute_ahead, score_in_chunks
 
 
 @dataclass(frozen=True)
@@ -182,21 +182,29 @@ def _rank_by_cascade(
     fused: bool,
     on_scored: Callable[[int], object],
 ) -> Iterator[Ranked]:
-    for query in queries:
+    def read(query: QueryCandidates) -> tuple[QueryCandidates, list[Row | None]]:
         # rank_rows keeps the order of its rows among equal scores, so the rows come in the order that breaks ties
         order = sorted(range(len(query.doc_ids)), key=lambda i: hash_share(query.doc_ids[i]))
-        doc_ids, texts = [query.doc_ids[i] for i in order], [query.passages[i] for i in order]
-        first_stage = _first_stage_of(query, schedule, fused)
-        if first_stage is not None:
-            first_stage = [first_stage[i] for i in order]
-        pairs = [(query.query, text) for text in texts]
-        rows = reranker.rows_to_read(pairs, schedule, first_stage, query.prompts, settings.windows)
+        ordered = replace(
+            query,
+            doc_ids=[query.doc_ids[i] for i in order],
+            passages=[query.passages[i] for i in order],
+            first_stage=query.first_stage and [query.first_stage[i] for i in order],
+        )
+        pairs = [(query.query, text) for text in ordered.passages]
+        first_stage = _first_stage_of(ordered, schedule, fused)
+        return ordered, reranker.rows_to_read(pairs, schedule, first_stage, query.prompts, settings.windows)
+
+    for query, (ordered, rows) in compute_ahead(read, queries):
+        first_stage = _first_stage_of(ordered, schedule, fused)
         ranking = reranker.rank_rows(
             rows, schedule, settings.tokens_per_batch, first_stage=first_stage, fused=fused
         )
         passages = [
-            RankedPassage(doc_ids[i], float(ranking.scores[i]), int(ranking.layers[i]), texts[i])
+            RankedPassage(
+                ordered.doc_ids[i], float(ranking.scores[i]), int(ranking.layers[i]), ordered.passages[i]
+            )
             for i in ranking.order.tolist()
         ]
-        on_scored(len(texts))
+        on_scored(len(rows))
         yield query, passages, [row for row in rows if row is not None]

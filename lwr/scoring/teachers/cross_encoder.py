@@ -12,7 +12,7 @@ from lwr.config.teachers.sections import CrossEncoderTeacher
 from lwr.model.batching import choose_pad_id
 from lwr.model.loading import count_embeddings
 from lwr.scoring.loading import load_checkpoint
-from lwr.scoring.query_candidates import QueryCandidates, split_into_chunks, tokenize_pairs
+from lwr.scoring.query_candidates import QueryCandidates, tokenize_ahead
 from lwr.scoring.teachers.loading import make_prompt
 
 
@@ -34,5 +34,5 @@ def score_with_cross_encoder(
     def compute_batch(features: dict[str, Tensor]) -> Tensor:
         return loaded.model(**features).logits[:, 0]  # [B]
 
-    for chunk in split_into_chunks(queries):
-        yield chunk, loaded.compute(tokenize_pairs(prompt, chunk), compute_batch, on_scored).numpy()
+    for chunk, rows in tokenize_ahead(prompt, queries):
+        yield chunk, loaded.compute(rows, compute_batch, on_scored).numpy()

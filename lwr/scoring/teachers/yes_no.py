@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from lwr.common.errors import BadInput
 from lwr.config.teachers.sections import YesNoTeacher
 from lwr.scoring.loading import load_checkpoint
-from lwr.scoring.query_candidates import QueryCandidates, split_into_chunks, tokenize_pairs
+from lwr.scoring.query_candidates import QueryCandidates, tokenize_ahead
 from lwr.scoring.teachers.loading import make_prompt
 
 
@@ -41,8 +41,8 @@ def score_with_yes_no(
         ]  # [B, vocabulary]
         return logits[:, yes].float() - logits[:, no].float()  # [B]
 
-    for chunk in split_into_chunks(queries):
-        yield chunk, loaded.compute(tokenize_pairs(prompt, chunk), compute_batch, on_scored).numpy()
+    for chunk, rows in tokenize_ahead(prompt, queries):
+        yield chunk, loaded.compute(rows, compute_batch, on_scored).numpy()
 
 
 def _token_id(tokenizer: PreTrainedTokenizerBase, teacher: YesNoTeacher, key: str) -> int:
