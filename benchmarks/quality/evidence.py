@@ -41,8 +41,6 @@ from lwr.scoring.teachers.bi_encoder import score_with_bi_encoder
 MEASURE = "nDCG@10"
 SHARES = 0.95, 0.97, 0.98, 0.99, 1.0
 """Of the deepest exit's quality on dev, for which schedules with and without widths are compared."""
-TOKENS = 128
-"""Of a text that the bi-encoder reads."""
 
 
 def main() -> None:
@@ -60,6 +58,9 @@ def main() -> None:
         help="factor of the first stage's scores, added to 20 times the cosine",
     )
     options.add_argument(
+        "--max-len", type=int, default=128, help="tokens of a text that the bi-encoder reads"
+    )
+    options.add_argument(
         "--untrained-split", choices=("dev", "test"), default="test", help="split of the bi-encoder's row"
     )
     given = options.parse_args()
@@ -72,7 +73,7 @@ def main() -> None:
     for dataset, rows in layers.groupby("dataset", sort=False):
         untrained = given.untrained and untrained_row(
             given.results / "collections" / dataset,
-            given.untrained,
+            BiEncoderTeacher(kind="bi_encoder", model=given.untrained, max_len=given.max_len),
             given.first_stage_weight,
             given.untrained_split,
         )
@@ -88,20 +89,23 @@ def main() -> None:
             print(f"\n{to_markdown(width_rows(cascades[cascades['dataset'] == dataset]))}")
 
 
-def untrained_row(collection: Path, model: str, first_stage_weight: float, split: Split) -> dict[str, str]:
+def untrained_row(
+    collection: Path, teacher: BiEncoderTeacher, first_stage_weight: float, split: Split
+) -> dict[str, str]:
     """Return the row of a bi-encoder's ranking; its name has the weight if it is not 0, and the split if it is dev."""
     added = f" + {first_stage_weight:g} x first stage" if first_stage_weight else ""
     name = f"untrained, cosine{added}{'' if split == 'test' else f', {split}'}"
-    return {"model": name, "": f"{measure_untrained(collection, model, first_stage_weight, split):.3f}"}
+    return {"model": name, "": f"{measure_untrained(collection, teacher, first_stage_weight, split):.3f}"}
 
 
-def measure_untrained(collection: Path, model: str, first_stage_weight: float, split: Split) -> float:
+def measure_untrained(
+    collection: Path, teacher: BiEncoderTeacher, first_stage_weight: float, split: Split
+) -> float:
     """Rank candidates by the cosine of mean embeddings and the first stage; return the mean measure over queries."""
     queries, run = read_queries(collection), read_run(collection / f"runs/{split}.trec")
     qrels = answerable_queries(read_qrels(collection, split))
     run = {query: ranked for query, ranked in run.items() if query in qrels}
     candidates = join_texts(run, queries, read_candidate_texts(collection, split, run))
-    teacher = BiEncoderTeacher(kind="bi_encoder", model=model, max_len=TOKENS)
     ranked: dict[str, dict[str, float]] = {}
     for chunk, scores in score_with_bi_encoder(teacher, candidates, lambda pairs: None):
         scored = iter(scores.tolist())

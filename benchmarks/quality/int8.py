@@ -3,10 +3,10 @@
     python benchmarks/quality/int8.py results scifact --arm minilm/start2/default --queries 100
 
 For a grid whose models are trained. The candidates of test queries are scored at all exits in each precision, query by
-query in turns, on the CPU. Each exit ranks by them; where the grid has weights of fused scores, each fused exit; and
-the schedules that `lwr cascade` chose. A row has the nDCG@10 in float32, and for each precision the difference to that
-and to the deepest exit alone in float32, paired by query with 95% bootstrap intervals. Times are CPU seconds of all
-threads.
+query in turns, on the CPU. Each exit ranks by these scores; where the grid has weights of fused scores, each fused exit;
+and the schedules that `lwr cascade` chose, but for those that compress passages, which are not scored. A row has the
+nDCG@10 in float32, and for each precision the difference to that and to the deepest exit alone in float32, paired by
+query with 95% bootstrap intervals. Times are CPU seconds of all threads.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -38,7 +39,6 @@ from lwr.model.storage import read_fusion_of
 from lwr.reporting.fused import name_schedule
 
 MEASURE = "nDCG@10"
-PRECISIONS: tuple[ScoringPrecision, ...] = get_args(ScoringPrecision)
 
 
 def main() -> None:
@@ -54,8 +54,8 @@ def main() -> None:
     parser.add_argument(
         "--precisions",
         nargs="+",
-        default=PRECISIONS,
-        choices=PRECISIONS,
+        default=("bfloat16", "int8"),
+        choices=get_args(ScoringPrecision),
         help="those that are compared with float32",
     )
     parser.add_argument("--queries", type=int, default=100, help="number of test queries, chosen by hash")
@@ -70,13 +70,16 @@ def main() -> None:
         scores, seconds = score(model, collection, options.queries, precisions)
         exits = layers_in(scores)
         fusion_file, cascade_file = tree.fusion(arm, dataset), tree.cascade(arm, dataset)
-        fusion = read_fusion_of(fusion_file, exits) if fusion_file.is_file() else None
-        schedules = read_chosen_cascades(cascade_file, exits).values() if cascade_file.is_file() else []
+        fusion = None
+        if fusion_file.is_file():
+            fusion = replace(read_fusion_of(fusion_file, exits), compressed={})
+        chosen = read_chosen_cascades(cascade_file, exits).values() if cascade_file.is_file() else []
+        schedules = [each for each in chosen if each.schedule.compression is None]
         qrels = read_qrels(collection, "test")
         judged = {query_id: qrels[query_id] for query_id in scores["query_id"].unique()}
         quality: dict[str, dict[str, np.ndarray]] = {}
         for precision in precisions:
-            ranked = rank(scores[scores["precision"] == precision], exits, fusion, list(schedules))
+            ranked = rank(scores[scores["precision"] == precision], exits, fusion, schedules)
             quality[precision] = {
                 name: measures_per_query(judged, run, [MEASURE])["value"].to_numpy()
                 for name, run in ranked.items()

@@ -32,7 +32,7 @@ import argparse
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,13 +50,13 @@ from lwr.common.json_lines import read_json, write_json
 from lwr.common.progress import show_progress
 from lwr.common.results_tree import ResultsTree
 from lwr.evaluation.arm_files import read_chosen_cascades
-from lwr.evaluation.cost import device_name
+from lwr.evaluation.cost import CandidateList, device_name, read_lists
 from lwr.evaluation.flops import BackboneShape, count_flops, derive_shape
 from lwr.evaluation.measures import measures_per_query
 from lwr.evaluation.statistics.paired_tests import interval
 from lwr.evaluation.statistics.timing import relative_times, time_in_turns
 from lwr.export.export import GraphPrecision, Layout, Optimization, export
-from lwr.formats.beir import read_candidate_texts, read_qrels, read_queries, sample_queries
+from lwr.formats.beir import read_qrels
 from lwr.formats.trec import read_run
 from lwr.model.cascade_schedule import Schedule
 from lwr.model.linear.half import time_ratio
@@ -78,17 +78,6 @@ OPERATIONS = {
 """Kind of operation -> how their names begin in PyTorch's profiler."""
 
 Precision = Literal["float32", "bfloat16", "int8"]
-
-
-@dataclass(frozen=True)
-class CandidateList:
-    """A test query and its candidates, with the scores of the first stage."""
-
-    query_id: str
-    query: str
-    doc_ids: Sequence[str]
-    passages: Sequence[str]
-    first_stage: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -141,7 +130,11 @@ def main() -> None:
     arm = Arm(options.dataset, base_model, int(start.removeprefix("start")), variant)
     tree = ResultsTree(options.results)
     model = tree.arm(arm) / f"seed{options.seed}" / "model"
-    lists = read_lists(tree.collection(options.dataset), options.queries, options.candidates, options.words)
+    run = read_run(tree.run(options.dataset, "test"))
+    lists = [
+        cut_list(each, options.candidates, options.words)
+        for each in read_lists(tree.collection(options.dataset), run, options.queries)
+    ]
     with TemporaryDirectory() as folder:
         if options.passage_tokens is not None:
             model = copy_with_length(model, options.passage_tokens, Path(folder) / "model")
@@ -189,7 +182,7 @@ def main() -> None:
         f"\n{options.dataset}, {options.arm}: {passages} candidates; {device_name()}, {instruction_sets()}\n"
         f"Tokens of a pair: median {median}; 80% of the pairs have {shortest} to {longest}.\n"
     )
-    print(table.to_markdown(index=False))
+    print(table.to_markdown(index=False, disable_numparse=True))
     reached = [f"{peak / 1e9:.0f} in {precision}" for precision, peak in peaks.items()]
     print(f"\nProducts of large matrices, billion operations a second: {', '.join(reached)}.\n")
     print(pd.DataFrame(shares).T.map("{:.0%}".format).to_markdown())
@@ -214,24 +207,14 @@ def count_tokens(reranker: LayerwiseReranker, each: CandidateList) -> np.ndarray
     return np.array([len(row) for row in rows])
 
 
-def read_lists(
-    collection: Path, queries: int, candidates: int | None, words: int | None
-) -> list[CandidateList]:
-    """Read the candidates of a sample of test queries, cut as the options say."""
-    run, texts = read_run(collection / "runs/test.trec"), read_queries(collection)
-    sample = sample_queries(run, queries)
-    chosen = {query_id: run[query_id][:candidates] for query_id in sample}
-    passages = read_candidate_texts(collection, "test", chosen)
-    return [
-        CandidateList(
-            query_id,
-            texts[query_id],
-            [doc for doc, _ in ranked],
-            [" ".join(passages[doc].split()[:words]) for doc, _ in ranked],
-            [score for _, score in ranked],
-        )
-        for query_id, ranked in chosen.items()
-    ]
+def cut_list(each: CandidateList, candidates: int | None, words: int | None) -> CandidateList:
+    """Return the first candidates of a list, and the first words of each; None: all."""
+    return replace(
+        each,
+        doc_ids=each.doc_ids[:candidates],
+        passages=[" ".join(passage.split()[:words]) for passage in each.passages[:candidates]],
+        first_stage=each.first_stage[:candidates],
+    )
 
 
 # --- Ours ---
@@ -287,7 +270,7 @@ def rank_by_schedule(
 def rank_by_all(reranker: LayerwiseReranker, each: CandidateList) -> Ranked:
     """Score at all exits, and rank by the deepest."""
     scores = reranker.score([(each.query, passage) for passage in each.passages], layers="all")[-1]
-    return Ranked(best_first(scores))
+    return Ranked(order_of(scores))
 
 
 # --- Peers ---
@@ -400,7 +383,7 @@ def fastest_batches(
 
     def rank(batch_size: int, each: CandidateList) -> Ranked:
         scores = score([(each.query, passage) for passage in each.passages], batch_size)
-        return Ranked(best_first(scores))
+        return Ranked(order_of(scores))
 
     seconds = {}
     for batch_size in BATCH_SIZES:
@@ -413,7 +396,7 @@ def fastest_batches(
     return Contender(f"{name}, batches of {best}", partial(rank, best), precision)
 
 
-def best_first(scores: np.ndarray) -> list[int]:
+def order_of(scores: np.ndarray) -> list[int]:
     """Return the indices of scores, highest first, of equal ones the first given."""
     return np.argsort(-scores, kind="stable").tolist()
 

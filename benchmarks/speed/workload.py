@@ -28,9 +28,8 @@ from lwr.model.reranker import LayerwiseReranker
 
 LAYERS, START = 12, 2
 GROUPS, GROUP_SIZE = 4, 8
-LONGEST = (
-    400  # characters of a passage; cut in advance, so that no contender truncates and all read the same text
-)
+LONGEST = 1600
+"""Characters of a passage; it is cut in advance, so that no contender truncates and all read the same text."""
 INSTRUCTION = PromptTemplate().instruction
 LAST = PromptTemplate()  # as upstream, with the instruction at the end
 FIRST = PromptTemplate(prefix=f"{INSTRUCTION}\n", after=["\n", "Is it relevant?"])
@@ -52,7 +51,7 @@ def build_workload(folder: Path, queries: int = 50, candidates: int = 100) -> Pa
     run_file = folder / "test.trec"
     retrieve(folder / "collection", run_file, "test", Bm25FirstStage(depth=candidates))
     queries_by_id, run = read_queries(folder / "collection"), read_run(run_file)
-    texts = {p.doc_id: p.full_text[: LONGEST * 4] for p in read_corpus(folder / "collection", "test")}
+    texts = {p.doc_id: p.full_text[:LONGEST] for p in read_corpus(folder / "collection", "test")}
     lists = [(queries_by_id[query], [texts[doc] for doc, _ in ranked]) for query, ranked in run.items()]
     (folder / "lists.json").write_text(json.dumps(lists))
 

@@ -297,7 +297,7 @@ def _explain_fallback(choice: Choice, epsilon: float, confidence: float, queries
     if choice.queries_needed is None:
         needed = "none keeps it on these queries even without a margin"
     else:
-        needed = f"about {choice.queries_needed} dev queries would do"
+        needed = f"at least about {choice.queries_needed} dev queries are needed"
     return (
         f"no schedule keeps {1 - epsilon:.1%} of {reference} at a confidence of {confidence:.0%} on {queries} dev "
         f"queries ({needed}); chose {reference}"

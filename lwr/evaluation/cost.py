@@ -28,6 +28,7 @@ from lwr.evaluation.schedules.replay import candidates_of
 from lwr.evaluation.statistics.timing import REPEATS, make_monotone, relative_times, time_in_turns
 from lwr.formats import parquet
 from lwr.formats.beir import read_candidate_texts, read_queries, sample_queries
+from lwr.formats.trec import Run
 from lwr.model.cascade_schedule import Compression, Schedule
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import read_fusion_of
@@ -65,9 +66,11 @@ class Contender:
 
 @dataclass(frozen=True)
 class CandidateList:
-    """A query and its candidates, as texts."""
+    """A test query and its candidates, with the scores of the first stage."""
 
+    query_id: str
     query: str
+    doc_ids: Sequence[str]
     passages: Sequence[str]
     first_stage: Sequence[float]
 
@@ -111,7 +114,7 @@ def cost(
             reranker.set_precision(scoring.precision)
     reference = None
     if settings.queries:
-        lists = read_lists(collection, candidates, settings.queries)
+        lists = read_lists(collection, candidates_of(candidates), settings.queries)
         reference = _add_measurements(records, contenders, lists, scoring, label)
     facts = {
         "device": device_name(),
@@ -234,21 +237,22 @@ def device_name() -> str:
 # --- Time and memory ---
 
 
-def read_lists(collection: Path, candidates: pd.DataFrame, at_most: int) -> list[CandidateList]:
+def read_lists(collection: Path, run: Run, at_most: int) -> list[CandidateList]:
     """Read the candidate lists of a sample of queries, chosen by hash.
 
     Args:
         collection: BEIR folder with the texts.
-        candidates: Columns query_id, doc_id, first_stage.
+        run: The candidates.
         at_most: The number of queries, if there are as many.
     """
-    run = candidates_of(candidates)
     sample = sample_queries(run, at_most)
     queries = read_queries(collection)
     texts = read_candidate_texts(collection, "test", {query_id: run[query_id] for query_id in sample})
     return [
         CandidateList(
+            query_id,
             queries[query_id],
+            [doc for doc, _ in run[query_id]],
             [texts[doc] for doc, _ in run[query_id]],
             [score for _, score in run[query_id]],
         )

@@ -48,7 +48,7 @@ def tables(
 
     Args:
         measures: Files that `lwr evaluate` wrote.
-        costs: Files that `lwr cost` wrote, one per arm.
+        costs: Files that `lwr cost` wrote, one per data set that is ranked.
         cascades: Files that `lwr cascade` wrote, one per arm.
         calibrations: Files that `lwr calibrate` wrote, one per cell.
         primary: The measure of which shares are computed.

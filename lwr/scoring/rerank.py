@@ -131,6 +131,10 @@ def rerank(
 
     Raises:
         BadInput: Windows overlap by as many tokens as they have.
+        ValueError: Weights or first-stage scores are missing, or scores are given that nothing uses.
+        UnsupportedBackbone: The tokens of the backbone cannot be compressed.
+        FloatingPointError: A score is not finite.
+        MemoryError: A batch does not fit into memory.
     """
     check_windows(reranker.prompt, queries, settings.windows)
     rank = _rank_by_cascade if schedule.keep else _rank_by_exit

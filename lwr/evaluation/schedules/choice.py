@@ -39,8 +39,8 @@ class Choice:
             finds nothing, the reference itself is taken, which loses nothing. NaN without a choice.
         shortfall_bound: The loss of the search that is not exceeded at the stated confidence; at most epsilon. NaN
             without a choice.
-        queries_needed: About how many dev queries would let the best schedule pass; None if one is chosen, or if no
-            schedule keeps the promise on these dev queries even without a margin.
+        queries_needed: About how many dev queries the best schedule needs at least to pass; None if one is chosen, or
+            if no schedule keeps the promise on these dev queries even without a margin.
     """
 
     index: int | None
@@ -63,7 +63,7 @@ def choose_schedule(
     Args:
         quality: float64 [S, Q], of each schedule and dev query.
         flops: float64 [S].
-        reference: float64 [Q], of the deepest exit alone.
+        reference: float64 [Q], of the exit whose quality is to be kept: the deepest, by its own or its fused scores.
         epsilon: The share of the reference's quality that may be lost.
         confidence: The probability, in 0.5..1, that the choice keeps the promise on as many new queries.
         seed: Random seed of the bootstrap.
@@ -87,7 +87,7 @@ def choose_schedule(
     of_choice = _means_at(quality, found[least], confirmed)  # [B]
     of_choice = np.where(
         found[least] < len(quality), of_choice, of_reference
-    )  # without a choice: the deepest exit
+    )  # without a choice: the reference
     loses_nothing = np.ones_like(of_reference)  # where the reference has none of the quality
     kept = np.divide(of_choice, of_reference, out=loses_nothing, where=of_reference > 0)
     bound = float(1 - np.quantile(kept, 1 - confidence, method="higher"))
