@@ -12,7 +12,7 @@ import typer
 from typer import Option
 
 from lwr.cli.options import Model, OutFolder, command_with_extra, silence_transformers
-from lwr.common.atomic import atomic
+from lwr.common.atomic import atomic, check_writable
 from lwr.common.errors import BadInput
 from lwr.config.evaluation import ScoringConfig, Windows
 from lwr.config.load import read_settings
@@ -145,6 +145,8 @@ def rerank(
         check_output(out, tag)
     elif query is None:
         raise BadInput("no --out: only the ranking of a --query is printed; name a file")
+    elif tag is not None:
+        raise BadInput(f"--tag {tag} without --out: no run is written; give both")
     silence_transformers()
     run_files = _check_inputs(query, passages, groups, run, queries, corpus)
     if instruction is not None and groups is not None:
@@ -165,6 +167,8 @@ def rerank(
         candidates = read_group_candidates(groups)
     else:
         candidates = read_run_candidates(*run_files)
+    if out is not None:
+        check_writable(out)
     reranker = LayerwiseReranker.from_pretrained(model, revision=revision, precision=precision)
     reranker.fusion = weights
     if groups is not None:

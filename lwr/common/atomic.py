@@ -21,12 +21,14 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a fresh path beside `path`, and rename it to `path` if the block succeeds.
 
     The block may create a file or a folder at the yielded path. A previous file at `path` is replaced only by a file,
-    and a previous folder only by a folder. If the block fails, `path` keeps its previous content and the draft is
-    removed.
+    and a previous folder only by a folder; of a symbolic link to a file, the file that it names is. If the block fails,
+    `path` keeps its previous content and the draft is removed.
 
     Raises:
+        BadInput: `path` is a device, a pipe or a socket, or a file is in the way of its folder.
         OSError: The disk is full or read-only, or a file would replace a folder.
     """
+    path = _find_target(path)
     make_parent_folder(path)
     draft = _draft_of(path)
     try:
@@ -65,9 +67,10 @@ def check_writable(path: Path) -> None:
     """Check now whether `atomic(path)` can write, before hours of work depend on it.
 
     Raises:
-        BadInput: A file is in the way of the folder.
+        BadInput: `path` is a device, a pipe or a socket, or a file is in the way of its folder.
         OSError: The disk refuses the write.
     """
+    path = _find_target(path)
     make_parent_folder(path)
     draft = _draft_of(path)
     try:
@@ -75,6 +78,17 @@ def check_writable(path: Path) -> None:
         draft.unlink()
     except OSError as error:
         raise _with_path(error, path) from error
+
+
+def _find_target(path: Path) -> Path:
+    """Return the path of the file that is written: where a symbolic link leads, or `path` itself.
+
+    Raises:
+        BadInput: There is a device, a pipe or a socket, which a file would replace.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise BadInput(f"{path}: not a regular file, and a file would replace it; name a file")
+    return path.resolve() if path.is_symlink() and not path.is_dir() else path
 
 
 def _draft_of(path: Path) -> Path:

@@ -123,8 +123,7 @@ def read_json(path: Path, required: dict[str, type]) -> dict[str, Any]:
     Raises:
         BadInput: The file is missing, or is not an object with these fields.
     """
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file")
+    check_file(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -149,6 +148,12 @@ def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not a JSON number")
 
 
+def check_file(path: Path) -> None:
+    """Raise BadInput if there is no regular file at `path`: none, a folder, or a pipe."""
+    if not path.is_file():
+        raise BadInput(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Stream the lines of a UTF-8 text file, plain or `.gz`.
 
@@ -160,8 +165,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         BadInput: The file is missing or not UTF-8, the archive is broken, a line is blank, or a line further down
             starts with a byte order mark.
     """
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file")
+    check_file(path)
     with _open(path, "rb") as reader:
         yield from decode_lines(reader, str(path))
 

@@ -19,7 +19,7 @@ Queries = Annotated[Count, Field(json_schema_extra={"unit": "queries"})]
 Passages = Annotated[Count, Field(json_schema_extra={"unit": "passages"})]
 Groups = Annotated[Count, Field(json_schema_extra={"unit": "groups"})]
 Ranks = Annotated[Count, Field(json_schema_extra={"unit": "ranks"})]
-Ratio = Annotated[int, Field(ge=2)]
+Ratio = Annotated[int, Field(ge=2, le=2**16)]
 Jobs = Annotated[Count, Field(json_schema_extra={"unit": "jobs"})]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from lwr.common.atomic import check_writable
 from lwr.common.errors import BadInput
 from lwr.common.exits import ARM_COLUMNS, FIRST_STAGE, compressed_name, exit_name, is_layer
 from lwr.common.hashing import sha256
@@ -102,6 +103,7 @@ def cost(
             cascade is not in the file that names it.
     """
     meter = ResourceMeter()
+    check_writable(out)
     candidates = _shared_candidates(arms)
     records, contenders = [], []
     for files in arms:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lwr.common.atomic import check_writable
 from lwr.common.errors import BadInput
 from lwr.common.exits import exit_name, model_exits_in
 from lwr.common.exits import label as name_of
@@ -58,6 +59,7 @@ def compare_precision(
     Raises:
         BadInput: An input cannot be read, or the deepest exit loses more than the margin.
     """
+    check_writable(out)
     qrels = answerable_queries(read_qrels(collection, "dev"))
     tables = [read_scores(path) for path in dev]
     sample = sample_queries(qrels.keys() & set(tables[0]["query_id"]), QUERIES)

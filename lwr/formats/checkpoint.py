@@ -60,15 +60,17 @@ def fetch_checkpoint(model: str, revision: str | None, files: Sequence[str] = CH
 
     Args:
         model: As for `find_local_folder`.
-        revision: Branch, tag or commit on the hub; None: the default branch.
+        revision: Branch, tag or commit on the hub; None: the default branch. A folder has none.
         files: Patterns of the files to download.
 
     Raises:
         HubUnreachable: The checkpoint is not local, and there is no connection to the hub.
-        BadInput: The checkpoint is neither local nor on the hub.
+        BadInput: The checkpoint is neither local nor on the hub, or a revision of a folder is asked for.
     """
     folder = find_local_folder(model)
     if folder is not None:
+        if revision is not None:
+            raise BadInput(f"{model}: a folder has no revision {revision}; leave out the revision")
         return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
@@ -77,9 +79,10 @@ def fetch_checkpoint(model: str, revision: str | None, files: Sequence[str] = CH
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(files)))
     except OSError as error:  # HfHubHTTPError, too, where the hub has answered
         reason = first_line(error)
+        at = "" if revision is None else f" at revision {revision}"
         answered = isinstance(error, HfHubHTTPError)
         raise (BadInput if answered else HubUnreachable)(
-            f"{model}: no such folder, and the hub does not provide it at revision {revision} ({reason}); "
+            f"{model}: no such folder, and the hub does not provide it{at} ({reason}); "
             "correct the name, or download it once with internet access"
         ) from None
 

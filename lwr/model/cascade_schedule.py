@@ -24,6 +24,8 @@ from lwr.formats.fusion import Fusion, fuse_scores, normalize_first_stage
 
 Weights = Mapping[int, Mapping[str, float]]
 """Layer of a stage -> name of a feature -> weight, as in `lwr.formats.fusion`."""
+LARGEST_RATIO = 2**16
+"""Of a compression; more tokens than a passage has. Larger numbers would not fit into the tensors of positions."""
 _NUMBER = re.compile(r"[0-9]+")
 _STAGE = re.compile(r"([0-9]+)(?=[/:])(?:/([0-9]+))?(?::([0-9]+))?")  # layer, ratio, survivors
 
@@ -45,13 +47,13 @@ class Compression:
         """Check the steps.
 
         Raises:
-            ValueError: There are none, layers do not ascend from 1 on, or a ratio is below 1.
+            ValueError: There are none, layers do not ascend from 1 on, or a ratio is below 1 or above LARGEST_RATIO.
         """
         layers = [layer for layer, _ in self.steps]
         valid = bool(layers) and layers == sorted(set(layers)) and layers[0] >= 1
-        if not valid or any(ratio < 1 for _, ratio in self.steps):
+        if not valid or any(not 1 <= ratio <= LARGEST_RATIO for _, ratio in self.steps):
             raise ValueError(
-                f"compression {str(self)!r}: layers must ascend from 1 on, and a ratio is at least 1"
+                f"compression {str(self)!r}: layers must ascend from 1 on, and a ratio is from 1 to {LARGEST_RATIO}"
             )
 
     def __str__(self) -> str:

@@ -407,6 +407,15 @@ class Prompt:
             "of the passage is not read"
         )
 
+    def describe_cut_queries(self, queries: Iterable[tuple[str, LinePrompts]]) -> str | None:
+        """Say how many of some queries fill `lengths.query`, so that their rest is not read; None: none does."""
+        tokenised = _tokenise_by_prompt(self.queries, ((prompts.query, query) for query, prompts in queries))
+        cut = sum(len(ids) >= self.lengths.query for ids in tokenised.values())
+        if not cut:
+            return None
+        share = f"{cut:,} of {len(tokenised):,} queries ({format_share(cut, len(tokenised))})"
+        return f"{share} fill the {self.lengths.query} tokens of a query; the rest of the query is not read"
+
     def group_rows(
         self, groups: Sequence[tuple[str, Sequence[str], LinePrompts]], windows: Windows | None = None
     ) -> list[list[Row]]:

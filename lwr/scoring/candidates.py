@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from lwr.common.errors import BadInput
-from lwr.common.json_lines import decode_lines, read_lines
+from lwr.common.json_lines import decode_lines, is_utf8, read_lines
 from lwr.formats.beir import read_corpus_file, read_queries_file
 from lwr.formats.training_groups import read_training_groups
 from lwr.formats.trec import Run, read_run
@@ -98,10 +98,12 @@ def read_passage_candidates(query: str, passages: Path) -> list[QueryCandidates]
         passages: A text file; `STDIN` reads standard input.
 
     Raises:
-        BadInput: The query or the file is empty, or the file is malformed.
+        BadInput: The query or the file is empty or not UTF-8, or a line is blank.
     """
     if not query.strip():
         raise BadInput("--query has no text; write one")
+    if not is_utf8(query):
+        raise BadInput(f"--query {query!r} is not UTF-8; write it in UTF-8")
     if passages == STDIN:
         name = "standard input"
         lines = list(decode_lines(sys.stdin.buffer, name))

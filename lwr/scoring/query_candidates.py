@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from lwr.common.errors import BadInput
+from lwr.common.progress import log
 from lwr.config.evaluation import ScoringConfig, Windows
 from lwr.formats.trec import Run
 from lwr.model.cascade_schedule import Compression
@@ -102,6 +103,13 @@ def check_windows(prompt: Prompt, queries: Sequence[QueryCandidates], windows: W
             prompt.check_windows(windows, query.query, query.prompts)
         except PromptTooLong as error:
             raise BadInput(f"query {query.query_id!r}: {error}") from None
+
+
+def log_cut_queries(prompt: Prompt, queries: Sequence[QueryCandidates], label: str) -> None:
+    """Log how many queries do not fit, if any."""
+    told = prompt.describe_cut_queries((query.query, query.prompts) for query in queries)
+    if told is not None:
+        log(f"{label}: {told}")
 
 
 def tokenize_pairs(

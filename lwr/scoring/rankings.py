@@ -20,7 +20,7 @@ from lwr.scoring.rerank import RankedQuery
 
 def is_jsonl(path: Path) -> bool:
     """Return whether a path's name asks for JSON lines, gzipped or not."""
-    return path.name.endswith((".jsonl", ".jsonl.gz"))
+    return path.name.lower().endswith((".jsonl", ".jsonl.gz"))
 
 
 def default_tag(schedule: Schedule, fused: bool = False) -> str:
@@ -34,8 +34,10 @@ def check_output(out: Path, tag: str | None) -> None:
     """Check, before anything is scored, that rankings can be written.
 
     Raises:
-        BadInput: `out` is a folder or would be a gzipped run, or `tag` is not a single word.
+        BadInput: `out` is a folder, standard output, or would be a gzipped run, or `tag` is not a single word.
     """
+    if out == Path("-"):
+        raise BadInput("--out -: name a file; without --out, the ranking of a --query is printed")
     if out.is_dir():
         raise BadInput(f"--out {out}: a folder; name a file in it")
     if out.suffix == ".gz" and not is_jsonl(out):

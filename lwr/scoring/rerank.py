@@ -26,7 +26,13 @@ from lwr.model.cascade_schedule import Schedule, plan_ranking
 from lwr.model.prompt import Row
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import read_stored_exits, read_stored_fusion
-from lwr.scoring.query_candidates import QueryCandidates, check_windows, compute_ahead, score_in_chunks
+from lwr.scoring.query_candidates import (
+    QueryCandidates,
+    check_windows,
+    compute_ahead,
+    log_cut_queries,
+    score_in_chunks,
+)
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,8 @@ def rerank(
         fused: Whether to rank by fused scores, with the weights of the first stage for queries that have its scores.
 
     Returns:
-        The rankings, in the order of `queries`. How many of the pairs that were read are cut, if any, is logged.
+        The rankings, in the order of `queries`. How many queries, and how many of the pairs that were read, are cut is
+        logged if any are.
 
     Raises:
         BadInput: Windows overlap by as many tokens as they have.
@@ -137,6 +144,7 @@ def rerank(
         MemoryError: A batch does not fit into memory.
     """
     check_windows(reranker.prompt, queries, settings.windows)
+    log_cut_queries(reranker.prompt, queries, "rerank")
     rank = _rank_by_cascade if schedule.keep else _rank_by_exit
     pairs = sum(len(query.doc_ids) for query in queries)
     ranked, cut, read = [], 0, 0

@@ -24,6 +24,7 @@ from lwr.scoring.query_candidates import (
     check_finite,
     check_windows,
     join_texts,
+    log_cut_queries,
     score_in_chunks,
 )
 
@@ -81,6 +82,7 @@ def score(
     for compression in compressions:
         reranker.check_compression(compression)
     check_windows(reranker.prompt, queries, settings.windows)
+    log_cut_queries(reranker.prompt, queries, label)
     schema = parquet.add_inputs(_schema(reranker.exits, compressions, settings.windows is not None), inputs)
     pairs = sum(map(len, candidates.values())) * (1 + len(compressions))
     with (

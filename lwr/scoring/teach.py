@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lwr.common.atomic import check_writable
 from lwr.common.errors import BadInput
 from lwr.common.progress import Progress
 from lwr.config.teachers.sections import (
@@ -54,6 +55,7 @@ def teach(
         BadInput: Corpus, queries and run do not fit together, or the teacher cannot be loaded.
         FloatingPointError: A score is not finite.
     """
+    check_writable(out)
     queries = read_queries(collection)
     wanted = select_shard(_add_positives(run, read_qrels(collection, "train", queries)), shard)
     candidates = join_texts(wanted, queries, read_candidate_texts(collection, "train", wanted))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from lwr.common.progress import log
 from lwr.formats.training_groups import read_training_groups
 from lwr.model.batching import pad
 from lwr.model.prompt import LinePrompts, Prompt, Row
@@ -72,6 +73,8 @@ def read_groups(
         group = _draw_group(line, group_size, random.Random(f"{seed}:{number}"), f"{path.name}:{number}")
         prompt.check_line(group.prompts, f"{path}:{number}")
         drawn.append(group)
+    if told := prompt.describe_cut_queries((group.query, group.prompts) for group in drawn):
+        log(f"{path}: {told}")
     rows_of_groups = prompt.group_rows([(group.query, group.passages, group.prompts) for group in drawn])
     return [
         TrainingGroup(rows, group.teacher_scores, group.name)

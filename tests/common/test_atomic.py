@@ -1,5 +1,7 @@
 """Files and folders appear complete or not at all."""
 
+import os
+
 import pytest
 
 from lwr.common.atomic import atomic, check_writable
@@ -85,3 +87,25 @@ def test_check_writable_refuses_a_folder_inside_a_file(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match=r"file/model: .*not a folder"):
         check_writable(tmp_path / "file/model")
+
+
+def test_a_link_to_a_file_stays_and_the_file_is_written(tmp_path):
+    target, link = tmp_path / "target.txt", tmp_path / "link.txt"
+    target.write_text("old")
+    link.symlink_to(target)
+    with atomic(link) as draft:
+        draft.write_text("new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    "write", [lambda path: atomic(path).__enter__(), check_writable], ids=["atomic", "check"]
+)
+def test_a_pipe_is_not_replaced(tmp_path, write):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(BadInput, match="pipe: not a regular file, and a file would replace it; name a file"):
+        write(pipe)
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]

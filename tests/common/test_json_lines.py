@@ -81,6 +81,8 @@ def test_missing_file_is_refused(tmp_path):
         list(read_jsonl(tmp_path / "none.jsonl", {}))
     with pytest.raises(BadInput, match=r"none\.json: no such file"):
         read_json(tmp_path / "none.json", {})
+    with pytest.raises(BadInput, match="not a regular file"):
+        list(read_jsonl(tmp_path, {}))
 
 
 def test_nothing_is_written_if_a_row_cannot_be(tmp_path):

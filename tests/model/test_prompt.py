@@ -192,6 +192,17 @@ def test_rows_whose_passage_does_not_fit_are_counted(encoder, passage_tokens):
     assert said.startswith("1 of 2 pairs (50%) fill the 32 tokens" if cut else "0 of 2 pairs (0%) are cut")
 
 
+def test_queries_that_do_not_fit_are_counted(encoder):
+    """A query may take 8 + 24 // 4 tokens."""
+    prompt = Prompt(encoder, None, query_max_len=8, passage_max_len=24)
+    long, short = " ".join(["a"] * 14), "a a"
+    said = prompt.describe_cut_queries([(long, LinePrompts()), (short, LinePrompts()), (long, LinePrompts())])
+    assert said == "1 of 2 queries (50%) fill the 14 tokens of a query; the rest of the query is not read"
+    assert prompt.describe_cut_queries([(short, LinePrompts())]) is None
+    before = LinePrompts(query="a " * 12)  # which is cut with the query
+    assert prompt.describe_cut_queries([(short, before)]) is not None
+
+
 def test_inference_lengths_are_upstreams(decoder):
     prompt = Prompt(decoder, SHORT).use_inference_lengths(20)
     assert len(prompt.queries([LONG])[LONG]) == 15

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 
 import pytest
+import tiny
 
 import lwr.scoring.query_candidates
 from lwr.scoring.query_candidates import QueryCandidates, compute_ahead, tokenize_ahead, tokenize_pairs
-from tests.helpers.tiny import build_reranker
 
 QUERIES = [QueryCandidates(f"q{i}", f"query {i}", ["a", "b"], [f"passage {i}", "another"]) for i in range(5)]
 WAIT = 20  # seconds; more than tokenising takes on any machine
@@ -17,7 +17,7 @@ WAIT = 20  # seconds; more than tokenising takes on any machine
 @pytest.fixture
 def prompt(monkeypatch):
     monkeypatch.setattr(lwr.scoring.query_candidates, "QUERIES_PER_CHUNK", 2)
-    return build_reranker("bert").prompt
+    return tiny.build_reranker("bert").prompt
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 5])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import shutil
 from dataclasses import asdict
@@ -158,6 +159,14 @@ def test_run_with_windows_equals_the_workflows_and_says_what_is_cut(model, data,
         )
     without = ranked(model, *of_run(data, "--out", data / "without.trec"))
     assert re.search(rf"rerank: \d+ of {pairs} pairs \(\d+%\) fill the ", without.stderr)
+
+
+@pytest.mark.parametrize("depth", [["--layer", 3], ["--cascade", SCHEDULE]], ids=["exit", "cascade"])
+def test_cut_queries_are_counted(model, data, depth):
+    queries = QUERIES | {"q1": " ".join(["word"] * 99)}
+    write_jsonl(data / "queries.jsonl", [{"_id": name, "text": text} for name, text in queries.items()])
+    said = ranked(model, *of_run(data, *depth, "--out", data / "out.trec")).stderr
+    assert re.search(r"rerank: 1 of 7 queries \(14%\) fill the \d+ tokens of a query; the rest", said)
 
 
 def test_what_is_not_cut_is_not_mentioned(model, data):
@@ -410,6 +419,8 @@ def refused(model, *arguments, input=None) -> str:
         (["--passages", "a.txt"], "without --query"),
         (["--tag", "two words"], "write one word"),
         (["--tag", ""], "write one word"),
+        (["--revision", "main"], "a folder has no revision main; leave out the revision"),
+        (["--compress", f"2/{10**23}"], "a ratio is from 1 to 65536"),
     ],
     ids=str,
 )
@@ -494,6 +505,7 @@ def test_malformed_or_unmatched_files_are_reported_with_their_line(bert, data):
 @pytest.mark.usefixtures("unloaded")
 def test_empty_or_incomplete_inputs_are_refused(bert, data):
     assert "--query has no text" in refused(bert, "--query", " ", input="a")
+    assert r"--query 'caf\udce9' is not UTF-8" in refused(bert, "--query", "caf\udce9", input="a")
     assert "standard input: has no passages" in refused(bert, "--query", "a", input="")
     assert "standard input:2: a blank line" in refused(bert, "--query", "a", input="b\n\nc")
     assert "no such file" in refused(bert, "--query", "a", "--passages", data / "none.txt")
@@ -510,6 +522,10 @@ def test_impossible_outputs_are_refused(bert, data):
     assert "name a file" in refused(bert, *of_run(data))
     assert "a folder" in refused(bert, *of_run(data, "-o", data))
     assert "not gzipped" in refused(bert, *of_run(data, "-o", data / "out.trec.gz"))
+    assert "--out -: name a file" in refused(bert, *of_run(data, "-o", "-"))
+    os.mkfifo(data / "pipe")
+    assert "not a regular file" in refused(bert, *of_run(data, "-o", data / "pipe"))
+    assert "--tag mine without --out" in refused(bert, "--query", "a", "--tag", "mine", input="b")
 
 
 def test_exits_are_read_without_weights(tmp_path):
