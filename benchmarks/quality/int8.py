@@ -3,10 +3,10 @@
     python benchmarks/quality/int8.py results scifact --arm minilm/start2/default --queries 100
 
 For a grid whose models are trained. The candidates of test queries are scored at all exits in each precision, query by
-query in turns, on the CPU. Each exit ranks by these scores; where the grid has weights of fused scores, each fused exit;
-and the schedules that `lwr cascade` chose, but for those that compress passages, which are not scored. A row has the
-nDCG@10 in float32, and for each precision the difference to that and to the deepest exit alone in float32, paired by
-query with 95% bootstrap intervals. Times are CPU seconds of all threads.
+query in turns, on the CPU. By these scores rank: each exit; where the grid has weights of fused scores, each fused
+exit; and the schedules that `lwr cascade` chose, but for those that compress passages, which are not scored. A row has
+the nDCG@10 in float32, and for each precision the difference to that and to the deepest exit alone in float32, paired
+by query with 95% bootstrap intervals. Times are CPU seconds of all threads.
 """
 
 from __future__ import annotations

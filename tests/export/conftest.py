@@ -21,13 +21,14 @@ def build_reranker() -> Callable[..., LayerwiseReranker]:
     """Return a function that builds an untrained BERT with heads at layers 2 to 4, which names `base` as its base."""
 
     def build(base: str | None = "owner/tiny-base") -> LayerwiseReranker:
+        revision = None if base is None or base.startswith("package:") else "0" * 40
         return LayerwiseReranker(
             tiny.backbone("bert"),
             tiny.tokenizer(encoder=True),
             start_layer=2,
             query_max_len=16,
             passage_max_len=48,
-            base=BaseModelConfig(model=base, revision="0" * 40) if base else None,
+            base=BaseModelConfig(model=base, revision=revision) if base else None,
         )
 
     return build
