@@ -194,29 +194,33 @@ def _rank_by_cascade(
     fused: bool,
     on_scored: Callable[[int], object],
 ) -> Iterator[Ranked]:
-    def read(query: QueryCandidates) -> tuple[QueryCandidates, list[Row | None]]:
-        # rank_rows keeps the order of its rows among equal scores, so the rows come in the order that breaks ties
-        order = sorted(range(len(query.doc_ids)), key=lambda i: hash_share(query.doc_ids[i]))
-        ordered = replace(
-            query,
-            doc_ids=[query.doc_ids[i] for i in order],
-            passages=[query.passages[i] for i in order],
-            first_stage=query.first_stage and [query.first_stage[i] for i in order],
-        )
-        pairs = [(query.query, text) for text in ordered.passages]
-        first_stage = _first_stage_of(ordered, schedule, fused)
-        return ordered, reranker.rows_to_read(pairs, schedule, first_stage, query.prompts, settings.windows)
+    def read(query: QueryCandidates) -> list[Row | None]:
+        pairs = [(query.query, text) for text in query.passages]
+        first_stage = _first_stage_of(query, schedule, fused)
+        return reranker.rows_to_read(pairs, schedule, first_stage, query.prompts, settings.windows)
 
-    for query, (ordered, rows) in compute_ahead(read, queries):
-        first_stage = _first_stage_of(ordered, schedule, fused)
+    # rank_rows keeps the order of its rows among equal scores, so the rows come in the order that breaks ties
+    for query, rows in compute_ahead(read, map(_order_by_hash, queries)):
+        first_stage = _first_stage_of(query, schedule, fused)
         ranking = reranker.rank_rows(
             rows, schedule, settings.tokens_per_batch, first_stage=first_stage, fused=fused
         )
         passages = [
             RankedPassage(
-                ordered.doc_ids[i], float(ranking.scores[i]), int(ranking.layers[i]), ordered.passages[i]
+                query.doc_ids[i], float(ranking.scores[i]), int(ranking.layers[i]), query.passages[i]
             )
             for i in ranking.order.tolist()
         ]
         on_scored(len(rows))
         yield query, passages, [row for row in rows if row is not None]
+
+
+def _order_by_hash(query: QueryCandidates) -> QueryCandidates:
+    """Return the query with its candidates in the order in which equal scores are ranked."""
+    order = sorted(range(len(query.doc_ids)), key=lambda i: hash_share(query.doc_ids[i]))
+    return replace(
+        query,
+        doc_ids=[query.doc_ids[i] for i in order],
+        passages=[query.passages[i] for i in order],
+        first_stage=query.first_stage and [query.first_stage[i] for i in order],
+    )
