@@ -19,7 +19,9 @@ Queries = Annotated[Count, Field(json_schema_extra={"unit": "queries"})]
 Passages = Annotated[Count, Field(json_schema_extra={"unit": "passages"})]
 Groups = Annotated[Count, Field(json_schema_extra={"unit": "groups"})]
 Ranks = Annotated[Count, Field(json_schema_extra={"unit": "ranks"})]
-Ratio = Annotated[int, Field(ge=2, le=2**16)]
+LARGEST_RATIO = 2**16
+"""Of a compression; more tokens than a passage has. Far larger numbers do not fit into the tensors of positions."""
+Ratio = Annotated[int, Field(ge=2, le=LARGEST_RATIO)]
 Jobs = Annotated[Count, Field(json_schema_extra={"unit": "jobs"})]
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lwr.config.section import (
+    LARGEST_RATIO,
     Count,
     Groups,
     Layers,
@@ -80,7 +81,7 @@ class RandomCompressionConfig(Section):
     layers: Annotated[list[Layers], Field(min_length=1)] = Field(
         description="layers after which passage tokens may become fewer"
     )
-    ratios: Annotated[list[Count], Field(min_length=1)] = Field(
+    ratios: Annotated[list[Annotated[int, Field(ge=1, le=LARGEST_RATIO)]], Field(min_length=1)] = Field(
         description="numbers of neighbouring passage tokens that may become one; 1: none do in that step"
     )
 

@@ -20,12 +20,11 @@ import numpy as np
 
 from lwr.common.exits import FIRST_STAGE, CompressionStep, layer_of, read_name
 from lwr.common.json_lines import FLOAT32_LIMIT
+from lwr.config.section import LARGEST_RATIO
 from lwr.formats.fusion import Fusion, fuse_scores, normalize_first_stage
 
 Weights = Mapping[int, Mapping[str, float]]
 """Layer of a stage -> name of a feature -> weight, as in `lwr.formats.fusion`."""
-LARGEST_RATIO = 2**16
-"""Of a compression; more tokens than a passage has. Larger numbers would not fit into the tensors of positions."""
 _NUMBER = re.compile(r"[0-9]+")
 _STAGE = re.compile(r"([0-9]+)(?=[/:])(?:/([0-9]+))?(?::([0-9]+))?")  # layer, ratio, survivors
 
