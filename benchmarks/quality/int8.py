@@ -3,10 +3,11 @@
     python benchmarks/quality/int8.py results scifact --arm minilm/start2/default --queries 100
 
 For a grid whose models are trained. The candidates of test queries are scored at all exits in each precision, query by
-query in turns, on the CPU. By these scores rank: each exit; where the grid has weights of fused scores, each fused
-exit; and the schedules that `lwr cascade` chose, but for those that compress passages, which are not scored. A row has
-the nDCG@10 in float32, and for each precision the difference to that and to the deepest exit alone in float32, paired
-by query with 95% bootstrap intervals. Times are CPU seconds of all threads.
+query in turns, on the CPU. A row of the table is a ranking by these scores: of each exit, of each fused exit where the
+grid has weights of fused scores, and of the schedules that `lwr cascade` chose. Compressed passages are not scored, so
+that schedules that compress are left out, and counted. A row has the nDCG@10 in float32, and for each precision the
+difference to that and to the deepest exit alone in float32, paired by query with 95% bootstrap intervals. Times are CPU
+seconds of all threads.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from lwr.formats.fusion import Fusion
 from lwr.formats.trec import read_run
 from lwr.model.reranker import LayerwiseReranker
 from lwr.model.storage import read_fusion_of
+from lwr.reporting.advise import format_difference
 from lwr.reporting.fused import name_schedule
 
 MEASURE = "nDCG@10"
@@ -73,7 +75,7 @@ def main() -> None:
         fusion = None
         if fusion_file.is_file():
             fusion = replace(read_fusion_of(fusion_file, exits), compressed={})
-        chosen = read_chosen_cascades(cascade_file, exits).values() if cascade_file.is_file() else []
+        chosen = list(read_chosen_cascades(cascade_file, exits).values()) if cascade_file.is_file() else []
         schedules = [each for each in chosen if each.schedule.compression is None]
         qrels = read_qrels(collection, "test")
         judged = {query_id: qrels[query_id] for query_id in scores["query_id"].unique()}
@@ -88,6 +90,10 @@ def main() -> None:
         print(f"{torch.get_num_threads()} threads of {processor_name()}\n")
         print(compare(quality, label(exit_name(exits[-1]))).to_markdown(index=False, disable_numparse=True))
         print()
+        if len(schedules) < len(chosen):
+            print(
+                f"{len(chosen) - len(schedules)} of {len(chosen)} chosen schedules compress passages: left out"
+            )
         print(f"float32: {seconds['float32']:.1f} CPU seconds")
         for precision in precisions[1:]:
             told = correlate(scores, exits, precision)
@@ -173,7 +179,7 @@ def compare(quality: dict[str, dict[str, np.ndarray]], deepest: str) -> pd.DataF
 def format_mean(differences: np.ndarray) -> str:
     """Format the mean of paired differences, float64 [queries], with its interval."""
     low, high = interval(differences[None])
-    return f"{differences.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+    return format_difference({"difference": differences.mean(), "low": low, "high": high})
 
 
 def correlate(scores: pd.DataFrame, exits: Sequence[int], precision: str) -> str:
